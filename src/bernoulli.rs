@@ -1,0 +1,297 @@
+//! Bit-sliced Bernoulli draws: from (key, p, group index) to 128 keep bits.
+//!
+//! Element i sits in group i / 128, lane i % 128. Bit-plane t of a group is Philox block (group, tag t); the
+//! lane's bits of planes 0, 1, ... 63 are the binary digits of its uniform U, most significant first. The
+//! element is dropped iff U < T with T = floor(p 2^64).
+//!
+//! [`keep_group`] says that in scalar code. [`Sampler`] does it eight groups at a time on any CPU.
+
+use crate::error::Error;
+use crate::key::{Key, counter_word1};
+use crate::philox::{Prefix, Schedule};
+use crate::simd::{Kernel, LANES, Level, Simd};
+
+/// Elements in a group: the bits of one Philox block.
+pub(crate) const GROUP: usize = 128;
+/// 64-bit words of keep bits in a group.
+pub(crate) const GROUP_WORDS: usize = GROUP / 64;
+/// Groups in the largest piece that is drawn at once: what fits the cleanup's index and the L1 cache.
+const PIECE: usize = 64;
+/// Planes drawn for all groups before the rest are drawn only for the groups that still need them.
+/// After eight planes 1 element in 256 is undecided, so 2 groups in 5 have one.
+const COMMON_PLANES: u32 = 8;
+
+/// The probability to drop, held as the integer that uniforms are compared with.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Probability {
+    p: f64,
+}
+
+impl Probability {
+    /// Checks that `p` is in [0, 1].
+    ///
+    /// # Errors
+    /// [`Error::Probability`] if it is not, or is NaN.
+    pub fn new(p: f64) -> Result<Self, Error> {
+        if (0.0..=1.0).contains(&p) {
+            Ok(Self { p: p + 0.0 }) // -0.0 becomes 0.0
+        } else {
+            Err(Error::Probability(p))
+        }
+    }
+
+    /// The probability as it was given.
+    #[must_use]
+    pub const fn get(self) -> f64 {
+        self.p
+    }
+
+    /// What the uniform is compared with: T = floor(p 2^64), exact because scaling by a power of two is.
+    #[must_use]
+    pub fn threshold(self) -> Threshold {
+        let scaled = self.p * 2f64.powi(64);
+        if self.p == 1.0 {
+            Threshold::DropAll
+        } else if scaled < 1.0 {
+            Threshold::KeepAll
+        } else {
+            Threshold::Below(scaled as u64)
+        }
+    }
+
+    /// 1 / (1 - p), what inverted dropout multiplies by; 0 for p = 1, where nothing is left to scale.
+    #[must_use]
+    pub fn inverted_scale(self) -> f64 {
+        if self.p == 1.0 { 0.0 } else { 1.0 / (1.0 - self.p) }
+    }
+}
+
+/// Which uniforms are dropped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Threshold {
+    /// None: T = 0.
+    KeepAll,
+    /// Those below this positive number.
+    Below(u64),
+    /// All: T = 2^64.
+    DropAll,
+}
+
+/// Keep bits of the 128 elements of one group, as the stream defines them: lane l is bit `l % 64` of word
+/// `l / 64`.
+#[must_use]
+pub fn keep_group(key: Key, threshold: Threshold, group: u64) -> [u64; 2] {
+    let threshold = match threshold {
+        Threshold::KeepAll => return [!0; 2],
+        Threshold::DropAll => return [0; 2],
+        Threshold::Below(threshold) => threshold,
+    };
+    let mut uniforms = [0u64; GROUP];
+    for tag in 0..64 {
+        let words = key.block(group, tag);
+        for (lane, uniform) in uniforms.iter_mut().enumerate() {
+            let bit = words[lane / 32] >> (lane % 32) & 1;
+            *uniform = *uniform << 1 | u64::from(bit);
+        }
+    }
+    let mut keep = [0; 2];
+    for (lane, uniform) in uniforms.into_iter().enumerate() {
+        keep[lane / 64] |= u64::from(uniform >= threshold) << (lane % 64);
+    }
+    keep
+}
+
+/// Draws keep bits for one key and threshold.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Sampler {
+    key: Key,
+    schedule: Schedule,
+    threshold: u64,
+    /// Planes that can matter: those up to the threshold's last 1 bit.
+    planes: u32,
+}
+
+impl Sampler {
+    /// A sampler for uniforms below `threshold`, which is positive.
+    pub(crate) fn new(key: Key, threshold: u64) -> Self {
+        Self { key, schedule: key.schedule(), threshold, planes: u64::BITS - threshold.trailing_zeros() }
+    }
+
+    /// Keep bits of consecutive groups, two words each.
+    pub(crate) fn fill(&self, level: Level, first_group: u64, keep: &mut [u64]) {
+        let mut group = first_group;
+        let mut rest = keep;
+        while !rest.is_empty() {
+            // Counter word 1 holds the high part of the index, so a piece ends where that changes.
+            let until_carry = (1 << 32) - (group & 0xFFFF_FFFF);
+            let groups = (rest.len() / GROUP_WORDS).min(PIECE).min(until_carry.min(PIECE as u64) as usize);
+            let (piece, tail) = rest.split_at_mut(groups * GROUP_WORDS);
+            let groups = Groups::Consecutive(group);
+            group += (piece.len() / GROUP_WORDS) as u64;
+            level.run(Draw { sampler: self, groups, keep: piece });
+            rest = tail;
+        }
+    }
+
+    /// Keep bits of any groups, two words each.
+    pub(crate) fn gather(&self, level: Level, groups: &[u64], keep: &mut [u64]) {
+        for (groups, keep) in groups.chunks(PIECE).zip(keep.chunks_mut(PIECE * GROUP_WORDS)) {
+            if groups.iter().all(|group| group >> 32 == groups[0] >> 32) {
+                level.run(Draw { sampler: self, groups: Groups::Listed(groups), keep });
+            } else {
+                for (group, keep) in groups.iter().zip(keep.chunks_exact_mut(GROUP_WORDS)) {
+                    let words = keep_group(self.key, Threshold::Below(self.threshold), *group);
+                    keep.copy_from_slice(&words);
+                }
+            }
+        }
+    }
+}
+
+/// The groups of one piece. All share the high half of their index.
+#[derive(Clone, Copy)]
+enum Groups<'a> {
+    Consecutive(u64),
+    Listed(&'a [u64]),
+}
+
+impl Groups<'_> {
+    #[inline(always)]
+    fn high(self) -> u64 {
+        match self {
+            Self::Consecutive(first) => first,
+            Self::Listed(groups) => groups[0],
+        }
+    }
+
+    /// Indices of groups `at..at + LANES`; those past the end are arbitrary.
+    #[inline(always)]
+    fn lanes(self, at: usize) -> [u64; LANES] {
+        match self {
+            Self::Consecutive(first) => std::array::from_fn(|lane| first.wrapping_add((at + lane) as u64)),
+            Self::Listed(groups) => std::array::from_fn(|lane| groups[(at + lane).min(groups.len() - 1)]),
+        }
+    }
+}
+
+/// Eight groups on their way to a decision. Lane g holds group g: its elements 0..64 in the first vector
+/// of each pair, 64..128 in the second.
+#[derive(Clone, Copy)]
+struct State<V> {
+    /// Not dropped so far. Undecided elements count as kept, so that this is the answer once planes run out.
+    keep: [V; 2],
+    /// The uniform's digits so far equal the threshold's.
+    undecided: [V; 2],
+}
+
+/// Draws one piece of at most [`PIECE`] groups.
+struct Draw<'a> {
+    sampler: &'a Sampler,
+    groups: Groups<'a>,
+    keep: &'a mut [u64],
+}
+
+impl Kernel for Draw<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        let Self { sampler, groups, keep } = self;
+        let common = sampler.planes.min(COMMON_PLANES);
+        let more = sampler.planes > common;
+        let mut undecided = [[0; LANES * GROUP_WORDS]; PIECE / LANES];
+        for (block, keep) in keep.chunks_mut(LANES * GROUP_WORDS).enumerate() {
+            let index = groups.lanes(block * LANES);
+            let prefix = Prefix::new(simd, &sampler.schedule, simd.load(&index));
+            let ones = simd.splat(!0);
+            let mut state = State { keep: [ones; 2], undecided: [ones; 2] };
+            for plane in 0..common {
+                state = self::plane(simd, sampler, groups.high(), prefix, state, plane);
+            }
+            let mut words = [0; LANES * GROUP_WORDS];
+            simd.store_pairs(state.keep, &mut words);
+            keep.copy_from_slice(&words[..keep.len()]);
+            if more {
+                simd.store_pairs(state.undecided, &mut undecided[block]);
+            }
+        }
+        if more {
+            clean_up(simd, sampler, groups, undecided.as_flattened_mut(), keep);
+        }
+    }
+}
+
+/// One more binary digit of 1,024 uniforms, compared with the threshold's digit.
+#[inline(always)]
+fn plane<S: Simd>(
+    simd: S,
+    sampler: &Sampler,
+    high: u64,
+    prefix: Prefix<S::V>,
+    state: State<S::V>,
+    plane: u32,
+) -> State<S::V> {
+    let [x0, x1, x2, x3] = prefix.words(simd, &sampler.schedule, counter_word1(high, plane as u8));
+    let digits = [simd.pack_low(x0, x1), simd.pack_low(x2, x3)];
+    let State { mut keep, mut undecided } = state;
+    let threshold_digit = sampler.threshold << plane >> 63;
+    for half in 0..2 {
+        if threshold_digit == 1 {
+            // 0 below 1 decides for dropping, 1 equals 1.
+            keep[half] = simd.clear_where(keep[half], undecided[half], digits[half]);
+            undecided[half] = simd.and(undecided[half], digits[half]);
+        } else {
+            // 1 above 0 decides for keeping, 0 equals 0.
+            undecided[half] = simd.and_not(undecided[half], digits[half]);
+        }
+    }
+    State { keep, undecided }
+}
+
+/// Draws the planes after the common ones, packing the groups that still have an undecided element into
+/// full vectors: about 25 of 64 groups at first, half as many after every plane.
+#[inline(always)]
+fn clean_up<S: Simd>(simd: S, sampler: &Sampler, groups: Groups<'_>, undecided: &mut [u64], keep: &mut [u64]) {
+    let mut open = [0u8; PIECE + LANES];
+    let mut count = 0;
+    for (group, words) in undecided.chunks_exact(GROUP_WORDS).take(keep.len() / GROUP_WORDS).enumerate() {
+        open[count] = group as u8;
+        count += usize::from(words[0] | words[1] != 0);
+    }
+    let mut next = COMMON_PLANES;
+    while count > 0 && next < sampler.planes {
+        // One vector is taken to the end at once; more are halved first by a plane each.
+        let last = if count <= LANES { sampler.planes } else { next + 1 };
+        let mut still_open = 0;
+        for at in (0..count).step_by(LANES) {
+            // Lanes past the end repeat the last group, with the same outcome.
+            let lanes: [usize; LANES] = std::array::from_fn(|lane| usize::from(open[(at + lane).min(count - 1)]));
+            let index = lanes.map(|group| match groups {
+                Groups::Consecutive(first) => first.wrapping_add(group as u64),
+                Groups::Listed(groups) => groups[group],
+            });
+            let prefix = Prefix::new(simd, &sampler.schedule, simd.load(&index));
+            let pick = |words: &[u64], half: usize| simd.load(&lanes.map(|g| words[g * GROUP_WORDS + half]));
+            let mut state =
+                State { keep: [pick(keep, 0), pick(keep, 1)], undecided: [pick(undecided, 0), pick(undecided, 1)] };
+            for plane in next..last {
+                state = self::plane(simd, sampler, groups.high(), prefix, state, plane);
+                if !simd.any(simd.or(state.undecided[0], state.undecided[1])) {
+                    break;
+                }
+            }
+            let mut words = [[0; LANES * GROUP_WORDS]; 2];
+            simd.store_pairs(state.keep, &mut words[0]);
+            simd.store_pairs(state.undecided, &mut words[1]);
+            for (lane, group) in lanes.into_iter().enumerate().take(count - at) {
+                let [from, to] = [lane, group].map(|g| g * GROUP_WORDS..(g + 1) * GROUP_WORDS);
+                keep[to.clone()].copy_from_slice(&words[0][from.clone()]);
+                undecided[to].copy_from_slice(&words[1][from.clone()]);
+                open[still_open] = group as u8;
+                still_open += usize::from(words[1][from] != [0; GROUP_WORDS]);
+            }
+        }
+        count = still_open;
+        next = last;
+    }
+}

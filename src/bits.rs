@@ -1,0 +1,335 @@
+//! Keep bits in the order of a walk: drawn from a stream, read from an array of bytes, or all the same.
+//!
+//! A [`Window`] holds the bits of one stretch at a time, so they stay in the L1 cache between being drawn and
+//! being used. What they are used for is not known here.
+
+use std::ops::Range;
+
+use smallvec::SmallVec;
+
+use crate::bernoulli::{GROUP, GROUP_WORDS, Sampler, Threshold};
+use crate::mask::Mask;
+use crate::simd::Level;
+use crate::walk::{Axis, Cursor, Place};
+
+/// Elements that are drawn, and then used, at a time.
+pub(crate) const TILE: usize = 8192;
+
+/// The 64 bits at bit `position` of `words`, which holds one word more than that needs.
+#[inline(always)]
+pub(crate) fn word_at(words: &[u64], position: usize) -> u64 {
+    let (word, shift) = (position / 64, position % 64);
+    words[word] >> shift | words[word + 1] << 1 << (63 - shift)
+}
+
+/// A boolean array of the caller's: one byte per element, any value but 0 is kept.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Given(*const u8);
+
+// SAFETY: the bytes are only read, and `Given::new` asks that nobody writes them meanwhile.
+unsafe impl Send for Given {}
+// SAFETY: as above.
+unsafe impl Sync for Given {}
+
+#[cfg(feature = "python")]
+impl Given {
+    /// # Safety
+    /// `first` and every byte that a walk with this source reaches by its `bit` strides must stay readable, and
+    /// not be written, while this exists.
+    pub(crate) const unsafe fn new(first: *const u8) -> Self {
+        Self(first)
+    }
+}
+
+/// Where keep bits come from.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Bits {
+    /// All the same.
+    Constant(bool),
+    /// Drawn; the number is the index of the walk's first element in the whole.
+    Drawn(Sampler, u64),
+    /// Read.
+    #[cfg_attr(not(feature = "python"), expect(dead_code, reason = "only Python hands in boolean arrays"))]
+    Given(Given),
+}
+
+impl Bits {
+    /// The bits of `mask`, whose first element has index `origin`.
+    pub(crate) fn drawn(mask: &Mask, origin: u64) -> Self {
+        match mask.probability().threshold() {
+            Threshold::KeepAll => Self::Constant(true),
+            Threshold::DropAll => Self::Constant(false),
+            Threshold::Below(threshold) => Self::Drawn(Sampler::new(mask.key(), threshold), origin),
+        }
+    }
+}
+
+/// Keep bits of a run of elements.
+#[derive(Clone, Copy)]
+pub(crate) enum Keep<'a> {
+    All,
+    None,
+    /// From a bit of these words on; they hold a word to spare.
+    Bits(&'a [u64], usize),
+}
+
+impl<'a> Keep<'a> {
+    /// As words and the position of the first bit in them.
+    pub(crate) fn bits(self) -> (&'a [u64], usize) {
+        static SAME: [[u64; TILE / 64 + 1]; 2] = [[0; TILE / 64 + 1], [!0; TILE / 64 + 1]];
+        match self {
+            Self::All => (&SAME[1], 0),
+            Self::None => (&SAME[0], 0),
+            Self::Bits(words, offset) => (words, offset),
+        }
+    }
+}
+
+/// A buffer of keep bits, filled when they are asked for and kept until others are.
+pub(crate) struct Window {
+    bits: Bits,
+    level: Level,
+    words: SmallVec<[u64; TILE / 64 + 4]>,
+    first_group: u64,
+    groups: usize,
+}
+
+impl Window {
+    pub(crate) fn new(bits: Bits, level: Level) -> Self {
+        Self { bits, level, words: SmallVec::new(), first_group: 0, groups: 0 }
+    }
+
+    /// Calls `visit(place, keep, len)` for runs of at most [`TILE`] elements (`piece`, if bits are drawn) along the
+    /// last axis, which together are the positions `range` of the walk.
+    pub(crate) fn walk(
+        &mut self,
+        axes: &[Axis],
+        range: Range<usize>,
+        piece: usize,
+        mut visit: impl FnMut(Place, Keep<'_>, usize),
+    ) {
+        let Some((inner, outer)) = axes.split_last() else {
+            return;
+        };
+        let mut at = range.start;
+        let mut column = at.checked_rem(inner.len).unwrap_or(0);
+        let mut cursor = Cursor::at(outer, at.checked_div(inner.len).unwrap_or(0));
+        // Rows that follow each other closely are drawn together.
+        let row_step = outer.last().map_or(0, |axis| axis.bit);
+        let dense = row_step > 0 && row_step <= 2 * inner.len as isize;
+        while at < range.end {
+            let place = cursor.place().along(inner, column);
+            let left = (inner.len - column).min(range.end - at);
+            let len = match self.bits {
+                Bits::Constant(keep) => {
+                    let len = left.min(TILE);
+                    visit(place, if keep { Keep::All } else { Keep::None }, len);
+                    len
+                }
+                Bits::Given(given) => {
+                    let len = left.min(TILE);
+                    self.pack(given, place.bit, inner.bit, len);
+                    visit(place, Keep::Bits(&self.words, 0), len);
+                    len
+                }
+                Bits::Drawn(sampler, origin) => {
+                    let index = origin.wrapping_add_signed(place.bit as i64);
+                    // One bit serves a run that shares it; a run whose bits are apart is taken bit by bit.
+                    let len = match inner.bit {
+                        0 => left,
+                        1 => left.min(piece),
+                        _ => 1,
+                    };
+                    let needed = if inner.bit == 1 { len } else { 1 };
+                    let ahead = if dense { (range.end - at).saturating_mul(2).min(TILE) } else { needed };
+                    let (words, offset) = self.draw(&sampler, index, needed, ahead);
+                    let keep = match (inner.bit, word_at(words, offset) & 1) {
+                        (0, 0) => Keep::None,
+                        (0, _) => Keep::All,
+                        _ => Keep::Bits(words, offset),
+                    };
+                    if inner.bit == 0 {
+                        for start in (0..len).step_by(TILE) {
+                            visit(place.along(inner, start), keep, TILE.min(len - start));
+                        }
+                    } else {
+                        visit(place, keep, len);
+                    }
+                    len
+                }
+            };
+            at += len;
+            column += len;
+            if column == inner.len {
+                column = 0;
+                cursor.advance();
+            }
+        }
+    }
+
+    /// The bits of `len` elements from `index` on. If they are not at hand, `ahead` elements are drawn.
+    fn draw(&mut self, sampler: &Sampler, index: u64, len: usize, ahead: usize) -> (&[u64], usize) {
+        let group = index / GROUP as u64;
+        let lane = (index % GROUP as u64) as usize;
+        let needed = (lane + len).div_ceil(GROUP);
+        let skip = group.wrapping_sub(self.first_group);
+        if skip < self.groups as u64 && skip as usize + needed <= self.groups {
+            return (&self.words, skip as usize * GROUP + lane);
+        }
+        self.groups = (lane + ahead.max(len)).div_ceil(GROUP);
+        self.first_group = group;
+        let end = self.groups * GROUP_WORDS;
+        self.words.resize(end + 1, 0);
+        sampler.fill(self.level, group, &mut self.words[..end]);
+        (&self.words, lane)
+    }
+
+    /// Packs the bits of `len` given bytes.
+    fn pack(&mut self, given: Given, first: isize, step: isize, len: usize) {
+        self.words.clear();
+        for at in (0..len).step_by(64) {
+            let mut word = 0;
+            for i in at..len.min(at + 64) {
+                // SAFETY: `Given::new` vouches for the bytes that the walk's strides reach.
+                let byte = unsafe { given.0.offset(first + step * i as isize).read() };
+                word |= u64::from(byte != 0) << (i - at);
+            }
+            self.words.push(word);
+        }
+        self.words.push(0);
+    }
+}
+
+/// The bits of a block of a stream, turned so that they run along `inner`, whose elements are not neighbours in
+/// the stream.
+pub(crate) struct Turned<'a> {
+    pub(crate) sampler: &'a Sampler,
+    pub(crate) level: Level,
+    /// Index of the block's first element.
+    pub(crate) first: u64,
+    /// Along this axis the stream is consecutive (or the axis has length 1).
+    pub(crate) lanes: Axis,
+    pub(crate) inner: Axis,
+}
+
+/// Buffers for [`Turned::walk`], kept between blocks.
+#[derive(Default)]
+pub(crate) struct TurnedBuffers {
+    groups: Vec<u64>,
+    drawn: Vec<u64>,
+    turned: Vec<u64>,
+}
+
+impl Turned<'_> {
+    /// Most elements of a block along each axis: the drawn bits then fit 40 KiB, whatever their alignment.
+    pub(crate) const SIDE: usize = 512;
+
+    /// Calls `visit(place, keep, len)` for every row along `inner`.
+    pub(crate) fn walk(&self, buffers: &mut TurnedBuffers, mut visit: impl FnMut(Place, Keep<'_>, usize)) {
+        let Self { lanes, inner, .. } = self;
+        let TurnedBuffers { groups, drawn, turned } = buffers;
+        let index = |i: usize| self.first + inner.bit as u64 * i as u64;
+        let last_group = |i: usize| (index(i) + lanes.len as u64 - 1) / GROUP as u64;
+
+        // A column's bits start at this group of the drawn ones.
+        let mut starts = [0usize; Self::SIDE];
+        groups.clear();
+        for (i, start) in starts.iter_mut().enumerate().take(inner.len) {
+            let first = index(i) / GROUP as u64;
+            match groups.last() {
+                // Columns that are near each other in the stream share groups.
+                Some(last) if *last == first => {}
+                _ => groups.push(first),
+            }
+            *start = groups.len() - 1;
+            groups.extend(first + 1..=last_group(i));
+        }
+        drawn.resize(groups.len() * GROUP_WORDS + 2, 0);
+        let end = groups.len() * GROUP_WORDS;
+        self.sampler.gather(self.level, groups, &mut drawn[..end]);
+
+        let row_words = inner.len.div_ceil(64) + 1;
+        turned.resize(64 * row_words, 0);
+        for from in (0..lanes.len).step_by(64) {
+            for (word, columns) in (0..inner.len).step_by(64).enumerate() {
+                let mut square = [0u64; 64];
+                for (i, row) in square.iter_mut().enumerate().take(inner.len - columns) {
+                    let i = columns + i;
+                    let position = starts[i] * GROUP + (index(i) % GROUP as u64) as usize + from;
+                    *row = word_at(drawn, position.min((drawn.len() - 2) * 64));
+                }
+                transpose(&mut square);
+                for (row, bits) in square.into_iter().enumerate() {
+                    turned[row * row_words + word] = bits;
+                }
+            }
+            for row in 0..64.min(lanes.len - from) {
+                let words = &turned[row * row_words..(row + 1) * row_words];
+                visit(Place::default().along(lanes, from + row), Keep::Bits(words, 0), inner.len);
+            }
+        }
+    }
+}
+
+/// Transposes 64 by 64 bits: bit j of word i changes places with bit i of word j.
+///
+/// Swaps blocks of half the size at every step (Warren, "Hacker's Delight", 2nd ed., section 7-3).
+fn transpose(square: &mut [u64; 64]) {
+    let mut mask = 0x0000_0000_FFFF_FFFFu64;
+    let mut size = 32;
+    while size > 0 {
+        for block in square.chunks_exact_mut(2 * size) {
+            let (upper, lower) = block.split_at_mut(size);
+            for (a, b) in upper.iter_mut().zip(lower) {
+                let swap = (*a >> size ^ *b) & mask;
+                *a ^= swap << size;
+                *b ^= swap;
+            }
+        }
+        size /= 2;
+        mask ^= mask << size;
+    }
+}
+
+/// How many bits are kept at once for runs that come again.
+pub(crate) const REPEATED: usize = 1 << 16;
+
+/// Brings axes along which drawn bits are shared inside of those along which they are not, so that bits are
+/// drawn once per stretch instead of once per repetition. Returns whether there are any.
+///
+/// The last axis must be no longer than [`REPEATED`], or this does nothing.
+pub(crate) fn repeat_inside(axes: &mut [Axis]) -> bool {
+    let Some((inner, outer)) = axes.split_last_mut() else {
+        return false;
+    };
+    let repeats = outer.iter().any(|axis| axis.bit == 0);
+    if repeats && inner.len <= REPEATED && inner.len >= TILE / 8 {
+        outer.sort_by_key(|axis| axis.bit == 0);
+    }
+    repeats
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn transposing_moves_every_bit() {
+        let original: [u64; 64] = std::array::from_fn(|i| (i as u64 + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15));
+        let mut square = original;
+        transpose(&mut square);
+        for (i, row) in square.iter().enumerate() {
+            for (j, column) in original.iter().enumerate() {
+                assert_eq!(row >> j & 1, column >> i & 1, "bit {j} of word {i}");
+            }
+        }
+    }
+
+    #[test]
+    fn words_straddle_their_boundaries() {
+        let words = [0xFEDC_BA98_7654_3210, 0x0123_4567_89AB_CDEF];
+        assert_eq!(word_at(&words, 0), words[0]);
+        assert_eq!(word_at(&words, 4), 0xFFED_CBA9_8765_4321);
+        assert_eq!(word_at(&words, 63), words[1] << 1 | 1);
+    }
+}

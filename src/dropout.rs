@@ -1,0 +1,270 @@
+//! The driver: lays out a walk over input, output and mask, cuts it into units, and has the threads draw and
+//! apply tile after tile.
+
+use smallvec::SmallVec;
+
+use crate::apply::{Apply, Element, Float, Run};
+use crate::bernoulli::Sampler;
+use crate::bits::{Bits, Keep, REPEATED, TILE, Turned, TurnedBuffers, Window, repeat_inside};
+use crate::error::Error;
+use crate::mask::{Interrupt, Mask};
+use crate::pool;
+use crate::simd::Level;
+use crate::walk::{Axes, Axis, Cursor, Place, normalize, positions};
+
+/// Elements that a thread takes at a time.
+const UNIT: usize = 1 << 16;
+/// Below this many elements no other thread is woken: it would cost more than the work.
+const PARALLEL: usize = 1 << 18;
+/// Units between two looks at the interrupt: some milliseconds.
+const BATCH: usize = 128;
+/// Outputs of this many bytes do not fit the caches that matter; they are written past them.
+const STREAM_BYTES: usize = 1 << 24;
+
+/// The arrays of a call: addresses of the first elements, and how the input's and output's bytes are ordered.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Arrays {
+    pub(crate) src: *const u8,
+    pub(crate) dst: *mut u8,
+    pub(crate) element: Element,
+    pub(crate) swapped: [bool; 2],
+}
+
+// SAFETY: `run` asks that nobody else touches the arrays, so it does not matter which thread works on them.
+unsafe impl Send for Arrays {}
+// SAFETY: threads share them in `run` only, where units write disjoint elements.
+unsafe impl Sync for Arrays {}
+
+impl Mask {
+    /// `kept ? x * scale : 0` for all elements in C order; scale `None` is 1 / (1 - p).
+    ///
+    /// ```
+    /// use fastdrop::{Key, Mask};
+    /// let mask = Mask::new(&[8], 0.5, Key::from_words([1, 2, 3, 4]))?;
+    /// let mut y = [0.0f32; 8];
+    /// mask.apply(&[1.0; 8], &mut y, None)?;
+    /// assert!(y.iter().all(|y| *y == 0.0 || *y == 2.0));
+    /// # Ok::<(), fastdrop::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Length`] if a slice has another size than the mask; an error of the environment's settings.
+    pub fn apply<T: Float>(&self, x: &[T], out: &mut [T], scale: Option<f64>) -> Result<(), Error> {
+        self.check_length("x", x.len())?;
+        self.check_length("out", out.len())?;
+        self.apply_slice(x.as_ptr(), out.as_mut_ptr(), scale)
+    }
+
+    /// As [`Mask::apply`], into the input.
+    ///
+    /// # Errors
+    /// As [`Mask::apply`].
+    pub fn apply_in_place<T: Float>(&self, x: &mut [T], scale: Option<f64>) -> Result<(), Error> {
+        self.check_length("x", x.len())?;
+        self.apply_slice(x.as_ptr(), x.as_mut_ptr(), scale)
+    }
+
+    fn check_length(&self, what: &'static str, got: usize) -> Result<(), Error> {
+        let (expected, got) = (self.size(), got as u64);
+        if got == expected { Ok(()) } else { Err(Error::Length { what, expected, got }) }
+    }
+
+    /// The callers have borrowed as many elements as the mask has.
+    fn apply_slice<T: Float>(&self, src: *const T, dst: *mut T, scale: Option<f64>) -> Result<(), Error> {
+        let arrays = Arrays { src: src.cast(), dst: dst.cast(), element: T::ELEMENT, swapped: [false; 2] };
+        let (origin, steps) = self.indices();
+        let mut axes = Axes::new();
+        let mut step = size_of::<T>() as isize;
+        for (len, bit) in self.shape().iter().zip(&steps).rev() {
+            axes.insert(0, Axis { len: *len as usize, src: step, dst: step, bit: *bit as isize });
+            step = step.wrapping_mul(*len as isize);
+        }
+        let scale = scale.unwrap_or_else(|| self.probability().inverted_scale());
+        // SAFETY: the slices hold the elements of the mask's shape in C order, which is what the axes reach.
+        unsafe { run(arrays, axes, Bits::drawn(self, origin), scale, &|| false) }
+    }
+}
+
+/// Applies `bits` to the elements that `axes` reach.
+///
+/// # Safety
+/// All elements that the axes reach from `src` and `dst` must be readable and writeable, and nobody else may
+/// touch them meanwhile. No two positions of the walk may share bytes of the output, and the input's element at
+/// a position must be the same as the output's there or overlap no element of the output. For given bits, what
+/// `Given::new` asks.
+pub(crate) unsafe fn run(
+    arrays: Arrays,
+    mut axes: Axes,
+    bits: Bits,
+    scale: f64,
+    interrupt: Interrupt<'_>,
+) -> Result<(), Error> {
+    let total = positions(&axes);
+    if total == 0 {
+        return Ok(());
+    }
+    let level = Level::current()?;
+    let threads = if total < PARALLEL { 1 } else { pool::num_threads()? };
+    normalize(&mut axes);
+    let apply = Apply {
+        level,
+        element: arrays.element,
+        scale,
+        swapped: arrays.swapped,
+        stream: total * arrays.element.size() >= STREAM_BYTES && arrays.src != arrays.dst,
+    };
+    let call = Call { arrays, apply, bits, threads, interrupt };
+    for (axes, place) in cut_repeated(axes, bits) {
+        call.shift(place).walk(&axes)?;
+    }
+    Ok(())
+}
+
+/// Cuts the last axis where bits that come again are too many to keep: into stretches, and what is left over.
+fn cut_repeated(axes: Axes, bits: Bits) -> SmallVec<[(Axes, Place); 2]> {
+    let last = axes.last().copied().unwrap_or_default();
+    let cut = matches!(bits, Bits::Drawn(..))
+        && last.bit == 1
+        && last.len > REPEATED
+        && axes.iter().any(|axis| axis.bit == 0);
+    if !cut {
+        return SmallVec::from_iter([(axes, Place::default())]);
+    }
+    let stretches = last.len / REPEATED;
+    let outer = &axes[..axes.len() - 1];
+    let with = |inner: &[Axis]| outer.iter().chain(inner).copied().collect::<Axes>();
+    let scaled = |n: usize| Place::default().along(&last, n);
+    let step = scaled(REPEATED);
+    let main = [Axis { len: stretches, src: step.src, dst: step.dst, bit: step.bit }, Axis { len: REPEATED, ..last }];
+    let rest = Axis { len: last.len % REPEATED, ..last };
+    [(with(&main), Place::default()), (with(&[rest]), scaled(last.len - rest.len))]
+        .into_iter()
+        .filter(|(axes, _)| positions(axes) > 0)
+        .collect()
+}
+
+/// What stays the same through a call.
+#[derive(Clone, Copy)]
+struct Call<'a> {
+    arrays: Arrays,
+    apply: Apply,
+    bits: Bits,
+    threads: usize,
+    interrupt: Interrupt<'a>,
+}
+
+/// The part of a call that threads share.
+struct Worker {
+    arrays: Arrays,
+    apply: Apply,
+}
+
+impl Worker {
+    /// Applies keep bits to the elements of a walk from `place` on, `inner` being the axis they lie along.
+    #[inline]
+    fn visit(&self, inner: &Axis, place: Place, keep: Keep<'_>, len: usize) {
+        let run = Run {
+            src: self.arrays.src.wrapping_offset(place.src),
+            dst: self.arrays.dst.wrapping_offset(place.dst),
+            src_step: inner.src,
+            dst_step: inner.dst,
+            len,
+        };
+        // SAFETY: `run` vouches for all places of the walk, and units are disjoint.
+        unsafe {
+            if let Keep::None = keep {
+                self.apply.zero(run);
+            } else {
+                let (words, offset) = keep.bits();
+                self.apply.run(words, offset, run);
+            }
+        }
+    }
+}
+
+impl Call<'_> {
+    /// The same call from another place on.
+    fn shift(mut self, place: Place) -> Self {
+        self.arrays.src = self.arrays.src.wrapping_offset(place.src);
+        self.arrays.dst = self.arrays.dst.wrapping_offset(place.dst);
+        if let Bits::Drawn(_, origin) = &mut self.bits {
+            *origin = origin.wrapping_add_signed(place.bit as i64);
+        }
+        self
+    }
+
+    fn walk(&self, axes: &Axes) -> Result<(), Error> {
+        match (self.bits, axes.last()) {
+            (Bits::Drawn(sampler, origin), Some(inner)) if inner.bit > 1 && inner.len > 1 => {
+                self.columns(axes, sampler, origin)
+            }
+            _ => self.rows(axes),
+        }
+    }
+
+    /// The last axis follows the mask (or the mask is no stream): runs along it.
+    fn rows(&self, axes: &Axes) -> Result<(), Error> {
+        let Self { bits, apply, arrays, .. } = *self;
+        let worker = Worker { arrays, apply };
+        let mut axes = axes.clone();
+        let drawn = matches!(bits, Bits::Drawn(..));
+        let piece = if drawn && repeat_inside(&mut axes) { REPEATED } else { TILE };
+        let inner = axes.last().copied().unwrap_or_default();
+        let total = positions(&axes);
+        self.batches(total.div_ceil(UNIT), |units| {
+            let mut window = Window::new(bits, apply.level);
+            for unit in units {
+                let range = unit * UNIT..total.min((unit + 1) * UNIT);
+                window.walk(&axes, range, piece, |place, keep, len| worker.visit(&inner, place, keep, len));
+            }
+            apply.fence();
+        })
+    }
+
+    /// The last axis goes across the mask: square blocks, whose bits are turned.
+    fn columns(&self, axes: &Axes, sampler: Sampler, origin: u64) -> Result<(), Error> {
+        let Self { apply, arrays, .. } = *self;
+        let worker = Worker { arrays, apply };
+        let mut outer = axes.clone();
+        let inner = outer.pop().unwrap_or_default();
+        let lanes = match outer.iter().position(|axis| axis.bit == 1) {
+            Some(position) => outer.remove(position),
+            None => Axis { len: 1, ..Axis::default() },
+        };
+        let side = Turned::SIDE;
+        let blocks = |axis: &Axis| axis.len.div_ceil(side);
+        let block_axis = |axis: &Axis| {
+            let step = Place::default().along(axis, side);
+            Axis { len: blocks(axis), src: step.src, dst: step.dst, bit: step.bit }
+        };
+        outer.extend([block_axis(&lanes), block_axis(&inner)]);
+        let [lane_blocks, inner_blocks] = [blocks(&lanes), blocks(&inner)];
+        let block = |axis: &Axis, number: usize| Axis { len: side.min(axis.len - number * side), ..*axis };
+        self.batches(positions(&outer), |units| {
+            let mut buffers = TurnedBuffers::default();
+            for unit in units {
+                let corner = Cursor::at(&outer, unit).place();
+                let inner = block(&inner, unit % inner_blocks);
+                let lanes = block(&lanes, unit / inner_blocks % lane_blocks);
+                let first = origin.wrapping_add_signed(corner.bit as i64);
+                let turned = Turned { sampler: &sampler, level: apply.level, first, lanes, inner };
+                turned.walk(&mut buffers, |place, keep, len| {
+                    let place = Place { src: corner.src + place.src, dst: corner.dst + place.dst, ..place };
+                    worker.visit(&inner, place, keep, len);
+                });
+            }
+            apply.fence();
+        })
+    }
+
+    /// Shares units among the threads, with a look at the interrupt now and then.
+    fn batches(&self, units: usize, work: impl Fn(pool::Units<'_>) + Sync) -> Result<(), Error> {
+        for batch in (0..units).step_by(BATCH) {
+            pool::share(batch..units.min(batch + BATCH), self.threads, &work);
+            if batch + BATCH < units && (self.interrupt)() {
+                return Err(Error::Interrupted);
+            }
+        }
+        Ok(())
+    }
+}

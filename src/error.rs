@@ -1,0 +1,56 @@
+//! Every way a call can fail, one sentence each. The Python layer raises these sentences as they are.
+
+/// What was wrong with the arguments of a call (or that the call was interrupted).
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A probability outside of [0, 1], or NaN.
+    #[error("p must be a number in [0, 1], got {0}")]
+    Probability(f64),
+    /// A mask with more elements than the stream can index.
+    #[error("shape must have at most 2**63 - 1 elements, got {0:?}")]
+    Size(Vec<u64>),
+    /// A region that is not inside its mask.
+    #[error("region must lie inside the mask of shape {whole:?}, got start {start:?} and shape {shape:?}")]
+    Region {
+        /// Corner that was asked for.
+        start: Vec<u64>,
+        /// Extent that was asked for.
+        shape: Vec<u64>,
+        /// Shape of the mask it was asked of.
+        whole: Vec<u64>,
+    },
+    /// A child index that does not fit the counter.
+    #[error("the index of a child key must be an integer in [0, 2**56), got {0}")]
+    Child(u64),
+    /// Two slices, or a slice and a mask, of different sizes.
+    #[error("{what} must have as many elements as the mask ({expected}), got {got}")]
+    Length {
+        /// The argument at fault.
+        what: &'static str,
+        /// Elements of the mask.
+        expected: u64,
+        /// Elements of the argument.
+        got: u64,
+    },
+    /// A mask that cannot be stretched to the array's shape.
+    #[error("mask of shape {mask:?} does not broadcast to shape {array:?}")]
+    Broadcast {
+        /// Shape of the mask.
+        mask: Vec<u64>,
+        /// Shape of the array.
+        array: Vec<u64>,
+    },
+    /// A SIMD level that does not exist.
+    #[error("SIMD level must be portable, avx2 or avx512, got {0:?}")]
+    UnknownLevel(String),
+    /// A SIMD level that this CPU lacks.
+    #[error("SIMD level {0} was asked for, but this CPU does not have it")]
+    UnsupportedLevel(&'static str),
+    /// A thread count that is not positive.
+    #[error("number of threads must be an integer of at least 1, got {0}")]
+    Threads(String),
+    /// The caller's interrupt callback asked to stop.
+    #[error("interrupted")]
+    Interrupted,
+}

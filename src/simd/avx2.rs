@@ -1,0 +1,281 @@
+//! AVX2 (with F16C): eight 64-bit lanes are two registers.
+
+use std::arch::x86_64::*;
+
+use super::{Kernel, LANES, Simd, WORD};
+
+/// Token of a CPU with AVX2 and F16C; only [`Avx2::detect`] makes one.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Avx2(());
+
+impl Avx2 {
+    #[inline]
+    pub(super) fn detect() -> Option<Self> {
+        (is_x86_feature_detected!("avx2") && is_x86_feature_detected!("f16c")).then_some(Self(()))
+    }
+}
+
+/// The code of one register, for both registers.
+///
+/// A macro, because a closure would not be compiled with the instructions it uses.
+macro_rules! both {
+    ($f:ident($($a:ident),+)) => {
+        // SAFETY: the token proves AVX2.
+        unsafe { [$f($($a[0]),+), $f($($a[1]),+)] }
+    };
+    ($f:ident::<$n:literal>($($a:ident),+)) => {
+        // SAFETY: the token proves AVX2.
+        unsafe { [$f::<$n>($($a[0]),+), $f::<$n>($($a[1]),+)] }
+    };
+}
+
+/// `bits`: for each vector of `WORD / N` a constant that holds, per 32-bit lane, that lane's bit in half a word.
+const fn lane_bits<const N: usize, const PER: usize>() -> [[u32; 8]; N] {
+    let mut bits = [[0; 8]; N];
+    let mut vector = 0;
+    while vector < N {
+        let mut lane = 0;
+        while lane < 8 {
+            bits[vector][lane] = 1 << ((vector * 8 + lane) / PER);
+            lane += 1;
+        }
+        vector += 1;
+    }
+    bits
+}
+/// Bits of the elements of 32 float32 in four vectors.
+static BITS_32: [[u32; 8]; 4] = lane_bits::<4, 1>();
+/// Bits of the elements of 32 float64 in eight vectors.
+static BITS_64: [[u32; 8]; 8] = lane_bits::<8, 2>();
+
+/// All ones in the lanes whose bit in `half` is 0.
+#[inline(always)]
+fn dropped_lanes(_: Avx2, half: __m256i, bits: &[u32; 8]) -> __m256i {
+    // SAFETY: the token proves AVX2, and `bits` is 32 bytes.
+    unsafe {
+        let bits = _mm256_loadu_si256(bits.as_ptr().cast());
+        _mm256_cmpeq_epi32(_mm256_and_si256(half, bits), _mm256_setzero_si256())
+    }
+}
+
+#[inline(always)]
+fn splat_half(_: Avx2, keep: u64, half: usize) -> __m256i {
+    // SAFETY: the token proves AVX2.
+    unsafe { _mm256_set1_epi32((keep >> (32 * half)) as i32) }
+}
+
+/// Eight float16 or bfloat16 at once: widen, select, narrow.
+///
+/// # Safety
+/// As for [`Simd`]'s methods on elements.
+#[inline(always)]
+unsafe fn select_16<const STREAM: bool>(
+    simd: Avx2,
+    keep: u64,
+    src: *const u16,
+    dst: *mut u16,
+    scale: f32,
+    widen: impl Fn(__m128i) -> __m256,
+    narrow: impl Fn(__m256) -> __m128i,
+) {
+    for half in 0..2 {
+        let lanes = splat_half(simd, keep, half);
+        for (vector, bits) in BITS_32.iter().enumerate() {
+            let at = half * WORD / 2 + vector * 8;
+            let dropped = as_floats(dropped_lanes(simd, lanes, bits));
+            // SAFETY: `at + 8 <= WORD`, and the caller vouches for WORD elements and the alignment; the token
+            // proves AVX2.
+            unsafe {
+                let x = widen(_mm_loadu_si128(src.add(at).cast()));
+                let y = narrow(_mm256_andnot_ps(dropped, _mm256_mul_ps(x, _mm256_set1_ps(scale))));
+                if STREAM {
+                    _mm_stream_si128(dst.add(at).cast(), y);
+                } else {
+                    _mm_storeu_si128(dst.add(at).cast(), y);
+                }
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn as_floats(a: __m256i) -> __m256 {
+    // SAFETY: a cast of bits, no instruction.
+    unsafe { _mm256_castsi256_ps(a) }
+}
+
+impl Simd for Avx2 {
+    type V = [__m256i; 2];
+
+    #[inline(always)]
+    fn vectorize<K: Kernel>(self, kernel: K) -> K::Output {
+        #[target_feature(enable = "avx2,f16c")]
+        fn inner<K: Kernel>(simd: Avx2, kernel: K) -> K::Output {
+            kernel.run(simd)
+        }
+        // SAFETY: the token proves the features.
+        unsafe { inner(self, kernel) }
+    }
+
+    #[inline(always)]
+    fn splat(self, x: u64) -> Self::V {
+        // SAFETY: the token proves AVX2.
+        unsafe { [_mm256_set1_epi64x(x as i64); 2] }
+    }
+    #[inline(always)]
+    fn load(self, from: &[u64; LANES]) -> Self::V {
+        // SAFETY: the token proves AVX2, and `from` is 64 bytes.
+        unsafe {
+            let from = from.as_ptr().cast::<__m256i>();
+            [_mm256_loadu_si256(from), _mm256_loadu_si256(from.add(1))]
+        }
+    }
+    #[inline(always)]
+    fn store_pairs(self, [a, b]: [Self::V; 2], to: &mut [u64; 2 * LANES]) {
+        let low = both!(_mm256_unpacklo_epi64(a, b)); // a0 b0 a2 b2
+        let high = both!(_mm256_unpackhi_epi64(a, b)); // a1 b1 a3 b3
+        let first = both!(_mm256_permute2x128_si256::<0x20>(low, high));
+        let second = both!(_mm256_permute2x128_si256::<0x31>(low, high));
+        // SAFETY: the token proves AVX2, and `to` is 128 bytes.
+        unsafe {
+            let to = to.as_mut_ptr().cast::<__m256i>();
+            for register in 0..2 {
+                _mm256_storeu_si256(to.add(2 * register), first[register]);
+                _mm256_storeu_si256(to.add(2 * register + 1), second[register]);
+            }
+        }
+    }
+    #[inline(always)]
+    fn and(self, a: Self::V, b: Self::V) -> Self::V {
+        both!(_mm256_and_si256(a, b))
+    }
+    #[inline(always)]
+    fn and_not(self, a: Self::V, b: Self::V) -> Self::V {
+        both!(_mm256_andnot_si256(b, a))
+    }
+    #[inline(always)]
+    fn or(self, a: Self::V, b: Self::V) -> Self::V {
+        both!(_mm256_or_si256(a, b))
+    }
+    #[inline(always)]
+    fn xor(self, a: Self::V, b: Self::V) -> Self::V {
+        both!(_mm256_xor_si256(a, b))
+    }
+    #[inline(always)]
+    fn mul_low(self, a: Self::V, b: Self::V) -> Self::V {
+        both!(_mm256_mul_epu32(a, b))
+    }
+    #[inline(always)]
+    fn high(self, a: Self::V) -> Self::V {
+        both!(_mm256_srli_epi64::<32>(a))
+    }
+    #[inline(always)]
+    fn pack_low(self, a: Self::V, b: Self::V) -> Self::V {
+        let b = both!(_mm256_slli_epi64::<32>(b));
+        both!(_mm256_blend_epi32::<0xAA>(a, b))
+    }
+    #[inline(always)]
+    fn any(self, a: Self::V) -> bool {
+        // SAFETY: the token proves AVX2.
+        unsafe {
+            let a = _mm256_or_si256(a[0], a[1]);
+            _mm256_testz_si256(a, a) == 0
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn select_f32<const STREAM: bool>(self, keep: u64, src: *const f32, dst: *mut f32, scale: f32) {
+        for half in 0..2 {
+            let lanes = splat_half(self, keep, half);
+            for (vector, bits) in BITS_32.iter().enumerate() {
+                let at = half * WORD / 2 + vector * 8;
+                let dropped = as_floats(dropped_lanes(self, lanes, bits));
+                // SAFETY: `at + 8 <= WORD`, and the caller vouches for WORD elements and the alignment; the token
+                // proves AVX2.
+                unsafe {
+                    let x = _mm256_mul_ps(_mm256_loadu_ps(src.add(at)), _mm256_set1_ps(scale));
+                    let y = _mm256_andnot_ps(dropped, x);
+                    if STREAM {
+                        _mm256_stream_ps(dst.add(at), y);
+                    } else {
+                        _mm256_storeu_ps(dst.add(at), y);
+                    }
+                }
+            }
+        }
+    }
+    #[inline(always)]
+    unsafe fn select_f64<const STREAM: bool>(self, keep: u64, src: *const f64, dst: *mut f64, scale: f64) {
+        for half in 0..2 {
+            let lanes = splat_half(self, keep, half);
+            for (vector, bits) in BITS_64.iter().enumerate() {
+                let at = half * WORD / 2 + vector * 4;
+                let dropped = dropped_lanes(self, lanes, bits);
+                // SAFETY: `at + 4 <= WORD`, and the caller vouches for WORD elements and the alignment; the token
+                // proves AVX2.
+                unsafe {
+                    let x = _mm256_mul_pd(_mm256_loadu_pd(src.add(at)), _mm256_set1_pd(scale));
+                    let y = _mm256_andnot_pd(_mm256_castsi256_pd(dropped), x);
+                    if STREAM {
+                        _mm256_stream_pd(dst.add(at), y);
+                    } else {
+                        _mm256_storeu_pd(dst.add(at), y);
+                    }
+                }
+            }
+        }
+    }
+    #[inline(always)]
+    unsafe fn select_f16<const STREAM: bool>(self, keep: u64, src: *const u16, dst: *mut u16, scale: f32) {
+        // SAFETY: the token proves F16C; the other obligations are the same.
+        unsafe {
+            select_16::<STREAM>(
+                self,
+                keep,
+                src,
+                dst,
+                scale,
+                #[inline(always)]
+                |x| _mm256_cvtph_ps(x),
+                #[inline(always)]
+                |y| _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(y),
+            );
+        }
+    }
+    #[inline(always)]
+    unsafe fn select_bf16<const STREAM: bool>(self, keep: u64, src: *const u16, dst: *mut u16, scale: f32) {
+        // SAFETY: the token proves AVX2; the other obligations are the same.
+        unsafe {
+            select_16::<STREAM>(
+                self,
+                keep,
+                src,
+                dst,
+                scale,
+                #[inline(always)]
+                |x| _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(x))),
+                // Half a unit below the half, plus the last kept bit: ties go to even. A NaN's low half is zero
+                // here, so it cannot carry.
+                #[inline(always)]
+                |y| {
+                    let y = _mm256_castps_si256(y);
+                    let odd = _mm256_and_si256(_mm256_srli_epi32::<16>(y), _mm256_set1_epi32(1));
+                    let rounding = _mm256_add_epi32(odd, _mm256_set1_epi32(0x7FFF));
+                    let y = _mm256_srli_epi32::<16>(_mm256_add_epi32(y, rounding));
+                    _mm_packus_epi32(_mm256_castsi256_si128(y), _mm256_extracti128_si256::<1>(y))
+                },
+            );
+        }
+    }
+
+    #[inline(always)]
+    fn prefetch(self, address: *const u8) {
+        // SAFETY: a prefetch touches no memory that the program can observe.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) };
+    }
+    #[inline(always)]
+    fn fence(self) {
+        // SAFETY: every x86-64 CPU has it.
+        unsafe { _mm_sfence() };
+    }
+}

@@ -1,0 +1,221 @@
+//! AVX-512 (F, BW, DQ, VL): eight 64-bit lanes are one register, and keep bits are mask registers as they stand.
+
+use std::arch::x86_64::*;
+
+use super::{Kernel, LANES, Simd, WORD};
+
+/// Token of a CPU with AVX-512 F, BW, DQ and VL; only [`Avx512::detect`] makes one.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Avx512(());
+
+impl Avx512 {
+    #[inline]
+    pub(super) fn detect() -> Option<Self> {
+        let all = is_x86_feature_detected!("avx512f")
+            && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512dq")
+            && is_x86_feature_detected!("avx512vl");
+        all.then_some(Self(()))
+    }
+}
+
+/// Truth tables of `vpternlogq`, indexed by the bits of its operands.
+const XOR3: i32 = 0x96;
+/// `a & !(b & !c)`
+const CLEAR_WHERE: i32 = 0xB0;
+
+/// Sixteen float16 or bfloat16 at once: widen, select, narrow.
+///
+/// # Safety
+/// As for [`Simd`]'s methods on elements.
+#[inline(always)]
+unsafe fn select_16<const STREAM: bool>(
+    keep: u64,
+    src: *const u16,
+    dst: *mut u16,
+    scale: f32,
+    widen: impl Fn(__m256i) -> __m512,
+    narrow: impl Fn(__m512) -> __m256i,
+) {
+    for at in (0..WORD).step_by(16) {
+        // SAFETY: `at + 16 <= WORD`, and the caller vouches for WORD elements, the alignment and AVX-512.
+        unsafe {
+            let x = widen(_mm256_loadu_si256(src.add(at).cast()));
+            let y = narrow(_mm512_maskz_mul_ps((keep >> at) as u16, x, _mm512_set1_ps(scale)));
+            if STREAM {
+                _mm256_stream_si256(dst.add(at).cast(), y);
+            } else {
+                _mm256_storeu_si256(dst.add(at).cast(), y);
+            }
+        }
+    }
+}
+
+impl Simd for Avx512 {
+    type V = __m512i;
+
+    #[inline(always)]
+    fn vectorize<K: Kernel>(self, kernel: K) -> K::Output {
+        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+        fn inner<K: Kernel>(simd: Avx512, kernel: K) -> K::Output {
+            kernel.run(simd)
+        }
+        // SAFETY: the token proves the features.
+        unsafe { inner(self, kernel) }
+    }
+
+    #[inline(always)]
+    fn splat(self, x: u64) -> Self::V {
+        // SAFETY: the token proves AVX-512.
+        unsafe { _mm512_set1_epi64(x as i64) }
+    }
+    #[inline(always)]
+    fn load(self, from: &[u64; LANES]) -> Self::V {
+        // SAFETY: the token proves AVX-512, and `from` is 64 bytes.
+        unsafe { _mm512_loadu_si512(from.as_ptr().cast()) }
+    }
+    #[inline(always)]
+    fn store_pairs(self, [a, b]: [Self::V; 2], to: &mut [u64; 2 * LANES]) {
+        // SAFETY: the token proves AVX-512, and `to` is 128 bytes.
+        unsafe {
+            let first = _mm512_setr_epi64(0, 8, 1, 9, 2, 10, 3, 11);
+            let second = _mm512_setr_epi64(4, 12, 5, 13, 6, 14, 7, 15);
+            let to = to.as_mut_ptr().cast::<__m512i>();
+            _mm512_storeu_si512(to, _mm512_permutex2var_epi64(a, first, b));
+            _mm512_storeu_si512(to.add(1), _mm512_permutex2var_epi64(a, second, b));
+        }
+    }
+    #[inline(always)]
+    fn and(self, a: Self::V, b: Self::V) -> Self::V {
+        // SAFETY: the token proves AVX-512.
+        unsafe { _mm512_and_si512(a, b) }
+    }
+    #[inline(always)]
+    fn and_not(self, a: Self::V, b: Self::V) -> Self::V {
+        // SAFETY: the token proves AVX-512.
+        unsafe { _mm512_andnot_si512(b, a) }
+    }
+    #[inline(always)]
+    fn or(self, a: Self::V, b: Self::V) -> Self::V {
+        // SAFETY: the token proves AVX-512.
+        unsafe { _mm512_or_si512(a, b) }
+    }
+    #[inline(always)]
+    fn xor(self, a: Self::V, b: Self::V) -> Self::V {
+        // SAFETY: the token proves AVX-512.
+        unsafe { _mm512_xor_si512(a, b) }
+    }
+    #[inline(always)]
+    fn xor3(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V {
+        // SAFETY: the token proves AVX-512.
+        unsafe { _mm512_ternarylogic_epi64::<XOR3>(a, b, c) }
+    }
+    #[inline(always)]
+    fn clear_where(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V {
+        // SAFETY: the token proves AVX-512.
+        unsafe { _mm512_ternarylogic_epi64::<CLEAR_WHERE>(a, b, c) }
+    }
+    #[inline(always)]
+    fn mul_low(self, a: Self::V, b: Self::V) -> Self::V {
+        // SAFETY: the token proves AVX-512.
+        unsafe { _mm512_mul_epu32(a, b) }
+    }
+    #[inline(always)]
+    fn high(self, a: Self::V) -> Self::V {
+        // SAFETY: the token proves AVX-512.
+        unsafe { _mm512_srli_epi64::<32>(a) }
+    }
+    #[inline(always)]
+    fn pack_low(self, a: Self::V, b: Self::V) -> Self::V {
+        // SAFETY: the token proves AVX-512.
+        unsafe { _mm512_mask_shuffle_epi32::<_MM_PERM_CCAA>(a, 0xAAAA, b) }
+    }
+    #[inline(always)]
+    fn any(self, a: Self::V) -> bool {
+        // SAFETY: the token proves AVX-512.
+        unsafe { _mm512_test_epi64_mask(a, a) != 0 }
+    }
+
+    #[inline(always)]
+    unsafe fn select_f32<const STREAM: bool>(self, keep: u64, src: *const f32, dst: *mut f32, scale: f32) {
+        for at in (0..WORD).step_by(16) {
+            // SAFETY: `at + 16 <= WORD`, and the caller vouches for WORD elements and the alignment; the token
+            // proves AVX-512.
+            unsafe {
+                let x = _mm512_loadu_ps(src.add(at));
+                let y = _mm512_maskz_mul_ps((keep >> at) as u16, x, _mm512_set1_ps(scale));
+                if STREAM {
+                    _mm512_stream_ps(dst.add(at), y);
+                } else {
+                    _mm512_storeu_ps(dst.add(at), y);
+                }
+            }
+        }
+    }
+    #[inline(always)]
+    unsafe fn select_f64<const STREAM: bool>(self, keep: u64, src: *const f64, dst: *mut f64, scale: f64) {
+        for at in (0..WORD).step_by(8) {
+            // SAFETY: `at + 8 <= WORD`, and the caller vouches for WORD elements and the alignment; the token
+            // proves AVX-512.
+            unsafe {
+                let x = _mm512_loadu_pd(src.add(at));
+                let y = _mm512_maskz_mul_pd((keep >> at) as u8, x, _mm512_set1_pd(scale));
+                if STREAM {
+                    _mm512_stream_pd(dst.add(at), y);
+                } else {
+                    _mm512_storeu_pd(dst.add(at), y);
+                }
+            }
+        }
+    }
+    #[inline(always)]
+    unsafe fn select_f16<const STREAM: bool>(self, keep: u64, src: *const u16, dst: *mut u16, scale: f32) {
+        // SAFETY: the token proves AVX-512; the other obligations are the same.
+        unsafe {
+            select_16::<STREAM>(
+                keep,
+                src,
+                dst,
+                scale,
+                #[inline(always)]
+                |x| _mm512_cvtph_ps(x),
+                #[inline(always)]
+                |y| _mm512_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(y),
+            );
+        }
+    }
+    #[inline(always)]
+    unsafe fn select_bf16<const STREAM: bool>(self, keep: u64, src: *const u16, dst: *mut u16, scale: f32) {
+        // SAFETY: the token proves AVX-512; the other obligations are the same.
+        unsafe {
+            select_16::<STREAM>(
+                keep,
+                src,
+                dst,
+                scale,
+                #[inline(always)]
+                |x| _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(x))),
+                // Half a unit below the half, plus the last kept bit: ties go to even. A NaN's low half is zero
+                // here, so it cannot carry.
+                #[inline(always)]
+                |y| {
+                    let y = _mm512_castps_si512(y);
+                    let odd = _mm512_and_si512(_mm512_srli_epi32::<16>(y), _mm512_set1_epi32(1));
+                    let rounding = _mm512_add_epi32(odd, _mm512_set1_epi32(0x7FFF));
+                    _mm512_cvtepi32_epi16(_mm512_srli_epi32::<16>(_mm512_add_epi32(y, rounding)))
+                },
+            );
+        }
+    }
+
+    #[inline(always)]
+    fn prefetch(self, address: *const u8) {
+        // SAFETY: a prefetch touches no memory that the program can observe.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) };
+    }
+    #[inline(always)]
+    fn fence(self) {
+        // SAFETY: every x86-64 CPU has it.
+        unsafe { _mm_sfence() };
+    }
+}

@@ -1,0 +1,243 @@
+//! What a CPU level must offer, and the choice of the level at run time.
+//!
+//! [`Simd`] is implemented by zero-sized tokens that only exist where the CPU has the instructions. Code that
+//! uses it is written once, as a [`Kernel`], and [`Level::run`] is the one place that picks a token. The files
+//! beside this one are the only ones that know instructions; no algorithm is in them.
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod portable;
+
+use std::fmt;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU8, Ordering};
+
+use crate::error::Error;
+
+/// 64-bit lanes in a vector, at every level.
+pub(crate) const LANES: usize = 8;
+/// Elements that a `select` method handles: one word of keep bits.
+pub(crate) const WORD: usize = 64;
+
+/// The operations that differ between CPUs. Vectors are eight 64-bit lanes.
+///
+/// Methods on elements read `WORD` elements at `src` and write as many at `dst`: kept ones times `scale`, +0.0
+/// for the others; bit i of `keep` is element i. `src` and `dst` may be equal, but must not overlap otherwise.
+/// Neither needs alignment, unless `STREAM`, which writes past the caches and needs `dst` aligned to 64 bytes.
+pub(crate) trait Simd: Copy {
+    type V: Copy;
+
+    /// Runs `kernel` compiled for this level.
+    fn vectorize<K: Kernel>(self, kernel: K) -> K::Output;
+
+    fn splat(self, x: u64) -> Self::V;
+    fn load(self, from: &[u64; LANES]) -> Self::V;
+    /// Writes a0, b0, a1, b1, ...
+    fn store_pairs(self, ab: [Self::V; 2], to: &mut [u64; 2 * LANES]);
+    fn and(self, a: Self::V, b: Self::V) -> Self::V;
+    /// `a & !b`
+    fn and_not(self, a: Self::V, b: Self::V) -> Self::V;
+    fn or(self, a: Self::V, b: Self::V) -> Self::V;
+    fn xor(self, a: Self::V, b: Self::V) -> Self::V;
+    #[inline(always)]
+    fn xor3(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V {
+        self.xor(self.xor(a, b), c)
+    }
+    /// `a & !(b & !c)`
+    #[inline(always)]
+    fn clear_where(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V {
+        self.and_not(a, self.and_not(b, c))
+    }
+    /// Product of the low halves.
+    fn mul_low(self, a: Self::V, b: Self::V) -> Self::V;
+    /// The high half, moved to the low half.
+    fn high(self, a: Self::V) -> Self::V;
+    /// Low half of `a` below the low half of `b`.
+    fn pack_low(self, a: Self::V, b: Self::V) -> Self::V;
+    /// Whether any bit is set.
+    fn any(self, a: Self::V) -> bool;
+
+    /// # Safety
+    /// See the trait.
+    unsafe fn select_f32<const STREAM: bool>(self, keep: u64, src: *const f32, dst: *mut f32, scale: f32);
+    /// # Safety
+    /// See the trait.
+    unsafe fn select_f64<const STREAM: bool>(self, keep: u64, src: *const f64, dst: *mut f64, scale: f64);
+    /// float16 as its bits; widened, multiplied, rounded to nearest even.
+    /// # Safety
+    /// See the trait.
+    unsafe fn select_f16<const STREAM: bool>(self, keep: u64, src: *const u16, dst: *mut u16, scale: f32);
+    /// bfloat16 as its bits; widened, multiplied, rounded to nearest even. `scale` must not be NaN.
+    /// # Safety
+    /// See the trait.
+    unsafe fn select_bf16<const STREAM: bool>(self, keep: u64, src: *const u16, dst: *mut u16, scale: f32);
+
+    /// Asks for the cache line at `address`, which need not be valid.
+    fn prefetch(self, address: *const u8);
+    /// Makes streamed writes visible to other threads.
+    fn fence(self);
+}
+
+/// Code that is compiled once per level.
+pub(crate) trait Kernel {
+    type Output;
+    /// Must be `#[inline(always)]`, so that it is compiled with the level's instructions.
+    fn run<S: Simd>(self, simd: S) -> Self::Output;
+}
+
+/// A set of instructions that the kernels can use, on a CPU that has it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Level(Token);
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Token {
+    Portable(portable::Portable),
+    #[cfg(target_arch = "x86_64")]
+    Avx2(avx2::Avx2),
+    #[cfg(target_arch = "x86_64")]
+    Avx512(avx512::Avx512),
+}
+
+impl Level {
+    const NAMES: [&str; 3] = ["portable", "avx2", "avx512"];
+
+    /// Plain Rust, which every CPU runs.
+    #[must_use]
+    pub const fn portable() -> Self {
+        Self(Token::Portable(portable::Portable))
+    }
+
+    fn detect(name: &str) -> Option<Self> {
+        match name {
+            "portable" => Some(Self::portable()),
+            #[cfg(target_arch = "x86_64")]
+            "avx2" => avx2::Avx2::detect().map(|token| Self(Token::Avx2(token))),
+            #[cfg(target_arch = "x86_64")]
+            "avx512" => avx512::Avx512::detect().map(|token| Self(Token::Avx512(token))),
+            _ => None,
+        }
+    }
+
+    /// The levels of this CPU, slowest first.
+    pub fn available() -> impl Iterator<Item = Self> {
+        Self::NAMES.into_iter().filter_map(Self::detect)
+    }
+
+    /// The level of this name.
+    ///
+    /// # Errors
+    /// [`Error::UnknownLevel`] if there is none, [`Error::UnsupportedLevel`] if this CPU lacks it.
+    pub fn from_name(name: &str) -> Result<Self, Error> {
+        let known = Self::NAMES.iter().find(|known| **known == name);
+        let known = known.ok_or_else(|| Error::UnknownLevel(name.to_owned()))?;
+        Self::detect(known).ok_or(Error::UnsupportedLevel(known))
+    }
+
+    /// `portable`, `avx2` or `avx512`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self.0 {
+            Token::Portable(_) => "portable",
+            #[cfg(target_arch = "x86_64")]
+            Token::Avx2(_) => "avx2",
+            #[cfg(target_arch = "x86_64")]
+            Token::Avx512(_) => "avx512",
+        }
+    }
+
+    /// The level in use: that of [`Level::set_current`], else of the variable `FASTDROP_SIMD`, else the fastest.
+    ///
+    /// # Errors
+    /// When `FASTDROP_SIMD` names no level, or one that this CPU lacks.
+    pub fn current() -> Result<Self, Error> {
+        static DEFAULT: OnceLock<Result<Level, Error>> = OnceLock::new();
+        if let Some(level) = Self::chosen() {
+            return Ok(level);
+        }
+        let default = DEFAULT.get_or_init(|| match std::env::var("FASTDROP_SIMD") {
+            Ok(name) if !name.is_empty() => Self::from_name(&name),
+            _ => Ok(Self::available().last().unwrap_or(Self::portable())),
+        });
+        let level = default.clone()?;
+        level.set_current();
+        Ok(level)
+    }
+
+    /// Uses this level in all calls from now on, in all threads.
+    pub fn set_current(self) {
+        let position = Self::NAMES.iter().position(|name| *name == self.name());
+        CHOSEN.store(position.map_or(0, |index| index as u8 + 1), Ordering::Relaxed);
+    }
+
+    #[inline]
+    fn chosen() -> Option<Self> {
+        match CHOSEN.load(Ordering::Relaxed) {
+            0 => None,
+            index => Self::detect(Self::NAMES[usize::from(index) - 1]),
+        }
+    }
+
+    /// Runs `kernel` at this level.
+    #[inline]
+    pub(crate) fn run<K: Kernel>(self, kernel: K) -> K::Output {
+        match self.0 {
+            Token::Portable(simd) => simd.vectorize(kernel),
+            #[cfg(target_arch = "x86_64")]
+            Token::Avx2(simd) => simd.vectorize(kernel),
+            #[cfg(target_arch = "x86_64")]
+            Token::Avx512(simd) => simd.vectorize(kernel),
+        }
+    }
+}
+
+/// Position in [`Level::NAMES`] of the level in use, plus 1; 0 while none was chosen.
+static CHOSEN: AtomicU8 = AtomicU8::new(0);
+
+impl fmt::Debug for Level {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The words of a level's operations on fixed lanes, for comparison between levels.
+    struct Operations;
+
+    impl Kernel for Operations {
+        type Output = Vec<[u64; 2 * LANES]>;
+
+        #[inline(always)]
+        fn run<S: Simd>(self, simd: S) -> Self::Output {
+            let scramble = |seed: u64| std::array::from_fn(|i| (seed + i as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15));
+            let [a, b, c] = [1, 100, 10_000].map(|seed| simd.load(&scramble(seed)));
+            [
+                [simd.and(a, b), simd.and_not(a, b)],
+                [simd.or(a, b), simd.xor(a, b)],
+                [simd.xor3(a, b, c), simd.clear_where(a, b, c)],
+                [simd.mul_low(a, b), simd.high(a)],
+                [simd.pack_low(a, b), simd.splat(u64::from(simd.any(a)))],
+                [simd.splat(u64::from(simd.any(simd.xor(a, a)))), c],
+            ]
+            .map(|pair| {
+                let mut words = [0; 2 * LANES];
+                simd.store_pairs(pair, &mut words);
+                words
+            })
+            .to_vec()
+        }
+    }
+
+    #[test]
+    fn every_level_computes_what_portable_does() {
+        let expected = Level::portable().run(Operations);
+        assert_eq!(expected[5][0], 0, "any() of zeros");
+        for level in Level::available() {
+            assert_eq!(level.run(Operations), expected, "{level:?}");
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! Plain arrays, which the compiler vectorises for whatever it builds for.
+
+use half::{bf16, f16};
+
+use super::{Kernel, LANES, Simd, WORD};
+
+/// Token of the level that every CPU has.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Portable;
+
+#[inline(always)]
+fn lanes(f: impl Fn(usize) -> u64) -> [u64; LANES] {
+    let mut result = [0; LANES];
+    for (lane, word) in result.iter_mut().enumerate() {
+        *word = f(lane);
+    }
+    result
+}
+
+/// Reads and writes a word of elements, each turned to `f(element)` or to all-zero bits.
+///
+/// # Safety
+/// As for [`Simd`]'s methods on elements.
+#[inline(always)]
+unsafe fn select<T: Copy + Default>(keep: u64, src: *const T, dst: *mut T, f: impl Fn(T) -> T) {
+    // SAFETY: the caller vouches for WORD elements at `src`; unaligned reads need no more.
+    let mut elements = unsafe { src.cast::<[T; WORD]>().read_unaligned() };
+    for (half, elements) in elements.chunks_exact_mut(WORD / 2).enumerate() {
+        let keep = (keep >> (half * WORD / 2)) as u32;
+        for (i, element) in elements.iter_mut().enumerate() {
+            let new = f(*element);
+            *element = if keep & 1 << i == 0 { T::default() } else { new };
+        }
+    }
+    // SAFETY: the caller vouches for WORD elements at `dst`; unaligned writes need no more.
+    unsafe { dst.cast::<[T; WORD]>().write_unaligned(elements) };
+}
+
+impl Simd for Portable {
+    type V = [u64; LANES];
+
+    #[inline(always)]
+    fn vectorize<K: Kernel>(self, kernel: K) -> K::Output {
+        kernel.run(self)
+    }
+
+    #[inline(always)]
+    fn splat(self, x: u64) -> Self::V {
+        [x; LANES]
+    }
+    #[inline(always)]
+    fn load(self, from: &[u64; LANES]) -> Self::V {
+        *from
+    }
+    #[inline(always)]
+    fn store_pairs(self, [a, b]: [Self::V; 2], to: &mut [u64; 2 * LANES]) {
+        for (lane, pair) in to.chunks_exact_mut(2).enumerate() {
+            pair[0] = a[lane];
+            pair[1] = b[lane];
+        }
+    }
+    #[inline(always)]
+    fn and(self, a: Self::V, b: Self::V) -> Self::V {
+        lanes(|i| a[i] & b[i])
+    }
+    #[inline(always)]
+    fn and_not(self, a: Self::V, b: Self::V) -> Self::V {
+        lanes(|i| a[i] & !b[i])
+    }
+    #[inline(always)]
+    fn or(self, a: Self::V, b: Self::V) -> Self::V {
+        lanes(|i| a[i] | b[i])
+    }
+    #[inline(always)]
+    fn xor(self, a: Self::V, b: Self::V) -> Self::V {
+        lanes(|i| a[i] ^ b[i])
+    }
+    #[inline(always)]
+    fn mul_low(self, a: Self::V, b: Self::V) -> Self::V {
+        lanes(|i| (a[i] & 0xFFFF_FFFF) * (b[i] & 0xFFFF_FFFF))
+    }
+    #[inline(always)]
+    fn high(self, a: Self::V) -> Self::V {
+        lanes(|i| a[i] >> 32)
+    }
+    #[inline(always)]
+    fn pack_low(self, a: Self::V, b: Self::V) -> Self::V {
+        lanes(|i| a[i] & 0xFFFF_FFFF | b[i] << 32)
+    }
+    #[inline(always)]
+    fn any(self, a: Self::V) -> bool {
+        a.into_iter().fold(0, |all, word| all | word) != 0
+    }
+
+    #[inline(always)]
+    unsafe fn select_f32<const STREAM: bool>(self, keep: u64, src: *const f32, dst: *mut f32, scale: f32) {
+        // SAFETY: the obligations are the same.
+        unsafe { select(keep, src, dst, |x| x * scale) }
+    }
+    #[inline(always)]
+    unsafe fn select_f64<const STREAM: bool>(self, keep: u64, src: *const f64, dst: *mut f64, scale: f64) {
+        // SAFETY: the obligations are the same.
+        unsafe { select(keep, src, dst, |x| x * scale) }
+    }
+    #[inline(always)]
+    unsafe fn select_f16<const STREAM: bool>(self, keep: u64, src: *const u16, dst: *mut u16, scale: f32) {
+        let scaled = |x| f16::from_f32(f16::from_bits(x).to_f32() * scale).to_bits();
+        // SAFETY: the obligations are the same.
+        unsafe { select(keep, src, dst, scaled) }
+    }
+    #[inline(always)]
+    unsafe fn select_bf16<const STREAM: bool>(self, keep: u64, src: *const u16, dst: *mut u16, scale: f32) {
+        let scaled = |x| bf16::from_f32(bf16::from_bits(x).to_f32() * scale).to_bits();
+        // SAFETY: the obligations are the same.
+        unsafe { select(keep, src, dst, scaled) }
+    }
+
+    #[inline(always)]
+    fn prefetch(self, _address: *const u8) {}
+    #[inline(always)]
+    fn fence(self) {}
+}
