@@ -1,0 +1,25 @@
+"""Dropout for NumPy arrays at the speed of memory.
+
+`p` is the probability to DROP an element, everywhere in this package. (The papers that introduced
+dropout call p the probability to keep one.)
+
+Whether an element is kept is a pure function of a key, of `p` and of the element's C-order index. So
+a mask is the same for every number of threads, CPU, memory layout, dtype and chunk, and is never
+stored: what is needed again is drawn again.
+"""
+
+from fastdrop._config import show_config
+from fastdrop._core import Key, Mask, __version__, get_num_threads, set_num_threads
+from fastdrop.functional import dropout
+from fastdrop.layers import Dropout
+
+__all__ = [
+    "Dropout",
+    "Key",
+    "Mask",
+    "__version__",
+    "dropout",
+    "get_num_threads",
+    "set_num_threads",
+    "show_config",
+]

@@ -1,0 +1,58 @@
+"""What this installation is and uses. Nothing is decided here."""
+
+from typing import Literal, overload
+
+from fastdrop import _core
+
+STREAM_VERSION = 1
+
+
+@overload
+def show_config(mode: Literal["stdout"] = "stdout") -> None: ...
+@overload
+def show_config(mode: Literal["dicts"]) -> dict[str, object]: ...
+def show_config(mode: Literal["stdout", "dicts"] = "stdout") -> dict[str, object] | None:
+    """Show the version, the SIMD level and the number of threads in use.
+
+    Parameters
+    ----------
+    mode : {"stdout", "dicts"}, default "stdout"
+        Whether to print the configuration or to return it, as in `numpy.show_config`.
+
+    Returns
+    -------
+    dict or None
+        With the keys "version", "stream" (version of the random stream: masks are the same as long
+        as it is), "simd", "simd_available" and "threads".
+
+    Raises
+    ------
+    ValueError
+        If `mode` is neither of the two.
+
+    Notes
+    -----
+    The environment variables FASTDROP_SIMD (portable, avx2 or avx512) and FASTDROP_NUM_THREADS are
+    read at import. Neither changes a result.
+
+    Examples
+    --------
+    >>> import fastdrop as fd
+    >>> fd.show_config("dicts")["stream"]
+    1
+    """
+    if mode not in ("stdout", "dicts"):
+        raise ValueError(f"mode must be 'stdout' or 'dicts', got {mode!r}")
+    config = {
+        "version": _core.__version__,
+        "stream": STREAM_VERSION,
+        "simd": _core.simd(),
+        "simd_available": _core.simd_levels(),
+        "threads": _core.get_num_threads(),
+    }
+    if mode == "dicts":
+        return config
+    for name, value in config.items():
+        shown = ", ".join(value) if isinstance(value, list) else value
+        print(f"{name + ':':<16}{shown}")
+    return None

@@ -1,0 +1,132 @@
+"""Checks and conversions of arguments. One sentence for every bad one: which, must be what, was what."""
+
+import operator
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+from numpy.lib.array_utils import normalize_axis_tuple
+from numpy.typing import NDArray
+
+from fastdrop import _core
+from fastdrop._core import Key
+
+Mode = Literal["inverted", "standard"]
+Dims = int | Sequence[int]
+
+
+def as_array(x: Any, name: str) -> NDArray[Any]:
+    """Convert `x` to a plain array; the compiled core calls this for all that is none.
+
+    Raises
+    ------
+    TypeError
+        For masked arrays and matrices, whose meaning a plain array would lose.
+    """
+    if isinstance(x, np.ma.MaskedArray | np.matrix):
+        raise TypeError(f"{name} must be a plain array, got {type(x).__name__}")
+    return np.asarray(x)
+
+
+def check_mode(mode: str) -> None:
+    """Raise ValueError unless `mode` is one of the two."""
+    if mode not in ("inverted", "standard"):
+        raise ValueError(f"mode must be 'inverted' or 'standard', got {mode!r}")
+
+
+def check_flag(value: object, name: str) -> None:
+    """Raise TypeError unless `value` is a bool, so that a forgotten keyword is noticed."""
+    if not isinstance(value, bool | np.bool_):
+        raise TypeError(f"{name} must be True or False, got {value!r}")
+
+
+def mask_shape(shape: tuple[int, ...], broadcast_dims: Dims) -> tuple[int, ...]:
+    """Return `shape` with 1 along the axes that share one decision.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an axis is no integer, is not there, or is named twice.
+    """
+    if broadcast_dims == ():
+        return shape
+    try:
+        shared = normalize_axis_tuple(broadcast_dims, len(shape), argname="broadcast_dims")
+    except TypeError:
+        raise TypeError(
+            f"broadcast_dims must be an int or a sequence of ints, got {broadcast_dims!r}"
+        ) from None
+    return tuple(1 if axis in shared else length for axis, length in enumerate(shape))
+
+
+def as_dims(broadcast_dims: Dims) -> tuple[int, ...]:
+    """Return axes as a tuple, before the number of axes is known.
+
+    Raises
+    ------
+    TypeError
+        If they are not integers.
+    """
+    dims = broadcast_dims if isinstance(broadcast_dims, Sequence) else (broadcast_dims,)
+    try:
+        return tuple(operator.index(axis) for axis in dims)
+    except TypeError:
+        raise TypeError(
+            f"broadcast_dims must be an int or a sequence of ints, got {broadcast_dims!r}"
+        ) from None
+
+
+def check_inplace(x: object, array: NDArray[Any]) -> NDArray[Any]:
+    """Return `array`, what became of `x`, if writing into it changes `x`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If `x` is no array, or cannot be written element by element.
+    """
+    if not isinstance(x, np.ndarray):
+        raise TypeError(f"x must be a numpy.ndarray to work in place, got {type(x).__name__}")
+    if not array.flags.writeable:
+        raise ValueError("x must be writeable to work in place, got a read-only array")
+    if 0 in array.strides and any(
+        stride == 0 and length > 1
+        for stride, length in zip(array.strides, array.shape, strict=True)
+    ):
+        raise ValueError("x must not have a stride of 0 to work in place, got a broadcast array")
+    return array
+
+
+def check_broadcast(mask: tuple[int, ...], shape: tuple[int, ...]) -> None:
+    """Raise ValueError unless a mask of shape `mask` broadcasts to `shape`."""
+    fits = len(mask) <= len(shape) and all(
+        one in (1, length) for one, length in zip(mask[::-1], shape[::-1], strict=False)
+    )
+    if not fits:
+        raise ValueError(f"mask of shape {mask} does not broadcast to shape {shape}")
+
+
+def check_state(state: Mapping[str, Any]) -> tuple[Key, int, float]:
+    """Return the key, the number of calls and p from what a layer's `state_dict` returned.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an entry is missing, unknown or out of range.
+    """
+    if not isinstance(state, Mapping):
+        raise TypeError(f"state must be a mapping, got {type(state).__name__}")
+    if set(state) != {"key", "calls", "p"}:
+        raise ValueError(f"state must have the entries key, calls and p, got {sorted(state)}")
+    try:
+        words = tuple(state["key"])
+        calls = operator.index(state["calls"])
+    except TypeError:
+        raise TypeError(
+            "state must have a sequence of four integers as key and an integer as calls, "
+            f"got {state['key']!r} and {state['calls']!r}"
+        ) from None
+    if len(words) != 4:
+        raise ValueError(f"state must have four integers as key, got {state['key']!r}")
+    if calls < 0:
+        raise ValueError(f"state must have calls of at least 0, got {calls}")
+    return Key.from_words(*words), calls, _core.probability(state["p"])
