@@ -243,7 +243,7 @@ impl Kernel for Contiguous<'_> {
 impl Contiguous<'_> {
     #[inline(always)]
     fn of<S: Simd, T: Select>(self, simd: S) {
-        let aligned = self.run.dst.addr() % T::SIZE == 0;
+        let aligned = self.run.dst.addr().is_multiple_of(T::SIZE);
         // SAFETY: whoever made this vouches for the run.
         unsafe {
             if self.apply.stream && aligned {
@@ -392,7 +392,7 @@ impl Select for Byte {
     unsafe fn select<S: Simd, const STREAM: bool>(_: S, keep: u64, _: *const u8, dst: *mut u8, _: f64) {
         for i in 0..8 {
             // Byte j of the product with the mask is bit j alone; adding 0x7F lifts it to the top bit, if set.
-            let bits = (keep >> (8 * i) & 0xFF) * LOW_BITS & 0x8040_2010_0804_0201;
+            let bits = ((keep >> (8 * i) & 0xFF) * LOW_BITS) & 0x8040_2010_0804_0201;
             let bytes = (bits + 0x7F * LOW_BITS) >> 7 & LOW_BITS;
             // SAFETY: the caller vouches for 64 bytes at `dst`.
             unsafe { dst.add(8 * i).cast::<[u8; 8]>().write(bytes.to_le_bytes()) };

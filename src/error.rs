@@ -42,10 +42,10 @@ pub enum Error {
         array: Vec<u64>,
     },
     /// A SIMD level that does not exist.
-    #[error("SIMD level must be portable, avx2 or avx512, got {0:?}")]
+    #[error("SIMD level (FASTDROP_SIMD) must be portable, avx2 or avx512, got {0:?}")]
     UnknownLevel(String),
     /// A SIMD level that this CPU lacks.
-    #[error("SIMD level {0} was asked for, but this CPU does not have it")]
+    #[error("SIMD level (FASTDROP_SIMD) must be one that this CPU has, got {0}")]
     UnsupportedLevel(&'static str),
     /// A thread count that is not positive.
     #[error("number of threads must be an integer of at least 1, got {0}")]

@@ -27,6 +27,7 @@ pub mod philox;
 #[allow(unsafe_code, reason = "pools are leaked into atomic pointers, so that no lock is held across a fork")]
 mod pool;
 #[cfg(feature = "python")]
+#[allow(rustdoc::broken_intra_doc_links, reason = "docstrings for Python are not rustdoc")]
 #[allow(unsafe_code, reason = "NumPy's arrays are reached through its C interface")]
 mod python;
 #[allow(unsafe_code, reason = "instructions that not every CPU has")]

@@ -1,6 +1,6 @@
 //! Philox4x32-10 (Salmon, Moraes, Dror, Shaw: "Parallel random numbers: as easy as 1, 2, 3", SC 2011).
 //!
-//! [`block`] is the definition. [`Prefix`] and [`Prefix::words`] are the same function for eight blocks
+//! [`block`] is the definition. `Prefix` and `Prefix::words` are the same function for eight blocks
 //! at a time, written once for every CPU. Nothing here knows what the bits are for.
 
 use crate::simd::Simd;

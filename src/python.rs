@@ -22,7 +22,7 @@ use crate::apply::Element;
 use crate::bits::{Bits, Given};
 use crate::dropout::{self, Arrays};
 use crate::error::Error;
-use crate::key::Key;
+use crate::key::{INDEX_BITS, Key};
 use crate::mask::{Dims, Interrupt, Mask};
 use crate::pool;
 use crate::simd::Level;
@@ -30,6 +30,9 @@ use crate::walk::{Axes, Axis};
 
 /// Below this many elements the interpreter is not released: the work is over before another thread could use it.
 const DETACH: usize = 1 << 14;
+
+/// The words of a key, in Python.
+type Words = (u32, u32, u32, u32);
 
 /// Strides of an operand, one per axis of the result.
 type Steps = SmallVec<[isize; 6]>;
@@ -201,7 +204,7 @@ impl PyKey {
     }
 
     #[getter]
-    fn words(&self) -> (u32, u32, u32, u32) {
+    fn words(&self) -> Words {
         self.0.words().into()
     }
 
@@ -256,11 +259,17 @@ impl PyKey {
     /// >>> import fastdrop as fd
     /// >>> first, second = fd.Key(0).split(2)
     fn split<'py>(&self, n: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyList>> {
-        let list = PyList::empty(n.py());
-        for (made, key) in self.0.split(unsigned("n", n)?).enumerate() {
-            list.append(Self(key))?;
-            if made % (1 << 16) == 0 {
-                n.py().check_signals()?;
+        let py = n.py();
+        let count = unsigned("n", n)?;
+        if count > 1 << INDEX_BITS {
+            return Err(Error::Child(count - 1).into());
+        }
+        // Room for all of them first, so that too many are a MemoryError at once.
+        let list = PyList::new(py, [py.None()])?.into_any().mul(count)?.cast_into::<PyList>()?;
+        for (index, key) in self.0.split(count).enumerate() {
+            list.set_item(index, Self(key))?;
+            if index % (1 << 16) == 0 {
+                py.check_signals()?;
             }
         }
         Ok(list)
@@ -271,7 +280,7 @@ impl PyKey {
         format!("Key.from_words({k0}, {k1}, {n0}, {n1})")
     }
 
-    fn __reduce__<'py>(slf: &Bound<'py, Self>) -> PyResult<(Bound<'py, PyAny>, (u32, u32, u32, u32))> {
+    fn __reduce__<'py>(slf: &Bound<'py, Self>) -> PyResult<(Bound<'py, PyAny>, Words)> {
         Ok((slf.get_type().getattr(intern!(slf.py(), "from_words"))?, slf.get().words()))
     }
 }
@@ -777,7 +786,8 @@ fn check_out<'py>(
     if unsafe { (*array.as_array_ptr()).fields.flags } & flags::NPY_ARRAY_WRITEABLE == 0 {
         return Err(PyValueError::new_err("out must be writeable, got a read-only array"));
     }
-    if array.shape().iter().zip(array.strides()).any(|(len, stride)| *len > 1 && *stride == 0) {
+    let shared = array.shape().iter().zip(array.strides()).any(|(len, stride)| *len > 1 && *stride == 0);
+    if shared && !array.is_empty() {
         return Err(PyValueError::new_err("out must not have a stride of 0, got a broadcast array"));
     }
     Ok(array)
@@ -965,7 +975,7 @@ fn set_simd(name: &str) -> PyResult<()> {
 
 /// One Philox4x32-10 block.
 #[pyfunction]
-fn philox(counter: [u32; 4], key: [u32; 2]) -> (u32, u32, u32, u32) {
+fn philox(counter: [u32; 4], key: [u32; 2]) -> Words {
     crate::philox::block(key, counter).into()
 }
 

@@ -3,9 +3,9 @@
 `p` is the probability to DROP an element, everywhere in this package. (The papers that introduced
 dropout call p the probability to keep one.)
 
-Whether an element is kept is a pure function of a key, of `p` and of the element's C-order index. So
-a mask is the same for every number of threads, CPU, memory layout, dtype and chunk, and is never
-stored: what is needed again is drawn again.
+Whether an element is kept is a pure function of a key, of `p` and of the element's C-order index.
+So a mask is the same for every number of threads, CPU, memory layout, dtype and chunk, and is
+never stored: what is needed again is drawn again.
 """
 
 from fastdrop._config import show_config

@@ -7,6 +7,20 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 from fastdrop.random import Seed
 
 __version__: str
+__all__ = [
+    "Key",
+    "Mask",
+    "__version__",
+    "apply",
+    "float_array",
+    "get_num_threads",
+    "philox",
+    "probability",
+    "set_num_threads",
+    "set_simd",
+    "simd",
+    "simd_levels",
+]
 
 @final
 class Key:
@@ -49,7 +63,9 @@ class Mask:
     def apply(
         self, x: ArrayLike, scale: SupportsFloat | None = None, out: NDArray[Any] | None = None
     ) -> NDArray[Any]: ...
-    def __array__(self, dtype: DTypeLike = None, copy: bool | None = None) -> NDArray[Any]: ...
+    def __array__(
+        self, dtype: DTypeLike | None = None, copy: bool | None = None
+    ) -> NDArray[Any]: ...
     def __eq__(self, value: object, /) -> bool: ...
     def __hash__(self) -> int: ...
     def __reduce__(self) -> tuple[Any, tuple[Any, ...]]: ...

@@ -1,4 +1,4 @@
-"""Checks and conversions of arguments. One sentence for every bad one: which, must be what, was what."""
+"""Checks of arguments. One sentence for every bad one: which, must be what, was what."""
 
 import operator
 from collections.abc import Mapping, Sequence
@@ -88,7 +88,7 @@ def check_inplace(x: object, array: NDArray[Any]) -> NDArray[Any]:
         raise TypeError(f"x must be a numpy.ndarray to work in place, got {type(x).__name__}")
     if not array.flags.writeable:
         raise ValueError("x must be writeable to work in place, got a read-only array")
-    if 0 in array.strides and any(
+    if array.size and any(
         stride == 0 and length > 1
         for stride, length in zip(array.strides, array.shape, strict=True)
     ):
@@ -127,6 +127,6 @@ def check_state(state: Mapping[str, Any]) -> tuple[Key, int, float]:
         ) from None
     if len(words) != 4:
         raise ValueError(f"state must have four integers as key, got {state['key']!r}")
-    if calls < 0:
-        raise ValueError(f"state must have calls of at least 0, got {calls}")
+    if not 0 <= calls <= 2**56:
+        raise ValueError(f"state must have calls in [0, 2**56], got {calls}")
     return Key.from_words(*words), calls, _core.probability(state["p"])

@@ -1,18 +1,24 @@
 """Where keys come from: all entropy that fastdrop uses enters here."""
 
 from collections.abc import Sequence
+from typing import TypeAlias
 
 import numpy as np
 
 from fastdrop._core import Key
 
-type_of_seed = "an int >= 0, a sequence of them, a SeedSequence, BitGenerator, Generator or None"
+_SEED = "an int >= 0, a sequence of them, a SeedSequence, BitGenerator, Generator or None"
 
-Seed = (
-    int | np.integer | Sequence[int] | np.random.SeedSequence | np.random.BitGenerator
-    | np.random.Generator | None
-)  # fmt: skip
-RNG = Seed | Key
+Seed: TypeAlias = (
+    int
+    | np.integer
+    | Sequence[int]
+    | np.random.SeedSequence
+    | np.random.BitGenerator
+    | np.random.Generator
+    | None
+)
+RNG: TypeAlias = Seed | Key
 
 
 def seed_words(seed: Seed) -> tuple[int, int, int, int]:
@@ -45,7 +51,7 @@ def seed_words(seed: Seed) -> tuple[int, int, int, int]:
     try:
         rng = np.random.default_rng(seed)
     except (TypeError, ValueError) as error:
-        raise type(error)(f"seed must be {type_of_seed}, got {seed!r}") from None
+        raise type(error)(f"seed must be {_SEED}, got {seed!r}") from None
     a, b = (int(word) for word in rng.integers(0, 2**64, size=2, dtype=np.uint64))
     return a & 0xFFFFFFFF, a >> 32, b & 0xFFFFFFFF, b >> 32
 
