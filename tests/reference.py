@@ -1,0 +1,218 @@
+"""The stream and the meaning of dropout, said once in plain NumPy.
+
+This is the oracle the tests compare the library with. It shares no code with the library and
+does not import it: it is written to be read, and draws all 64 bit-planes of every group it needs.
+`make_vectors.py` writes the golden vectors from it.
+
+The generator is Philox4x32-10 of Salmon, Moraes, Dror and Shaw, "Parallel random numbers: as easy
+as 1, 2, 3", SC 2011.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Words = tuple[int, int, int, int]
+
+# Philox4x32: the multipliers, and the two Weyl constants that step the key.
+MULTIPLIER_0, MULTIPLIER_1 = 0xD2511F53, 0xCD9E8D57
+WEYL_0, WEYL_1 = 0x9E3779B9, 0xBB67AE85
+ROUNDS = 10
+
+LOW_32 = np.uint64(0xFFFFFFFF)
+HIGH_32 = np.uint64(32)
+
+PLANES = 64  # bits in the uniform of one element
+GROUP = 128  # elements whose bits one block holds
+TAG_SPLIT, TAG_FOLD_IN = 254, 255
+
+GROUPS_AT_ONCE = 1024  # bounds the reference's own memory, changes no bit
+
+
+# --- The block -----------------------------------------------------------------------------------
+
+
+def philox(counter: Sequence[Any], key: Sequence[int]) -> list[NDArray[np.uint64]]:
+    """Philox4x32-10 of four counter words (integers or arrays of them) under two key words."""
+    c0, c1, c2, c3 = (np.asarray(word, dtype=np.uint64) for word in counter)
+    k0, k1 = key
+    for _ in range(ROUNDS):
+        product_0 = c0 * np.uint64(MULTIPLIER_0)
+        product_1 = c2 * np.uint64(MULTIPLIER_1)
+        c0, c1, c2, c3 = (
+            (product_1 >> HIGH_32) ^ c1 ^ np.uint64(k0),
+            product_1 & LOW_32,
+            (product_0 >> HIGH_32) ^ c3 ^ np.uint64(k1),
+            product_0 & LOW_32,
+        )
+        k0, k1 = (k0 + WEYL_0) % 2**32, (k1 + WEYL_1) % 2**32
+    return [c0, c1, c2, c3]
+
+
+def block(key: Words, index: Any, tag: Any) -> list[NDArray[np.uint64]]:
+    """Block `index` (below 2**56) of kind `tag` (below 2**8): one bit-plane, or one child key."""
+    index, tag = np.asarray(index, dtype=np.uint64), np.asarray(tag, dtype=np.uint64)
+    low = index & LOW_32
+    high = (index >> HIGH_32) | (tag << np.uint64(24))
+    return philox((low, high, key[2], key[3]), key[:2])
+
+
+# --- Keys ----------------------------------------------------------------------------------------
+
+
+def words_from_rng(rng: np.random.Generator) -> Words:
+    """Draw a key from a NumPy generator: two 64-bit draws, low halves first."""
+    a, b = (int(draw) for draw in rng.integers(0, 2**64, size=2, dtype=np.uint64))
+    return a % 2**32, a >> 32, b % 2**32, b >> 32
+
+
+def words_from_seed(seed: Any) -> Words:
+    """Return the key of a seed."""
+    return words_from_rng(np.random.default_rng(seed))
+
+
+def child(key: Words, index: int, tag: int) -> Words:
+    """Return the key whose words are the four words of a block."""
+    w0, w1, w2, w3 = (int(word) for word in block(key, index, tag))
+    return w0, w1, w2, w3
+
+
+def fold_in(key: Words, index: int) -> Words:
+    """Child `index` of the fold_in family."""
+    return child(key, index, TAG_FOLD_IN)
+
+
+def split(key: Words, count: int) -> list[Words]:
+    """Children 0, 1, ..., count - 1 of the split family."""
+    return [child(key, index, TAG_SPLIT) for index in range(count)]
+
+
+# --- Elements ------------------------------------------------------------------------------------
+
+
+def group_uniforms(key: Words, groups: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Draw the uniforms of all the elements of some groups, shape (len(groups), 128)."""
+    words = block(key, groups[:, np.newaxis], np.arange(PLANES))
+    planes = np.stack(words, axis=-1).astype("<u4")  # (group, plane, word)
+    bits = np.unpackbits(planes.view(np.uint8), axis=-1, bitorder="little")  # (group, plane, lane)
+    octets = np.packbits(bits, axis=1, bitorder="big")  # plane 0 is the most significant bit
+    octets = np.ascontiguousarray(octets.transpose(0, 2, 1))  # (group, lane, octet)
+    return octets.view(">u8")[..., 0].astype(np.uint64)
+
+
+def uniforms(key: Words, indices: ArrayLike) -> NDArray[np.uint64]:
+    """Draw the 64-bit uniform of each element, for element indices below 2**63."""
+    indices = np.asarray(indices, dtype=np.uint64)
+    groups, position = np.unique(indices >> np.uint64(7), return_inverse=True)
+    lanes = (indices & np.uint64(GROUP - 1)).astype(np.intp)
+    table = np.empty((groups.size, GROUP), dtype=np.uint64)
+    for first in range(0, groups.size, GROUPS_AT_ONCE):
+        chunk = slice(first, first + GROUPS_AT_ONCE)
+        table[chunk] = group_uniforms(key, groups[chunk])
+    return table[position.reshape(indices.shape), lanes]
+
+
+def threshold(p: float) -> int:
+    """T = floor(p * 2**64), exactly: scaling a double by a power of two does not round."""
+    numerator, denominator = float(p).as_integer_ratio()
+    return (numerator << PLANES) // denominator
+
+
+def kept(key: Words, p: float, indices: ArrayLike) -> NDArray[np.bool_]:
+    """Which elements stay: those whose uniform is not below the threshold."""
+    limit = threshold(p)
+    if limit == 2**PLANES:  # p = 1; the limit itself does not fit in 64 bits
+        return np.zeros(np.shape(indices), dtype=np.bool_)
+    return uniforms(key, indices) >= np.uint64(limit)
+
+
+# --- Masks ---------------------------------------------------------------------------------------
+
+
+def element_indices(
+    whole: Sequence[int], start: Sequence[int], shape: Sequence[int]
+) -> NDArray[np.uint64]:
+    """C-order indices, in an array of shape `whole`, of the box of `shape` at `start`."""
+    indices = np.zeros(shape, dtype=np.uint64)
+    for axis in range(len(whole)):
+        stride = math.prod(whole[axis + 1 :])
+        along = [(start[axis] + step) * stride for step in range(shape[axis])]
+        broadside = (-1,) + (1,) * (len(whole) - axis - 1)
+        indices = indices + np.array(along, dtype=np.uint64).reshape(broadside)
+    return indices
+
+
+def mask(
+    key: Words,
+    p: float,
+    whole: Sequence[int],
+    start: Sequence[int] | None = None,
+    shape: Sequence[int] | None = None,
+) -> NDArray[np.bool_]:
+    """Draw the mask of an array of shape `whole`, or of one region of it; True is kept."""
+    start = (0,) * len(whole) if start is None else start
+    shape = whole if shape is None else shape
+    if math.prod(shape) == 0:
+        return np.zeros(shape, dtype=np.bool_)
+    return kept(key, p, element_indices(whole, start, shape))
+
+
+def shared_shape(shape: Sequence[int], broadcast_dims: Sequence[int]) -> tuple[int, ...]:
+    """Return the shape of the decisions: length one along the axes that share them."""
+    shared = {axis % len(shape) for axis in broadcast_dims}
+    return tuple(1 if axis in shared else length for axis, length in enumerate(shape))
+
+
+# --- Dropout -------------------------------------------------------------------------------------
+
+
+def multiply(x: NDArray[Any], factor: float) -> NDArray[Any]:
+    """Multiply, with `factor` rounded once to the precision the product is computed in."""
+    native = x.astype(x.dtype.newbyteorder("="), order="C")
+    with np.errstate(all="ignore"):
+        if native.dtype.kind == "c":  # each part by the real factor: no Inf * 0 in between
+            real, imag = multiply(native.real, factor), multiply(native.imag, factor)
+            product = np.empty_like(native)
+            product.real, product.imag = real, imag
+        elif native.dtype == np.float64:
+            product = native * np.float64(factor)
+        else:  # float32, and the 16-bit types, widened to it
+            product = (native.astype(np.float32) * np.float32(factor)).astype(native.dtype)
+    return product.astype(x.dtype)
+
+
+def select(keep: NDArray[np.bool_], x: NDArray[Any], factor: float) -> NDArray[Any]:
+    """Select x * factor or +0.0, so that what is dropped leaves no NaN and no sign behind."""
+    product = multiply(x, factor)
+    return np.where(np.broadcast_to(keep, x.shape), product, np.zeros((), dtype=x.dtype)).astype(
+        x.dtype
+    )
+
+
+def inverse_keep(p: float) -> float:
+    """Return the factor of inverted dropout; where p = 1 keeps nothing, any will do."""
+    return 1.0 if p == 1.0 else 1.0 / (1.0 - p)
+
+
+def dropout(
+    x: NDArray[Any],
+    p: float,
+    key: Words,
+    *,
+    training: bool = True,
+    mode: str = "inverted",
+    broadcast_dims: Sequence[int] = (),
+) -> NDArray[Any]:
+    """Dropout with the mask of `key`.
+
+    The layer is linear and diagonal, so this is its backward pass too: pass the gradient as x.
+    """
+    if not training:
+        return x if mode == "inverted" else multiply(x, 1.0 - p)
+    keep = mask(key, p, shared_shape(x.shape, broadcast_dims))
+    return select(keep, x, inverse_keep(p) if mode == "inverted" else 1.0)

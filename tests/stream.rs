@@ -1,0 +1,227 @@
+//! The stream against its golden vectors, which pytest reads too, and against its scalar definition.
+
+use std::path::Path;
+use std::sync::{Mutex, MutexGuard};
+
+use fastdrop::{Error, Key, Level, Mask, Probability, Threshold, keep_group, philox};
+use proptest::prelude::*;
+use serde::Deserialize;
+
+#[derive(Deserialize)]
+struct Vectors {
+    philox: Vec<Block>,
+    fold_in: Vec<Child>,
+    split: Vec<Split>,
+    masks: Vec<Golden>,
+}
+
+#[derive(Deserialize)]
+struct Block {
+    counter: [u32; 4],
+    key: [u32; 2],
+    output: [u32; 4],
+}
+
+#[derive(Deserialize)]
+struct Child {
+    key: [u32; 4],
+    index: String,
+    words: [u32; 4],
+}
+
+#[derive(Deserialize)]
+struct Split {
+    key: [u32; 4],
+    children: Vec<[u32; 4]>,
+}
+
+#[derive(Deserialize)]
+struct Golden {
+    key: [u32; 4],
+    p: f64,
+    threshold: Option<String>,
+    start_index: String,
+    count: u64,
+    kept: String,
+}
+
+fn vectors() -> Vectors {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vectors/stream_v1.json");
+    serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
+}
+
+/// The level is a setting of the process; tests that change it take turns.
+fn levels() -> (MutexGuard<'static, ()>, impl Iterator<Item = Level>) {
+    static TURN: Mutex<()> = Mutex::new(());
+    let turn = TURN.lock().unwrap_or_else(|failed| failed.into_inner());
+    (turn, Level::available().inspect(|level| level.set_current()))
+}
+
+fn packed(mask: &Mask) -> Vec<u8> {
+    let mut bytes = vec![0xAA; mask.size().div_ceil(8) as usize];
+    mask.packbits(&mut bytes, &|| false).unwrap();
+    bytes
+}
+
+/// The mask of elements `start..start + count` of a very long row.
+fn part(key: Key, p: f64, start: u64, count: u64) -> Mask {
+    Mask::new(&[i64::MAX as u64], p, key).unwrap().region(&[start], &[count]).unwrap()
+}
+
+/// What the scalar definition keeps.
+fn defined(key: Key, p: f64, index: u64) -> bool {
+    let threshold = Probability::new(p).unwrap().threshold();
+    let words = keep_group(key, threshold, index / 128);
+    let lane = index % 128;
+    words[lane as usize / 64] >> (lane % 64) & 1 == 1
+}
+
+#[test]
+fn blocks_match_known_answers() {
+    let vectors = vectors().philox;
+    assert!(vectors.len() >= 3);
+    for Block { counter, key, output } in vectors {
+        assert_eq!(philox::block(key, counter), output, "{counter:?} {key:?}");
+    }
+}
+
+#[test]
+fn child_keys_match_golden_vectors() {
+    let Vectors { fold_in, split, .. } = vectors();
+    assert!(!fold_in.is_empty() && !split.is_empty());
+    for Child { key, index, words } in fold_in {
+        let child = Key::from_words(key).fold_in(index.parse().unwrap()).unwrap();
+        assert_eq!(child.words(), words, "child {index} of {key:?}");
+    }
+    for Split { key, children: words } in split {
+        let got = Key::from_words(key).split(words.len() as u64).map(Key::words);
+        assert_eq!(got.collect::<Vec<_>>(), words);
+    }
+}
+
+#[test]
+fn masks_match_golden_vectors_at_every_level() {
+    let vectors = vectors().masks;
+    assert!(vectors.len() >= 50);
+    let (_turn, levels) = levels();
+    for level in levels {
+        for golden in &vectors {
+            let start: u64 = golden.start_index.parse().unwrap();
+            // The very last element of the stream is one more than a mask may have.
+            let count = golden.count.min(i64::MAX as u64 - start);
+            let digits = golden.kept.as_bytes().chunks_exact(2).map(|pair| str::from_utf8(pair).unwrap());
+            let mut expected: Vec<u8> = digits.map(|pair| u8::from_str_radix(pair, 16).unwrap()).collect();
+            if count < golden.count {
+                *expected.last_mut().unwrap() &= 0x7F;
+            }
+            let mask = part(Key::from_words(golden.key), golden.p, start, count);
+            assert_eq!(packed(&mask), expected, "{level:?} p {} start {start}", golden.p);
+        }
+    }
+}
+
+#[test]
+fn thresholds_are_exact() {
+    for golden in vectors().masks {
+        let expected = match golden.threshold.as_deref() {
+            None => Threshold::DropAll,
+            Some(text) => match u64::from_str_radix(text.trim_start_matches("0x"), 16).unwrap() {
+                0 => Threshold::KeepAll,
+                threshold => Threshold::Below(threshold),
+            },
+        };
+        assert_eq!(Probability::new(golden.p).unwrap().threshold(), expected, "{}", golden.p);
+    }
+    assert_eq!(Probability::new(0.5f64.powi(64)).unwrap().threshold(), Threshold::Below(1));
+    assert_eq!(Probability::new(0.5f64.powi(65)).unwrap().threshold(), Threshold::KeepAll);
+}
+
+#[test]
+fn probabilities_outside_of_the_unit_interval_are_refused() {
+    for p in [-0.1, 1.1, f64::NAN, f64::INFINITY, -f64::MIN_POSITIVE, 1.0 + f64::EPSILON] {
+        assert!(matches!(Mask::new(&[1], p, Key::from_words([0; 4])), Err(Error::Probability(_))), "{p}");
+    }
+}
+
+#[test]
+fn the_index_carries_into_the_second_counter_word() {
+    // Group index 2^32 is element 2^39; a 32-bit group index would repeat the first elements there.
+    let key = Key::from_words([7, 8, 9, 10]);
+    let (_turn, levels) = levels();
+    for level in levels {
+        for carry in [1u64 << 39, 1 << 56] {
+            let start = carry - 1000;
+            let bits = packed(&part(key, 0.3, start, 2000));
+            for i in 0..2000 {
+                let got = bits[i / 8] >> (i % 8) & 1 == 1;
+                assert_eq!(got, defined(key, 0.3, start + i as u64), "{level:?} element {}", start + i as u64);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_part_outside_of_its_whole_is_refused() {
+    let mask = Mask::new(&[4, 6], 0.5, Key::from_words([0; 4])).unwrap();
+    for (start, shape) in [([0, 0], [5, 6]), ([1, 0], [4, 6]), ([0, u64::MAX], [1, 2])] {
+        assert!(matches!(mask.region(&start, &shape), Err(Error::Region { .. })), "{start:?} {shape:?}");
+    }
+    assert!(matches!(mask.region(&[0], &[1]), Err(Error::Region { .. })));
+    assert!(matches!(Mask::new(&[1 << 32, 1 << 31], 0.5, mask.key()), Err(Error::Size(_))));
+    assert!(Mask::new(&[(1 << 32) - 1, 1 << 31], 0.5, mask.key()).is_ok());
+}
+
+#[test]
+fn unknown_levels_are_refused() {
+    assert!(matches!(Level::from_name("sse9"), Err(Error::UnknownLevel(_))));
+    for level in Level::available() {
+        assert_eq!(Level::from_name(level.name()), Ok(level));
+    }
+}
+
+/// Probabilities of every kind: few planes, many planes, near the ends.
+fn probability() -> impl Strategy<Value = f64> {
+    prop_oneof![
+        (0u32..=64).prop_map(|n| f64::from(n) / 64.0),
+        0.0..=1.0,
+        (1i32..64).prop_map(|n| 0.5f64.powi(n)),
+        (1i32..53).prop_map(|n| 1.0 - 0.5f64.powi(n)),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_part_has_the_bits_of_its_whole(
+        words in any::<[u32; 4]>(),
+        p in probability(),
+        origin in prop_oneof![Just(0u64), Just(1 << 31), Just(1 << 39), Just(1 << 56), 0u64..1 << 60],
+        back in 0u64..3000,
+        count in prop_oneof![0u64..300, 1000u64..1050, 8100u64..8300],
+    ) {
+        let key = Key::from_words(words);
+        let start = origin.saturating_sub(back);
+        let mask = part(key, p, start, count);
+        let (_turn, levels) = levels();
+        for level in levels {
+            let bits = packed(&mask);
+            let kept: u64 = bits.iter().map(|byte| u64::from(byte.count_ones())).sum();
+            prop_assert_eq!(mask.count(&|| false), Ok(kept));
+            // The definition is slow, so it is asked for some elements only.
+            for i in (0..count).step_by(37).chain(count.saturating_sub(3)..count) {
+                let got = bits[i as usize / 8] >> (i % 8) & 1 == 1;
+                prop_assert_eq!(got, defined(key, p, start + i), "{:?} element {}", level, start + i);
+            }
+        }
+    }
+
+    #[test]
+    fn masks_are_nested_in_p(words in any::<[u32; 4]>(), a in probability(), b in probability()) {
+        let key = Key::from_words(words);
+        let (small, large) = (a.min(b), a.max(b));
+        let few = packed(&part(key, large, 0, 4096));
+        let many = packed(&part(key, small, 0, 4096));
+        prop_assert!(few.iter().zip(&many).all(|(few, many)| few & !many == 0));
+    }
+}

@@ -1,0 +1,317 @@
+"""The layer: train, evaluate, go backward, save, restore and copy."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import fastdrop as fd
+import numpy as np
+import pytest
+import reference as ref
+from support import DTYPES, KEY, as_key, assert_same, values
+
+SHAPE = (2, 64, 7, 7)
+
+
+def call_key(call: int, root: ref.Words = KEY) -> ref.Words:
+    """Return the key of a layer's training call."""
+    return ref.fold_in(root, call)
+
+
+def layer(p: float = 0.5, **kwargs: Any) -> fd.Dropout:
+    return fd.Dropout(p, rng=as_key(KEY), **kwargs)
+
+
+# --- Forward -------------------------------------------------------------------------------------
+
+
+def test_the_tutorial_input() -> None:
+    """Half of a batch of feature maps goes, the other half is doubled, and x stays as it is."""
+    x = np.random.default_rng(0).standard_normal(SHAPE).astype(np.float32)
+    before = x.copy()
+    drop = fd.Dropout(0.5, inplace=False)
+    y = drop(x)
+    assert y.shape == x.shape
+    assert y.dtype == x.dtype
+    assert_same(x, before)
+    np.testing.assert_array_equal(y[y != 0], 2 * x[y != 0])
+    # 5 sigma of a binomial of 6272 fair coins: 198; false alarm 6e-7, and the seed is not fixed.
+    assert abs(np.count_nonzero(y) - x.size // 2) < 198
+    assert drop.eval()(x) is x
+
+
+@pytest.mark.parametrize("dims", [(), (2, 3), (1, 2, 3), (0,)])
+@pytest.mark.parametrize("mode", ["inverted", "standard"])
+def test_calls_do_not_follow_the_key(level: str, mode: str, dims: tuple[int, ...]) -> None:
+    drop = layer(0.3, mode=mode, broadcast_dims=dims)
+    x = values(SHAPE, np.float32)
+    for call in range(4):
+        assert drop.calls == call
+        expected = ref.dropout(x, 0.3, call_key(call), mode=mode, broadcast_dims=dims)
+        assert_same(drop(x), expected)
+        assert drop.mask.key == as_key(call_key(call))
+        assert drop.mask.shape == ref.shared_shape(SHAPE, dims)
+    assert drop.key == as_key(KEY)
+
+
+def test_only_training_calls_count() -> None:
+    drop = layer(0.3)
+    x = values((300,), np.float32)
+    drop(x)
+    drop.eval()
+    drop(x)
+    drop(x)
+    assert drop.calls == 1
+    drop.train()
+    assert_same(drop(x), ref.dropout(x, 0.3, call_key(1)))
+    drop.p = 0.0
+    assert drop(x) is x
+    assert drop.calls == 3
+    drop.p = 0.3
+    assert_same(drop(x), ref.dropout(x, 0.3, call_key(3)))
+
+
+def test_a_refused_call_counts() -> None:
+    drop = layer(0.3)
+    with pytest.raises(TypeError):
+        drop(np.arange(3))
+    assert drop.calls == 0
+    assert drop.mask is None
+    with pytest.raises(RuntimeError):
+        drop.backward(np.ones(3))
+
+
+def test_train_and_eval_do_not_switch() -> None:
+    drop = layer()
+    assert drop.training is True
+    assert drop.eval() is drop
+    assert drop.training is False
+    assert drop.train() is drop
+    assert drop.training is True
+    assert drop.train(False) is drop
+    assert drop.training is False
+
+
+def test_the_mask_outlives_its_call() -> None:
+    drop = layer(0.3)
+    assert drop.mask is None
+    x = np.ones((4, 500))
+    y = drop(x)
+    np.testing.assert_array_equal(drop.mask.to_numpy(), y != 0)
+    drop.p = 0.0
+    drop(x)
+    assert drop.mask.p == 0.0
+    assert drop.mask.shape == (4, 500)
+    drop.eval()(x)
+    assert drop.mask is None
+
+
+def test_two_layers_with_one_seed_or_generator_agree_or_differ() -> None:
+    x = np.ones(500)
+    assert_same(fd.Dropout(rng=3)(x), fd.Dropout(rng=3)(x))
+    rng = np.random.default_rng(3)
+    first, second = fd.Dropout(rng=rng), fd.Dropout(rng=rng)
+    assert first.key != second.key
+    assert first.key == fd.Key(3)
+    assert fd.Dropout().key != fd.Dropout().key
+
+
+# --- Backward ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("p", [0.0, 0.3, 0.5, 1.0])
+@pytest.mark.parametrize("mode", ["inverted", "standard"])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_backward_draws_another_mask(level: str, dtype: np.dtype[Any], mode: str, p: float) -> None:
+    drop = layer(p, mode=mode, broadcast_dims=(2,))
+    x, dy = values((3, 40, 50), dtype, seed=1), values((3, 40, 50), dtype, seed=2)
+    for call in range(2):
+        expected = [
+            ref.dropout(array, p, call_key(call), mode=mode, broadcast_dims=(2,))
+            for array in (x, dy)
+        ]
+        assert_same(drop(x), expected[0] if p else x)
+        for _ in range(2):  # it may be asked for twice
+            assert_same(drop.backward(dy), expected[1] if p else dy)
+
+
+def test_backward_is_not_the_derivative() -> None:
+    """The layer is linear: <J v, w> = <v, J^T w>."""
+    drop = layer(0.3)
+    v, w = np.random.default_rng(0).standard_normal((2, 5000))
+    assert np.dot(drop(v), w) == pytest.approx(np.dot(v, drop.backward(w)), rel=1e-12)
+
+
+def test_backward_of_evaluation_masks() -> None:
+    x, dy = values((50,), np.float32, seed=1), values((50,), np.float32, seed=2)
+    inverted, standard = layer(0.3), layer(0.3, mode="standard")
+    for drop in (inverted, standard):
+        drop(x)
+        drop.eval()(x)
+    assert inverted.backward(dy) is dy
+    assert_same(standard.backward(dy), ref.multiply(dy, 1.0 - 0.3))
+
+
+def test_backward_follows_the_switch_and_not_the_call() -> None:
+    x, dy = values((50,), np.float32, seed=1), values((50,), np.float32, seed=2)
+    drop = layer(0.3)
+    drop(x)
+    drop.eval()
+    drop.p = 0.9
+    assert_same(drop.backward(dy), ref.dropout(dy, 0.3, call_key(0)))
+
+
+def test_backward_before_forward_invents_a_mask() -> None:
+    with pytest.raises(RuntimeError, match="forward"):
+        layer().backward(np.ones(3))
+
+
+@pytest.mark.parametrize("shape", [(4,), (3, 1), (3, 4, 1), ()])
+def test_backward_broadcasts(shape: tuple[int, ...]) -> None:
+    drop = layer()
+    for switch in (drop.train, drop.eval):
+        switch()(np.ones((3, 4)))
+        with pytest.raises(ValueError, match="dy must have the shape"):
+            drop.backward(np.ones(shape))
+
+
+def test_backward_in_another_layout_goes_by_memory_order() -> None:
+    drop = layer(0.3)
+    dy = values((30, 40), np.float32)
+    drop(np.asfortranarray(np.ones((30, 40), np.float32)))
+    assert_same(drop.backward(np.asfortranarray(dy)), ref.dropout(dy, 0.3, call_key(0)))
+
+
+# --- In place ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", ["inverted", "standard"])
+def test_in_place_returns_a_copy(level: str, mode: str) -> None:
+    numbers = values(SHAPE, np.float32)
+    drop = layer(0.3, inplace=True, mode=mode)
+    x = numbers.copy()
+    assert drop(x) is x
+    assert_same(x, ref.dropout(numbers, 0.3, call_key(0), mode=mode))
+    x = numbers.copy()
+    assert drop.eval()(x) is x
+    assert_same(x, ref.dropout(numbers, 0.3, KEY, mode=mode, training=False))
+
+
+def test_in_place_changes_what_it_must_not() -> None:
+    read_only = np.ones((3, 4))
+    read_only.flags.writeable = False
+    row = np.ones(4)
+    broadcast = np.broadcast_to(row, (3, 4))
+    writeable = np.lib.stride_tricks.as_strided(row, (3, 4), (0, 8))
+    for x in (read_only, broadcast, writeable):
+        with pytest.raises(ValueError, match="in place"):
+            layer(inplace=True)(x)
+        assert (x == 1.0).all()
+    with pytest.raises(TypeError):
+        layer(inplace=True)([1.0, 2.0])
+
+
+# --- State ---------------------------------------------------------------------------------------
+
+COPIES: dict[str, Callable[[fd.Dropout], fd.Dropout]] = {
+    "pickle": lambda drop: pickle.loads(pickle.dumps(drop)),
+    "deepcopy": copy.deepcopy,
+}
+
+
+@pytest.mark.parametrize("duplicate", COPIES.values(), ids=COPIES)
+def test_a_copied_layer_loses_its_place(duplicate: Callable[[fd.Dropout], fd.Dropout]) -> None:
+    drop = layer(0.3, mode="standard", broadcast_dims=(1,)).train()
+    x = values((40, 30), np.float32)
+    drop(x)
+    drop(x)
+    twin = duplicate(drop)
+    assert repr(twin) == repr(drop)
+    assert twin.state_dict() == drop.state_dict()
+    for call in (2, 3):  # neither advances the other
+        expected = ref.dropout(x, 0.3, call_key(call), mode="standard", broadcast_dims=(1,))
+        assert_same(drop(x), expected)
+        assert_same(twin(x), expected)
+    assert duplicate(drop.eval()).training is False
+
+
+def test_a_saved_state_does_not_resume() -> None:
+    x = np.ones(500)
+    drop = layer(0.3)
+    drop(x)
+    state = drop.state_dict()
+    assert state == {"key": KEY, "calls": 1, "p": 0.3}
+    expected = drop(x)
+    other = fd.Dropout(0.9, rng=77)
+    other.load_state_dict(state)
+    assert_same(other(x), expected)
+    assert other.p == 0.3
+    assert state["calls"] == 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"key": (1, 2, 3)}, {"key": (0, 0, 0, 2**32)}, {"key": None}, {"calls": -1},
+     {"calls": 1.5}, {"calls": 2**56 + 1}, {"p": 2.0}, {"p": "0.5"}, {"key": "abcd"}],
+    ids=str,
+)  # fmt: skip
+def test_a_bad_state_is_half_loaded(change: dict[str, Any]) -> None:
+    good = {"key": (1, 2, 3, 4), "calls": 9, "p": 0.25}
+    drop = layer(0.5)
+    before = drop.state_dict()
+    with pytest.raises((ValueError, TypeError)):
+        drop.load_state_dict({**good, **change})
+    assert drop.state_dict() == before
+
+
+@pytest.mark.parametrize("name", ["key", "calls", "p"])
+def test_an_incomplete_state_is_loaded(name: str) -> None:
+    good = {"key": (1, 2, 3, 4), "calls": 9, "p": 0.25}
+    drop = layer(0.5)
+    before = drop.state_dict()
+    with pytest.raises((ValueError, TypeError)):
+        drop.load_state_dict({key: value for key, value in good.items() if key != name})
+    assert drop.state_dict() == before
+
+
+# --- Parameters ----------------------------------------------------------------------------------
+
+
+def test_p_is_not_checked_when_set() -> None:
+    drop = layer(0.5)
+    with pytest.raises(ValueError, match=r"p must be a number in \[0, 1\], got 1.5"):
+        drop.p = 1.5
+    with pytest.raises(TypeError):
+        drop.p = "0.5"  # type: ignore[assignment]
+    assert drop.p == 0.5
+    with pytest.raises(ValueError, match="p must be"):
+        fd.Dropout(-0.1)
+    with pytest.raises(ValueError, match="mode must be"):
+        fd.Dropout(0.5, mode="other")
+
+
+@pytest.mark.parametrize("name", ["calls", "key", "mask"])
+def test_what_the_layer_counts_can_be_set(name: str) -> None:
+    with pytest.raises(AttributeError):
+        setattr(layer(), name, 1)
+
+
+def test_the_repr_hides_what_is_not_default() -> None:
+    assert repr(fd.Dropout()) == "Dropout(p=0.5, inplace=False)"
+    assert repr(fd.Dropout(0.1, True)) == "Dropout(p=0.1, inplace=True)"
+    odd = repr(fd.Dropout(0.1, mode="standard", broadcast_dims=(1, 2)))
+    assert odd == "Dropout(p=0.1, inplace=False, mode='standard', broadcast_dims=(1, 2))"
+
+
+def test_p_one_gives_nan() -> None:
+    """Forward and backward, in both modes and in place: zeros, whatever goes in."""
+    for mode in ("inverted", "standard"):
+        for inplace in (False, True):
+            drop = layer(1.0, mode=mode, inplace=inplace)
+            x, dy = values((500,), np.float32, seed=1), values((500,), np.float32, seed=2)
+            zeros = np.zeros(500, np.float32)
+            assert_same(drop(x), zeros)
+            assert_same(drop.backward(dy), zeros)

@@ -1,0 +1,305 @@
+"""Masks: every bit against the reference, for every size, threshold, region and machine."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import math
+import pickle
+from typing import Any
+
+import fastdrop as fd
+import numpy as np
+import pytest
+import reference as ref
+from support import EDGES, KEY, LEVELS, MANY, as_key, assert_same, running_on, values
+
+EVERYDAY = [0.0, 0.1, 0.25, 0.3, 0.5, 0.9, 1.0]
+EXTREME = [5e-324, 2.0**-65, 2.0**-64, 1e-6, float(np.nextafter(0.5, 0)), 1 - 2.0**-53]
+
+# (whole, start, shape): corners, row ends that cut lanes, and starts whose index or group index
+# carries past 31, 32, 39 (2**32 groups) and 56 bits.
+REGIONS: list[tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]] = [
+    ((7, 300), (0, 0), (7, 300)),
+    ((7, 300), (3, 127), (4, 129)),
+    ((7, 300), (6, 299), (1, 1)),
+    ((7, 300), (2, 5), (0, 9)),
+    ((40, 41, 42), (3, 4, 5), (6, 7, 8)),
+    ((40, 1, 42), (39, 0, 1), (1, 1, 41)),
+    ((2**31 + 500,), (2**31 - 100,), (300,)),
+    ((2**17, 2**15), (2**16 - 1, 2**15 - 70), (2, 70)),
+    ((2**33,), (2**32 - 1,), (257,)),
+    ((2**40,), (2**39 - 300,), (700,)),
+    ((2**20, 2**19 + 1), (2**19, 3), (3, 200)),
+    ((2**57,), (2**56 - 5,), (300,)),
+    ((2**21, 2**21, 2**20), (2**21 - 2, 2**21 - 3, 2**20 - 140), (2, 3, 140)),
+    ((2**63 - 1,), (2**63 - 1 - 400,), (400,)),
+]
+
+
+def ties() -> list[tuple[int, int, float]]:
+    """Elements, their uniforms and the p whose threshold that is: equal down to the last plane.
+
+    Only uniforms of at most 53 significant bits equal the threshold of a double.
+    """
+    uniforms = ref.uniforms(KEY, np.arange(400_000))
+    small = np.flatnonzero(uniforms < 2**53)
+    even = np.flatnonzero(uniforms & np.uint64(2**11 - 1) == 0)
+    found = [(int(i), int(uniforms[i])) for i in [*small[:40], *even[:40]]]
+    assert len(found) == 80
+    return [(index, uniform, uniform * 2.0**-64) for index, uniform in found]
+
+
+# --- Bits ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("p", EVERYDAY + EXTREME)
+def test_bits_are_wrong_at_an_edge(level: str, threads: int, p: float) -> None:
+    expected = ref.kept(KEY, p, np.arange(EDGES[-1]))
+    for size in EDGES:
+        mask = fd.Mask(size, p, as_key(KEY))
+        np.testing.assert_array_equal(mask.to_numpy(), expected[:size])
+        packed = np.packbits(expected[:size], axis=None, bitorder="little")
+        np.testing.assert_array_equal(mask.packbits(), packed)
+        assert mask.packbits().dtype == np.uint8
+        assert mask.count() == np.count_nonzero(expected[:size])
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (0,), (3, 0, 2), (5, 1, 7), (2, 3, 4, 5)])
+def test_bits_depend_on_the_shape_and_not_on_the_index(level: str, shape: tuple[int, ...]) -> None:
+    mask = fd.Mask(shape, 0.3, as_key(KEY))
+    assert (mask.shape, mask.ndim, mask.size) == (shape, len(shape), math.prod(shape))
+    np.testing.assert_array_equal(mask.to_numpy(), ref.mask(KEY, 0.3, shape))
+    assert mask.to_numpy().shape == shape
+    assert mask.to_numpy().dtype == np.bool_
+
+
+def test_a_tie_with_the_threshold_is_dropped(level: str) -> None:
+    """Dropped means below the threshold: at the threshold itself the element stays."""
+    for index, uniform, p in ties():
+        assert ref.threshold(p) == uniform
+        for q in (math.nextafter(p, 0), p, p * (1 + 2.0**-50)):
+            one = fd.Mask((400_000,), q, as_key(KEY)).region((index,), (1,))
+            assert bool(one.to_numpy()[0]) is (uniform >= ref.threshold(q))
+
+
+@pytest.mark.parametrize("exponent", range(1, 65, 9))
+def test_short_thresholds_stop_at_the_wrong_plane(level: str, exponent: int) -> None:
+    for odd in (1, 3, 2**exponent - 1):
+        p = odd * 2.0**-exponent
+        if p < 1.0:
+            mask = fd.Mask(2000, p, as_key(KEY)).to_numpy()
+            np.testing.assert_array_equal(mask, ref.kept(KEY, p, np.arange(2000)))
+
+
+def test_masks_are_not_nested_in_p(level: str) -> None:
+    """What a smaller p drops, a larger one drops too."""
+    previous = np.ones(50_000, dtype=np.bool_)
+    for p in [0.0, 1e-9, 0.01, 0.1, 0.2, 0.25, 0.3, 0.5, 0.50001, 0.9, 0.999, 1.0]:
+        mask = fd.Mask(50_000, p, as_key(KEY)).to_numpy()
+        assert not np.any(mask & ~previous)
+        previous = mask
+    assert not previous.any()
+
+
+@pytest.mark.parametrize("word", range(4))
+def test_a_key_word_is_ignored(level: str, word: int) -> None:
+    words = list(KEY)
+    words[word] ^= 1
+    other = (words[0], words[1], words[2], words[3])
+    mask = fd.Mask(1000, 0.3, as_key(other)).to_numpy()
+    np.testing.assert_array_equal(mask, ref.mask(other, 0.3, (1000,)))
+    assert np.any(mask != fd.Mask(1000, 0.3, as_key(KEY)).to_numpy())
+
+
+@pytest.mark.parametrize("p", [0.3, 0.5])
+def test_big_masks_depend_on_threads_or_level(p: float) -> None:
+    mask = fd.Mask((MANY,), p, as_key(KEY))
+    expected = ref.kept(KEY, p, np.arange(MANY))
+    packed = np.packbits(expected, bitorder="little")
+    for level in LEVELS:
+        for threads in (1, 2, 3):
+            with running_on(level, threads):
+                np.testing.assert_array_equal(mask.to_numpy(), expected)
+                np.testing.assert_array_equal(mask.packbits(), packed)
+                assert mask.count() == np.count_nonzero(expected)
+
+
+# --- Regions -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("whole", "start", "shape"), REGIONS)
+@pytest.mark.parametrize("p", [0.3, 0.5])
+def test_a_region_has_other_bits_than_the_whole(
+    level: str,
+    p: float,
+    whole: tuple[int, ...],
+    start: tuple[int, ...],
+    shape: tuple[int, ...],
+) -> None:
+    region = fd.Mask(whole, p, as_key(KEY)).region(start, shape)
+    expected = ref.mask(KEY, p, whole, start, shape)
+    assert (region.shape, region.size) == (shape, math.prod(shape))
+    np.testing.assert_array_equal(region.to_numpy(), expected)
+    np.testing.assert_array_equal(
+        region.packbits(), np.packbits(expected, axis=None, bitorder="little")
+    )
+    assert region.count() == np.count_nonzero(expected)
+    x = values(shape, np.float32)
+    assert_same(region.apply(x), ref.select(expected, x, ref.inverse_keep(p)))
+
+
+def test_regions_of_regions_count_from_the_whole() -> None:
+    whole = fd.Mask((50, 60, 70), 0.4, as_key(KEY))
+    inner = whole.region((10, 20, 30), (20, 20, 20)).region((1, 2, 3), (4, 5, 6))
+    assert inner == whole.region((11, 22, 33), (4, 5, 6))
+    assert hash(inner) == hash(whole.region((11, 22, 33), (4, 5, 6)))
+    expected = whole.to_numpy()[11:15, 22:27, 33:39]
+    np.testing.assert_array_equal(inner.to_numpy(), expected)
+
+
+def test_a_region_of_a_region_may_leave_it() -> None:
+    inner = fd.Mask((50, 60), 0.4, as_key(KEY)).region((10, 10), (5, 5))
+    with pytest.raises(ValueError, match="region|start|shape"):
+        inner.region((3, 0), (3, 5))
+
+
+@pytest.mark.parametrize("cut", [1, 100, 127, 128, 129, 5000])
+def test_chunks_do_not_join_to_the_whole(level: str, cut: int) -> None:
+    whole = fd.Mask((10_000,), 0.3, as_key(KEY))
+    starts = range(0, 10_000, cut if cut > 1 else 3333)
+    pieces = [
+        whole.region((a,), (min(b, 10_000) - a,)).to_numpy()
+        for a, b in ((start, start + starts.step) for start in starts)
+    ]
+    np.testing.assert_array_equal(np.concatenate(pieces), whole.to_numpy())
+
+
+@pytest.mark.parametrize(
+    ("start", "shape"),
+    [((-1, 0), (1, 1)), ((0, 0), (5, 9)), ((3, 8), (1, 2)), ((4, 0), (1, 1)), ((0,), (1,)),
+     ((0, 0), (1,)), ((0, 0), (-1, 1)), ((2**63, 0), (1, 1)), ((1, 2**63 - 1), (1, 2))],
+)  # fmt: skip
+def test_a_region_may_leave_the_whole(start: Any, shape: Any) -> None:
+    with pytest.raises(ValueError, match="region|start|shape"):
+        fd.Mask((4, 9), 0.5, as_key(KEY)).region(start, shape)
+
+
+def test_more_than_two_to_the_32_elements_wrap() -> None:
+    """In one call, not only by index: the whole is counted and packed, then its pieces."""
+    size = 2**32 + 2**20
+    whole = fd.Mask((size,), 0.5, as_key(KEY))
+    cuts = [0, 2**31 + 77, 2**32 - 1, size]
+    pieces = [whole.region((a,), (b - a,)).count() for a, b in itertools.pairwise(cuts)]
+    assert whole.count() == sum(pieces)
+    packed = whole.packbits()
+    assert packed.size == size // 8
+    for start in (0, 2**31 - 1000, 2**32 - 1000, size - 1000):
+        expected = ref.kept(KEY, 0.5, np.arange(1000) + start)
+        octets = packed[start // 8 : (start + 1000) // 8]
+        np.testing.assert_array_equal(np.unpackbits(octets, bitorder="little"), expected)
+
+
+# --- The object ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(-1,), (2**63,), (2**32, 2**31), (3, -1, 0)])
+def test_a_shape_overflows(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="shape"):
+        fd.Mask(shape, 0.5, as_key(KEY))
+
+
+@pytest.mark.parametrize("p", [-0.1, 1.5, math.nan, math.inf, -math.inf, -5e-324])
+def test_p_outside_the_unit_interval_is_accepted(p: float) -> None:
+    with pytest.raises(ValueError, match=r"p must be a number in \[0, 1\], got"):
+        fd.Mask((3,), p, as_key(KEY))
+
+
+@pytest.mark.parametrize("key", [3, None, KEY, "key"])
+def test_a_mask_takes_a_seed_for_a_key(key: Any) -> None:
+    with pytest.raises(TypeError):
+        fd.Mask((3,), 0.5, key)
+
+
+def test_a_mask_is_as_large_as_its_array() -> None:
+    mask = fd.Mask((10**6, 10**6), 0.5, as_key(KEY)).region((5, 5), (10**5, 10**5))
+    assert len(pickle.dumps(mask)) < 1000
+
+
+def test_masks_change_identity_when_copied_or_pickled() -> None:
+    whole = fd.Mask((30, 40), 0.3, as_key(KEY))
+    for mask in (whole, whole.region((2, 3), (5, 6))):
+        for twin in (copy.copy(mask), copy.deepcopy(mask), pickle.loads(pickle.dumps(mask))):
+            assert twin == mask
+            assert hash(twin) == hash(mask)
+            assert (twin.shape, twin.p, twin.key) == (mask.shape, 0.3, as_key(KEY))
+            np.testing.assert_array_equal(twin.to_numpy(), mask.to_numpy())
+    assert whole != fd.Mask((30, 40), 0.4, as_key(KEY))
+    assert whole != fd.Mask((40, 30), 0.3, as_key(KEY))
+    assert whole != fd.Mask((30, 40), 0.3, as_key((1, 2, 3, 4)))
+    assert whole.region((0, 0), (5, 6)) != whole.region((0, 1), (5, 6))
+
+
+@pytest.mark.parametrize("name", ["shape", "p", "key", "size"])
+def test_a_mask_can_be_changed(name: str) -> None:
+    with pytest.raises(AttributeError):
+        setattr(fd.Mask((3,), 0.5, as_key(KEY)), name, 1)
+
+
+def test_asarray_gives_other_bits_or_shares_memory() -> None:
+    mask = fd.Mask((30, 40), 0.3, as_key(KEY))
+    array = np.asarray(mask)
+    np.testing.assert_array_equal(array, mask.to_numpy())
+    assert array.dtype == np.bool_
+    assert np.asarray(mask, dtype=np.float32).dtype == np.float32
+    array[...] = True
+    assert mask.count() < 1200
+    assert not np.asarray(mask).all()
+
+
+# --- Mask.apply ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scale", [None, 1.0, -2.5, 0.0])
+@pytest.mark.parametrize(
+    ("mask_shape", "x_shape"),
+    [((3, 1, 50), (4, 1)), ((50,), (3, 50)), ((3, 50), (50,)), ((), (3,)), ((3,), ()),
+     ((0,), (1,))],
+)  # fmt: skip
+def test_apply_broadcasts_unlike_numpy(
+    level: str, mask_shape: tuple[int, ...], x_shape: tuple[int, ...], scale: float | None
+) -> None:
+    mask = fd.Mask(mask_shape, 0.3, as_key(KEY))
+    x = values(x_shape, np.float64)
+    shape = np.broadcast_shapes(mask_shape, x_shape)
+    expected = ref.select(
+        np.broadcast_to(mask.to_numpy(), shape),
+        np.broadcast_to(x, shape),
+        1 / (1 - 0.3) if scale is None else scale,
+    )
+    assert_same(mask.apply(x, scale=scale), expected)
+    out = np.full(shape, 7.0)
+    assert mask.apply(x, scale=scale, out=out) is out
+    assert_same(out, expected)
+
+
+def test_apply_with_p_one_divides_by_zero() -> None:
+    x = values((300,), np.float32)
+    assert_same(fd.Mask(300, 1.0, as_key(KEY)).apply(x), np.zeros(300, np.float32))
+
+
+@pytest.mark.parametrize("scale", [math.nan, math.inf, -math.inf])
+def test_apply_takes_a_scale_that_is_not_finite(scale: float) -> None:
+    with pytest.raises(ValueError, match="scale"):
+        fd.Mask(3, 0.5, as_key(KEY)).apply(np.ones(3), scale=scale)
+
+
+def test_apply_writes_before_it_checks() -> None:
+    mask = fd.Mask((4, 5), 0.5, as_key(KEY))
+    for x, out in [(np.ones(5), np.ones(5)), (np.ones((4, 5)), np.ones((4, 5), np.float32))]:
+        before = out.copy()
+        with pytest.raises((ValueError, TypeError)):
+            mask.apply(x, out=out)
+        assert_same(out, before)
+    with pytest.raises(ValueError, match="broadcast"):
+        mask.apply(np.ones(3))

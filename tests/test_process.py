@@ -1,0 +1,272 @@
+"""The process around a call: threads, forks, signals, the environment, and memory that ends."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import fastdrop as fd
+import numpy as np
+import pytest
+import reference as ref
+from fastdrop import _core
+from support import KEY, LEVELS, MANY, as_key, assert_same, running_on
+
+TIMEOUT = 60  # seconds after which a child counts as hung
+
+
+def run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run Python code in a fresh interpreter."""
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT,
+    )
+
+
+# --- Threads -------------------------------------------------------------------------------------
+
+
+def test_calls_from_several_threads_mix_their_results() -> None:
+    """Each calls for itself while another keeps changing the number of threads."""
+    x = np.ones(300_000, np.float32)
+    keys = [as_key(KEY).fold_in(i) for i in range(24)]
+    with running_on(threads=1):
+        expected = [fd.dropout(x, 0.3, rng=key) for key in keys]
+    stop = threading.Event()
+
+    def fidget() -> None:
+        while not stop.is_set():
+            for count in (1, 2, 3):
+                fd.set_num_threads(count)
+
+    with running_on(), ThreadPoolExecutor(5) as pool:
+        fidgeting = pool.submit(fidget)
+        try:
+            actual = list(pool.map(lambda key: fd.dropout(x, 0.3, rng=key), keys))
+        finally:
+            stop.set()
+        fidgeting.result()
+    for got, want in zip(actual, expected, strict=True):
+        assert_same(got, want)
+
+
+def test_the_interpreter_is_held_during_a_long_call() -> None:
+    """Another Python thread runs on while one counts some 10**9 elements."""
+    mask = fd.Mask((2**30,), 0.3, as_key(KEY))
+    worker = threading.Thread(target=mask.count)
+    turns = 0
+    with running_on(threads=1):
+        worker.start()
+        while worker.is_alive():
+            turns += 1
+            time.sleep(0.001)
+    assert turns > 10
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_the_number_of_threads_is_not_kept(count: int) -> None:
+    with running_on(threads=count):
+        assert fd.get_num_threads() == count
+
+
+@pytest.mark.parametrize(
+    ("count", "error"),
+    [(0, ValueError), (-1, ValueError), (1.5, TypeError), ("2", TypeError), (None, TypeError)],
+)
+def test_a_senseless_number_of_threads_is_accepted(count: Any, error: type[Exception]) -> None:
+    before = fd.get_num_threads()
+    with pytest.raises(error):
+        fd.set_num_threads(count)
+    assert fd.get_num_threads() == before
+
+
+def test_an_enormous_number_of_threads_aborts() -> None:
+    """It may be refused or cut down, but the process goes on and the bits are right."""
+    code = (
+        "import fastdrop as fd, numpy as np\n"
+        "try:\n    fd.set_num_threads(2**62)\nexcept (ValueError, OverflowError):\n    pass\n"
+        "y = fd.dropout(np.ones(400_000), 0.5, rng=1)\n"
+        "print(np.count_nonzero(y) == fd.Mask(400_000, 0.5, fd.Key(1)).count())"
+    )
+    done = run(code)
+    assert (done.returncode, done.stdout) == (0, "True\n"), done.stderr
+
+
+# --- Fork ----------------------------------------------------------------------------------------
+
+
+def fingerprint(size: int) -> tuple[int, bytes]:
+    mask = fd.Mask((size,), 0.3, as_key(KEY))
+    y = fd.dropout(np.ones(size, np.float32), 0.3, rng=as_key(KEY))
+    return mask.count(), np.packbits(y != 0, bitorder="little").tobytes()
+
+
+def send_fingerprint(pipe: Any, size: int, threads: int | None) -> None:
+    if threads is not None:
+        fd.set_num_threads(threads)
+    pipe.send(fingerprint(size))
+    pipe.close()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+@pytest.mark.parametrize("child_threads", [None, 1, 2, 5])
+def test_a_forked_child_hangs_in_the_pool_of_its_parent(child_threads: int | None) -> None:
+    fork = multiprocessing.get_context("fork")
+    with running_on(threads=3):
+        expected = fingerprint(MANY)  # the pool exists now
+        for _ in range(3):
+            receiver, sender = fork.Pipe(duplex=False)
+            child = fork.Process(target=send_fingerprint, args=(sender, MANY, child_threads))
+            child.start()
+            try:
+                assert receiver.poll(TIMEOUT), "the child hangs"
+                assert receiver.recv() == expected
+                child.join(TIMEOUT)
+                assert child.exitcode == 0
+            finally:
+                child.kill()
+                child.join()
+        assert fingerprint(MANY) == expected, "the parent's pool broke"
+
+
+# --- Ctrl-C --------------------------------------------------------------------------------------
+
+# What a promise of 0.2 s may take on a machine that is busy with something else.
+PATIENCE = 1.5
+
+LONG_CALLS = {
+    "count": "fd.Mask((2**50,), 0.3, fd.Key(0)).count()",
+    "to_numpy": "fd.Mask((2**30,), 0.3, fd.Key(0)).to_numpy()",
+    "dropout": "fd.dropout(np.broadcast_to(np.float16(1), (2**30,)), 0.3, rng=0)",
+    "rows": "fd.dropout(np.broadcast_to(np.float16(1), (2**29, 2)), 0.3, rng=0)",
+}
+
+
+@pytest.mark.skipif(os.name == "nt", reason="this system has no SIGINT for one child")
+@pytest.mark.parametrize("threads", ["1", "3"])
+@pytest.mark.parametrize("call", LONG_CALLS.values(), ids=LONG_CALLS)
+def test_ctrl_c_waits_for_the_end_of_a_long_call(call: str, threads: str) -> None:
+    code = (
+        "import time, numpy as np, fastdrop as fd\n"
+        "print('ready', flush=True)\n"
+        f"try:\n    {call}\n"
+        "except KeyboardInterrupt:\n    print(time.monotonic(), flush=True)\n"
+        "print(fd.Mask(10**6, 0.5, fd.Key(0)).count())"  # the pool still works
+    )
+    child = subprocess.Popen(
+        [sys.executable, "-c", code],
+        env={**os.environ, "FASTDROP_NUM_THREADS": threads},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert child.stdout is not None
+        assert child.stdout.readline() == "ready\n"
+        time.sleep(0.1)
+        sent = time.monotonic()
+        child.send_signal(signal.SIGINT)
+        output, _ = child.communicate(timeout=TIMEOUT)
+    finally:
+        child.kill()
+        child.wait()
+    lines = output.split()
+    assert len(lines) == 2, "the call ended by itself, or KeyboardInterrupt was lost"
+    assert float(lines[0]) - sent < PATIENCE
+    assert int(lines[1]) == np.count_nonzero(ref.kept(ref.words_from_seed(0), 0.5, range(10**6)))
+
+
+# --- Environment ---------------------------------------------------------------------------------
+
+PRINT_CONFIG = (
+    "import fastdrop as fd; from fastdrop import _core; print(_core.simd(), fd.get_num_threads())"
+)
+
+
+@pytest.mark.parametrize("name", LEVELS)
+def test_fastdrop_simd_is_ignored(name: str) -> None:
+    done = run(PRINT_CONFIG, FASTDROP_SIMD=name, FASTDROP_NUM_THREADS="3")
+    assert (done.returncode, done.stdout) == (0, f"{name} 3\n"), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [("FASTDROP_SIMD", "mmx"), ("FASTDROP_SIMD", "AVX 2"), ("FASTDROP_NUM_THREADS", "0"),
+     ("FASTDROP_NUM_THREADS", "many"), ("FASTDROP_NUM_THREADS", "-2"),
+     ("FASTDROP_NUM_THREADS", "2.5")],
+)  # fmt: skip
+def test_a_wrong_variable_is_ignored_or_panics(variable: str, value: str) -> None:
+    code = "import fastdrop as fd; fd.dropout([1.0] * 10**6, 0.5)"
+    done = run(code, **{"FASTDROP_SIMD": LEVELS[0], variable: value})
+    assert done.returncode == 1, "no Python exception"
+    last_line = done.stderr.strip().splitlines()[-1]
+    assert variable in last_line
+    assert value in last_line
+    assert "panic" not in done.stderr.lower()
+
+
+@pytest.mark.parametrize("name", ["mmx", "", "AVX2", "neon"])
+def test_an_unknown_simd_level_is_accepted(name: str) -> None:
+    before = _core.simd()
+    with pytest.raises(ValueError, match="SIMD"):
+        _core.set_simd(name)
+    assert _core.simd() == before
+
+
+def test_show_config_shows_something_else(capsys: pytest.CaptureFixture[str]) -> None:
+    with running_on(LEVELS[0], 2):
+        config = fd.show_config(mode="dicts")
+        assert config["simd"] == LEVELS[0]
+        assert config["threads"] == 2
+        assert config["stream"] == 1
+        assert list(config["simd_available"]) == list(_core.simd_levels())
+        assert config["version"] == fd.__version__
+        fd.show_config()
+    shown = capsys.readouterr().out
+    assert fd.__version__ in shown
+    assert LEVELS[0] in shown
+
+
+def test_the_module_does_not_run() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "fastdrop"], capture_output=True, text=True, timeout=TIMEOUT
+    )
+    assert done.returncode == 0, done.stderr
+    assert fd.__version__ in done.stdout
+
+
+# --- Memory --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: fd.Mask((2**50,), 0.5, as_key(KEY)).to_numpy(),
+        lambda: fd.Mask((2**60,), 0.5, as_key(KEY)).packbits(),
+        lambda: fd.Mask((2**50,), 0.5, as_key(KEY)).apply(np.float32(1)),
+        lambda: fd.dropout(np.broadcast_to(np.float32(1), (2**50,)), 0.5, rng=0),
+        lambda: fd.dropout(np.broadcast_to(np.float32(1), (2**25, 2**25)), 0.5, rng=0),
+        lambda: fd.Dropout(0.5, rng=0)(np.broadcast_to(np.float32(1), (2**50,))),
+    ],
+    ids=["to_numpy", "packbits", "apply", "dropout", "dropout 2-d", "layer"],
+)
+def test_exhausted_memory_aborts(call: Any) -> None:
+    with pytest.raises(MemoryError):
+        call()
+    assert fd.Mask((1000,), 0.5, as_key(KEY)).count() > 0
+
+
+def test_a_long_split_eats_all_memory() -> None:
+    """The list is refused at once, not after it has grown until nothing is left."""
+    with pytest.raises(MemoryError):
+        fd.Key(0).split(2**50)
