@@ -1,0 +1,49 @@
+# The commands of this project. Those that need Python use the active environment.
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help:  ## Show this
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+.PHONY: develop
+develop:  ## Install the package with all tools, editable
+	pip install -e ".[dev]"
+
+.PHONY: format
+format:  ## Format Rust and Python
+	cargo fmt
+	ruff format .
+	ruff check --fix .
+
+.PHONY: lint
+lint:  ## Check formatting, lints and types
+	cargo fmt --check
+	cargo clippy --all-targets -- -D warnings
+	cargo clippy --all-targets --features python -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --features python --document-private-items
+	ruff format --check .
+	ruff check .
+	mypy python/fastdrop examples
+	cd examples && python -m mypy.stubtest fastdrop._core --mypy-config-file ../pyproject.toml
+
+.PHONY: test
+test:  ## Run the tests of Rust and Python
+	cargo test
+	pytest
+
+.PHONY: test-settings
+test-settings:  ## Run the Python tests at every SIMD level of this CPU, and with 1 and 3 threads
+	for level in $$(cd tests && python -c "from fastdrop import _core; print(*_core.simd_levels())"); do \
+		FASTDROP_SIMD=$$level pytest || exit 1; done
+	for threads in 1 3; do FASTDROP_NUM_THREADS=$$threads pytest || exit 1; done
+
+.PHONY: wheel
+wheel:  ## Build a wheel into dist/
+	pip wheel --no-deps --wheel-dir dist .
+
+.PHONY: vectors
+vectors:  ## Write the golden vectors from the reference
+	python tests/make_vectors.py
+
+.PHONY: check
+check: lint test test-settings  ## All that must pass
