@@ -17,6 +17,8 @@ pub(crate) const GROUP: usize = 128;
 pub(crate) const GROUP_WORDS: usize = GROUP / 64;
 /// Groups in the largest piece that is drawn at once: what fits the cleanup's index and the L1 cache.
 const PIECE: usize = 64;
+/// Words of keep bits in a block of as many groups as a vector has lanes.
+const BLOCK_WORDS: usize = LANES * GROUP_WORDS;
 /// Planes drawn for all groups before the rest are drawn only for the groups that still need them.
 /// After eight planes 1 element in 256 is undecided, so 2 groups in 5 have one.
 const COMMON_PLANES: u32 = 8;
@@ -166,10 +168,13 @@ impl Groups<'_> {
 
     /// Indices of groups `at..at + LANES`; those past the end are arbitrary.
     #[inline(always)]
-    fn lanes(self, at: usize) -> [u64; LANES] {
+    fn lanes<S: Simd>(self, simd: S, at: usize) -> S::V {
         match self {
-            Self::Consecutive(first) => std::array::from_fn(|lane| first.wrapping_add((at + lane) as u64)),
-            Self::Listed(groups) => std::array::from_fn(|lane| groups[(at + lane).min(groups.len() - 1)]),
+            Self::Consecutive(first) => {
+                let first = simd.splat(first.wrapping_add(at as u64));
+                simd.add(first, simd.load(&[0, 1, 2, 3, 4, 5, 6, 7]))
+            }
+            Self::Listed(groups) => simd.load(&std::array::from_fn(|lane| groups[(at + lane).min(groups.len() - 1)])),
         }
     }
 }
@@ -197,27 +202,43 @@ impl Kernel for Draw<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
         let Self { sampler, groups, keep } = self;
-        let common = sampler.planes.min(COMMON_PLANES);
-        let more = sampler.planes > common;
-        let mut undecided = [[0; LANES * GROUP_WORDS]; PIECE / LANES];
-        for (block, keep) in keep.chunks_mut(LANES * GROUP_WORDS).enumerate() {
-            let index = groups.lanes(block * LANES);
-            let prefix = Prefix::new(simd, &sampler.schedule, simd.load(&index));
-            let ones = simd.splat(!0);
-            let mut state = State { keep: [ones; 2], undecided: [ones; 2] };
-            for plane in 0..common {
-                state = self::plane(simd, sampler, groups.high(), prefix, state, plane);
-            }
-            let mut words = [0; LANES * GROUP_WORDS];
-            simd.store_pairs(state.keep, &mut words);
-            keep.copy_from_slice(&words[..keep.len()]);
-            if more {
-                simd.store_pairs(state.undecided, &mut undecided[block]);
-            }
-        }
-        if more {
+        if sampler.planes <= COMMON_PLANES {
+            common(simd, sampler, groups, keep, |_, _| {});
+        } else {
+            let mut undecided = [[0; BLOCK_WORDS]; PIECE / LANES];
+            common(simd, sampler, groups, keep, |block, state| simd.store_pairs(state, &mut undecided[block]));
             clean_up(simd, sampler, groups, undecided.as_flattened_mut(), keep);
         }
+    }
+}
+
+/// Draws the planes that all groups need, or all there are; `rest` is told which elements of each block of eight
+/// groups are undecided then.
+#[inline(always)]
+fn common<S: Simd>(
+    simd: S,
+    sampler: &Sampler,
+    groups: Groups<'_>,
+    keep: &mut [u64],
+    mut rest: impl FnMut(usize, [S::V; 2]),
+) {
+    let planes = sampler.planes.min(COMMON_PLANES);
+    let ones = simd.splat(!0);
+    for (block, keep) in keep.chunks_mut(BLOCK_WORDS).enumerate() {
+        let prefix = Prefix::new(simd, &sampler.schedule, groups.lanes(simd, block * LANES));
+        let mut state = State { keep: [ones; 2], undecided: [ones; 2] };
+        for plane in 0..planes {
+            state = self::plane(simd, sampler, groups.high(), prefix, state, plane);
+        }
+        match <&mut [u64; BLOCK_WORDS]>::try_from(&mut *keep) {
+            Ok(keep) => simd.store_pairs(state.keep, keep),
+            Err(_) => {
+                let mut words = [0; BLOCK_WORDS];
+                simd.store_pairs(state.keep, &mut words);
+                keep.copy_from_slice(&words[..keep.len()]);
+            }
+        }
+        rest(block, state.undecided);
     }
 }
 
@@ -280,7 +301,7 @@ fn clean_up<S: Simd>(simd: S, sampler: &Sampler, groups: Groups<'_>, undecided: 
                     break;
                 }
             }
-            let mut words = [[0; LANES * GROUP_WORDS]; 2];
+            let mut words = [[0; BLOCK_WORDS]; 2];
             simd.store_pairs(state.keep, &mut words[0]);
             simd.store_pairs(state.undecided, &mut words[1]);
             for (lane, group) in lanes.into_iter().enumerate().take(count - at) {

@@ -1,5 +1,29 @@
 //! Every way a call can fail, one sentence each. The Python layer raises these sentences as they are.
 
+use std::fmt;
+
+/// A shape as Python writes it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Extents(pub Vec<u64>);
+
+impl fmt::Display for Extents {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.as_slice() {
+            [only] => write!(f, "({only},)"),
+            extents => {
+                let extents: Vec<String> = extents.iter().map(u64::to_string).collect();
+                write!(f, "({})", extents.join(", "))
+            }
+        }
+    }
+}
+
+impl<T: Copy + TryInto<u64>> From<&[T]> for Extents {
+    fn from(extents: &[T]) -> Self {
+        Self(extents.iter().map(|extent| (*extent).try_into().unwrap_or(u64::MAX)).collect())
+    }
+}
+
 /// What was wrong with the arguments of a call (or that the call was interrupted).
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
@@ -8,17 +32,17 @@ pub enum Error {
     #[error("p must be a number in [0, 1], got {0}")]
     Probability(f64),
     /// A mask with more elements than the stream can index.
-    #[error("shape must have at most 2**63 - 1 elements, got {0:?}")]
-    Size(Vec<u64>),
+    #[error("shape must have at most 2**63 - 1 elements, got {0}")]
+    Size(Extents),
     /// A region that is not inside its mask.
-    #[error("region must lie inside the mask of shape {whole:?}, got start {start:?} and shape {shape:?}")]
+    #[error("region must lie inside the mask of shape {whole}, got start {start} and shape {shape}")]
     Region {
         /// Corner that was asked for.
-        start: Vec<u64>,
+        start: Extents,
         /// Extent that was asked for.
-        shape: Vec<u64>,
+        shape: Extents,
         /// Shape of the mask it was asked of.
-        whole: Vec<u64>,
+        whole: Extents,
     },
     /// A child index that does not fit the counter.
     #[error("the index of a child key must be an integer in [0, 2**56), got {0}")]
@@ -34,12 +58,12 @@ pub enum Error {
         got: u64,
     },
     /// A mask that cannot be stretched to the array's shape.
-    #[error("mask of shape {mask:?} does not broadcast to shape {array:?}")]
+    #[error("mask of shape {mask} does not broadcast to shape {array}")]
     Broadcast {
         /// Shape of the mask.
-        mask: Vec<u64>,
+        mask: Extents,
         /// Shape of the array.
-        array: Vec<u64>,
+        array: Extents,
     },
     /// A SIMD level that does not exist.
     #[error("SIMD level (FASTDROP_SIMD) must be portable, avx2 or avx512, got {0:?}")]

@@ -36,7 +36,7 @@ mod walk;
 
 pub use apply::Float;
 pub use bernoulli::{Probability, Threshold, keep_group};
-pub use error::Error;
+pub use error::{Error, Extents};
 pub use key::Key;
 pub use mask::{Interrupt, Mask};
 pub use pool::{num_threads, set_num_threads};

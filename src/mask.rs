@@ -7,9 +7,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use smallvec::SmallVec;
 
-use crate::bernoulli::Probability;
+use crate::bernoulli::{Probability, Threshold};
 use crate::bits::{Bits, TILE, Window, word_at};
-use crate::error::Error;
+use crate::error::{Error, Extents};
 use crate::key::Key;
 use crate::pool;
 use crate::simd::Level;
@@ -53,7 +53,7 @@ impl Mask {
         let p = Probability::new(p)?;
         let size = shape.iter().try_fold(1u64, |size, extent| size.checked_mul(*extent));
         if size.is_none_or(|size| size > i64::MAX as u64) && !shape.contains(&0) {
-            return Err(Error::Size(shape.to_vec()));
+            return Err(Error::Size(shape.into()));
         }
         let start = SmallVec::from_elem(0, shape.len());
         Ok(Self { key, p, whole: shape.into(), start, shape: shape.into() })
@@ -69,7 +69,7 @@ impl Mask {
             && (self.shape.iter().zip(start).zip(shape))
                 .all(|((whole, start), extent)| start.checked_add(*extent).is_some_and(|end| end <= *whole));
         if !fits {
-            let [start, shape, whole] = [start, shape, &self.shape].map(<[u64]>::to_vec);
+            let [start, shape, whole] = [start, shape, &self.shape].map(Extents::from);
             return Err(Error::Region { start, shape, whole });
         }
         let start = self.start.iter().zip(start).map(|(outer, inner)| outer + inner).collect();
@@ -128,6 +128,11 @@ impl Mask {
     /// # Errors
     /// When the configuration in the environment is invalid, or on interrupt.
     pub fn count(&self, interrupt: Interrupt<'_>) -> Result<u64, Error> {
+        match self.p.threshold() {
+            Threshold::KeepAll => return Ok(self.size()),
+            Threshold::DropAll => return Ok(0),
+            Threshold::Below(_) => {}
+        }
         let total = AtomicU64::new(0);
         self.in_units(interrupt, &|first, size| {
             let mut kept = 0;
@@ -222,6 +227,9 @@ fn words_at(words: &[u64], offset: usize, len: usize) -> impl Iterator<Item = u6
 
 /// Sets the bits of `word` in `bytes` from bit `at` on; the bits there are 0, and what lies past the end is 0.
 fn put_bits(bytes: &mut [u8], at: usize, word: u64) {
+    if let (0, Some(whole)) = (at % 8, bytes.get_mut(at / 8..at / 8 + 8)) {
+        return whole.copy_from_slice(&word.to_le_bytes());
+    }
     let shifted = u128::from(word) << (at % 8);
     for (byte, bits) in bytes[at / 8..].iter_mut().zip(shifted.to_le_bytes()).take(9) {
         *byte |= bits;

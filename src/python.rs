@@ -21,7 +21,7 @@ use smallvec::SmallVec;
 use crate::apply::Element;
 use crate::bits::{Bits, Given};
 use crate::dropout::{self, Arrays};
-use crate::error::Error;
+use crate::error::{Error, Extents};
 use crate::key::{INDEX_BITS, Key};
 use crate::mask::{Dims, Interrupt, Mask};
 use crate::pool;
@@ -718,7 +718,7 @@ fn broadcast(mask: &[u64], array: &[usize]) -> PyResult<SmallVec<[usize; 6]>> {
 }
 
 fn mismatch(mask: &[u64], array: &[usize]) -> PyErr {
-    Error::Broadcast { mask: mask.to_vec(), array: array.iter().map(|len| *len as u64).collect() }.into()
+    Error::Broadcast { mask: mask.into(), array: array.into() }.into()
 }
 
 /// Strides of an operand of shape `from`, with 0 where it is shared along an axis of `shape`, which it broadcasts to.
@@ -779,7 +779,7 @@ fn check_out<'py>(
         return Err(PyTypeError::new_err(text));
     }
     if array.shape() != shape {
-        let text = format!("out must have shape {:?}, got {:?}", shape, array.shape());
+        let text = format!("out must have shape {}, got {}", Extents::from(shape), Extents::from(array.shape()));
         return Err(PyValueError::new_err(text));
     }
     // SAFETY: the array is alive, so its struct can be read.

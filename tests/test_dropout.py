@@ -225,7 +225,7 @@ def test_a_boolean_mask_is_read_in_memory_order(level: str) -> None:
 def test_a_mask_that_does_not_fit_is_stretched(shape: tuple[int, ...]) -> None:
     x = np.ones((3, 4))
     for mask in (np.ones(shape, np.bool_), fd.Mask(shape, 0.5, as_key(KEY))):
-        with pytest.raises(ValueError, match="mask of shape|broadcast"):
+        with pytest.raises(ValueError, match=r"mask of shape|broadcast"):
             fd.dropout(x, 0.5, mask=mask)
 
 

@@ -160,7 +160,7 @@ def test_regions_of_regions_count_from_the_whole() -> None:
 
 def test_a_region_of_a_region_may_leave_it() -> None:
     inner = fd.Mask((50, 60), 0.4, as_key(KEY)).region((10, 10), (5, 5))
-    with pytest.raises(ValueError, match="region|start|shape"):
+    with pytest.raises(ValueError, match=r"region|start|shape"):
         inner.region((3, 0), (3, 5))
 
 
@@ -181,7 +181,7 @@ def test_chunks_do_not_join_to_the_whole(level: str, cut: int) -> None:
      ((0, 0), (1,)), ((0, 0), (-1, 1)), ((2**63, 0), (1, 1)), ((1, 2**63 - 1), (1, 2))],
 )  # fmt: skip
 def test_a_region_may_leave_the_whole(start: Any, shape: Any) -> None:
-    with pytest.raises(ValueError, match="region|start|shape"):
+    with pytest.raises(ValueError, match=r"region|start|shape"):
         fd.Mask((4, 9), 0.5, as_key(KEY)).region(start, shape)
 
 

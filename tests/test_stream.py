@@ -169,7 +169,7 @@ def test_a_key_is_made_of_nonsense(seed: Any) -> None:
 
 
 def test_a_negative_seed_is_accepted() -> None:
-    with pytest.raises(ValueError, match="non-negative|must be"):
+    with pytest.raises(ValueError, match=r"non-negative|must be"):
         fd.Key(-1)
 
 

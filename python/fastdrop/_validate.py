@@ -2,7 +2,7 @@
 
 import operator
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, SupportsIndex
 
 import numpy as np
 from numpy.lib.array_utils import normalize_axis_tuple
@@ -12,7 +12,7 @@ from fastdrop import _core
 from fastdrop._core import Key
 
 Mode = Literal["inverted", "standard"]
-Dims = int | Sequence[int]
+Dims = SupportsIndex | Sequence[SupportsIndex]
 
 
 def as_array(x: Any, name: str) -> NDArray[Any]:
@@ -40,6 +40,24 @@ def check_flag(value: object, name: str) -> None:
         raise TypeError(f"{name} must be True or False, got {value!r}")
 
 
+def as_dims(broadcast_dims: Dims) -> tuple[int, ...]:
+    """Return axes as a tuple.
+
+    Raises
+    ------
+    TypeError
+        If they are not integers.
+    """
+    if isinstance(broadcast_dims, SupportsIndex) and not isinstance(broadcast_dims, np.ndarray):
+        return (operator.index(broadcast_dims),)
+    try:
+        return tuple(operator.index(axis) for axis in broadcast_dims)
+    except TypeError:
+        raise TypeError(
+            f"broadcast_dims must be an int or a sequence of ints, got {broadcast_dims!r}"
+        ) from None
+
+
 def mask_shape(shape: tuple[int, ...], broadcast_dims: Dims) -> tuple[int, ...]:
     """Return `shape` with 1 along the axes that share one decision.
 
@@ -48,32 +66,10 @@ def mask_shape(shape: tuple[int, ...], broadcast_dims: Dims) -> tuple[int, ...]:
     TypeError, ValueError
         If an axis is no integer, is not there, or is named twice.
     """
-    if broadcast_dims == ():
+    if isinstance(broadcast_dims, tuple) and not broadcast_dims:
         return shape
-    try:
-        shared = normalize_axis_tuple(broadcast_dims, len(shape), argname="broadcast_dims")
-    except TypeError:
-        raise TypeError(
-            f"broadcast_dims must be an int or a sequence of ints, got {broadcast_dims!r}"
-        ) from None
+    shared = normalize_axis_tuple(as_dims(broadcast_dims), len(shape), argname="broadcast_dims")
     return tuple(1 if axis in shared else length for axis, length in enumerate(shape))
-
-
-def as_dims(broadcast_dims: Dims) -> tuple[int, ...]:
-    """Return axes as a tuple, before the number of axes is known.
-
-    Raises
-    ------
-    TypeError
-        If they are not integers.
-    """
-    dims = broadcast_dims if isinstance(broadcast_dims, Sequence) else (broadcast_dims,)
-    try:
-        return tuple(operator.index(axis) for axis in dims)
-    except TypeError:
-        raise TypeError(
-            f"broadcast_dims must be an int or a sequence of ints, got {broadcast_dims!r}"
-        ) from None
 
 
 def check_inplace(x: object, array: NDArray[Any]) -> NDArray[Any]:

@@ -7,7 +7,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from fastdrop import _core
 from fastdrop._core import Key, Mask
-from fastdrop._validate import Dims, Mode, check_broadcast, check_mode, mask_shape
+from fastdrop._validate import Dims, Mode, as_dims, check_broadcast, check_mode, mask_shape
 from fastdrop.random import RNG, as_key
 
 Array = NDArray[Any]
@@ -169,7 +169,7 @@ def dropout(
     if mask is None:
         shape = mask_shape(array.shape, broadcast_dims)
         mask = Mask(shape, p, as_key(rng) if p else _NO_KEY)
-    elif rng is not None or broadcast_dims != ():
+    elif rng is not None or as_dims(broadcast_dims):
         raise ValueError("mask must not be given together with rng or broadcast_dims")
     elif isinstance(mask, Mask):
         check_broadcast(mask.shape, array.shape)

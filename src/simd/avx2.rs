@@ -146,6 +146,10 @@ impl Simd for Avx2 {
         }
     }
     #[inline(always)]
+    fn add(self, a: Self::V, b: Self::V) -> Self::V {
+        both!(_mm256_add_epi64(a, b))
+    }
+    #[inline(always)]
     fn and(self, a: Self::V, b: Self::V) -> Self::V {
         both!(_mm256_and_si256(a, b))
     }

@@ -86,6 +86,11 @@ impl Simd for Avx512 {
         }
     }
     #[inline(always)]
+    fn add(self, a: Self::V, b: Self::V) -> Self::V {
+        // SAFETY: the token proves AVX-512.
+        unsafe { _mm512_add_epi64(a, b) }
+    }
+    #[inline(always)]
     fn and(self, a: Self::V, b: Self::V) -> Self::V {
         // SAFETY: the token proves AVX-512.
         unsafe { _mm512_and_si512(a, b) }

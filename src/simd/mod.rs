@@ -36,6 +36,8 @@ pub(crate) trait Simd: Copy {
     fn load(self, from: &[u64; LANES]) -> Self::V;
     /// Writes a0, b0, a1, b1, ...
     fn store_pairs(self, ab: [Self::V; 2], to: &mut [u64; 2 * LANES]);
+    /// Lane by lane, modulo 2^64.
+    fn add(self, a: Self::V, b: Self::V) -> Self::V;
     fn and(self, a: Self::V, b: Self::V) -> Self::V;
     /// `a & !b`
     fn and_not(self, a: Self::V, b: Self::V) -> Self::V;
@@ -221,7 +223,7 @@ mod tests {
                 [simd.xor3(a, b, c), simd.clear_where(a, b, c)],
                 [simd.mul_low(a, b), simd.high(a)],
                 [simd.pack_low(a, b), simd.splat(u64::from(simd.any(a)))],
-                [simd.splat(u64::from(simd.any(simd.xor(a, a)))), c],
+                [simd.splat(u64::from(simd.any(simd.xor(a, a)))), simd.add(a, c)],
             ]
             .map(|pair| {
                 let mut words = [0; 2 * LANES];

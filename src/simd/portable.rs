@@ -60,6 +60,10 @@ impl Simd for Portable {
         }
     }
     #[inline(always)]
+    fn add(self, a: Self::V, b: Self::V) -> Self::V {
+        lanes(|i| a[i].wrapping_add(b[i]))
+    }
+    #[inline(always)]
     fn and(self, a: Self::V, b: Self::V) -> Self::V {
         lanes(|i| a[i] & b[i])
     }
