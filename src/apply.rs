@@ -127,6 +127,11 @@ impl Apply {
         }
     }
 
+    /// How many elements from `dst` on it is to a place where streamed writes can start.
+    pub(crate) fn phase(&self, dst: *mut u8) -> usize {
+        dst.addr().wrapping_neg() % LINE / self.element.size()
+    }
+
     /// Ends a sequence of runs.
     pub(crate) fn fence(&self) {
         if self.stream {
@@ -297,10 +302,10 @@ impl Contiguous<'_> {
 /// `len <= WORD` elements must be readable at `src` and writeable at `dst`.
 #[inline(always)]
 unsafe fn part<S: Simd, T: Select>(simd: S, keep: u64, src: *const u8, dst: *mut u8, len: usize, scale: f64) {
-    let mut stage = [0u8; WORD * LARGEST];
+    let mut stage = T::STAGE;
     let bytes = len * T::SIZE;
-    let stage = stage.as_mut_ptr();
-    // SAFETY: `bytes` fit the buffer, which holds a word of the largest element; it overlaps nothing.
+    let stage = (&raw mut stage).cast::<u8>();
+    // SAFETY: `bytes` fit the buffer, which holds a word of elements; it overlaps nothing.
     unsafe {
         if T::READS {
             stage.copy_from_nonoverlapping(src, bytes);
@@ -314,6 +319,9 @@ unsafe fn part<S: Simd, T: Select>(simd: S, keep: u64, src: *const u8, dst: *mut
 trait Select {
     const SIZE: usize;
     const READS: bool = true;
+    /// Room for a word of elements.
+    type Stage: Copy;
+    const STAGE: Self::Stage;
 
     /// # Safety
     /// As for [`Simd`]'s methods on elements.
@@ -325,6 +333,8 @@ macro_rules! select {
         struct $name;
         impl Select for $name {
             const SIZE: usize = size_of::<$type>();
+            type Stage = [$type; WORD];
+            const STAGE: Self::Stage = [0 as $type; WORD];
             #[inline(always)]
             unsafe fn select<S: Simd, const STREAM: bool>(
                 simd: S,
@@ -349,6 +359,8 @@ struct Pair<T>(std::marker::PhantomData<T>);
 
 impl<T: Select> Select for Pair<T> {
     const SIZE: usize = 2 * T::SIZE;
+    type Stage = [T::Stage; 2];
+    const STAGE: Self::Stage = [T::STAGE; 2];
 
     #[inline(always)]
     unsafe fn select<S: Simd, const STREAM: bool>(simd: S, keep: u64, src: *const u8, dst: *mut u8, scale: f64) {
@@ -387,6 +399,8 @@ const LOW_BITS: u64 = 0x0101_0101_0101_0101;
 impl Select for Byte {
     const SIZE: usize = 1;
     const READS: bool = false;
+    type Stage = [u8; WORD];
+    const STAGE: Self::Stage = [0; WORD];
 
     #[inline(always)]
     unsafe fn select<S: Simd, const STREAM: bool>(_: S, keep: u64, _: *const u8, dst: *mut u8, _: f64) {

@@ -100,12 +100,14 @@ impl Window {
     }
 
     /// Calls `visit(place, keep, len)` for runs of at most [`TILE`] elements (`piece`, if bits are drawn) along the
-    /// last axis, which together are the positions `range` of the walk.
+    /// last axis, which together are the positions `range` of the walk. Drawn runs end a multiple of 64 elements
+    /// behind `phase`, unless the row ends.
     pub(crate) fn walk(
         &mut self,
         axes: &[Axis],
         range: Range<usize>,
         piece: usize,
+        phase: usize,
         mut visit: impl FnMut(Place, Keep<'_>, usize),
     ) {
         let Some((inner, outer)) = axes.split_last() else {
@@ -137,7 +139,8 @@ impl Window {
                     // One bit serves a run that shares it; a run whose bits are apart is taken bit by bit.
                     let len = match inner.bit {
                         0 => left,
-                        1 => left.min(piece),
+                        1 if left > piece => piece - (column + piece - phase) % 64,
+                        1 => left,
                         _ => 1,
                     };
                     let needed = if inner.bit == 1 { len } else { 1 };
@@ -167,20 +170,25 @@ impl Window {
         }
     }
 
-    /// The bits of `len` elements from `index` on. If they are not at hand, `ahead` elements are drawn.
+    /// The bits of `len` elements from `index` on. If they are not at hand, `ahead` elements are drawn, but for the
+    /// groups at the end of the last draw that can be used again.
     fn draw(&mut self, sampler: &Sampler, index: u64, len: usize, ahead: usize) -> (&[u64], usize) {
         let group = index / GROUP as u64;
         let lane = (index % GROUP as u64) as usize;
         let needed = (lane + len).div_ceil(GROUP);
         let skip = group.wrapping_sub(self.first_group);
-        if skip < self.groups as u64 && skip as usize + needed <= self.groups {
+        let at_hand = (self.groups as u64).saturating_sub(skip) as usize;
+        if needed <= at_hand {
             return (&self.words, skip as usize * GROUP + lane);
         }
+        let old = self.groups * GROUP_WORDS;
         self.groups = (lane + ahead.max(len)).div_ceil(GROUP);
         self.first_group = group;
         let end = self.groups * GROUP_WORDS;
-        self.words.resize(end + 1, 0);
-        sampler.fill(self.level, group, &mut self.words[..end]);
+        let from = at_hand * GROUP_WORDS;
+        self.words.resize(old.max(end) + 1, 0);
+        self.words.copy_within(old - from..old, 0);
+        sampler.fill(self.level, group + at_hand as u64, &mut self.words[from..end]);
         (&self.words, lane)
     }
 

@@ -211,11 +211,12 @@ impl Call<'_> {
         let piece = if drawn && repeat_inside(&mut axes) { REPEATED } else { TILE };
         let inner = axes.last().copied().unwrap_or_default();
         let total = positions(&axes);
+        let phase = apply.phase(arrays.dst);
         self.batches(total.div_ceil(UNIT), |units| {
             let mut window = Window::new(bits, apply.level);
             for unit in units {
                 let range = unit * UNIT..total.min((unit + 1) * UNIT);
-                window.walk(&axes, range, piece, |place, keep, len| worker.visit(&inner, place, keep, len));
+                window.walk(&axes, range, piece, phase, |place, keep, len| worker.visit(&inner, place, keep, len));
             }
             apply.fence();
         })

@@ -209,7 +209,7 @@ impl Mask {
             .collect();
         normalize(&mut axes);
         let mut window = Window::new(Bits::drawn(self, origin), Level::current()?);
-        window.walk(&axes, first..first + size, TILE, |_, keep, len| {
+        window.walk(&axes, first..first + size, TILE, 0, |_, keep, len| {
             let (words, offset) = keep.bits();
             visit(words, offset, len);
         });
