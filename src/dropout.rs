@@ -13,11 +13,11 @@ use crate::simd::Level;
 use crate::walk::{Axes, Axis, Cursor, Place, normalize, positions};
 
 /// Elements that a thread takes at a time.
-const UNIT: usize = 1 << 16;
+const UNIT: usize = 1 << 15;
 /// Below this many elements no other thread is woken: it would cost more than the work.
-const PARALLEL: usize = 1 << 18;
+const PARALLEL: usize = 1 << 19;
 /// Units between two looks at the interrupt: some milliseconds.
-const BATCH: usize = 128;
+const BATCH: usize = 256;
 /// Outputs of this many bytes do not fit the caches that matter; they are written past them.
 const STREAM_BYTES: usize = 1 << 24;
 
@@ -208,14 +208,16 @@ impl Call<'_> {
         let worker = Worker { arrays, apply };
         let mut axes = axes.clone();
         let drawn = matches!(bits, Bits::Drawn(..));
-        let piece = if drawn && repeat_inside(&mut axes) { REPEATED } else { TILE };
+        let repeated = drawn && repeat_inside(&mut axes);
         let inner = axes.last().copied().unwrap_or_default();
+        // A thread that keeps bits for later rows takes whole rows.
+        let (piece, unit_size) = if repeated { (REPEATED, UNIT.next_multiple_of(inner.len)) } else { (TILE, UNIT) };
         let total = positions(&axes);
         let phase = apply.phase(arrays.dst);
-        self.batches(total.div_ceil(UNIT), |units| {
+        self.batches(total.div_ceil(unit_size), |units| {
             let mut window = Window::new(bits, apply.level);
             for unit in units {
-                let range = unit * UNIT..total.min((unit + 1) * UNIT);
+                let range = unit * unit_size..total.min((unit + 1) * unit_size);
                 window.walk(&axes, range, piece, phase, |place, keep, len| worker.visit(&inner, place, keep, len));
             }
             apply.fence();

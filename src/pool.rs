@@ -4,8 +4,12 @@
 //! parent's threads, so it sees the parent's pools as foreign and builds its own; no lock is held that a
 //! fork could catch.
 
+use std::any::Any;
 use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::Thread;
 
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
@@ -51,7 +55,7 @@ pub fn set_num_threads(threads: usize) -> Result<(), Error> {
     Ok(())
 }
 
-/// Units of work, handed out one by one to all threads that hold a clone.
+/// Units of work, handed out one by one to all who hold a clone.
 #[derive(Clone)]
 pub(crate) struct Units<'a> {
     next: &'a AtomicUsize,
@@ -68,19 +72,97 @@ impl Iterator for Units<'_> {
 }
 
 /// Calls `work` with the units of `range`, on this thread and on up to `threads - 1` others.
+///
+/// The others help as soon as they are awake. A helper that comes when all units are done is not waited for, so
+/// asking for help costs little even where waking a thread takes longer than the work.
 pub(crate) fn share(range: Range<usize>, threads: usize, work: impl Fn(Units<'_>) + Sync) {
-    let next = AtomicUsize::new(range.start);
-    let units = Units { next: &next, end: range.end };
     let helpers = threads.min(range.len()).min(MOST_THREADS).saturating_sub(1);
-    match helpers_pool(helpers) {
-        None => work(units),
-        Some(pool) => pool.in_place_scope(|scope| {
-            for _ in 0..helpers {
-                let units = units.clone();
-                scope.spawn(|_| work(units));
-            }
-            work(units.clone());
-        }),
+    let Some(pool) = helpers_pool(helpers) else {
+        let next = AtomicUsize::new(range.start);
+        return work(Units { next: &next, end: range.end });
+    };
+    let work: *const (dyn Fn(Units<'_>) + Sync) = &work;
+    let job = Arc::new(Job {
+        // SAFETY: only the lifetime changes, which a pointer does not rely on.
+        work: unsafe { std::mem::transmute::<*const (dyn Fn(Units<'_>) + Sync), *const Work>(work) },
+        next: AtomicUsize::new(range.start),
+        end: range.end,
+        inside: AtomicUsize::new(0),
+        caller: std::thread::current(),
+        panic: Mutex::new(None),
+    });
+    let closing = Closing(&job);
+    for _ in 0..helpers {
+        let job = Arc::clone(&job);
+        pool.spawn(move || job.help());
+    }
+    job.work();
+    drop(closing);
+    let panic = job.panic.lock().ok().and_then(|mut panic| panic.take());
+    if let Some(panic) = panic {
+        resume_unwind(panic);
+    }
+}
+
+/// Set in [`Job::inside`] when nobody may enter any more.
+const CLOSED: usize = 1 << (usize::BITS - 1);
+
+type Work = dyn Fn(Units<'_>) + Sync + 'static;
+
+/// One call of [`share`], as its helpers see it.
+struct Job {
+    /// Valid until the job is closed and everybody has left, which [`Closing`] waits for.
+    work: *const Work,
+    next: AtomicUsize,
+    end: usize,
+    /// How many helpers are at work, and [`CLOSED`].
+    inside: AtomicUsize,
+    caller: Thread,
+    panic: Mutex<Option<Box<dyn Any + Send>>>,
+}
+
+// SAFETY: what `work` points to is `Sync`, so any thread may call it while it is valid.
+unsafe impl Send for Job {}
+// SAFETY: as above; the other fields are `Sync` by themselves.
+unsafe impl Sync for Job {}
+
+impl Job {
+    /// Does units until there are none left. Only for those who are inside, and for the caller.
+    fn work(&self) {
+        // SAFETY: the caller has not returned, and waits for all who are inside; so `work` is valid.
+        let work = unsafe { &*self.work };
+        work(Units { next: &self.next, end: self.end });
+    }
+
+    fn help(&self) {
+        let enter = |inside| if inside & CLOSED == 0 { Some(inside + 1) } else { None };
+        if self.inside.fetch_update(Ordering::Acquire, Ordering::Relaxed, enter).is_err() {
+            return;
+        }
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| self.work()))
+            && let Ok(mut first) = self.panic.lock()
+        {
+            first.get_or_insert(panic);
+        }
+        if self.inside.fetch_sub(1, Ordering::Release) == CLOSED + 1 {
+            self.caller.unpark();
+        }
+    }
+}
+
+/// Closes a job when it goes out of scope, however that happens, and waits until its helpers have left.
+struct Closing<'a>(&'a Job);
+
+impl Drop for Closing<'_> {
+    fn drop(&mut self) {
+        /// Helpers are at their last unit, so they will mostly leave within this many looks.
+        const LOOKS: usize = 1 << 10;
+        let mut looks = 0;
+        self.0.inside.fetch_or(CLOSED, Ordering::Relaxed);
+        while self.0.inside.load(Ordering::Acquire) != CLOSED {
+            looks += 1;
+            if looks < LOOKS { std::hint::spin_loop() } else { std::thread::park() }
+        }
     }
 }
 
@@ -115,5 +197,31 @@ fn helpers_pool(threads: usize) -> Option<&'static ThreadPool> {
             return Some(&new.pool);
         }
         // Another thread was faster; its pool serves, and the one built here stays idle.
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_unit_is_done_once() {
+        for threads in [1, 2, 3, 8] {
+            let done: Vec<AtomicUsize> = (0..1000).map(|_| AtomicUsize::new(0)).collect();
+            share(0..done.len(), threads, |units| {
+                for unit in units {
+                    done[unit].fetch_add(1, Ordering::Relaxed);
+                }
+            });
+            assert!(done.iter().all(|done| done.load(Ordering::Relaxed) == 1), "{threads} threads");
+        }
+    }
+
+    #[test]
+    fn a_panic_in_any_thread_reaches_the_caller() {
+        for threads in [1, 3] {
+            let result = catch_unwind(|| share(0..100, threads, |mut units| assert!(units.all(|unit| unit != 50))));
+            assert!(result.is_err(), "{threads} threads");
+        }
     }
 }
