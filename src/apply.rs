@@ -132,6 +132,11 @@ impl Apply {
         dst.addr().wrapping_neg() % LINE / self.element.size()
     }
 
+    /// Whether a step in bytes leads from one place where streamed writes can start to another.
+    pub(crate) fn whole_lines(&self, step: isize) -> bool {
+        step.unsigned_abs().is_multiple_of(LINE)
+    }
+
     /// Ends a sequence of runs.
     pub(crate) fn fence(&self) {
         if self.stream {

@@ -9,7 +9,7 @@ use smallvec::SmallVec;
 
 use crate::bernoulli::{GROUP, GROUP_WORDS, Sampler, Threshold};
 use crate::mask::Mask;
-use crate::simd::Level;
+use crate::simd::{Kernel, Level, Simd};
 use crate::walk::{Axis, Cursor, Place};
 
 /// Elements that are drawn, and then used, at a time.
@@ -85,11 +85,14 @@ impl<'a> Keep<'a> {
     }
 }
 
+/// Words of keep bits: a tile and what its alignment adds, without the heap.
+type Words = SmallVec<[u64; TILE / 64 + 4]>;
+
 /// A buffer of keep bits, filled when they are asked for and kept until others are.
 pub(crate) struct Window {
     bits: Bits,
     level: Level,
-    words: SmallVec<[u64; TILE / 64 + 4]>,
+    words: Words,
     first_group: u64,
     groups: usize,
 }
@@ -223,79 +226,150 @@ pub(crate) struct Turned<'a> {
 /// Buffers for [`Turned::walk`], kept between blocks.
 #[derive(Default)]
 pub(crate) struct TurnedBuffers {
+    /// For each element along `inner`, where its bits start in the drawn ones.
+    starts: Vec<usize>,
     groups: Vec<u64>,
     drawn: Vec<u64>,
     turned: Vec<u64>,
 }
 
 impl Turned<'_> {
-    /// Most elements of a block along each axis: the drawn bits then fit 40 KiB, whatever their alignment.
+    /// Most elements of a block along `inner`.
     pub(crate) const SIDE: usize = 512;
+
+    /// Most elements of a block along `lanes`: the drawn bits then fit 40 KiB, whatever their alignment.
+    pub(crate) fn most_lanes(inner: &Axis) -> usize {
+        Self::SIDE * (Self::SIDE / inner.len.next_power_of_two().clamp(64, Self::SIDE))
+    }
 
     /// Calls `visit(place, keep, len)` for every row along `inner`.
     pub(crate) fn walk(&self, buffers: &mut TurnedBuffers, mut visit: impl FnMut(Place, Keep<'_>, usize)) {
-        let Self { lanes, inner, .. } = self;
-        let TurnedBuffers { groups, drawn, turned } = buffers;
-        let index = |i: usize| self.first + inner.bit as u64 * i as u64;
-        let last_group = |i: usize| (index(i) + lanes.len as u64 - 1) / GROUP as u64;
-
-        // A column's bits start at this group of the drawn ones.
-        let mut starts = [0usize; Self::SIDE];
-        groups.clear();
-        for (i, start) in starts.iter_mut().enumerate().take(inner.len) {
-            let first = index(i) / GROUP as u64;
-            match groups.last() {
-                // Columns that are near each other in the stream share groups.
-                Some(last) if *last == first => {}
-                _ => groups.push(first),
-            }
-            *start = groups.len() - 1;
-            groups.extend(first + 1..=last_group(i));
-        }
-        drawn.resize(groups.len() * GROUP_WORDS + 2, 0);
-        let end = groups.len() * GROUP_WORDS;
-        self.sampler.gather(self.level, groups, &mut drawn[..end]);
-
+        self.draw(buffers);
+        let Self { lanes, inner, level, .. } = self;
+        let TurnedBuffers { starts, drawn, turned, .. } = buffers;
         let row_words = inner.len.div_ceil(64) + 1;
         turned.resize(64 * row_words, 0);
         for from in (0..lanes.len).step_by(64) {
-            for (word, columns) in (0..inner.len).step_by(64).enumerate() {
+            for (word, starts) in starts.chunks(64).enumerate() {
                 let mut square = [0u64; 64];
-                for (i, row) in square.iter_mut().enumerate().take(inner.len - columns) {
-                    let i = columns + i;
-                    let position = starts[i] * GROUP + (index(i) % GROUP as u64) as usize + from;
-                    *row = word_at(drawn, position.min((drawn.len() - 2) * 64));
+                for (row, start) in square.iter_mut().zip(starts) {
+                    // Bits past the last lane are not used.
+                    *row = word_at(drawn, (start + from).min((drawn.len() - 2) * 64));
                 }
-                transpose(&mut square);
-                for (row, bits) in square.into_iter().enumerate() {
-                    turned[row * row_words + word] = bits;
+                level.run(Transpose(&mut square));
+                for (bits, row) in square.iter().zip(turned.chunks_exact_mut(row_words)) {
+                    row[word] = *bits;
                 }
             }
-            for row in 0..64.min(lanes.len - from) {
-                let words = &turned[row * row_words..(row + 1) * row_words];
+            for (row, words) in turned.chunks_exact(row_words).enumerate().take(lanes.len - from) {
                 visit(Place::default().along(lanes, from + row), Keep::Bits(words, 0), inner.len);
             }
         }
+    }
+
+    /// Draws the groups of all elements.
+    fn draw(&self, buffers: &mut TurnedBuffers) {
+        let TurnedBuffers { starts, groups, drawn, .. } = buffers;
+        starts.clear();
+        groups.clear();
+        for i in 0..self.inner.len as u64 {
+            let index = self.first + self.inner.bit as u64 * i;
+            let (first, last) = (index / GROUP as u64, (index + self.lanes.len as u64 - 1) / GROUP as u64);
+            // Neighbours may share a group.
+            let shared = usize::from(groups.last() == Some(&first));
+            starts.push((groups.len() - shared) * GROUP + (index % GROUP as u64) as usize);
+            groups.extend(first + shared as u64..=last);
+        }
+        let end = groups.len() * GROUP_WORDS;
+        drawn.resize(end + 2, 0);
+        self.sampler.gather(self.level, groups, &mut drawn[..end]);
     }
 }
 
 /// Transposes 64 by 64 bits: bit j of word i changes places with bit i of word j.
 ///
 /// Swaps blocks of half the size at every step (Warren, "Hacker's Delight", 2nd ed., section 7-3).
-fn transpose(square: &mut [u64; 64]) {
-    let mut mask = 0x0000_0000_FFFF_FFFFu64;
-    let mut size = 32;
-    while size > 0 {
-        for block in square.chunks_exact_mut(2 * size) {
-            let (upper, lower) = block.split_at_mut(size);
-            for (a, b) in upper.iter_mut().zip(lower) {
-                let swap = (*a >> size ^ *b) & mask;
-                *a ^= swap << size;
-                *b ^= swap;
+struct Transpose<'a>(&'a mut [u64; 64]);
+
+impl Kernel for Transpose<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) {
+        #[inline(always)]
+        fn step<const SIZE: usize>(square: &mut [u64; 64], mask: u64) {
+            for block in square.chunks_exact_mut(2 * SIZE) {
+                let (upper, lower) = block.split_at_mut(SIZE);
+                for (a, b) in upper.iter_mut().zip(lower) {
+                    let swap = (*a >> SIZE ^ *b) & mask;
+                    *a ^= swap << SIZE;
+                    *b ^= swap;
+                }
             }
         }
-        size /= 2;
-        mask ^= mask << size;
+        step::<32>(self.0, 0x0000_0000_FFFF_FFFF);
+        step::<16>(self.0, 0x0000_FFFF_0000_FFFF);
+        step::<8>(self.0, 0x00FF_00FF_00FF_00FF);
+        step::<4>(self.0, 0x0F0F_0F0F_0F0F_0F0F);
+        step::<2>(self.0, 0x3333_3333_3333_3333);
+        step::<1>(self.0, 0x5555_5555_5555_5555);
+    }
+}
+
+/// Joins short runs that follow each other in memory, so that they are visited as one.
+pub(crate) struct Joined {
+    words: Words,
+    len: usize,
+    first: Place,
+    next: Place,
+}
+
+impl Joined {
+    /// Runs shorter than this are worth joining.
+    pub(crate) const SHORT: usize = 64;
+
+    pub(crate) fn new() -> Self {
+        let words = SmallVec::from_elem(0, TILE / 64 + 2);
+        Self { words, len: 0, first: Place::default(), next: Place::default() }
+    }
+
+    /// Takes a run of fewer than [`Joined::SHORT`] elements along `inner`; `visit` is called when many are there.
+    #[inline]
+    pub(crate) fn push(
+        &mut self,
+        inner: &Axis,
+        place: Place,
+        keep: Keep<'_>,
+        len: usize,
+        visit: &mut impl FnMut(Place, Keep<'_>, usize),
+    ) {
+        if self.len > TILE - Self::SHORT || self.next.src != place.src || self.next.dst != place.dst {
+            self.flush(visit);
+        }
+        if self.len == 0 {
+            self.first = place;
+        }
+        let bits = match keep {
+            Keep::All => !0,
+            Keep::None => 0,
+            Keep::Bits(words, offset) => word_at(words, offset),
+        };
+        let bits = bits & ((1 << len) - 1);
+        let (word, shift) = (self.len / 64, self.len % 64);
+        // What lies past the end is rubbish: the first bits of a word overwrite it.
+        let below = if shift == 0 { 0 } else { self.words[word] };
+        self.words[word] = below | bits << shift;
+        self.words[word + 1] = bits >> 1 >> (63 - shift);
+        self.len += len;
+        self.next = place.along(inner, len);
+    }
+
+    /// Visits what is there.
+    pub(crate) fn flush(&mut self, visit: &mut impl FnMut(Place, Keep<'_>, usize)) {
+        if self.len > 0 {
+            visit(self.first, Keep::Bits(&self.words, 0), self.len);
+            self.len = 0;
+        }
     }
 }
 
@@ -325,7 +399,7 @@ mod tests {
     fn transposing_moves_every_bit() {
         let original: [u64; 64] = std::array::from_fn(|i| (i as u64 + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15));
         let mut square = original;
-        transpose(&mut square);
+        Level::portable().run(Transpose(&mut square));
         for (i, row) in square.iter().enumerate() {
             for (j, column) in original.iter().enumerate() {
                 assert_eq!(row >> j & 1, column >> i & 1, "bit {j} of word {i}");

@@ -5,7 +5,7 @@ use smallvec::SmallVec;
 
 use crate::apply::{Apply, Element, Float, Run};
 use crate::bernoulli::Sampler;
-use crate::bits::{Bits, Keep, REPEATED, TILE, Turned, TurnedBuffers, Window, repeat_inside};
+use crate::bits::{Bits, Joined, Keep, REPEATED, TILE, Turned, TurnedBuffers, Window, repeat_inside};
 use crate::error::Error;
 use crate::mask::{Interrupt, Mask};
 use crate::pool;
@@ -153,21 +153,48 @@ struct Call<'a> {
     interrupt: Interrupt<'a>,
 }
 
+/// Whether runs along the last axis are short, and follow each other in memory.
+fn joins(axes: &[Axis]) -> bool {
+    let [.., outer, inner] = axes else {
+        return false;
+    };
+    let end = Place::default().along(inner, inner.len);
+    inner.len < Joined::SHORT && outer.src == end.src && outer.dst == end.dst
+}
+
 /// The part of a call that threads share.
 struct Worker {
     arrays: Arrays,
     apply: Apply,
+    inner: Axis,
+    /// Whether to join runs.
+    join: bool,
 }
 
 impl Worker {
-    /// Applies keep bits to the elements of a walk from `place` on, `inner` being the axis they lie along.
+    /// Has `walk` call back with runs of keep bits, whose places count from `corner`, and applies them.
     #[inline]
-    fn visit(&self, inner: &Axis, place: Place, keep: Keep<'_>, len: usize) {
+    fn visit(&self, corner: Place, walk: impl FnOnce(&mut dyn FnMut(Place, Keep<'_>, usize))) {
+        let mut apply = |place: Place, keep: Keep<'_>, len| {
+            self.apply(Place { src: corner.src + place.src, dst: corner.dst + place.dst, ..place }, keep, len);
+        };
+        if self.join {
+            let mut joined = Joined::new();
+            walk(&mut |place, keep, len| joined.push(&self.inner, place, keep, len, &mut apply));
+            joined.flush(&mut apply);
+        } else {
+            walk(&mut apply);
+        }
+    }
+
+    /// Applies keep bits to the elements from `place` on.
+    #[inline]
+    fn apply(&self, place: Place, keep: Keep<'_>, len: usize) {
         let run = Run {
             src: self.arrays.src.wrapping_offset(place.src),
             dst: self.arrays.dst.wrapping_offset(place.dst),
-            src_step: inner.src,
-            dst_step: inner.dst,
+            src_step: self.inner.src,
+            dst_step: self.inner.dst,
             len,
         };
         // SAFETY: `run` vouches for all places of the walk, and units are disjoint.
@@ -205,7 +232,6 @@ impl Call<'_> {
     /// The last axis follows the mask (or the mask is no stream): runs along it.
     fn rows(&self, axes: &Axes) -> Result<(), Error> {
         let Self { bits, apply, arrays, .. } = *self;
-        let worker = Worker { arrays, apply };
         let mut axes = axes.clone();
         let drawn = matches!(bits, Bits::Drawn(..));
         let repeated = drawn && repeat_inside(&mut axes);
@@ -214,47 +240,55 @@ impl Call<'_> {
         let (piece, unit_size) = if repeated { (REPEATED, UNIT.next_multiple_of(inner.len)) } else { (TILE, UNIT) };
         let total = positions(&axes);
         let phase = apply.phase(arrays.dst);
+        let worker = Worker { arrays, apply, inner, join: joins(&axes) };
         self.batches(total.div_ceil(unit_size), |units| {
             let mut window = Window::new(bits, apply.level);
             for unit in units {
                 let range = unit * unit_size..total.min((unit + 1) * unit_size);
-                window.walk(&axes, range, piece, phase, |place, keep, len| worker.visit(&inner, place, keep, len));
+                worker.visit(Place::default(), |visit| window.walk(&axes, range, piece, phase, visit));
             }
             apply.fence();
         })
     }
 
-    /// The last axis goes across the mask: square blocks, whose bits are turned.
+    /// The last axis goes across the mask: blocks, whose bits are turned.
     fn columns(&self, axes: &Axes, sampler: Sampler, origin: u64) -> Result<(), Error> {
-        let Self { apply, arrays, .. } = *self;
-        let worker = Worker { arrays, apply };
+        let Self { mut apply, arrays, .. } = *self;
         let mut outer = axes.clone();
         let inner = outer.pop().unwrap_or_default();
         let lanes = match outer.iter().position(|axis| axis.bit == 1) {
             Some(position) => outer.remove(position),
             None => Axis { len: 1, ..Axis::default() },
         };
-        let side = Turned::SIDE;
-        let blocks = |axis: &Axis| axis.len.div_ceil(side);
-        let block_axis = |axis: &Axis| {
+        // Streamed runs must start at a line; they all do if the first does and the steps are whole lines.
+        apply.stream &= axes.iter().all(|axis| axis.dst == inner.dst || apply.whole_lines(axis.dst));
+        let [lane_side, inner_side] = [Turned::most_lanes(&inner), Turned::SIDE];
+        let before = (inner_side - apply.phase(arrays.dst)) % inner_side;
+        let before = if apply.stream { before } else { 0 };
+        let [lane_blocks, inner_blocks] = [lanes.len.div_ceil(lane_side), (before + inner.len).div_ceil(inner_side)];
+        let block_axis = |axis: &Axis, side: usize, len: usize| {
             let step = Place::default().along(axis, side);
-            Axis { len: blocks(axis), src: step.src, dst: step.dst, bit: step.bit }
+            Axis { len, src: step.src, dst: step.dst, bit: step.bit }
         };
-        outer.extend([block_axis(&lanes), block_axis(&inner)]);
-        let [lane_blocks, inner_blocks] = [blocks(&lanes), blocks(&inner)];
-        let block = |axis: &Axis, number: usize| Axis { len: side.min(axis.len - number * side), ..*axis };
+        let join = joins(&[lanes, inner]);
+        outer.extend([block_axis(&lanes, lane_side, lane_blocks), block_axis(&inner, inner_side, inner_blocks)]);
+        let worker = Worker { arrays, apply, inner, join };
         self.batches(positions(&outer), |units| {
             let mut buffers = TurnedBuffers::default();
             for unit in units {
+                let (column, row) = (unit % inner_blocks * inner_side, unit / inner_blocks % lane_blocks * lane_side);
+                // The first block begins `before` elements ahead of the axis, and is cut short.
+                let cut = before.saturating_sub(column);
+                let back = Place::default().along(&inner, before - cut);
                 let corner = Cursor::at(&outer, unit).place();
-                let inner = block(&inner, unit % inner_blocks);
-                let lanes = block(&lanes, unit / inner_blocks % lane_blocks);
+                let corner =
+                    Place { src: corner.src - back.src, dst: corner.dst - back.dst, bit: corner.bit - back.bit };
                 let first = origin.wrapping_add_signed(corner.bit as i64);
+                let end = (column + inner_side).min(before + inner.len);
+                let inner = Axis { len: end - column - cut, ..inner };
+                let lanes = Axis { len: lane_side.min(lanes.len - row), ..lanes };
                 let turned = Turned { sampler: &sampler, level: apply.level, first, lanes, inner };
-                turned.walk(&mut buffers, |place, keep, len| {
-                    let place = Place { src: corner.src + place.src, dst: corner.dst + place.dst, ..place };
-                    worker.visit(&inner, place, keep, len);
-                });
+                worker.visit(corner, |visit| turned.walk(&mut buffers, visit));
             }
             apply.fence();
         })

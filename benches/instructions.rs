@@ -1,0 +1,57 @@
+//! Fixed calls for counting instructions: `instructions CASE REPEATS`, run under valgrind by `instructions.py`.
+//!
+//! Without arguments, as `cargo bench` calls it, this does nothing: it measures no time.
+
+use std::hint::black_box;
+
+use fastdrop::{Key, Mask, set_num_threads};
+
+const KEY: Key = Key::from_words([1, 2, 3, 4]);
+
+fn mask(elements: u64, p: f64) -> Mask {
+    Mask::new(&[elements], p, KEY).expect("p is a probability")
+}
+
+fn apply(elements: u64, p: f64, repeats: u32) {
+    let mask = mask(elements, p);
+    let (x, mut out) = (vec![1.0f32; elements as usize], vec![0.0f32; elements as usize]);
+    for _ in 0..repeats {
+        mask.apply(black_box(&x), black_box(&mut out), None).expect("sizes agree");
+    }
+}
+
+fn rows(repeats: u32) {
+    let mask = Mask::new(&[1 << 10, 1000], 0.1, KEY).and_then(|whole| whole.region(&[3, 5], &[1000, 37]));
+    let mask = mask.expect("the region is inside");
+    let (x, mut out) = (vec![1.0f32; 37_000], vec![0.0f32; 37_000]);
+    for _ in 0..repeats {
+        mask.apply(black_box(&x), black_box(&mut out), None).expect("sizes agree");
+    }
+}
+
+fn bits(p: f64, repeats: u32) {
+    let mask = mask(1 << 17, p);
+    let mut bytes = vec![0; 1 << 14];
+    for _ in 0..repeats {
+        mask.packbits(black_box(&mut bytes), &|| false).expect("the size is right");
+    }
+}
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let [case, repeats] = arguments.as_slice() else {
+        return;
+    };
+    let repeats = repeats.parse().expect("REPEATS is a number");
+    set_num_threads(1).expect("1 is a number of threads");
+    match case.as_str() {
+        "small p=0.5" => apply(64, 0.5, repeats),
+        "large p=0.5" => apply(1 << 17, 0.5, repeats),
+        "large p=0.1" => apply(1 << 17, 0.1, repeats),
+        "odd length p=0.1" => apply(10_001, 0.1, repeats),
+        "short rows p=0.1" => rows(repeats),
+        "bits p=0.5" => bits(0.5, repeats),
+        "bits p=0.1" => bits(0.1, repeats),
+        other => panic!("unknown case {other:?}"),
+    }
+}

@@ -1,0 +1,69 @@
+"""Memory: masks and layers stay small, and a call needs hardly more than its output."""
+
+from __future__ import annotations
+
+import pickle
+import re
+import subprocess
+import sys
+
+import fastdrop as fd
+import numpy as np
+import pytest
+from support import KEY, as_key
+
+MOST_KEPT = 500  # bytes
+
+# The largest resident size since the mark was reset, as Linux reports it.
+MEASURE = """
+import numpy as np, fastdrop as fd, re
+def peak():
+    return int(re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1])
+fd.set_num_threads({threads})
+x = {array}
+out = np.full_like(x, 1)
+small = {small}
+for _ in range(3):  # what is set up once: threads, stacks
+    fd.dropout(small, {p}, rng=1, broadcast_dims={dims}, out=np.empty_like(small))
+open("/proc/self/clear_refs", "w").write("5")
+before = peak()
+fd.dropout(x, {p}, rng=1, broadcast_dims={dims}, out=out)
+print(peak() - before)
+"""
+
+ARRAYS = {
+    "C order": ("np.ones(({n}, 1000), np.float32)", ()),
+    "Fortran order": ("np.ones(({n}, 1000), np.float32).T", ()),
+    "every other": ("np.ones(({n}, 2000), np.float32)[:, ::2]", ()),
+    "shared": ("np.ones((10, {n}, 100), np.float32)", (0,)),
+}
+
+
+@pytest.mark.parametrize("shape", [(), (10,), (1000, 1000), (10**6, 10**9), (2, 3, 4, 5, 6)])
+def test_a_mask_grows_with_its_array(shape: tuple[int, ...]) -> None:
+    mask = fd.Mask(shape, 0.3, as_key(KEY))
+    assert sys.getsizeof(mask) < MOST_KEPT
+    assert len(pickle.dumps(mask)) < MOST_KEPT
+
+
+def test_a_layer_keeps_its_input_or_mask_for_backward() -> None:
+    drop = fd.Dropout(0.5, rng=0)
+    drop(np.ones((1000, 1000), np.float32))
+    assert len(pickle.dumps(drop)) < MOST_KEPT
+    kept = sum(sys.getsizeof(value) for value in (drop.mask, drop._scale, drop._shape))
+    assert kept < MOST_KEPT
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads Linux's own accounts")
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("p", [0.5, 0.1])
+@pytest.mark.parametrize("layout", ARRAYS)
+def test_a_call_needs_memory_beside_its_output(layout: str, p: float, threads: int) -> None:
+    array, dims = ARRAYS[layout]
+    code = MEASURE.format(
+        array=array.format(n=20_000), small=array.format(n=1000), p=p, dims=dims, threads=threads
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    kilobytes = int(re.fullmatch(r"(\d+)\n", done.stdout)[1])  # type: ignore[index]
+    # 64 KiB for each thread; and as much again for what the interpreter does meanwhile.
+    assert kilobytes <= 64 * threads + 64
