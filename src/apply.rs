@@ -10,7 +10,7 @@ use crate::bits::word_at;
 use crate::simd::{Kernel, Level, Simd, WORD};
 
 /// How far ahead of its use memory is asked for, where it comes from beyond the caches.
-const PREFETCH_BYTES: usize = 4096;
+pub(crate) const PREFETCH_BYTES: isize = 4096;
 /// Streamed writes start at multiples of this.
 const LINE: usize = 64;
 /// Size of the largest element.
@@ -88,6 +88,8 @@ pub(crate) struct Apply {
     pub(crate) scale: f64,
     /// The input's, the output's bytes are in the other order than this CPU's.
     pub(crate) swapped: [bool; 2],
+    /// Where to find, from an element on, what will be read some time later: in bytes.
+    pub(crate) ahead: isize,
     /// Write past the caches; [`Apply::fence`] must follow.
     pub(crate) stream: bool,
 }
@@ -117,8 +119,12 @@ impl Apply {
     pub(crate) unsafe fn zero(&self, run: Run) {
         let size = self.element.size();
         if run.dst_step == size as isize {
+            let bytes = run.len * size;
+            if self.stream && bytes >= 2 * LINE {
+                return self.level.run(Zeros { dst: run.dst, bytes });
+            }
             // SAFETY: the caller vouches for `len` contiguous elements at `dst`.
-            unsafe { run.dst.write_bytes(0, run.len * size) };
+            unsafe { run.dst.write_bytes(0, bytes) };
         } else {
             for i in 0..run.len as isize {
                 // SAFETY: the caller vouches for each element.
@@ -214,6 +220,31 @@ unsafe fn copy(src: *const u8, src_step: isize, dst: *mut u8, dst_step: isize, s
     }
 }
 
+/// Bytes to set to zero past the caches. Only [`Apply`] makes one, of a run's elements.
+struct Zeros {
+    dst: *mut u8,
+    bytes: usize,
+}
+
+impl Kernel for Zeros {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        let Self { dst, bytes } = self;
+        let head = (dst.addr().wrapping_neg() % LINE).min(bytes);
+        let tail = (bytes - head) % LINE;
+        // SAFETY: whoever made this vouches for the bytes; the lines begin at multiples of LINE and end in the run.
+        unsafe {
+            dst.write_bytes(0, head);
+            for at in (head..bytes - tail).step_by(LINE) {
+                simd.stream_zeros(dst.add(at));
+            }
+            dst.add(bytes - tail).write_bytes(0, tail);
+        }
+    }
+}
+
 struct Fence;
 
 impl Kernel for Fence {
@@ -284,7 +315,7 @@ impl Contiguous<'_> {
                 let src = run.src.add(at * T::SIZE);
                 if STREAM {
                     for line in (0..WORD * T::SIZE).step_by(LINE) {
-                        simd.prefetch(src.wrapping_add(PREFETCH_BYTES + line));
+                        simd.prefetch(src.wrapping_offset(apply.ahead).wrapping_add(line));
                     }
                 }
                 T::select::<S, STREAM>(simd, keep, src, run.dst.add(at * T::SIZE), apply.scale);

@@ -253,8 +253,7 @@ impl Turned<'_> {
             for (word, starts) in starts.chunks(64).enumerate() {
                 let mut square = [0u64; 64];
                 for (row, start) in square.iter_mut().zip(starts) {
-                    // Bits past the last lane are not used.
-                    *row = word_at(drawn, (start + from).min((drawn.len() - 2) * 64));
+                    *row = word_at(drawn, start + from);
                 }
                 level.run(Transpose(&mut square));
                 for (bits, row) in square.iter().zip(turned.chunks_exact_mut(row_words)) {
@@ -281,7 +280,8 @@ impl Turned<'_> {
             groups.extend(first + shared as u64..=last);
         }
         let end = groups.len() * GROUP_WORDS;
-        drawn.resize(end + 2, 0);
+        // The last lanes are read as a whole word, and that needs a word to spare.
+        drawn.resize(end + 3, 0);
         self.sampler.gather(self.level, groups, &mut drawn[..end]);
     }
 }
@@ -326,7 +326,7 @@ pub(crate) struct Joined {
 
 impl Joined {
     /// Runs shorter than this are worth joining.
-    pub(crate) const SHORT: usize = 64;
+    pub(crate) const SHORT: usize = TILE / 8;
 
     pub(crate) fn new() -> Self {
         let words = SmallVec::from_elem(0, TILE / 64 + 2);
@@ -349,19 +349,26 @@ impl Joined {
         if self.len == 0 {
             self.first = place;
         }
-        let bits = match keep {
-            Keep::All => !0,
-            Keep::None => 0,
-            Keep::Bits(words, offset) => word_at(words, offset),
-        };
-        let bits = bits & ((1 << len) - 1);
+        for at in (0..len).step_by(64) {
+            let bits = match keep {
+                Keep::All => !0,
+                Keep::None => 0,
+                Keep::Bits(words, offset) => word_at(words, offset + at),
+            };
+            self.append(bits, (len - at).min(64));
+        }
+        self.next = place.along(inner, len);
+    }
+
+    #[inline]
+    fn append(&mut self, bits: u64, len: usize) {
+        let bits = bits & (!0 >> (64 - len));
         let (word, shift) = (self.len / 64, self.len % 64);
         // What lies past the end is rubbish: the first bits of a word overwrite it.
         let below = if shift == 0 { 0 } else { self.words[word] };
         self.words[word] = below | bits << shift;
         self.words[word + 1] = bits >> 1 >> (63 - shift);
         self.len += len;
-        self.next = place.along(inner, len);
     }
 
     /// Visits what is there.

@@ -3,7 +3,7 @@
 
 use smallvec::SmallVec;
 
-use crate::apply::{Apply, Element, Float, Run};
+use crate::apply::{Apply, Element, Float, PREFETCH_BYTES, Run};
 use crate::bernoulli::Sampler;
 use crate::bits::{Bits, Joined, Keep, REPEATED, TILE, Turned, TurnedBuffers, Window, repeat_inside};
 use crate::error::Error;
@@ -111,6 +111,7 @@ pub(crate) unsafe fn run(
         element: arrays.element,
         scale,
         swapped: arrays.swapped,
+        ahead: PREFETCH_BYTES,
         stream: total * arrays.element.size() >= STREAM_BYTES && arrays.src != arrays.dst,
     };
     let call = Call { arrays, apply, bits, threads, interrupt };
@@ -260,17 +261,21 @@ impl Call<'_> {
             Some(position) => outer.remove(position),
             None => Axis { len: 1, ..Axis::default() },
         };
-        // Streamed runs must start at a line; they all do if the first does and the steps are whole lines.
-        apply.stream &= axes.iter().all(|axis| axis.dst == inner.dst || apply.whole_lines(axis.dst));
+        let join = joins(&[lanes, inner]);
         let [lane_side, inner_side] = [Turned::most_lanes(&inner), Turned::SIDE];
-        let before = (inner_side - apply.phase(arrays.dst)) % inner_side;
-        let before = if apply.stream { before } else { 0 };
+        apply.stream &= join || inner.len > inner_side;
+        // If one run of blocks starts at a line and the steps are whole lines, then all do.
+        let lines = axes.iter().all(|axis| axis.dst == inner.dst || apply.whole_lines(axis.dst));
+        let before = if lines && !join { (inner_side - apply.phase(arrays.dst)) % inner_side } else { 0 };
+        if !join {
+            // The next run is not behind this one.
+            apply.ahead = lanes.src;
+        }
         let [lane_blocks, inner_blocks] = [lanes.len.div_ceil(lane_side), (before + inner.len).div_ceil(inner_side)];
         let block_axis = |axis: &Axis, side: usize, len: usize| {
             let step = Place::default().along(axis, side);
             Axis { len, src: step.src, dst: step.dst, bit: step.bit }
         };
-        let join = joins(&[lanes, inner]);
         outer.extend([block_axis(&lanes, lane_side, lane_blocks), block_axis(&inner, inner_side, inner_blocks)]);
         let worker = Worker { arrays, apply, inner, join };
         self.batches(positions(&outer), |units| {

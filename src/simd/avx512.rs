@@ -214,6 +214,11 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
+    unsafe fn stream_zeros(self, dst: *mut u8) {
+        // SAFETY: the token proves AVX-512; the caller vouches for 64 bytes and their alignment.
+        unsafe { _mm512_stream_si512(dst.cast(), _mm512_setzero_si512()) };
+    }
+    #[inline(always)]
     fn prefetch(self, address: *const u8) {
         // SAFETY: a prefetch touches no memory that the program can observe.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) };

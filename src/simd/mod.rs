@@ -76,6 +76,10 @@ pub(crate) trait Simd: Copy {
     /// See the trait.
     unsafe fn select_bf16<const STREAM: bool>(self, keep: u64, src: *const u16, dst: *mut u16, scale: f32);
 
+    /// Writes 64 bytes of zeros past the caches.
+    /// # Safety
+    /// They must be writeable at `dst`, a multiple of 64.
+    unsafe fn stream_zeros(self, dst: *mut u8);
     /// Asks for the cache line at `address`, which need not be valid.
     fn prefetch(self, address: *const u8);
     /// Makes streamed writes visible to other threads.

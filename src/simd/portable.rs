@@ -120,6 +120,11 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
+    unsafe fn stream_zeros(self, dst: *mut u8) {
+        // SAFETY: the obligations are the same.
+        unsafe { dst.write_bytes(0, 64) };
+    }
+    #[inline(always)]
     fn prefetch(self, _address: *const u8) {}
     #[inline(always)]
     fn fence(self) {}
