@@ -16,7 +16,7 @@ pub(crate) const GROUP: usize = 128;
 /// 64-bit words of keep bits in a group.
 pub(crate) const GROUP_WORDS: usize = GROUP / 64;
 /// Groups in the largest piece that is drawn at once: what fits the cleanup's index and the L1 cache.
-const PIECE: usize = 64;
+pub(crate) const PIECE: usize = 64;
 /// Words of keep bits in a block of as many groups as a vector has lanes.
 const BLOCK_WORDS: usize = LANES * GROUP_WORDS;
 /// Planes drawn for all groups before the rest are drawn only for the groups that still need them.

@@ -7,9 +7,9 @@ use std::ops::Range;
 
 use smallvec::SmallVec;
 
-use crate::bernoulli::{GROUP, GROUP_WORDS, Sampler, Threshold};
+use crate::bernoulli::{GROUP, GROUP_WORDS, PIECE, Sampler, Threshold};
 use crate::mask::Mask;
-use crate::simd::{Kernel, Level, Simd};
+use crate::simd::{Kernel, LANES, Level, Simd};
 use crate::walk::{Axis, Cursor, Place};
 
 /// Elements that are drawn, and then used, at a time.
@@ -95,11 +95,13 @@ pub(crate) struct Window {
     words: Words,
     first_group: u64,
     groups: usize,
+    /// Where in `words` the bits of the rows to come begin, the next one last.
+    rows: SmallVec<[usize; PIECE]>,
 }
 
 impl Window {
     pub(crate) fn new(bits: Bits, level: Level) -> Self {
-        Self { bits, level, words: SmallVec::new(), first_group: 0, groups: 0 }
+        Self { bits, level, words: SmallVec::new(), first_group: 0, groups: 0, rows: SmallVec::new() }
     }
 
     /// Calls `visit(place, keep, len)` for runs of at most [`TILE`] elements (`piece`, if bits are drawn) along the
@@ -122,6 +124,9 @@ impl Window {
         // Rows that follow each other closely are drawn together.
         let row_step = outer.last().map_or(0, |axis| axis.bit);
         let dense = row_step > 0 && row_step <= 2 * inner.len as isize;
+        // Short rows that lie far apart are gathered into full vectors.
+        let sparse = row_step > 2 * inner.len as isize && inner.bit == 1 && inner.len < LANES * GROUP;
+        self.rows.clear();
         while at < range.end {
             let place = cursor.place().along(inner, column);
             let left = (inner.len - column).min(range.end - at);
@@ -138,6 +143,17 @@ impl Window {
                     len
                 }
                 Bits::Drawn(sampler, origin) => {
+                    if sparse {
+                        if self.rows.is_empty() {
+                            self.gather(&sampler, origin, inner, cursor.clone(), column, range.end - at);
+                        }
+                        let offset = self.rows.pop().unwrap_or_default();
+                        visit(place, Keep::Bits(&self.words, offset), left);
+                        at += left;
+                        column = 0;
+                        cursor.advance();
+                        continue;
+                    }
                     let index = origin.wrapping_add_signed(place.bit as i64);
                     // One bit serves a run that shares it; a run whose bits are apart is taken bit by bit.
                     let len = match inner.bit {
@@ -193,6 +209,39 @@ impl Window {
         self.words.copy_within(old - from..old, 0);
         sampler.fill(self.level, group + at_hand as u64, &mut self.words[from..end]);
         (&self.words, lane)
+    }
+
+    /// Draws the bits of the rows from `cursor` on, the first from `column`: of as many as fill a piece, or hold
+    /// `left` elements.
+    fn gather(
+        &mut self,
+        sampler: &Sampler,
+        origin: u64,
+        inner: &Axis,
+        mut cursor: Cursor<'_>,
+        mut column: usize,
+        mut left: usize,
+    ) {
+        let mut groups = SmallVec::<[u64; PIECE]>::new();
+        while left > 0 {
+            let len = (inner.len - column).min(left);
+            let index = origin.wrapping_add_signed(cursor.place().bit as i64) + column as u64;
+            let (first, last) = (index / GROUP as u64, (index + len as u64 - 1) / GROUP as u64);
+            if groups.len() + (last - first + 1) as usize > PIECE {
+                break;
+            }
+            let shared = usize::from(groups.last() == Some(&first));
+            self.rows.push((groups.len() - shared) * GROUP + (index % GROUP as u64) as usize);
+            groups.extend(first + shared as u64..=last);
+            left -= len;
+            column = 0;
+            cursor.advance();
+        }
+        self.rows.reverse();
+        self.groups = 0;
+        let end = groups.len() * GROUP_WORDS;
+        self.words.resize(end + 1, 0);
+        sampler.gather(self.level, &groups, &mut self.words[..end]);
     }
 
     /// Packs the bits of `len` given bytes.

@@ -163,8 +163,15 @@ impl Mask {
             let mut at = 0;
             piece.fill(0);
             self.runs(first, UNIT.min((self.size() - first as u64) as usize), &mut |words, offset, len| {
-                for (i, word) in words_at(words, offset, len).enumerate() {
-                    put_bits(piece, at + i * 64, word);
+                // Whole words first, if they begin at words and bytes.
+                let whole = if offset % 64 == 0 && at % 8 == 0 { len / 64 } else { 0 };
+                let bytes = piece[at / 8..].chunks_exact_mut(8);
+                for (bytes, word) in bytes.zip(&words[offset / 64..]).take(whole) {
+                    bytes.copy_from_slice(&word.to_le_bytes());
+                }
+                let done = whole * 64;
+                for (i, word) in words_at(words, offset + done, len - done).enumerate() {
+                    put_bits(piece, at + done + i * 64, word);
                 }
                 at += len;
             })
@@ -227,9 +234,6 @@ fn words_at(words: &[u64], offset: usize, len: usize) -> impl Iterator<Item = u6
 
 /// Sets the bits of `word` in `bytes` from bit `at` on; the bits there are 0, and what lies past the end is 0.
 fn put_bits(bytes: &mut [u8], at: usize, word: u64) {
-    if let (0, Some(whole)) = (at % 8, bytes.get_mut(at / 8..at / 8 + 8)) {
-        return whole.copy_from_slice(&word.to_le_bytes());
-    }
     let shifted = u128::from(word) << (at % 8);
     for (byte, bits) in bytes[at / 8..].iter_mut().zip(shifted.to_le_bytes()).take(9) {
         *byte |= bits;

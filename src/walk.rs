@@ -64,6 +64,7 @@ impl Place {
 }
 
 /// An odometer over axes.
+#[derive(Clone)]
 pub(crate) struct Cursor<'a> {
     axes: &'a [Axis],
     index: SmallVec<[usize; 6]>,
