@@ -166,6 +166,15 @@ impl Groups<'_> {
         }
     }
 
+    /// Indices of the groups at these positions.
+    #[inline(always)]
+    fn of(self, positions: [usize; LANES]) -> [u64; LANES] {
+        match self {
+            Self::Consecutive(first) => positions.map(|position| first.wrapping_add(position as u64)),
+            Self::Listed(groups) => positions.map(|position| groups[position]),
+        }
+    }
+
     /// Indices of groups `at..at + LANES`; those past the end are arbitrary.
     #[inline(always)]
     fn lanes<S: Simd>(self, simd: S, at: usize) -> S::V {
@@ -205,9 +214,12 @@ impl Kernel for Draw<'_> {
         if sampler.planes <= COMMON_PLANES {
             common(simd, sampler, groups, keep, |_, _| {});
         } else {
-            let mut undecided = [[0; BLOCK_WORDS]; PIECE / LANES];
-            common(simd, sampler, groups, keep, |block, state| simd.store_pairs(state, &mut undecided[block]));
-            clean_up(simd, sampler, groups, undecided.as_flattened_mut(), keep);
+            let mut undecided = [[0; GROUP_WORDS]; PIECE];
+            common(simd, sampler, groups, keep, |block, state| {
+                let (blocks, _) = undecided.as_flattened_mut().as_chunks_mut::<BLOCK_WORDS>();
+                simd.store_pairs(state, &mut blocks[block]);
+            });
+            clean_up(simd, sampler, groups, &mut undecided, keep);
         }
     }
 }
@@ -272,11 +284,18 @@ fn plane<S: Simd>(
 /// Draws the planes after the common ones, packing the groups that still have an undecided element into
 /// full vectors: about 25 of 64 groups at first, half as many after every plane.
 #[inline(always)]
-fn clean_up<S: Simd>(simd: S, sampler: &Sampler, groups: Groups<'_>, undecided: &mut [u64], keep: &mut [u64]) {
-    let mut open = [0u8; PIECE + LANES];
+fn clean_up<S: Simd>(
+    simd: S,
+    sampler: &Sampler,
+    groups: Groups<'_>,
+    undecided: &mut [[u64; GROUP_WORDS]; PIECE],
+    keep: &mut [u64],
+) {
+    let (keep, _) = keep.as_chunks_mut::<GROUP_WORDS>();
+    let mut open = [0u8; PIECE + 1];
     let mut count = 0;
-    for (group, words) in undecided.chunks_exact(GROUP_WORDS).take(keep.len() / GROUP_WORDS).enumerate() {
-        open[count] = group as u8;
+    for (group, words) in undecided.iter().enumerate().take(keep.len()) {
+        open[count.min(PIECE)] = group as u8;
         count += usize::from(words[0] | words[1] != 0);
     }
     let mut next = COMMON_PLANES;
@@ -286,30 +305,30 @@ fn clean_up<S: Simd>(simd: S, sampler: &Sampler, groups: Groups<'_>, undecided: 
         let mut still_open = 0;
         for at in (0..count).step_by(LANES) {
             // Lanes past the end repeat the last group, with the same outcome.
-            let lanes: [usize; LANES] = std::array::from_fn(|lane| usize::from(open[(at + lane).min(count - 1)]));
-            let index = lanes.map(|group| match groups {
-                Groups::Consecutive(first) => first.wrapping_add(group as u64),
-                Groups::Listed(groups) => groups[group],
-            });
-            let prefix = Prefix::new(simd, &sampler.schedule, simd.load(&index));
-            let pick = |words: &[u64], half: usize| simd.load(&lanes.map(|g| words[g * GROUP_WORDS + half]));
-            let mut state =
-                State { keep: [pick(keep, 0), pick(keep, 1)], undecided: [pick(undecided, 0), pick(undecided, 1)] };
+            let lanes: [usize; LANES] =
+                std::array::from_fn(|lane| usize::from(open[(at + lane).min(count - 1)]) % PIECE);
+            let index = simd.load(&groups.of(lanes));
+            let prefix = Prefix::new(simd, &sampler.schedule, index);
+            let mut kept = lanes.map(|group| keep[group]);
+            let mut doubt = lanes.map(|group| undecided[group]);
+            let mut state = State {
+                keep: simd.load_pairs(kept.as_flattened().try_into().expect("16 words")),
+                undecided: simd.load_pairs(doubt.as_flattened().try_into().expect("16 words")),
+            };
             for plane in next..last {
                 state = self::plane(simd, sampler, groups.high(), prefix, state, plane);
                 if !simd.any(simd.or(state.undecided[0], state.undecided[1])) {
                     break;
                 }
             }
-            let mut words = [[0; BLOCK_WORDS]; 2];
-            simd.store_pairs(state.keep, &mut words[0]);
-            simd.store_pairs(state.undecided, &mut words[1]);
-            for (lane, group) in lanes.into_iter().enumerate().take(count - at) {
-                let [from, to] = [lane, group].map(|g| g * GROUP_WORDS..(g + 1) * GROUP_WORDS);
-                keep[to.clone()].copy_from_slice(&words[0][from.clone()]);
-                undecided[to].copy_from_slice(&words[1][from.clone()]);
+            simd.store_pairs(state.keep, kept.as_flattened_mut().try_into().expect("16 words"));
+            simd.store_pairs(state.undecided, doubt.as_flattened_mut().try_into().expect("16 words"));
+            for lane in 0..LANES.min(count - at) {
+                let group = lanes[lane];
+                keep[group] = kept[lane];
+                undecided[group] = doubt[lane];
                 open[still_open] = group as u8;
-                still_open += usize::from(words[1][from] != [0; GROUP_WORDS]);
+                still_open += usize::from(doubt[lane] != [0; GROUP_WORDS]);
             }
         }
         count = still_open;

@@ -93,29 +93,35 @@ impl<V: Copy> Prefix<V> {
     #[inline(always)]
     pub(crate) fn words<S: Simd<V = V>>(self, simd: S, schedule: &Schedule, word1: u32) -> [V; 4] {
         let keys = &schedule.round_keys;
-        let [m0, m1] = MULTIPLIERS.map(|m| simd.splat(u64::from(m)));
+        let m1 = simd.splat(u64::from(MULTIPLIERS[1]));
         let nonce_product = u64::from(MULTIPLIERS[1]) * u64::from(schedule.nonce[0]);
         let word0_round0 = (nonce_product >> 32) ^ u64::from(word1) ^ keys[0][0];
         let tag_product = u64::from(MULTIPLIERS[0]) * word0_round0;
 
         let word2_round1 = simd.xor(self.word2_round1, simd.splat(tag_product >> 32));
         let p1 = simd.mul_low(m1, word2_round1);
-        let mut words = [
+        let words = [
             simd.xor(simd.high(p1), self.word0_round2),
             p1,
             simd.xor(self.word2_round2, simd.splat(tag_product & 0xFFFF_FFFF)),
             self.word3_round2,
         ];
-        for [k0, k1] in &keys[3..] {
-            let p0 = simd.mul_low(m0, words[0]);
-            let p1 = simd.mul_low(m1, words[2]);
-            words = [
-                simd.xor3(simd.high(p1), words[1], simd.splat(*k0)),
-                p1,
-                simd.xor3(simd.high(p0), words[3], simd.splat(*k1)),
-                p0,
-            ];
-        }
-        words
+        // Written out, because a loop costs moves between registers, which AVX2 is short of.
+        let words = round(simd, words, keys[3]);
+        let words = round(simd, words, keys[4]);
+        let words = round(simd, words, keys[5]);
+        let words = round(simd, words, keys[6]);
+        let words = round(simd, words, keys[7]);
+        let words = round(simd, words, keys[8]);
+        round(simd, words, keys[9])
     }
+}
+
+/// One full round of eight blocks.
+#[inline(always)]
+fn round<S: Simd>(simd: S, [c0, c1, c2, c3]: [S::V; 4], [k0, k1]: [u64; 2]) -> [S::V; 4] {
+    let [m0, m1] = MULTIPLIERS.map(|m| simd.splat(u64::from(m)));
+    let p0 = simd.mul_low(m0, c0);
+    let p1 = simd.mul_low(m1, c2);
+    [simd.xor3(simd.high(p1), c1, simd.splat(k0)), p1, simd.xor3(simd.high(p0), c3, simd.splat(k1)), p0]
 }
