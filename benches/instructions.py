@@ -4,8 +4,8 @@
     python benches/instructions.py --record    # write that file anew
 
 valgrind counts them, with the AVX2 kernels, since it knows no AVX-512. Record anew after a change
-that is meant to cost or save instructions, and after a new compiler, which may shift a count by some
-percent. Say in the commit why the numbers moved.
+that is meant to cost or save instructions, and after a new compiler, which may shift a count by
+some percent. Say in the commit why the numbers moved.
 """
 
 import argparse
