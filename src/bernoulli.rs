@@ -15,13 +15,13 @@ use crate::simd::{Kernel, LANES, Level, Simd};
 pub(crate) const GROUP: usize = 128;
 /// 64-bit words of keep bits in a group.
 pub(crate) const GROUP_WORDS: usize = GROUP / 64;
-/// Groups in the largest piece that is drawn at once: what fits the cleanup's index and the L1 cache.
+/// Groups that are drawn at once: as many as a tile has.
 pub(crate) const PIECE: usize = 64;
 /// Words of keep bits in a block of as many groups as a vector has lanes.
 const BLOCK_WORDS: usize = LANES * GROUP_WORDS;
-/// Planes drawn for all groups before the rest are drawn only for the groups that still need them.
-/// After eight planes 1 element in 256 is undecided, so 2 groups in 5 have one.
-const COMMON_PLANES: u32 = 8;
+/// Planes drawn before the first look at whether any element of 1,024 is still undecided. After seven planes eight
+/// are on average; the last one takes 11.3 planes.
+const SURE_PLANES: u32 = 8;
 
 /// The probability to drop, held as the integer that uniforms are compared with.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -166,15 +166,6 @@ impl Groups<'_> {
         }
     }
 
-    /// Indices of the groups at these positions.
-    #[inline(always)]
-    fn of(self, positions: [usize; LANES]) -> [u64; LANES] {
-        match self {
-            Self::Consecutive(first) => positions.map(|position| first.wrapping_add(position as u64)),
-            Self::Listed(groups) => positions.map(|position| groups[position]),
-        }
-    }
-
     /// Indices of groups `at..at + LANES`; those past the end are arbitrary.
     #[inline(always)]
     fn lanes<S: Simd>(self, simd: S, at: usize) -> S::V {
@@ -211,46 +202,26 @@ impl Kernel for Draw<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
         let Self { sampler, groups, keep } = self;
-        if sampler.planes <= COMMON_PLANES {
-            common(simd, sampler, groups, keep, |_, _| {});
-        } else {
-            let mut undecided = [[0; GROUP_WORDS]; PIECE];
-            common(simd, sampler, groups, keep, |block, state| {
-                let (blocks, _) = undecided.as_flattened_mut().as_chunks_mut::<BLOCK_WORDS>();
-                simd.store_pairs(state, &mut blocks[block]);
-            });
-            clean_up(simd, sampler, groups, &mut undecided, keep);
-        }
-    }
-}
-
-/// Draws the planes that all groups need, or all there are; `rest` is told which elements of each block of eight
-/// groups are undecided then.
-#[inline(always)]
-fn common<S: Simd>(
-    simd: S,
-    sampler: &Sampler,
-    groups: Groups<'_>,
-    keep: &mut [u64],
-    mut rest: impl FnMut(usize, [S::V; 2]),
-) {
-    let planes = sampler.planes.min(COMMON_PLANES);
-    let ones = simd.splat(!0);
-    for (block, keep) in keep.chunks_mut(BLOCK_WORDS).enumerate() {
-        let prefix = Prefix::new(simd, &sampler.schedule, groups.lanes(simd, block * LANES));
-        let mut state = State { keep: [ones; 2], undecided: [ones; 2] };
-        for plane in 0..planes {
-            state = self::plane(simd, sampler, groups.high(), prefix, state, plane);
-        }
-        match <&mut [u64; BLOCK_WORDS]>::try_from(&mut *keep) {
-            Ok(keep) => simd.store_pairs(state.keep, keep),
-            Err(_) => {
-                let mut words = [0; BLOCK_WORDS];
-                simd.store_pairs(state.keep, &mut words);
-                keep.copy_from_slice(&words[..keep.len()]);
+        let ones = simd.splat(!0);
+        for (block, keep) in keep.chunks_mut(BLOCK_WORDS).enumerate() {
+            let prefix = Prefix::new(simd, &sampler.schedule, groups.lanes(simd, block * LANES));
+            let mut state = State { keep: [ones; 2], undecided: [ones; 2] };
+            for plane in 0..sampler.planes {
+                let open = || simd.any(simd.or(state.undecided[0], state.undecided[1]));
+                if plane >= SURE_PLANES && !open() {
+                    break;
+                }
+                state = self::plane(simd, sampler, groups.high(), prefix, state, plane);
+            }
+            match <&mut [u64; BLOCK_WORDS]>::try_from(&mut *keep) {
+                Ok(keep) => simd.store_pairs(state.keep, keep),
+                Err(_) => {
+                    let mut words = [0; BLOCK_WORDS];
+                    simd.store_pairs(state.keep, &mut words);
+                    keep.copy_from_slice(&words[..keep.len()]);
+                }
             }
         }
-        rest(block, state.undecided);
     }
 }
 
@@ -279,59 +250,4 @@ fn plane<S: Simd>(
         }
     }
     State { keep, undecided }
-}
-
-/// Draws the planes after the common ones, packing the groups that still have an undecided element into
-/// full vectors: about 25 of 64 groups at first, half as many after every plane.
-#[inline(always)]
-fn clean_up<S: Simd>(
-    simd: S,
-    sampler: &Sampler,
-    groups: Groups<'_>,
-    undecided: &mut [[u64; GROUP_WORDS]; PIECE],
-    keep: &mut [u64],
-) {
-    let (keep, _) = keep.as_chunks_mut::<GROUP_WORDS>();
-    let mut open = [0u8; PIECE + 1];
-    let mut count = 0;
-    for (group, words) in undecided.iter().enumerate().take(keep.len()) {
-        open[count.min(PIECE)] = group as u8;
-        count += usize::from(words[0] | words[1] != 0);
-    }
-    let mut next = COMMON_PLANES;
-    while count > 0 && next < sampler.planes {
-        // One vector is taken to the end at once; more are halved first by a plane each.
-        let last = if count <= LANES { sampler.planes } else { next + 1 };
-        let mut still_open = 0;
-        for at in (0..count).step_by(LANES) {
-            // Lanes past the end repeat the last group, with the same outcome.
-            let lanes: [usize; LANES] =
-                std::array::from_fn(|lane| usize::from(open[(at + lane).min(count - 1)]) % PIECE);
-            let index = simd.load(&groups.of(lanes));
-            let prefix = Prefix::new(simd, &sampler.schedule, index);
-            let mut kept = lanes.map(|group| keep[group]);
-            let mut doubt = lanes.map(|group| undecided[group]);
-            let mut state = State {
-                keep: simd.load_pairs(kept.as_flattened().try_into().expect("16 words")),
-                undecided: simd.load_pairs(doubt.as_flattened().try_into().expect("16 words")),
-            };
-            for plane in next..last {
-                state = self::plane(simd, sampler, groups.high(), prefix, state, plane);
-                if !simd.any(simd.or(state.undecided[0], state.undecided[1])) {
-                    break;
-                }
-            }
-            simd.store_pairs(state.keep, kept.as_flattened_mut().try_into().expect("16 words"));
-            simd.store_pairs(state.undecided, doubt.as_flattened_mut().try_into().expect("16 words"));
-            for lane in 0..LANES.min(count - at) {
-                let group = lanes[lane];
-                keep[group] = kept[lane];
-                undecided[group] = doubt[lane];
-                open[still_open] = group as u8;
-                still_open += usize::from(doubt[lane] != [0; GROUP_WORDS]);
-            }
-        }
-        count = still_open;
-        next = last;
-    }
 }

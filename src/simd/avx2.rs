@@ -131,23 +131,6 @@ impl Simd for Avx2 {
         }
     }
     #[inline(always)]
-    fn load_pairs(self, from: &[u64; 2 * LANES]) -> [Self::V; 2] {
-        // SAFETY: the token proves AVX2, and `from` is 128 bytes.
-        let [x0, x1, x2, x3] = unsafe {
-            let from = from.as_ptr().cast::<__m256i>();
-            [
-                _mm256_loadu_si256(from),
-                _mm256_loadu_si256(from.add(1)),
-                _mm256_loadu_si256(from.add(2)),
-                _mm256_loadu_si256(from.add(3)),
-            ]
-        };
-        let (first, second) = ([x0, x2], [x1, x3]); // a0 b0 a1 b1, a2 b2 a3 b3
-        let low = both!(_mm256_permute2x128_si256::<0x20>(first, second)); // a0 b0 a2 b2
-        let high = both!(_mm256_permute2x128_si256::<0x31>(first, second)); // a1 b1 a3 b3
-        [both!(_mm256_unpacklo_epi64(low, high)), both!(_mm256_unpackhi_epi64(low, high))]
-    }
-    #[inline(always)]
     fn store_pairs(self, [a, b]: [Self::V; 2], to: &mut [u64; 2 * LANES]) {
         let low = both!(_mm256_unpacklo_epi64(a, b)); // a0 b0 a2 b2
         let high = both!(_mm256_unpackhi_epi64(a, b)); // a1 b1 a3 b3

@@ -75,17 +75,6 @@ impl Simd for Avx512 {
         unsafe { _mm512_loadu_si512(from.as_ptr().cast()) }
     }
     #[inline(always)]
-    fn load_pairs(self, from: &[u64; 2 * LANES]) -> [Self::V; 2] {
-        // SAFETY: the token proves AVX-512, and `from` is 128 bytes.
-        unsafe {
-            let from = from.as_ptr().cast::<__m512i>();
-            let (first, second) = (_mm512_loadu_si512(from), _mm512_loadu_si512(from.add(1)));
-            let even = _mm512_setr_epi64(0, 2, 4, 6, 8, 10, 12, 14);
-            let odd = _mm512_setr_epi64(1, 3, 5, 7, 9, 11, 13, 15);
-            [_mm512_permutex2var_epi64(first, even, second), _mm512_permutex2var_epi64(first, odd, second)]
-        }
-    }
-    #[inline(always)]
     fn store_pairs(self, [a, b]: [Self::V; 2], to: &mut [u64; 2 * LANES]) {
         // SAFETY: the token proves AVX-512, and `to` is 128 bytes.
         unsafe {

@@ -53,10 +53,6 @@ impl Simd for Portable {
         *from
     }
     #[inline(always)]
-    fn load_pairs(self, from: &[u64; 2 * LANES]) -> [Self::V; 2] {
-        [lanes(|i| from[2 * i]), lanes(|i| from[2 * i + 1])]
-    }
-    #[inline(always)]
     fn store_pairs(self, [a, b]: [Self::V; 2], to: &mut [u64; 2 * LANES]) {
         for (lane, pair) in to.chunks_exact_mut(2).enumerate() {
             pair[0] = a[lane];
