@@ -24,6 +24,7 @@ lint:  ## Check formatting, lints and types
 	ruff format --check .
 	ruff check .
 	mypy python/fastdrop examples
+	cd benches && mypy peers.py sweep.py instructions.py training_step.py
 	cd examples && python -m mypy.stubtest fastdrop._core --mypy-config-file ../pyproject.toml
 
 .PHONY: test
@@ -36,6 +37,17 @@ test-settings:  ## Run the Python tests at every SIMD level of this CPU, and wit
 	for level in $$(cd tests && python -c "from fastdrop import _core; print(*_core.simd_levels())"); do \
 		FASTDROP_SIMD=$$level pytest || exit 1; done
 	for threads in 1 3; do FASTDROP_NUM_THREADS=$$threads pytest || exit 1; done
+
+.PHONY: instructions
+instructions:  ## Compare instruction counts with the recorded ones (needs valgrind)
+	python benches/instructions.py
+
+.PHONY: bench-smoke
+bench-smoke:  ## Run every benchmark once, only to see that it works
+	python -m fastdrop bench
+	python benches/peers.py --sizes 10 17 --rounds 2 --seconds 0.001
+	python benches/sweep.py --rounds 1
+	python benches/training_step.py --rounds 2
 
 .PHONY: wheel
 wheel:  ## Build a wheel into dist/

@@ -248,6 +248,8 @@ def main() -> None:
     os.environ["XLA_FLAGS"] = f"--xla_cpu_multi_thread_eigen={str(options.threads > 1).lower()}"
     fd.set_num_threads(options.threads)
     console = Console()
+    if not console.is_terminal:
+        console = Console(width=140)
     versions = {package: installed(package) for package, _ in PEERS.values()}
     about = machine() + "".join(
         f", {package} {found}"

