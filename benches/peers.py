@@ -57,12 +57,12 @@ def jax_dropout(elements: int, p: float) -> Run:
     keys = iter(jax.random.split(jax.random.key(0), 100_000))
     x = jax.random.normal(jax.random.key(1), (elements,))
 
-    @jax.jit
     def dropout(key: Any, x: Any) -> Any:
         keep = jax.random.bernoulli(key, 1 - p, x.shape)
         return jax.numpy.where(keep, x / (1 - p), 0)
 
-    return lambda: dropout(next(keys), x).block_until_ready()
+    jitted = jax.jit(dropout)
+    return lambda: jitted(next(keys), x).block_until_ready()
 
 
 def onnxruntime_dropout(elements: int, p: float) -> Run:

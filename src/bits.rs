@@ -9,7 +9,7 @@ use smallvec::SmallVec;
 
 use crate::bernoulli::{GROUP, GROUP_WORDS, PIECE, Sampler, Threshold};
 use crate::mask::Mask;
-use crate::simd::{Kernel, LANES, Level, Simd};
+use crate::simd::{LANES, Level};
 use crate::walk::{Axis, Cursor, Place};
 
 /// Elements that are drawn, and then used, at a time.
@@ -260,111 +260,6 @@ impl Window {
     }
 }
 
-/// The bits of a block of a stream, turned so that they run along `inner`, whose elements are not neighbours in
-/// the stream.
-pub(crate) struct Turned<'a> {
-    pub(crate) sampler: &'a Sampler,
-    pub(crate) level: Level,
-    /// Index of the block's first element.
-    pub(crate) first: u64,
-    /// Along this axis the stream is consecutive (or the axis has length 1).
-    pub(crate) lanes: Axis,
-    pub(crate) inner: Axis,
-}
-
-/// Buffers for [`Turned::walk`], kept between blocks.
-#[derive(Default)]
-pub(crate) struct TurnedBuffers {
-    /// For each element along `inner`, where its bits start in the drawn ones.
-    starts: Vec<usize>,
-    groups: Vec<u64>,
-    drawn: Vec<u64>,
-    turned: Vec<u64>,
-}
-
-impl Turned<'_> {
-    /// Most elements of a block along `inner`.
-    pub(crate) const SIDE: usize = 512;
-
-    /// Most elements of a block along `lanes`: the drawn bits then fit 40 KiB, whatever their alignment.
-    pub(crate) fn most_lanes(inner: &Axis) -> usize {
-        Self::SIDE * (Self::SIDE / inner.len.next_power_of_two().clamp(64, Self::SIDE))
-    }
-
-    /// Calls `visit(place, keep, len)` for every row along `inner`.
-    pub(crate) fn walk(&self, buffers: &mut TurnedBuffers, mut visit: impl FnMut(Place, Keep<'_>, usize)) {
-        self.draw(buffers);
-        let Self { lanes, inner, level, .. } = self;
-        let TurnedBuffers { starts, drawn, turned, .. } = buffers;
-        let row_words = inner.len.div_ceil(64) + 1;
-        turned.resize(64 * row_words, 0);
-        for from in (0..lanes.len).step_by(64) {
-            for (word, starts) in starts.chunks(64).enumerate() {
-                let mut square = [0u64; 64];
-                for (row, start) in square.iter_mut().zip(starts) {
-                    *row = word_at(drawn, start + from);
-                }
-                level.run(Transpose(&mut square));
-                for (bits, row) in square.iter().zip(turned.chunks_exact_mut(row_words)) {
-                    row[word] = *bits;
-                }
-            }
-            for (row, words) in turned.chunks_exact(row_words).enumerate().take(lanes.len - from) {
-                visit(Place::default().along(lanes, from + row), Keep::Bits(words, 0), inner.len);
-            }
-        }
-    }
-
-    /// Draws the groups of all elements.
-    fn draw(&self, buffers: &mut TurnedBuffers) {
-        let TurnedBuffers { starts, groups, drawn, .. } = buffers;
-        starts.clear();
-        groups.clear();
-        for i in 0..self.inner.len as u64 {
-            let index = self.first + self.inner.bit as u64 * i;
-            let (first, last) = (index / GROUP as u64, (index + self.lanes.len as u64 - 1) / GROUP as u64);
-            // Neighbours may share a group.
-            let shared = usize::from(groups.last() == Some(&first));
-            starts.push((groups.len() - shared) * GROUP + (index % GROUP as u64) as usize);
-            groups.extend(first + shared as u64..=last);
-        }
-        let end = groups.len() * GROUP_WORDS;
-        // The last lanes are read as a whole word, and that needs a word to spare.
-        drawn.resize(end + 3, 0);
-        self.sampler.gather(self.level, groups, &mut drawn[..end]);
-    }
-}
-
-/// Transposes 64 by 64 bits: bit j of word i changes places with bit i of word j.
-///
-/// Swaps blocks of half the size at every step (Warren, "Hacker's Delight", 2nd ed., section 7-3).
-struct Transpose<'a>(&'a mut [u64; 64]);
-
-impl Kernel for Transpose<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<S: Simd>(self, _: S) {
-        #[inline(always)]
-        fn step<const SIZE: usize>(square: &mut [u64; 64], mask: u64) {
-            for block in square.chunks_exact_mut(2 * SIZE) {
-                let (upper, lower) = block.split_at_mut(SIZE);
-                for (a, b) in upper.iter_mut().zip(lower) {
-                    let swap = (*a >> SIZE ^ *b) & mask;
-                    *a ^= swap << SIZE;
-                    *b ^= swap;
-                }
-            }
-        }
-        step::<32>(self.0, 0x0000_0000_FFFF_FFFF);
-        step::<16>(self.0, 0x0000_FFFF_0000_FFFF);
-        step::<8>(self.0, 0x00FF_00FF_00FF_00FF);
-        step::<4>(self.0, 0x0F0F_0F0F_0F0F_0F0F);
-        step::<2>(self.0, 0x3333_3333_3333_3333);
-        step::<1>(self.0, 0x5555_5555_5555_5555);
-    }
-}
-
 /// Joins short runs that follow each other in memory, so that they are visited as one.
 pub(crate) struct Joined {
     words: Words,
@@ -433,15 +328,16 @@ impl Joined {
 pub(crate) const REPEATED: usize = 1 << 16;
 
 /// Brings axes along which drawn bits are shared inside of those along which they are not, so that bits are
-/// drawn once per stretch instead of once per repetition. Returns whether there are any.
+/// drawn once per stretch instead of once per repetition. Returns whether it did.
 ///
-/// The last axis must be no longer than [`REPEATED`], or this does nothing.
+/// That pays for runs that are long enough to be read in any order, and short enough to be kept.
 pub(crate) fn repeat_inside(axes: &mut [Axis]) -> bool {
     let Some((inner, outer)) = axes.split_last_mut() else {
         return false;
     };
-    let repeats = outer.iter().any(|axis| axis.bit == 0);
-    if repeats && inner.len <= REPEATED && inner.len >= TILE / 8 {
+    let repeats =
+        inner.bit == 1 && (TILE / 8..=REPEATED).contains(&inner.len) && outer.iter().any(|axis| axis.bit == 0);
+    if repeats {
         outer.sort_by_key(|axis| axis.bit == 0);
     }
     repeats
@@ -450,18 +346,6 @@ pub(crate) fn repeat_inside(axes: &mut [Axis]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn transposing_moves_every_bit() {
-        let original: [u64; 64] = std::array::from_fn(|i| (i as u64 + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15));
-        let mut square = original;
-        Level::portable().run(Transpose(&mut square));
-        for (i, row) in square.iter().enumerate() {
-            for (j, column) in original.iter().enumerate() {
-                assert_eq!(row >> j & 1, column >> i & 1, "bit {j} of word {i}");
-            }
-        }
-    }
 
     #[test]
     fn words_straddle_their_boundaries() {

@@ -5,11 +5,12 @@ use smallvec::SmallVec;
 
 use crate::apply::{Apply, Element, Float, PREFETCH_BYTES, Run};
 use crate::bernoulli::Sampler;
-use crate::bits::{Bits, Joined, Keep, REPEATED, TILE, Turned, TurnedBuffers, Window, repeat_inside};
+use crate::bits::{Bits, Joined, Keep, REPEATED, TILE, Window, repeat_inside};
 use crate::error::Error;
 use crate::mask::{Interrupt, Mask};
 use crate::pool;
 use crate::simd::Level;
+use crate::turned::{Turned, TurnedBuffers};
 use crate::walk::{Axes, Axis, Cursor, Place, normalize, positions};
 
 /// Elements that a thread takes at a time.

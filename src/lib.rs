@@ -5,7 +5,7 @@
 //! 1. [`philox`]: a counter-based generator turns (key, counter) into 128 random bits.
 //! 2. [`Key`]: names a stream of them, and derives child keys.
 //! 3. `bernoulli`: planes of those bits become keep bits of exactly the wanted probability.
-//! 4. `walk`, `bits`: keep bits in the order in which an array is walked.
+//! 4. `walk`, `bits`, `turned`: keep bits in the order in which an array is walked.
 //! 5. [`Mask`]: the recipe (shape, p, key) of which elements are kept.
 //! 6. `apply`, `dropout`: one pass over memory, tile by tile, on all threads.
 //!
@@ -32,6 +32,7 @@ mod pool;
 mod python;
 #[allow(unsafe_code, reason = "instructions that not every CPU has")]
 mod simd;
+mod turned;
 mod walk;
 
 pub use apply::Float;

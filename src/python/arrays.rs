@@ -1,0 +1,218 @@
+//! NumPy arrays as the driver needs them: element types, strides, overlap, new ones.
+
+use std::sync::atomic::{AtomicI32, Ordering};
+
+use numpy::npyffi::{NPY_ORDER, PY_ARRAY_API, flags};
+use numpy::{PyArrayDescr, PyArrayDescrMethods, PyUntypedArray, PyUntypedArrayMethods};
+use pyo3::PyTypeInfo;
+use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use smallvec::SmallVec;
+
+use crate::apply::Element;
+use crate::error::{Error, Extents};
+use crate::walk::{Axes, Axis};
+
+/// Strides of an operand, one per axis of the result.
+pub(super) type Steps = SmallVec<[isize; 6]>;
+
+/// The element type of a dtype that fastdrop works on.
+pub(super) fn element(dtype: &Bound<'_, PyArrayDescr>) -> Option<Element> {
+    /// Type number that ml_dtypes has registered for bfloat16; 0 while it was not met.
+    static BFLOAT16: AtomicI32 = AtomicI32::new(0);
+    const FIRST_USER_TYPE: i32 = 256;
+    match dtype.num() {
+        23 => Some(Element::F16),
+        11 => Some(Element::F32),
+        12 => Some(Element::F64),
+        14 => Some(Element::Complex64),
+        15 => Some(Element::Complex128),
+        num if num < FIRST_USER_TYPE => None,
+        num if num == BFLOAT16.load(Ordering::Relaxed) => Some(Element::Bf16),
+        num => {
+            let is_it = dtype.itemsize() == 2 && dtype.typeobj().name().is_ok_and(|name| name == "bfloat16");
+            is_it.then(|| {
+                BFLOAT16.store(num, Ordering::Relaxed);
+                Element::Bf16
+            })
+        }
+    }
+}
+
+/// `x` as a NumPy array and no subclass of it, sharing its memory where it can.
+pub(super) fn plain_array<'py>(x: &Bound<'py, PyAny>, name: &str) -> PyResult<Bound<'py, PyUntypedArray>> {
+    static AS_ARRAY: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    if let Ok(array) = x.cast_exact::<PyUntypedArray>() {
+        return Ok(array.clone());
+    }
+    let as_array = AS_ARRAY.import(x.py(), "fastdrop._validate", "as_array")?;
+    Ok(as_array.call1((x, name))?.cast_into()?)
+}
+
+/// `x` as a NumPy array of a dtype that fastdrop works on; `x` itself if it is one.
+///
+/// Raises TypeError if it cannot be one.
+#[pyfunction]
+pub(super) fn float_array<'py>(x: &Bound<'py, PyAny>, name: &str) -> PyResult<Bound<'py, PyUntypedArray>> {
+    let array = plain_array(x, name)?;
+    if element(&array.dtype()).is_none() {
+        return Err(PyTypeError::new_err(format!(
+            "{name} must have dtype float32, float64, float16, bfloat16, complex64 or complex128, got {}",
+            array.dtype()
+        )));
+    }
+    Ok(array)
+}
+
+pub(super) fn swapped(dtype: &Bound<'_, PyArrayDescr>) -> bool {
+    dtype.is_native_byteorder() == Some(false)
+}
+
+pub(super) fn data(array: &Bound<'_, PyUntypedArray>) -> *mut u8 {
+    // SAFETY: the array is alive, so its struct can be read.
+    unsafe { (*array.as_array_ptr()).fields.data.cast() }
+}
+
+/// A new array in C order.
+pub(super) fn empty<'py>(
+    py: Python<'py>,
+    shape: &[usize],
+    dtype: &Bound<'py, PyArrayDescr>,
+) -> PyResult<Bound<'py, PyUntypedArray>> {
+    let mut shape: Steps = shape.iter().map(|len| *len as isize).collect();
+    // SAFETY: the call takes its own reference of the dtype, and copies the shape.
+    unsafe {
+        let array = PY_ARRAY_API.PyArray_NewFromDescr(
+            py,
+            PyUntypedArray::type_object_raw(py),
+            dtype.clone().into_dtype_ptr(),
+            shape.len() as _,
+            shape.as_mut_ptr(),
+            std::ptr::null_mut(),
+            std::ptr::null_mut(),
+            0,
+            std::ptr::null_mut(),
+        );
+        Ok(Bound::from_owned_ptr_or_err(py, array)?.cast_into_unchecked())
+    }
+}
+
+/// A new array with the shape, dtype and layout of `x`.
+pub(super) fn empty_like<'py>(x: &Bound<'py, PyUntypedArray>) -> PyResult<Bound<'py, PyUntypedArray>> {
+    let py = x.py();
+    // SAFETY: `x` is an array, and no dtype is passed that would lose a reference.
+    unsafe {
+        let keep = NPY_ORDER::NPY_KEEPORDER;
+        let array = PY_ARRAY_API.PyArray_NewLikeArray(py, x.as_array_ptr(), keep, std::ptr::null_mut(), 0);
+        Ok(Bound::from_owned_ptr_or_err(py, array)?.cast_into_unchecked())
+    }
+}
+
+/// A copy of `x` in the same layout.
+pub(super) fn copied<'py>(x: &Bound<'py, PyUntypedArray>) -> PyResult<Bound<'py, PyUntypedArray>> {
+    let copy = empty_like(x)?;
+    copy_into(&copy, x)?;
+    Ok(copy)
+}
+
+pub(super) fn copy_into(dst: &Bound<'_, PyUntypedArray>, src: &Bound<'_, PyUntypedArray>) -> PyResult<()> {
+    // SAFETY: both are arrays.
+    let status = unsafe { PY_ARRAY_API.PyArray_CopyInto(dst.py(), dst.as_array_ptr(), src.as_array_ptr()) };
+    if status == 0 { Ok(()) } else { Err(PyErr::fetch(dst.py())) }
+}
+
+/// The shape that two shapes broadcast to.
+pub(super) fn broadcast(mask: &[u64], array: &[usize]) -> PyResult<SmallVec<[usize; 6]>> {
+    let ndim = mask.len().max(array.len());
+    let at = |axis: usize, len: usize| (axis + len).checked_sub(ndim);
+    (0..ndim)
+        .map(|axis| {
+            let one = at(axis, mask.len()).map_or(1, |axis| mask[axis] as usize);
+            let other = at(axis, array.len()).map_or(1, |axis| array[axis]);
+            match (one, other) {
+                (one, other) if one == other => Some(one),
+                (1, other) => Some(other),
+                (one, 1) => Some(one),
+                _ => None,
+            }
+        })
+        .collect::<Option<_>>()
+        .ok_or_else(|| mismatch(mask, array))
+}
+
+pub(super) fn mismatch(mask: &[u64], array: &[usize]) -> PyErr {
+    Error::Broadcast { mask: mask.into(), array: array.into() }.into()
+}
+
+/// Strides of an operand of shape `from`, with 0 where it is shared along an axis of `shape`, which it broadcasts to.
+pub(super) fn shared_steps(from: &[usize], strides: &[isize], shape: &[usize]) -> Steps {
+    let new = shape.len() - from.len();
+    (0..shape.len()).map(|axis| if axis < new || from[axis - new] == 1 { 0 } else { strides[axis - new] }).collect()
+}
+
+pub(super) fn axes(shape: &[usize], src: Option<&[isize]>, dst: &[isize], bits: impl Iterator<Item = isize>) -> Axes {
+    (shape.iter().zip(dst).zip(bits).enumerate())
+        .map(|(axis, ((len, dst), bit))| Axis { len: *len, src: src.map_or(0, |src| src[axis]), dst: *dst, bit })
+        .collect()
+}
+
+/// The addresses that an array's elements span: from the first byte to behind the last.
+pub(super) fn span(array: &Bound<'_, PyUntypedArray>) -> (usize, usize) {
+    let first = data(array).addr();
+    let (mut low, mut high) = (first, first + array.dtype().itemsize());
+    for (len, stride) in array.shape().iter().zip(array.strides()) {
+        let reach = (*len as isize - 1).wrapping_mul(*stride);
+        if reach < 0 { low = low.wrapping_add_signed(reach) } else { high = high.wrapping_add_signed(reach) }
+    }
+    if array.is_empty() { (first, first) } else { (low, high) }
+}
+
+pub(super) fn may_overlap(a: &Bound<'_, PyUntypedArray>, b: &Bound<'_, PyUntypedArray>) -> bool {
+    let ((a_low, a_high), (b_low, b_high)) = (span(a), span(b));
+    a_low < b_high && b_low < a_high
+}
+
+/// Whether no two elements of an array share memory, as far as the strides show at a glance.
+pub(super) fn surely_disjoint(array: &Bound<'_, PyUntypedArray>) -> bool {
+    let mut steps: SmallVec<[(usize, usize); 6]> = (array.shape().iter().zip(array.strides()))
+        .filter(|(len, _)| **len > 1)
+        .map(|(len, stride)| (stride.unsigned_abs(), *len))
+        .collect();
+    steps.sort_unstable();
+    let mut span = array.dtype().itemsize();
+    steps.into_iter().all(|(stride, len)| {
+        let fits = stride >= span;
+        span += stride * (len - 1);
+        fits
+    })
+}
+
+/// Checks `out`, and returns it as an array.
+pub(super) fn check_out<'py>(
+    out: &Bound<'py, PyAny>,
+    x: &Bound<'py, PyUntypedArray>,
+    shape: &[usize],
+) -> PyResult<Bound<'py, PyUntypedArray>> {
+    if !out.is_instance_of::<PyUntypedArray>() {
+        return Err(PyTypeError::new_err(format!("out must be a numpy.ndarray, got {}", out.get_type().name()?)));
+    }
+    let array = plain_array(out, "out")?;
+    if element(&array.dtype()) != element(&x.dtype()) {
+        let text = format!("out must have the dtype of x, {}, got {}", x.dtype(), array.dtype());
+        return Err(PyTypeError::new_err(text));
+    }
+    if array.shape() != shape {
+        let text = format!("out must have shape {}, got {}", Extents::from(shape), Extents::from(array.shape()));
+        return Err(PyValueError::new_err(text));
+    }
+    // SAFETY: the array is alive, so its struct can be read.
+    if unsafe { (*array.as_array_ptr()).fields.flags } & flags::NPY_ARRAY_WRITEABLE == 0 {
+        return Err(PyValueError::new_err("out must be writeable, got a read-only array"));
+    }
+    let shared = array.shape().iter().zip(array.strides()).any(|(len, stride)| *len > 1 && *stride == 0);
+    if shared && !array.is_empty() {
+        return Err(PyValueError::new_err("out must not have a stride of 0, got a broadcast array"));
+    }
+    Ok(array)
+}
