@@ -17,8 +17,8 @@ use crate::walk::{Axes, Axis, Cursor, Place, normalize, positions};
 const UNIT: usize = 1 << 15;
 /// Below this many elements no other thread is woken: it would cost more than the work.
 const PARALLEL: usize = 1 << 19;
-/// Units between two looks at the interrupt: some milliseconds.
-const BATCH: usize = 256;
+/// Elements between two looks at the interrupt: some milliseconds, where each has bits of its own to be drawn more.
+const BATCH: usize = 1 << 23;
 /// Outputs of this many bytes do not fit the caches that matter; they are written past them.
 const STREAM_BYTES: usize = 1 << 24;
 
@@ -62,7 +62,8 @@ impl Mask {
     /// As [`Mask::apply`].
     pub fn apply_in_place<T: Float>(&self, x: &mut [T], scale: Option<f64>) -> Result<(), Error> {
         self.check_length("x", x.len())?;
-        self.apply_slice(x.as_ptr(), x.as_mut_ptr(), scale)
+        let x = x.as_mut_ptr();
+        self.apply_slice(x, x, scale)
     }
 
     fn check_length(&self, what: &'static str, got: usize) -> Result<(), Error> {
@@ -81,6 +82,9 @@ impl Mask {
             step = step.wrapping_mul(*len as isize);
         }
         let scale = scale.unwrap_or_else(|| self.probability().inverted_scale());
+        if !scale.is_finite() {
+            return Err(Error::Scale(scale));
+        }
         // SAFETY: the slices hold the elements of the mask's shape in C order, which is what the axes reach.
         unsafe { run(arrays, axes, Bits::drawn(self, origin), scale, &|| false) }
     }
@@ -243,7 +247,7 @@ impl Call<'_> {
         let total = positions(&axes);
         let phase = apply.phase(arrays.dst);
         let worker = Worker { arrays, apply, inner, join: joins(&axes) };
-        self.batches(total.div_ceil(unit_size), |units| {
+        self.batches(total.div_ceil(unit_size), unit_size, |units| {
             let mut window = Window::new(bits, apply.level);
             for unit in units {
                 let range = unit * unit_size..total.min((unit + 1) * unit_size);
@@ -279,7 +283,7 @@ impl Call<'_> {
         };
         outer.extend([block_axis(&lanes, lane_side, lane_blocks), block_axis(&inner, inner_side, inner_blocks)]);
         let worker = Worker { arrays, apply, inner, join };
-        self.batches(positions(&outer), |units| {
+        self.batches(positions(&outer), lane_side.min(lanes.len) * inner_side.min(inner.len), |units| {
             let mut buffers = TurnedBuffers::default();
             for unit in units {
                 let (column, row) = (unit % inner_blocks * inner_side, unit / inner_blocks % lane_blocks * lane_side);
@@ -301,10 +305,11 @@ impl Call<'_> {
     }
 
     /// Shares units among the threads, with a look at the interrupt now and then.
-    fn batches(&self, units: usize, work: impl Fn(pool::Units<'_>) + Sync) -> Result<(), Error> {
-        for batch in (0..units).step_by(BATCH) {
-            pool::share(batch..units.min(batch + BATCH), self.threads, &work);
-            if batch + BATCH < units && (self.interrupt)() {
+    fn batches(&self, units: usize, unit_size: usize, work: impl Fn(pool::Units<'_>) + Sync) -> Result<(), Error> {
+        let size = (BATCH / unit_size).max(1);
+        for batch in (0..units).step_by(size) {
+            pool::share(batch..units.min(batch + size), self.threads, &work);
+            if batch + size < units && (self.interrupt)() {
                 return Err(Error::Interrupted);
             }
         }

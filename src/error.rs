@@ -71,6 +71,9 @@ pub enum Error {
     /// A SIMD level that this CPU lacks.
     #[error("SIMD level (FASTDROP_SIMD) must be one that this CPU has, got {0}")]
     UnsupportedLevel(&'static str),
+    /// A scale that is infinite or NaN.
+    #[error("scale must be a finite number, got {0}")]
+    Scale(f64),
     /// A thread count that is not positive.
     #[error("number of threads must be an integer of at least 1, got {0}")]
     Threads(String),

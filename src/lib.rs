@@ -12,6 +12,9 @@
 //! Instructions are in `simd`, chosen at run time; threads in `pool`; the Python module in `python`, behind the
 //! feature of that name.
 
+#[cfg(not(target_pointer_width = "64"))]
+compile_error!("fastdrop indexes elements with 64 bits, and needs a 64-bit CPU");
+
 // `unsafe` is denied but for the modules that say here why they need it.
 #[allow(unsafe_code, reason = "kernels work on strided memory of the caller's through raw pointers")]
 mod apply;

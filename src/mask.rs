@@ -24,7 +24,7 @@ pub type Interrupt<'a> = &'a dyn Fn() -> bool;
 /// Elements that one thread packs or counts before it takes the next piece.
 const UNIT: usize = 1 << 18;
 /// Units between two looks at the interrupt.
-const BATCH: usize = 64;
+const BATCH: usize = 8;
 
 /// Which elements of an array of some shape are kept.
 ///
@@ -109,7 +109,7 @@ impl Mask {
     /// Number of elements.
     #[must_use]
     pub fn size(&self) -> u64 {
-        self.shape.iter().product()
+        if self.shape.contains(&0) { 0 } else { self.shape.iter().product() }
     }
 
     /// Index in the whole of the first element, and the step of that index along each axis.

@@ -43,7 +43,7 @@ pub fn num_threads() -> Result<usize, Error> {
     }
 }
 
-/// Uses `threads` threads in large calls from now on. The masks do not depend on it.
+/// Uses `threads` threads in large calls from now on, at most 256. The masks do not depend on it.
 ///
 /// # Errors
 /// [`Error::Threads`] for 0.
@@ -77,7 +77,9 @@ impl Iterator for Units<'_> {
 /// asking for help costs little even where waking a thread takes longer than the work.
 pub(crate) fn share(range: Range<usize>, threads: usize, work: impl Fn(Units<'_>) + Sync) {
     let helpers = threads.min(range.len()).min(MOST_THREADS).saturating_sub(1);
-    let Some(pool) = helpers_pool(helpers) else {
+    // The pool is that of the setting, not of this call, so that there is one however calls differ in size.
+    let pool = if helpers == 0 { None } else { helpers_pool(threads.min(MOST_THREADS) - 1) };
+    let Some(pool) = pool else {
         let next = AtomicUsize::new(range.start);
         return work(Units { next: &next, end: range.end });
     };
@@ -171,12 +173,9 @@ struct Entry {
     pool: ThreadPool,
 }
 
-/// The pool of this many threads of this process; `None` for 0, or if threads cannot be had.
+/// The pool of this many threads of this process; `None` if threads cannot be had.
 fn helpers_pool(threads: usize) -> Option<&'static ThreadPool> {
     static POOLS: [AtomicPtr<Entry>; MOST_THREADS] = [const { AtomicPtr::new(std::ptr::null_mut()) }; MOST_THREADS];
-    if threads == 0 {
-        return None;
-    }
     let process = std::process::id();
     let slot = &POOLS[threads];
     loop {

@@ -55,11 +55,16 @@ pub(crate) struct Place {
 }
 
 impl Place {
-    /// This place moved by `steps` along `axis`.
+    /// This place moved by `steps` along `axis`. Past the end of a mask of nearly 2^63 elements, `bit` wraps; such
+    /// places are not used.
     #[inline]
     pub(crate) fn along(self, axis: &Axis, steps: usize) -> Self {
         let steps = steps as isize;
-        Self { src: self.src + axis.src * steps, dst: self.dst + axis.dst * steps, bit: self.bit + axis.bit * steps }
+        Self {
+            src: self.src + axis.src * steps,
+            dst: self.dst + axis.dst * steps,
+            bit: self.bit.wrapping_add(axis.bit.wrapping_mul(steps)),
+        }
     }
 }
 

@@ -147,6 +147,16 @@ fn all_dropped_is_zero_without_nan() {
 }
 
 #[test]
+fn a_scale_that_is_no_number_is_refused() {
+    let mask = Mask::new(&[2], 0.5, KEY).unwrap();
+    let mut x = [7.0f32; 2];
+    for scale in [f64::NAN, f64::INFINITY] {
+        assert!(matches!(mask.apply_in_place(&mut x, Some(scale)), Err(Error::Scale(_))));
+    }
+    assert_eq!(x, [7.0; 2]);
+}
+
+#[test]
 fn slices_of_another_size_are_refused() {
     let mask = Mask::new(&[2, 2], 0.5, KEY).unwrap();
     let mut out = [7.0f32; 4];

@@ -338,3 +338,28 @@ def test_a_refused_call_advances_the_generator(kwargs: dict[str, Any]) -> None:
     with pytest.raises((TypeError, ValueError)):
         fd.dropout(np.ones(3), **{"p": 0.5, **kwargs}, rng=rng)
     assert rng.bit_generator.state == np.random.default_rng(0).bit_generator.state
+
+
+def test_the_p_of_a_given_mask_is_ignored_in_evaluation() -> None:
+    x = np.ones(8, np.float32)
+    mask = fd.Mask(8, 0.25, fd.Key(0))
+    y = fd.dropout(x, mask=mask, training=False, mode="standard")
+    np.testing.assert_array_equal(y, np.float32(0.75))
+
+
+def test_the_gradient_of_standard_mode_is_that_of_inverted_mode() -> None:
+    x = values((5, 9), np.float32)
+    y, mask = fd.dropout(np.ones_like(x), 0.3, mode="standard", rng=1, return_mask=True)
+    dx = fd.dropout(x, 0.3, mode="standard", mask=mask)
+    assert_same(dx, np.where(y == 1, x, np.float32(0)))
+
+
+@pytest.mark.parametrize("training", ["no", 2, None])
+def test_a_senseless_training_flag_is_taken_for_true(training: Any) -> None:
+    with pytest.raises(TypeError, match="training must be True or False"):
+        fd.dropout(np.ones(3), training=training)
+
+
+def test_a_masked_array_as_mask_loses_its_mask() -> None:
+    with pytest.raises(TypeError, match="mask must be a plain array"):
+        fd.dropout(np.ones(3), mask=np.ma.masked_array([True, False, True]))

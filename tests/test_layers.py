@@ -315,3 +315,11 @@ def test_p_one_gives_nan() -> None:
             zeros = np.zeros(500, np.float32)
             assert_same(drop(x), zeros)
             assert_same(drop.backward(dy), zeros)
+
+
+def test_in_place_returns_another_array_than_was_given() -> None:
+    class Sub(np.ndarray):
+        pass
+
+    x = np.ones(8, np.float32).view(Sub)
+    assert fd.Dropout(0.5, inplace=True, rng=0)(x) is x

@@ -303,3 +303,10 @@ def test_apply_writes_before_it_checks() -> None:
         assert_same(out, before)
     with pytest.raises(ValueError, match="broadcast"):
         mask.apply(np.ones(3))
+
+
+def test_an_array_is_no_shape() -> None:
+    mask = fd.Mask(np.array([4, 6]), 0.5, as_key(KEY))
+    assert mask.shape == (4, 6)
+    assert mask.region(np.array([1, 2]), np.array([2, 3])).shape == (2, 3)
+    assert fd.Mask(np.int64(3), 0.5, as_key(KEY)).shape == (3,)

@@ -140,6 +140,23 @@ def test_a_forked_child_hangs_in_the_pool_of_its_parent(child_threads: int | Non
         assert fingerprint(MANY) == expected, "the parent's pool broke"
 
 
+COUNT_THREADS = (
+    "import re, numpy\n"
+    "def threads():\n"
+    "    return int(re.search(r'Threads:\\s+(\\d+)', open('/proc/self/status').read())[1])\n"
+    "before = threads()\n"  # NumPy has some of its own
+    "import fastdrop as fd\n"
+    "fd.set_num_threads(6)\n"
+    "for size in range(2, 9):\n    fd.Mask(size << 18, 0.5, fd.Key(0)).count()\n"
+    "print(threads() - before)"
+)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads Linux's own accounts")
+def test_calls_of_other_sizes_start_other_threads() -> None:
+    assert run(COUNT_THREADS).stdout == "5\n"
+
+
 # --- Ctrl-C --------------------------------------------------------------------------------------
 
 # What a promise of 0.2 s may take on a machine that is busy with something else.

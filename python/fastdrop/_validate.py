@@ -112,7 +112,9 @@ def check_state(state: Mapping[str, Any]) -> tuple[Key, int, float]:
     if not isinstance(state, Mapping):
         raise TypeError(f"state must be a mapping, got {type(state).__name__}")
     if set(state) != {"key", "calls", "p"}:
-        raise ValueError(f"state must have the entries key, calls and p, got {sorted(state)}")
+        raise ValueError(
+            f"state must have the entries key, calls and p, got {sorted(map(str, state))}"
+        )
     try:
         words = tuple(state["key"])
         calls = operator.index(state["calls"])

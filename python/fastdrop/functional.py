@@ -7,7 +7,15 @@ from numpy.typing import ArrayLike, NDArray
 
 from fastdrop import _core
 from fastdrop._core import Key, Mask
-from fastdrop._validate import Dims, Mode, as_dims, check_broadcast, check_mode, mask_shape
+from fastdrop._validate import (
+    Dims,
+    Mode,
+    as_dims,
+    check_broadcast,
+    check_flag,
+    check_mode,
+    mask_shape,
+)
 from fastdrop.random import RNG, as_key
 
 Array = NDArray[Any]
@@ -110,7 +118,7 @@ def dropout(
         shape (batch, channels, height, width), (2, 3) drops whole channels.
     rng : Key, None, int, sequence of int, SeedSequence, BitGenerator or Generator, optional
         Where the mask comes from. A `Key` is used as it is; an int gives the same mask at every
-        call; a Generator is advanced; None is fresh entropy.
+        call; a Generator is advanced, unless p is 0; None is fresh entropy.
     mask : Mask or ndarray of bool, optional
         The mask to apply instead of drawing one, True where kept; it must broadcast to the shape of
         `x`. A `Mask` brings its own p, which then decides the scale; for a boolean array `p` does.
@@ -126,7 +134,8 @@ def dropout(
         Of the shape, dtype and memory layout of `x`: `out` if it was given, `x` itself if nothing
         was to do, else a new array.
     mask : Mask or ndarray of bool
-        What was applied, if `return_mask`; apply it to a gradient for the backward pass.
+        What was applied, if `return_mask`. ``dropout(dy, p, mode=mode, mask=mask)`` is the
+        gradient.
 
     Raises
     ------
@@ -163,18 +172,20 @@ def dropout(
     p = _core.probability(p)
     check_mode(mode)
     array = _core.float_array(x, "x")
+    if training is not True:
+        check_flag(training, "training")
+    if isinstance(mask, Mask):
+        check_broadcast(mask.shape, array.shape)
+        p = mask.p
     if not training:
         y = scaled(array, evaluation_scale(p, mode), out)
         return (y, Mask(array.shape, 0.0, _NO_KEY)) if return_mask else y
     if mask is None:
         shape = mask_shape(array.shape, broadcast_dims)
-        mask = Mask(shape, p, as_key(rng) if p else _NO_KEY)
+        mask = Mask(shape, p, as_key(rng) if p or isinstance(rng, Key) else _NO_KEY)
     elif rng is not None or as_dims(broadcast_dims):
         raise ValueError("mask must not be given together with rng or broadcast_dims")
-    elif isinstance(mask, Mask):
-        check_broadcast(mask.shape, array.shape)
-        p = mask.p
-    elif p == 1.0:
+    elif p == 1.0 and isinstance(mask, np.ndarray):
         mask = np.zeros_like(mask)
     scale = training_scale(p, mode)
     if p == 0.0 and isinstance(mask, Mask):

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, Self
 
+import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastdrop import _core
@@ -167,8 +168,8 @@ class Dropout:
             scale = evaluation_scale(self._p, self.mode)
         y = _forward(array, mask, scale, check_inplace(x, array) if self.inplace else None)
         self._mask, self._scale, self._shape = mask, scale, array.shape
-        self._calls += self.training
-        return y
+        self._calls += mask is not None
+        return x if y is array and isinstance(x, np.ndarray) else y
 
     def backward(self, dy: ArrayLike) -> Array:
         """Return the gradient with respect to the input of the last call.

@@ -8,7 +8,7 @@ use smallvec::SmallVec;
 use super::arguments::{DETACH, detached};
 use super::arrays::{
     Steps, axes, broadcast, check_out, copied, copy_into, data, element, empty, empty_like, float_array, may_overlap,
-    mismatch, shared_steps, surely_disjoint, swapped,
+    mismatch, plain_array, shared_steps, surely_disjoint, swapped,
 };
 use super::mask::PyMask;
 use crate::bits::{Bits, Given};
@@ -102,7 +102,8 @@ pub(super) fn apply<'py>(
         }
         return apply_mask(mask, &shape, x, scale, out);
     }
-    let mut given = match mask.cast::<PyUntypedArray>() {
+    let plain = mask.is_instance_of::<PyUntypedArray>().then(|| plain_array(mask, "mask")).transpose()?;
+    let mut given = match plain.as_ref().ok_or(()) {
         Ok(given) if given.dtype().is_equiv_to(&numpy::dtype::<bool>(mask.py())) => given.clone(),
         _ => {
             let text = format!("mask must be a Mask or a boolean array, got {}", mask.get_type().name()?);

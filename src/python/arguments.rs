@@ -61,7 +61,9 @@ pub(super) fn unsigned(name: &str, got: &Bound<'_, PyAny>) -> PyResult<u64> {
     if let Ok(number) = got.extract() {
         return Ok(number);
     }
-    let text = format!("{name} must be an integer of at least 0, got {}", shown(got));
+    let negative = got.lt(0).unwrap_or(true);
+    let range = if negative { "of at least 0" } else { "below 2**64" };
+    let text = format!("{name} must be an integer {range}, got {}", shown(got));
     if got.hasattr(intern!(got.py(), "__index__"))? {
         Err(PyValueError::new_err(text))
     } else {
@@ -74,13 +76,14 @@ pub(super) fn dims(name: &str, got: &Bound<'_, PyAny>) -> PyResult<Dims> {
     if let Ok(tuple) = got.cast::<PyTuple>() {
         return tuple.iter_borrowed().map(|item| unsigned(name, &item)).collect();
     }
+    if let Ok(items) = got.try_iter() {
+        return items.map(|item| unsigned(name, &item?)).collect();
+    }
     if got.hasattr(intern!(got.py(), "__index__"))? {
         return Ok(SmallVec::from_iter([unsigned(name, got)?]));
     }
-    let items = got.try_iter().map_err(|_| {
-        PyTypeError::new_err(format!("{name} must be an integer or a sequence of integers, got {}", shown(got)))
-    })?;
-    items.map(|item| unsigned(name, &item?)).collect()
+    let text = format!("{name} must be an integer or a sequence of integers, got {}", shown(got));
+    Err(PyTypeError::new_err(text))
 }
 
 /// Checks a probability to drop.
@@ -94,7 +97,7 @@ pub(super) fn probability(p: &Bound<'_, PyAny>) -> PyResult<f64> {
     if crate::Probability::new(number).is_err() {
         return Err(PyValueError::new_err(format!("p must be a number in [0, 1], got {}", shown(p))));
     }
-    Ok(number)
+    Ok(number + 0.0) // -0.0 becomes 0.0
 }
 
 /// A scale given by the user.

@@ -161,6 +161,9 @@ impl PyMask {
         let size = self.0.size();
         let out = empty(py, &[size.div_ceil(8) as usize], &numpy::dtype::<u8>(py))?;
         let out = out.cast_into::<PyArray1<u8>>()?;
+        // SAFETY: the array is new and has one byte for each of its elements; they must be written before a
+        // slice of them is made.
+        unsafe { out.data().write_bytes(0, out.len()) };
         let mut lent = out.readwrite();
         let bytes = lent.as_slice_mut()?;
         detached(py, size >= DETACH as u64, move |interrupt| self.0.packbits(bytes, interrupt))?;

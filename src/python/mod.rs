@@ -22,7 +22,7 @@ use key::Words;
 /// Parameters
 /// ----------
 /// n : int
-///     At least 1. The environment variable FASTDROP_NUM_THREADS, or else the number of CPUs that the process may
+///     At least 1; more than 256 are never used. The environment variable FASTDROP_NUM_THREADS, or else the number of CPUs that the process may
 ///     use, is where it starts.
 ///
 /// Raises
@@ -49,7 +49,11 @@ fn set_num_threads(n: &Bound<'_, PyAny>) -> PyResult<()> {
         Some(threads) => Ok(pool::set_num_threads(threads)?),
         None => {
             let text = format!("n must be an integer of at least 1, got {}", shown(n));
-            Err(if n.extract::<i64>().is_ok() { PyValueError::new_err(text) } else { PyTypeError::new_err(text) })
+            Err(if n.hasattr(pyo3::intern!(n.py(), "__index__"))? {
+                PyValueError::new_err(text)
+            } else {
+                PyTypeError::new_err(text)
+            })
         }
     }
 }
