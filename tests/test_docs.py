@@ -23,7 +23,7 @@ RUNS = {"fastdrop.__main__"}
 
 MODULES = ["fastdrop"] + [
     module.name
-    for module in pkgutil.iter_modules(fd.__path__, "fastdrop.")
+    for module in pkgutil.walk_packages(fd.__path__, "fastdrop.")
     if module.name not in RUNS
 ]
 
@@ -39,7 +39,9 @@ def test_a_docstring_shows_what_does_not_happen(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "thing", [fd.dropout, fd.Dropout, fd.Mask, fd.Key, fd.Mask.region, fd.Key.fold_in]
+    "thing",
+    [getattr(fd, name) for name in fd.__all__ if name != "__version__"]
+    + [fd.Mask.region, fd.Key.fold_in],
 )
 def test_a_public_name_has_no_example(thing: object) -> None:
     """Compiled classes too, whose docstrings doctest does not find by itself."""

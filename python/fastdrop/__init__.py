@@ -8,18 +8,19 @@ So a mask is the same for every number of threads, CPU, memory layout, dtype and
 never stored: what is needed again is drawn again.
 """
 
+from fastdrop import functional, layers
 from fastdrop._config import show_config
 from fastdrop._core import Key, Mask, __version__, get_num_threads, set_num_threads
-from fastdrop.functional import dropout
-from fastdrop.layers import Dropout
+from fastdrop.functional import *  # noqa: F403
+from fastdrop.layers import *  # noqa: F403
 
 __all__ = [
-    "Dropout",
     "Key",
     "Mask",
     "__version__",
-    "dropout",
     "get_num_threads",
     "set_num_threads",
     "show_config",
 ]
+__all__ += functional.__all__
+__all__ += layers.__all__

@@ -12,6 +12,7 @@ from fastdrop import _core
 from fastdrop._core import Key
 
 Mode = Literal["inverted", "standard"]
+Per = Literal["sample", "batch"]
 Dims = SupportsIndex | Sequence[SupportsIndex]
 
 
@@ -32,6 +33,12 @@ def check_mode(mode: str) -> None:
     """Raise ValueError unless `mode` is one of the two."""
     if mode not in ("inverted", "standard"):
         raise ValueError(f"mode must be 'inverted' or 'standard', got {mode!r}")
+
+
+def check_per(per: str) -> None:
+    """Raise ValueError unless `per` is one of the two."""
+    if per not in ("sample", "batch"):
+        raise ValueError(f"per must be 'sample' or 'batch', got {per!r}")
 
 
 def check_flag(value: object, name: str) -> None:
@@ -70,6 +77,64 @@ def mask_shape(shape: tuple[int, ...], broadcast_dims: Dims) -> tuple[int, ...]:
         return shape
     shared = normalize_axis_tuple(as_dims(broadcast_dims), len(shape), argname="broadcast_dims")
     return tuple(1 if axis in shared else length for axis, length in enumerate(shape))
+
+
+def as_axis(axis: SupportsIndex, ndim: int, name: str) -> int:
+    """Return an axis counted from the start.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is no integer, or is not there.
+    """
+    try:
+        number = operator.index(axis)
+    except TypeError:
+        raise TypeError(f"{name} must be an int, got {axis!r}") from None
+    if not -ndim <= number < ndim:
+        raise ValueError(f"{name} must be an axis of an array with {ndim} of them, got {number}")
+    return number % ndim
+
+
+def feature_dims(shape: tuple[int, ...], ndim: int, channel_axis: SupportsIndex) -> tuple[int, ...]:
+    """Return the axes that are neither the batch nor the channels.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If there are not `ndim` axes; if the channels are no axis, or that of the batch.
+    """
+    if len(shape) != ndim:
+        raise ValueError(
+            f"x must have {ndim} axes, with the batch first (x[np.newaxis] for one sample), "
+            f"got shape {shape}"
+        )
+    channel = as_axis(channel_axis, ndim, "channel_axis")
+    if channel == 0:
+        raise ValueError("channel_axis must not be axis 0, the batch, got 0")
+    return tuple(axis for axis in range(1, ndim) if axis != channel)
+
+
+def as_count(n: SupportsIndex, name: str, least: int = 0) -> int:
+    """Return a number of things.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is no integer of at least `least`.
+    """
+    try:
+        number = operator.index(n)
+    except TypeError:
+        raise TypeError(f"{name} must be an int of at least {least}, got {n!r}") from None
+    if number < least:
+        raise ValueError(f"{name} must be an int of at least {least}, got {number}")
+    return number
+
+
+def as_counts(numbers: Sequence[SupportsIndex], name: str) -> list[int]:
+    """Return numbers of things, as `as_count` does."""
+    return [as_count(n, name) for n in numbers]
 
 
 def check_inplace(x: object, array: NDArray[Any]) -> NDArray[Any]:

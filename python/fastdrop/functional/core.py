@@ -1,6 +1,9 @@
-"""Dropout as a function. No state is kept here; the mask is the only thing to remember."""
+"""Dropout of single elements, and of whatever shares a decision; the other functions build on it.
 
-from typing import Any, Literal, overload
+No state is kept here; the mask is the only thing to remember.
+"""
+
+from typing import Any, Literal, TypeAlias, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -18,9 +21,9 @@ from fastdrop._validate import (
 )
 from fastdrop.random import RNG, as_key
 
-Array = NDArray[Any]
+Array: TypeAlias = NDArray[Any]
 
-_NO_KEY = Key.from_words(0, 0, 0, 0)
+NO_KEY = Key.from_words(0, 0, 0, 0)
 """The key of masks that keep everything, for which nothing is drawn."""
 
 
@@ -179,10 +182,10 @@ def dropout(
         p = mask.p
     if not training:
         y = scaled(array, evaluation_scale(p, mode), out)
-        return (y, Mask(array.shape, 0.0, _NO_KEY)) if return_mask else y
+        return (y, Mask(array.shape, 0.0, NO_KEY)) if return_mask else y
     if mask is None:
         shape = mask_shape(array.shape, broadcast_dims)
-        mask = Mask(shape, p, as_key(rng) if p or isinstance(rng, Key) else _NO_KEY)
+        mask = Mask(shape, p, as_key(rng) if p or isinstance(rng, Key) else NO_KEY)
     elif rng is not None or as_dims(broadcast_dims):
         raise ValueError("mask must not be given together with rng or broadcast_dims")
     elif p == 1.0 and isinstance(mask, np.ndarray):

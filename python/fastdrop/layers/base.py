@@ -1,0 +1,204 @@
+"""What all layers share: the key, the count of training calls, train and eval, saved state.
+
+`Layer` is for any call; `ElementwiseLayer` is for those that take one array and return one, where
+a subclass says in four methods what is drawn and what it does.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Generic, Self, TypeVar
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from fastdrop import _core
+from fastdrop._core import Key
+from fastdrop._validate import check_flag, check_inplace, check_state
+from fastdrop.functional.core import Array
+from fastdrop.random import RNG, as_key
+
+Recipe = TypeVar("Recipe")
+
+
+class Layer(Generic[Recipe]):
+    """A layer that draws something in training, call number i with ``key.fold_in(i)``."""
+
+    def __init__(self, p: float, rng: RNG) -> None:
+        self.p = p
+        self.training = True
+        self._key = as_key(rng)
+        self._calls = 0
+        self._held = False
+        self._mask: Recipe | None = None
+        self._shape: tuple[int, ...] | None = None
+
+    @property
+    def p(self) -> float:
+        """Probability to drop."""
+        return self._p
+
+    @p.setter
+    def p(self, p: float) -> None:
+        self._p = _core.probability(p)
+
+    @property
+    def key(self) -> Key:
+        """The layer's key."""
+        return self._key
+
+    @property
+    def calls(self) -> int:
+        """Number of training calls so far."""
+        return self._calls
+
+    @property
+    def mask(self) -> Recipe | None:
+        """What the last call drew; None before the first and after one in evaluation."""
+        return self._mask
+
+    def train(self, mode: bool = True) -> Self:
+        """Switch to training mode (to evaluation for False), and return the layer."""
+        check_flag(mode, "mode")
+        self.training = bool(mode)
+        return self
+
+    def eval(self) -> Self:
+        """Switch to evaluation mode, and return the layer."""
+        return self.train(False)
+
+    def hold(self) -> Self:
+        """Use the next call's key for all calls until `release`, and return the layer."""
+        self._held = True
+        return self
+
+    def release(self) -> Self:
+        """End `hold`: the next call has a key of its own again. Return the layer."""
+        self._calls += self._held
+        self._held = False
+        return self
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what changes in training: enough to go on with the same masks elsewhere.
+
+        Returns
+        -------
+        dict
+            "key" (tuple of four int), "calls" (int) and "p" (float).
+
+        Examples
+        --------
+        >>> import fastdrop as fd
+        >>> fd.Dropout(0.2, rng=fd.Key.from_words(1, 2, 3, 4)).state_dict()
+        {'key': (1, 2, 3, 4), 'calls': 0, 'p': 0.2}
+        """
+        return {"key": self._key.words, "calls": self._calls, "p": self._p}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over what `state_dict` returned, here or elsewhere.
+
+        Parameters
+        ----------
+        state : dict
+            With the entries of `state_dict`; the key may be any sequence of four int.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If an entry is missing, unknown or out of range; the layer is unchanged then.
+        """
+        self._key, self._calls, self._p = check_state(state)
+        self._held = False
+        self._mask, self._shape = None, None
+
+    def _options(self) -> str:
+        """Return what `repr` shows behind p."""
+        return ""
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(p={self._p}{self._options()})"
+
+
+class ElementwiseLayer(Layer[Recipe]):
+    """A layer of one array: its result and its gradient have the shape of the input."""
+
+    def __init__(self, p: float, inplace: bool, rng: RNG) -> None:
+        check_flag(inplace, "inplace")
+        super().__init__(p, rng)
+        self.inplace = inplace
+
+    def _draw(self, shape: tuple[int, ...], key: Key) -> Recipe:
+        """Return what a call in training draws for an input of this shape."""
+        raise NotImplementedError
+
+    def _train(self, x: Array, mask: Recipe, out: Array | None) -> Array:
+        """Return the result in training."""
+        raise NotImplementedError
+
+    def _evaluate(self, x: Array, out: Array | None) -> Array:
+        """Return the result in evaluation."""
+        return x
+
+    def _gradient(self, dy: Array, mask: Recipe | None) -> Array:
+        """Return the gradient; the mask is None if the last call was in evaluation."""
+        raise NotImplementedError
+
+    def __call__(self, x: ArrayLike) -> Array:
+        """Apply the layer.
+
+        Parameters
+        ----------
+        x : array_like of float32, float64, float16, bfloat16, complex64 or complex128
+            Input of any shape and memory layout; with `inplace`, an array that can be written.
+
+        Returns
+        -------
+        numpy.ndarray
+            Of the shape, dtype and memory layout of `x`; `x` itself in place, and where there is
+            nothing to do.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If `x` is none of these; it is unchanged, and the call does not count.
+        """
+        array = _core.float_array(x, "x")
+        out = check_inplace(x, array) if self.inplace else None
+        if self.training:
+            mask = self._draw(array.shape, self._key.fold_in(self._calls))
+            y = self._train(array, mask, out)
+            self._mask = mask
+            self._calls += not self._held
+        else:
+            y = self._evaluate(array, out)
+            self._mask = None
+        self._shape = array.shape
+        return x if y is array and isinstance(x, np.ndarray) else y
+
+    def backward(self, dy: ArrayLike) -> Array:
+        """Return the gradient with respect to the input of the last call.
+
+        Parameters
+        ----------
+        dy : array_like of float32, float64, float16, bfloat16, complex64 or complex128
+            Gradient with respect to the output, of the shape of the last input.
+
+        Returns
+        -------
+        numpy.ndarray
+            Of the shape and dtype of `dy`; `dy` itself where there is nothing to do.
+
+        Raises
+        ------
+        RuntimeError
+            If there was no call yet.
+        TypeError, ValueError
+            If `dy` is none of these, or of another shape.
+        """
+        if self._shape is None:
+            raise RuntimeError("backward needs a forward call before it")
+        array = _core.float_array(dy, "dy")
+        if array.shape != self._shape:
+            raise ValueError(f"dy must have the shape of x, {self._shape}, got {array.shape}")
+        return self._gradient(array, self._mask)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(p={self._p}, inplace={self.inplace}{self._options()})"
