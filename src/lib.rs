@@ -36,6 +36,8 @@ mod python;
 #[allow(unsafe_code, reason = "instructions that not every CPU has")]
 mod simd;
 mod turned;
+#[cfg_attr(not(feature = "python"), expect(dead_code, reason = "only Python asks for uniforms"))]
+mod uniform;
 mod walk;
 
 pub use apply::Float;

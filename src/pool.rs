@@ -106,6 +106,24 @@ pub(crate) fn share(range: Range<usize>, threads: usize, work: impl Fn(Units<'_>
     }
 }
 
+/// Calls `work(unit, chunk)` for all chunks of `size` items, as [`share`] does.
+pub(crate) fn share_chunks<T: Send>(
+    items: &mut [T],
+    size: usize,
+    threads: usize,
+    work: impl Fn(usize, &mut [T]) + Sync,
+) {
+    let chunks: Vec<Mutex<&mut [T]>> = items.chunks_mut(size).map(Mutex::new).collect();
+    share(0..chunks.len(), threads, |units| {
+        for unit in units {
+            // Nobody else has this unit, so the lock is free; and a panic ends the whole call.
+            if let Ok(mut chunk) = chunks[unit].lock() {
+                work(unit, &mut chunk);
+            }
+        }
+    });
+}
+
 /// Set in [`Job::inside`] when nobody may enter any more.
 const CLOSED: usize = 1 << (usize::BITS - 1);
 

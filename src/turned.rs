@@ -81,7 +81,10 @@ impl Turned<'_> {
 }
 
 /// Transposes 64 by 64 bits: bit j of word i changes places with bit i of word j.
-///
+pub(crate) fn transpose(level: Level, square: &mut [u64; 64]) {
+    level.run(Transpose(square));
+}
+
 /// Swaps blocks of half the size at every step (Warren, "Hacker's Delight", 2nd ed., section 7-3).
 struct Transpose<'a>(&'a mut [u64; 64]);
 

@@ -196,3 +196,20 @@ def test_a_key_can_be_changed() -> None:
     key = as_key(KEY)
     with pytest.raises(AttributeError):
         key.words = (1, 2, 3, 4)  # type: ignore[misc]
+
+
+# --- Uniforms ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [0, 1, 127, 129, 8193])
+def test_uniforms_have_their_digits_in_another_order(level: str, threads: int, size: int) -> None:
+    drawn = _core.uniforms(size, as_key(KEY))
+    np.testing.assert_array_equal(drawn, ref.uniforms(KEY, np.arange(size)))
+
+
+def test_uniforms_of_many_elements_start_again() -> None:
+    """Past one look at the interrupt, the elements keep their indices."""
+    size = (1 << 20) + 300
+    drawn = _core.uniforms((2, size // 2), as_key(KEY)).reshape(-1)
+    last = np.arange(size - 400, size)
+    np.testing.assert_array_equal(drawn[last], ref.uniforms(KEY, last))

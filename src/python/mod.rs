@@ -9,12 +9,14 @@ mod arrays;
 mod key;
 mod mask;
 
+use numpy::{PyArrayDyn, PyArrayMethods, PyUntypedArray, PyUntypedArrayMethods};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 
 use crate::pool;
 use crate::simd::Level;
-use arguments::{shown, unsigned};
+use arguments::{DETACH, detached, dims, shown, unsigned};
+use arrays::empty;
 use key::Words;
 
 /// Set how many threads large calls use.
@@ -99,6 +101,22 @@ fn philox(counter: [u32; 4], key: [u32; 2]) -> Words {
     crate::philox::block(key, counter).into()
 }
 
+/// The 64-bit uniforms of the elements of `shape`, in C order: an element is dropped where this is below p 2**64.
+#[pyfunction]
+fn uniforms<'py>(shape: &Bound<'py, PyAny>, key: PyRef<'py, key::PyKey>) -> PyResult<Bound<'py, PyUntypedArray>> {
+    let py = shape.py();
+    let shape: Vec<usize> = dims("shape", shape)?.iter().map(|len| *len as usize).collect();
+    let out = empty(py, &shape, &numpy::dtype::<u64>(py))?;
+    let array = out.clone().cast_into::<PyArrayDyn<u64>>()?;
+    // SAFETY: the array is new and has room for its elements; they must be written before a slice is made.
+    unsafe { array.data().write_bytes(0, array.len()) };
+    let mut lent = array.readwrite();
+    let items = lent.as_slice_mut()?;
+    let key = key.0;
+    detached(py, items.len() >= DETACH / 8, move |interrupt| crate::uniform::fill(key, items, interrupt))?;
+    Ok(out)
+}
+
 /// The compiled part of fastdrop. Private: use the package's own names.
 #[pymodule]
 fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
@@ -117,5 +135,6 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(set_simd, module)?)?;
     module.add_function(wrap_pyfunction!(simd, module)?)?;
     module.add_function(wrap_pyfunction!(simd_levels, module)?)?;
+    module.add_function(wrap_pyfunction!(uniforms, module)?)?;
     Ok(())
 }
