@@ -14,7 +14,7 @@ pub(crate) const PREFETCH_BYTES: isize = 4096;
 /// Streamed writes start at multiples of this.
 const LINE: usize = 64;
 /// Size of the largest element.
-const LARGEST: usize = 16;
+pub(crate) const LARGEST: usize = 16;
 
 /// What the elements of an array are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,7 +42,7 @@ impl Element {
     }
 
     /// Bytes of what a change of byte order reverses.
-    const fn part_size(self) -> usize {
+    pub(crate) const fn part_size(self) -> usize {
         match self {
             Self::Complex64 | Self::Complex128 => self.size() / 2,
             _ => self.size(),
@@ -195,7 +195,7 @@ impl Apply {
 ///
 /// # Safety
 /// The elements must be readable and writeable, and must not overlap.
-unsafe fn copy(src: *const u8, src_step: isize, dst: *mut u8, dst_step: isize, size: usize, len: usize) {
+pub(crate) unsafe fn copy(src: *const u8, src_step: isize, dst: *mut u8, dst_step: isize, size: usize, len: usize) {
     /// # Safety
     /// As above, for elements of `SIZE` bytes.
     #[inline(always)]
@@ -210,6 +210,9 @@ unsafe fn copy(src: *const u8, src_step: isize, dst: *mut u8, dst_step: isize, s
     }
     // SAFETY: the obligations are the same, and the sizes are those of `Element::size`.
     unsafe {
+        if src_step == size as isize && dst_step == size as isize {
+            return dst.copy_from_nonoverlapping(src, len * size);
+        }
         match size {
             2 => sized::<2>(src, src_step, dst, dst_step, len),
             4 => sized::<4>(src, src_step, dst, dst_step, len),

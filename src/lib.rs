@@ -24,8 +24,14 @@ mod bits;
 #[allow(unsafe_code, reason = "carries raw pointers of the caller's to the threads")]
 mod dropout;
 mod error;
+mod gelu;
 mod key;
+#[allow(unsafe_code, reason = "reads and writes strided memory of the caller's")]
+mod lanes;
 mod mask;
+#[allow(unsafe_code, reason = "works on strided memory of the caller's")]
+mod noise;
+mod normal;
 pub mod philox;
 #[allow(unsafe_code, reason = "pools are leaked into atomic pointers, so that no lock is held across a fork")]
 mod pool;

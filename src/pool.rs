@@ -14,6 +14,7 @@ use std::thread::Thread;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use crate::error::Error;
+use crate::mask::Interrupt;
 
 /// More threads than this are never started.
 const MOST_THREADS: usize = 256;
@@ -104,6 +105,26 @@ pub(crate) fn share(range: Range<usize>, threads: usize, work: impl Fn(Units<'_>
     if let Some(panic) = panic {
         resume_unwind(panic);
     }
+}
+
+/// Shares units as [`share`] does, with a look at the interrupt after every `batch` of them.
+///
+/// # Errors
+/// [`Error::Interrupted`].
+pub(crate) fn batches(
+    units: usize,
+    batch: usize,
+    threads: usize,
+    interrupt: Interrupt<'_>,
+    work: impl Fn(Units<'_>) + Sync,
+) -> Result<(), Error> {
+    for first in (0..units).step_by(batch) {
+        share(first..units.min(first + batch), threads, &work);
+        if first + batch < units && interrupt() {
+            return Err(Error::Interrupted);
+        }
+    }
+    Ok(())
 }
 
 /// Calls `work(unit, chunk)` for all chunks of `size` items, as [`share`] does.

@@ -13,10 +13,13 @@ use super::arrays::{
 use super::mask::PyMask;
 use crate::bits::{Bits, Given};
 use crate::dropout::{self, Arrays};
-use crate::mask::{Dims, Mask};
+use crate::error::Error;
+use crate::mask::{Dims, Interrupt, Mask};
+use crate::noise::Noise;
+use crate::walk::Axes;
 
 /// Applies bits to `x`, broadcast to `shape`, into `out` or a new array. `bit_steps` are the bits' strides along
-/// the axes of `shape`; `given` is the array they are read from, if any.
+/// the axes of `shape`.
 pub(super) fn apply_bits<'py>(
     x: Bound<'py, PyUntypedArray>,
     shape: &[usize],
@@ -24,6 +27,21 @@ pub(super) fn apply_bits<'py>(
     bit_steps: &[isize],
     scale: f64,
     out: Option<&Bound<'py, PyAny>>,
+) -> PyResult<Bound<'py, PyAny>> {
+    elementwise(x, shape, bit_steps, out, move |arrays, axes, interrupt| {
+        // SAFETY: `elementwise` vouches for the arrays, whoever made the bits for what they read.
+        unsafe { dropout::run(arrays, axes, bits, scale, interrupt) }
+    })
+}
+
+/// Has `work` make an array out of `x`, broadcast to `shape`: `out`, or a new one. `work` may read and write all
+/// that the axes reach.
+fn elementwise<'py>(
+    x: Bound<'py, PyUntypedArray>,
+    shape: &[usize],
+    bit_steps: &[isize],
+    out: Option<&Bound<'py, PyAny>>,
+    work: impl FnOnce(Arrays, Axes, Interrupt<'_>) -> Result<(), Error> + Send,
 ) -> PyResult<Bound<'py, PyAny>> {
     let py = x.py();
     let Some(element) = element(&x.dtype()) else {
@@ -51,13 +69,11 @@ pub(super) fn apply_bits<'py>(
     let axes = axes(shape, Some(&src_steps), written.strides(), bit_steps.iter().copied());
     let swapped = [swapped(&x.dtype()), swapped(&written.dtype())];
     let arrays = Arrays { src: data(&x), dst: data(&written), element, swapped };
-    detached(py, written.len() >= DETACH, move |interrupt| {
-        // SAFETY: 1. `x` and `written` are held for the whole call, and the axes are their shapes and strides, so
-        // all places are inside them. 2. `written` is writeable and its elements share no memory: it is new, or was
-        // checked. 3. It is the same as `x` element by element, or does not overlap it: `x` was copied otherwise.
-        // 4. That no other Python thread writes either array meanwhile is asked of users, as NumPy does.
-        unsafe { dropout::run(arrays, axes, bits, scale, interrupt) }
-    })?;
+    // What `work` relies on: 1. `x` and `written` are held for the whole call, and the axes are their shapes and
+    // strides, so all places are inside them. 2. `written` is writeable and its elements share no memory: it is new,
+    // or was checked. 3. It is the same as `x` element by element, or does not overlap it: `x` was copied otherwise.
+    // 4. That no other Python thread writes either array meanwhile is asked of users, as NumPy does.
+    detached(py, written.len() >= DETACH, move |interrupt| work(arrays, axes, interrupt))?;
     if !direct {
         copy_into(&target, &written)?;
     }
@@ -72,12 +88,41 @@ pub(super) fn apply_mask<'py>(
     scale: f64,
     out: Option<&Bound<'py, PyAny>>,
 ) -> PyResult<Bound<'py, PyAny>> {
+    let (origin, bit_steps) = indices(mask, shape);
+    apply_bits(x, shape, Bits::drawn(mask, origin), &bit_steps, scale, out)
+}
+
+/// The index of the first element of a mask that broadcasts to `shape`, and the steps along the axes of `shape`.
+fn indices(mask: &Mask, shape: &[usize]) -> (u64, Steps) {
     let (origin, steps) = mask.indices();
     let new = shape.len() - mask.shape().len();
-    let bit_steps: Steps = (0..shape.len())
+    let steps = (0..shape.len())
         .map(|axis| if axis < new || mask.shape()[axis - new] == 1 { 0 } else { steps[axis - new] as isize })
         .collect();
-    apply_bits(x, shape, Bits::drawn(mask, origin), &bit_steps, scale, out)
+    (origin, steps)
+}
+
+/// `x * (1 + std * z)` in the shape of `x`, where z are the normals of the mask's elements.
+#[pyfunction]
+#[pyo3(signature = (mask, x, std, out=None))]
+pub(super) fn noise<'py>(
+    mask: PyRef<'py, PyMask>,
+    x: &Bound<'py, PyAny>,
+    std: f64,
+    out: Option<&Bound<'py, PyAny>>,
+) -> PyResult<Bound<'py, PyAny>> {
+    let x = float_array(x, "x")?;
+    let mask = &mask.0;
+    let shape: SmallVec<[usize; 6]> = x.shape().into();
+    if broadcast(mask.shape(), &shape)? != shape {
+        return Err(mismatch(mask.shape(), &shape));
+    }
+    let (origin, steps) = indices(mask, &shape);
+    let noise = Noise { schedule: mask.key().schedule(), origin, std };
+    elementwise(x, &shape, &steps, out, move |arrays, axes, interrupt| {
+        // SAFETY: `elementwise` vouches for the arrays.
+        unsafe { crate::noise::run(arrays, axes, noise, interrupt) }
+    })
 }
 
 /// `kept ? x * scale : 0` in the shape of `x`, with a mask or a boolean array that broadcasts to it; None keeps all.

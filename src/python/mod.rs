@@ -129,6 +129,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(apply::apply, module)?)?;
     module.add_function(wrap_pyfunction!(arrays::float_array, module)?)?;
     module.add_function(wrap_pyfunction!(get_num_threads, module)?)?;
+    module.add_function(wrap_pyfunction!(apply::noise, module)?)?;
     module.add_function(wrap_pyfunction!(philox, module)?)?;
     module.add_function(wrap_pyfunction!(arguments::probability, module)?)?;
     module.add_function(wrap_pyfunction!(set_num_threads, module)?)?;

@@ -131,6 +131,11 @@ impl Simd for Avx2 {
         }
     }
     #[inline(always)]
+    fn to_array(self, a: Self::V) -> [u64; LANES] {
+        // SAFETY: both are 64 bytes, and any bits are integers.
+        unsafe { std::mem::transmute(a) }
+    }
+    #[inline(always)]
     fn store_pairs(self, [a, b]: [Self::V; 2], to: &mut [u64; 2 * LANES]) {
         let low = both!(_mm256_unpacklo_epi64(a, b)); // a0 b0 a2 b2
         let high = both!(_mm256_unpackhi_epi64(a, b)); // a1 b1 a3 b3

@@ -75,6 +75,11 @@ impl Simd for Avx512 {
         unsafe { _mm512_loadu_si512(from.as_ptr().cast()) }
     }
     #[inline(always)]
+    fn to_array(self, a: Self::V) -> [u64; LANES] {
+        // SAFETY: both are 64 bytes, and any bits are integers.
+        unsafe { std::mem::transmute(a) }
+    }
+    #[inline(always)]
     fn store_pairs(self, [a, b]: [Self::V; 2], to: &mut [u64; 2 * LANES]) {
         // SAFETY: the token proves AVX-512, and `to` is 128 bytes.
         unsafe {

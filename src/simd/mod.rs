@@ -34,6 +34,7 @@ pub(crate) trait Simd: Copy {
 
     fn splat(self, x: u64) -> Self::V;
     fn load(self, from: &[u64; LANES]) -> Self::V;
+    fn to_array(self, a: Self::V) -> [u64; LANES];
     /// Writes a0, b0, a1, b1, ...
     fn store_pairs(self, ab: [Self::V; 2], to: &mut [u64; 2 * LANES]);
     /// Lane by lane, modulo 2^64.

@@ -53,6 +53,10 @@ impl Simd for Portable {
         *from
     }
     #[inline(always)]
+    fn to_array(self, a: Self::V) -> [u64; LANES] {
+        a
+    }
+    #[inline(always)]
     fn store_pairs(self, [a, b]: [Self::V; 2], to: &mut [u64; 2 * LANES]) {
         for (lane, pair) in to.chunks_exact_mut(2).enumerate() {
             pair[0] = a[lane];

@@ -1,0 +1,192 @@
+//! Normal variates of a stream: from (key, element index) to a standard normal number, the same at every level.
+//!
+//! Box and Muller ("A note on the generation of random normal deviates", 1958) turn two uniforms into two independent
+//! normals. [`radius`] and [`direction`] are the definition, and the vector body as well: they are made of additions, multiplications,
+//! a division, a square root and operations on bits, which are exact or correctly rounded on every CPU, so the
+//! compiler may put it into lanes of any width without changing a bit.
+
+use std::f64::consts::{FRAC_PI_2, LN_2};
+
+use crate::bernoulli::GROUP;
+use crate::key::counter_word1;
+use crate::philox::{self, Schedule};
+use crate::simd::{Kernel, LANES, Level, Simd};
+
+/// Tag of the block that holds elements 0 and 64 of a group; those of elements i and 64 + i follow.
+const TAG: u8 = 64;
+/// Pairs in a group.
+const PAIRS: usize = GROUP / 2;
+
+/// The bits of 1.0, and those of the significand.
+const ONE: u64 = 0x3FF0_0000_0000_0000;
+const SIGNIFICAND: u64 = 0x000F_FFFF_FFFF_FFFF;
+/// The bits of the square root of 1/2.
+const ROOT_HALF: u64 = 0x3FE6_A09E_667F_3BCD;
+/// The bits of 2^52: an integer below that, put into its significand, makes the number 2^52 more.
+const SHIFTER: u64 = 0x4330_0000_0000_0000;
+const SIGN: u64 = 1 << 63;
+
+// Minimax polynomials of FreeBSD's msun (e_log.c, k_sin.c, k_cos.c), good to less than one unit in the last place.
+const LOG: [f64; 7] = [
+    6.666666666666735130e-01,
+    3.999999999940941908e-01,
+    2.857142874366239149e-01,
+    2.222219843214978396e-01,
+    1.818357216161805012e-01,
+    1.531383769920937332e-01,
+    1.479819860511658591e-01,
+];
+const SIN: [f64; 6] = [
+    -1.66666666666666324348e-01,
+    8.33333333332248946124e-03,
+    -1.98412698298579493134e-04,
+    2.75573137070700676789e-06,
+    -2.50507602534068634195e-08,
+    1.58969099521155010221e-10,
+];
+const COS: [f64; 6] = [
+    4.16666666666666019037e-02,
+    -1.38888888888741095749e-03,
+    2.48015872894767294178e-05,
+    -2.75573143513906633035e-07,
+    2.08757232129817482790e-09,
+    -1.13596475577881948265e-11,
+];
+
+/// c0 + z (c1 + z (c2 + ...))
+#[inline(always)]
+fn polynomial<const N: usize>(z: f64, coefficients: &[f64; N]) -> f64 {
+    coefficients.iter().rev().copied().reduce(|sum, coefficient| sum * z + coefficient).unwrap_or_default()
+}
+
+/// The natural logarithm of a normal number.
+#[inline(always)]
+fn ln(x: f64) -> f64 {
+    // x = 2^exponent m, with m between the roots of 1/2 and 2.
+    let shifted = x.to_bits().wrapping_add(ONE - ROOT_HALF);
+    let exponent = f64::from_bits(shifted >> 52 | SHIFTER) - (f64::from_bits(SHIFTER) + 1023.0);
+    let f = f64::from_bits((shifted & SIGNIFICAND).wrapping_add(ROOT_HALF)) - 1.0;
+    // ln m = 2 artanh(s)
+    let s = f / (2.0 + f);
+    let z = s * s;
+    exponent * LN_2 + s * (2.0 + z * polynomial(z, &LOG))
+}
+
+/// The distance from the origin of two independent normals, from a uniform 64-bit integer: sqrt(-2 ln u), where u is
+/// uniform in (0, 1] and has the upper 52 bits. At most 8.49.
+#[inline(always)]
+fn radius(a: u64) -> f64 {
+    let u = 2.0 - f64::from_bits(a >> 12 | ONE);
+    (-2.0 * ln(u)).sqrt()
+}
+
+/// Cosine and sine of a uniform angle: two bits for the quadrant, the next 52 for where in it.
+#[inline(always)]
+fn direction(b: u64) -> [f64; 2] {
+    let quadrant = b >> 62;
+    let x = (f64::from_bits((b << 2) >> 12 | ONE) - 1.5) * FRAC_PI_2;
+    let z = x * x;
+    let sin = (x + x * (z * polynomial(z, &SIN))).to_bits();
+    let cos = (1.0 - (0.5 * z - z * (z * polynomial(z, &COS)))).to_bits();
+    // A quarter turn takes (cos, sin) to (-sin, cos).
+    let odd = (quadrant & 1).wrapping_neg();
+    let turned_cos = (cos & !odd | sin & odd) ^ ((quadrant + 1) << 62 & SIGN);
+    let turned_sin = (sin & !odd | cos & odd) ^ (quadrant << 62 & SIGN);
+    [f64::from_bits(turned_cos), f64::from_bits(turned_sin)]
+}
+
+/// The normals of the elements of group `group`.
+pub(crate) fn group(level: Level, schedule: &Schedule, group: u64, normals: &mut [f64; GROUP]) {
+    level.run(Draw { schedule, group, normals });
+}
+
+struct Draw<'a> {
+    schedule: &'a Schedule,
+    group: u64,
+    normals: &'a mut [f64; GROUP],
+}
+
+impl Kernel for Draw<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        let mut uniforms = [[0; PAIRS]; 2];
+        // The lanes are blocks that follow each other: their tags count up.
+        let step: [u64; LANES] = std::array::from_fn(|lane| (lane as u64) << 24);
+        for at in (0..PAIRS).step_by(LANES) {
+            let first = u64::from(counter_word1(self.group, TAG + at as u8));
+            let tags = simd.add(simd.splat(first), simd.load(&step));
+            let [x0, x1, x2, x3] = philox::blocks(simd, self.schedule, self.group as u32, tags);
+            for (uniforms, [low, high]) in uniforms.iter_mut().zip([[x0, x1], [x2, x3]]) {
+                uniforms[at..at + LANES].copy_from_slice(&simd.to_array(simd.pack_low(low, high)));
+            }
+        }
+        let (first, second) = self.normals.split_at_mut(PAIRS);
+        // Two short loops: a CPU works on more lanes of these at a time than of one long loop.
+        for (first, a) in first.iter_mut().zip(uniforms[0]) {
+            *first = radius(a);
+        }
+        for ((first, second), b) in first.iter_mut().zip(second).zip(uniforms[1]) {
+            let [x, y] = direction(b);
+            *second = *first * y;
+            *first *= x;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::key::Key;
+
+    fn pair(a: u64, b: u64) -> [f64; 2] {
+        direction(b).map(|x| radius(a) * x)
+    }
+
+    #[test]
+    fn the_logarithm_is_wrong_somewhere() {
+        for exponent in -52..=0 {
+            for m in [1.0f64, 1.1, 1.3, 1.41421356, 1.5, 1.7, 1.999] {
+                let x = m * 2f64.powi(exponent - 1);
+                assert!((ln(x) - x.ln()).abs() <= 4e-16 * x.ln().abs().max(f64::MIN_POSITIVE), "{x:e}");
+            }
+        }
+        assert_eq!(ln(1.0), 0.0);
+    }
+
+    #[test]
+    fn an_angle_lands_in_another_quadrant() {
+        for step in 0..64u64 {
+            let b = step << 58 | 1 << 57;
+            let angle = b as f64 / 2f64.powi(64) * std::f64::consts::TAU - std::f64::consts::FRAC_PI_4;
+            let [x, y] = pair(1 << 63, b);
+            let r = (2.0 * LN_2).sqrt();
+            assert!((x - r * angle.cos()).abs() < 1e-15 && (y - r * angle.sin()).abs() < 1e-15, "{step}");
+        }
+    }
+
+    #[test]
+    fn extreme_uniforms_are_not_finite() {
+        for (a, b) in [(0, 0), (!0, !0), (0, !0), (!0, 0)] {
+            assert!(pair(a, b).iter().all(|z| z.is_finite() && z.abs() < 8.5));
+        }
+    }
+
+    #[test]
+    fn levels_differ_in_the_last_digit() {
+        let key = Key::from_words([1, 2, 3, 4]);
+        for index in [0, 1, 1 << 32, (1 << 55) + 3] {
+            let mut expected = [0.0; GROUP];
+            for i in 0..PAIRS {
+                let [x0, x1, x2, x3] = key.block(index, TAG + i as u8).map(u64::from);
+                [expected[i], expected[i + PAIRS]] = pair(x0 | x1 << 32, x2 | x3 << 32);
+            }
+            for level in Level::available() {
+                let mut normals = [0.0; GROUP];
+                group(level, &key.schedule(), index, &mut normals);
+                assert_eq!(normals.map(f64::to_bits), expected.map(f64::to_bits), "{level:?}");
+            }
+        }
+    }
+}
