@@ -104,6 +104,10 @@ impl Window {
         Self { bits, level, words: SmallVec::new(), first_group: 0, groups: 0, rows: SmallVec::new() }
     }
 
+    pub(crate) fn bits(&self) -> Bits {
+        self.bits
+    }
+
     /// Calls `visit(place, keep, len)` for runs of at most [`TILE`] elements (`piece`, if bits are drawn) along the
     /// last axis, which together are the positions `range` of the walk. Drawn runs end a multiple of 64 elements
     /// behind `phase`, unless the row ends.
@@ -138,14 +142,13 @@ impl Window {
                 }
                 Bits::Given(given) => {
                     let len = left.min(TILE);
-                    self.pack(given, place.bit, inner.bit, len);
-                    visit(place, Keep::Bits(&self.words, 0), len);
+                    visit(place, Keep::Bits(self.pack(given, place.bit, inner.bit, len), 0), len);
                     len
                 }
                 Bits::Drawn(sampler, origin) => {
                     if sparse {
                         if self.rows.is_empty() {
-                            self.gather(&sampler, origin, inner, cursor.clone(), column, range.end - at);
+                            self.gather(&sampler, origin, inner.len, cursor.clone(), column, range.end - at);
                         }
                         let offset = self.rows.pop().unwrap_or_default();
                         visit(place, Keep::Bits(&self.words, offset), left);
@@ -191,7 +194,7 @@ impl Window {
 
     /// The bits of `len` elements from `index` on. If they are not at hand, `ahead` elements are drawn, but for the
     /// groups at the end of the last draw that can be used again.
-    fn draw(&mut self, sampler: &Sampler, index: u64, len: usize, ahead: usize) -> (&[u64], usize) {
+    pub(crate) fn draw(&mut self, sampler: &Sampler, index: u64, len: usize, ahead: usize) -> (&[u64], usize) {
         let group = index / GROUP as u64;
         let lane = (index % GROUP as u64) as usize;
         let needed = (lane + len).div_ceil(GROUP);
@@ -211,20 +214,21 @@ impl Window {
         (&self.words, lane)
     }
 
-    /// Draws the bits of the rows from `cursor` on, the first from `column`: of as many as fill a piece, or hold
-    /// `left` elements.
-    fn gather(
+    /// Draws the bits of the rows from `cursor` on, `row` elements each, the first from `column`: of as many as fill
+    /// a piece, or hold `left` elements. Returns words, and where in them the rows begin, the last row first.
+    pub(crate) fn gather(
         &mut self,
         sampler: &Sampler,
         origin: u64,
-        inner: &Axis,
+        row: usize,
         mut cursor: Cursor<'_>,
         mut column: usize,
         mut left: usize,
-    ) {
+    ) -> (&[u64], &[usize]) {
+        self.rows.clear();
         let mut groups = SmallVec::<[u64; PIECE]>::new();
         while left > 0 {
-            let len = (inner.len - column).min(left);
+            let len = (row - column).min(left);
             let index = origin.wrapping_add_signed(cursor.place().bit as i64) + column as u64;
             let (first, last) = (index / GROUP as u64, (index + len as u64 - 1) / GROUP as u64);
             if groups.len() + (last - first + 1) as usize > PIECE {
@@ -242,10 +246,11 @@ impl Window {
         let end = groups.len() * GROUP_WORDS;
         self.words.resize(end + 1, 0);
         sampler.gather(self.level, &groups, &mut self.words[..end]);
+        (&self.words, &self.rows)
     }
 
-    /// Packs the bits of `len` given bytes.
-    fn pack(&mut self, given: Given, first: isize, step: isize, len: usize) {
+    /// The bits of `len` given bytes.
+    pub(crate) fn pack(&mut self, given: Given, first: isize, step: isize, len: usize) -> &[u64] {
         self.words.clear();
         for at in (0..len).step_by(64) {
             let mut word = 0;
@@ -257,70 +262,7 @@ impl Window {
             self.words.push(word);
         }
         self.words.push(0);
-    }
-}
-
-/// Joins short runs that follow each other in memory, so that they are visited as one.
-pub(crate) struct Joined {
-    words: Words,
-    len: usize,
-    first: Place,
-    next: Place,
-}
-
-impl Joined {
-    /// Runs shorter than this are worth joining.
-    pub(crate) const SHORT: usize = TILE / 8;
-
-    pub(crate) fn new() -> Self {
-        let words = SmallVec::from_elem(0, TILE / 64 + 2);
-        Self { words, len: 0, first: Place::default(), next: Place::default() }
-    }
-
-    /// Takes a run of fewer than [`Joined::SHORT`] elements along `inner`; `visit` is called when many are there.
-    #[inline]
-    pub(crate) fn push(
-        &mut self,
-        inner: &Axis,
-        place: Place,
-        keep: Keep<'_>,
-        len: usize,
-        visit: &mut impl FnMut(Place, Keep<'_>, usize),
-    ) {
-        if self.len > TILE - Self::SHORT || self.next.src != place.src || self.next.dst != place.dst {
-            self.flush(visit);
-        }
-        if self.len == 0 {
-            self.first = place;
-        }
-        for at in (0..len).step_by(64) {
-            let bits = match keep {
-                Keep::All => !0,
-                Keep::None => 0,
-                Keep::Bits(words, offset) => word_at(words, offset + at),
-            };
-            self.append(bits, (len - at).min(64));
-        }
-        self.next = place.along(inner, len);
-    }
-
-    #[inline]
-    fn append(&mut self, bits: u64, len: usize) {
-        let bits = bits & (!0 >> (64 - len));
-        let (word, shift) = (self.len / 64, self.len % 64);
-        // What lies past the end is rubbish: the first bits of a word overwrite it.
-        let below = if shift == 0 { 0 } else { self.words[word] };
-        self.words[word] = below | bits << shift;
-        self.words[word + 1] = bits >> 1 >> (63 - shift);
-        self.len += len;
-    }
-
-    /// Visits what is there.
-    pub(crate) fn flush(&mut self, visit: &mut impl FnMut(Place, Keep<'_>, usize)) {
-        if self.len > 0 {
-            visit(self.first, Keep::Bits(&self.words, 0), self.len);
-            self.len = 0;
-        }
+        &self.words
     }
 }
 

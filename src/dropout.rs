@@ -5,9 +5,10 @@ use smallvec::SmallVec;
 
 use crate::apply::{Apply, Element, Float, PREFETCH_BYTES, Run};
 use crate::bernoulli::Sampler;
-use crate::bits::{Bits, Joined, Keep, REPEATED, TILE, Window, repeat_inside};
+use crate::bits::{Bits, Keep, REPEATED, TILE, Window, repeat_inside};
 use crate::error::Error;
 use crate::mask::{Interrupt, Mask};
+use crate::packed::{Packed, joins};
 use crate::pool;
 use crate::simd::Level;
 use crate::turned::{Turned, TurnedBuffers};
@@ -110,6 +111,9 @@ pub(crate) unsafe fn run(
     }
     let level = Level::current()?;
     let threads = if total < PARALLEL { 1 } else { pool::num_threads()? };
+    if let Bits::Constant(_) = bits {
+        axes.iter_mut().for_each(|axis| axis.bit = 0);
+    }
     normalize(&mut axes);
     let apply = Apply {
         level,
@@ -159,40 +163,14 @@ struct Call<'a> {
     interrupt: Interrupt<'a>,
 }
 
-/// Whether runs along the last axis are short, and follow each other in memory.
-fn joins(axes: &[Axis]) -> bool {
-    let [.., outer, inner] = axes else {
-        return false;
-    };
-    let end = Place::default().along(inner, inner.len);
-    inner.len < Joined::SHORT && outer.src == end.src && outer.dst == end.dst
-}
-
 /// The part of a call that threads share.
 struct Worker {
     arrays: Arrays,
     apply: Apply,
     inner: Axis,
-    /// Whether to join runs.
-    join: bool,
 }
 
 impl Worker {
-    /// Has `walk` call back with runs of keep bits, whose places count from `corner`, and applies them.
-    #[inline]
-    fn visit(&self, corner: Place, walk: impl FnOnce(&mut dyn FnMut(Place, Keep<'_>, usize))) {
-        let mut apply = |place: Place, keep: Keep<'_>, len| {
-            self.apply(Place { src: corner.src + place.src, dst: corner.dst + place.dst, ..place }, keep, len);
-        };
-        if self.join {
-            let mut joined = Joined::new();
-            walk(&mut |place, keep, len| joined.push(&self.inner, place, keep, len, &mut apply));
-            joined.flush(&mut apply);
-        } else {
-            walk(&mut apply);
-        }
-    }
-
     /// Applies keep bits to the elements from `place` on.
     #[inline]
     fn apply(&self, place: Place, keep: Keep<'_>, len: usize) {
@@ -242,16 +220,26 @@ impl Call<'_> {
         let drawn = matches!(bits, Bits::Drawn(..));
         let repeated = drawn && repeat_inside(&mut axes);
         let inner = axes.last().copied().unwrap_or_default();
+        let join = joins(&axes);
+        let piece = if repeated { REPEATED } else { TILE };
         // A thread that keeps bits for later rows takes whole rows.
-        let (piece, unit_size) = if repeated { (REPEATED, UNIT.next_multiple_of(inner.len)) } else { (TILE, UNIT) };
+        let unit_size = if repeated { UNIT.next_multiple_of(inner.len) } else { UNIT };
         let total = positions(&axes);
         let phase = apply.phase(arrays.dst);
-        let worker = Worker { arrays, apply, inner, join: joins(&axes) };
+        let worker = Worker { arrays, apply, inner };
+        let visit = |place: Place, keep: Keep<'_>, len| worker.apply(place, keep, len);
         self.batches(total.div_ceil(unit_size), unit_size, |units| {
             let mut window = Window::new(bits, apply.level);
+            let mut packed = join.then(Packed::new);
             for unit in units {
                 let range = unit * unit_size..total.min((unit + 1) * unit_size);
-                worker.visit(Place::default(), |visit| window.walk(&axes, range, piece, phase, visit));
+                match &mut packed {
+                    // A row goes with the unit that it ends in.
+                    Some(packed) => {
+                        packed.walk(&mut window, &axes, range.start / inner.len..range.end / inner.len, visit);
+                    }
+                    None => window.walk(&axes, range, piece, phase, visit),
+                }
             }
             apply.fence();
         })
@@ -266,7 +254,8 @@ impl Call<'_> {
             Some(position) => outer.remove(position),
             None => Axis { len: 1, ..Axis::default() },
         };
-        let join = joins(&[lanes, inner]);
+        // Rows that are cut into blocks do not follow each other in one.
+        let join = inner.len <= Turned::SIDE && joins(&[lanes, inner]);
         let [lane_side, inner_side] = [Turned::most_lanes(&inner), Turned::SIDE];
         apply.stream &= join || inner.len > inner_side;
         // If one run of blocks starts at a line and the steps are whole lines, then all do.
@@ -282,9 +271,10 @@ impl Call<'_> {
             Axis { len, src: step.src, dst: step.dst, bit: step.bit }
         };
         outer.extend([block_axis(&lanes, lane_side, lane_blocks), block_axis(&inner, inner_side, inner_blocks)]);
-        let worker = Worker { arrays, apply, inner, join };
+        let worker = Worker { arrays, apply, inner };
         self.batches(positions(&outer), lane_side.min(lanes.len) * inner_side.min(inner.len), |units| {
             let mut buffers = TurnedBuffers::default();
+            let mut packed = join.then(Packed::new);
             for unit in units {
                 let (column, row) = (unit % inner_blocks * inner_side, unit / inner_blocks % lane_blocks * lane_side);
                 // The first block begins `before` elements ahead of the axis, and is cut short.
@@ -298,7 +288,10 @@ impl Call<'_> {
                 let inner = Axis { len: end - column - cut, ..inner };
                 let lanes = Axis { len: lane_side.min(lanes.len - row), ..lanes };
                 let turned = Turned { sampler: &sampler, level: apply.level, first, lanes, inner };
-                worker.visit(corner, |visit| turned.walk(&mut buffers, visit));
+                turned.walk(&mut buffers, packed.as_mut(), |place, keep, len| {
+                    let place = Place { src: corner.src + place.src, dst: corner.dst + place.dst, ..place };
+                    worker.apply(place, keep, len);
+                });
             }
             apply.fence();
         })

@@ -5,7 +5,7 @@
 //! 1. [`philox`]: a counter-based generator turns (key, counter) into 128 random bits.
 //! 2. [`Key`]: names a stream of them, and derives child keys.
 //! 3. `bernoulli`: planes of those bits become keep bits of exactly the wanted probability.
-//! 4. `walk`, `bits`, `turned`: keep bits in the order in which an array is walked.
+//! 4. `walk`, `bits`, `packed`, `turned`: keep bits in the order in which an array is walked.
 //! 5. [`Mask`]: the recipe (shape, p, key) of which elements are kept.
 //! 6. `apply`, `dropout`: one pass over memory, tile by tile, on all threads.
 //!
@@ -32,6 +32,7 @@ mod mask;
 #[allow(unsafe_code, reason = "works on strided memory of the caller's")]
 mod noise;
 mod normal;
+mod packed;
 pub mod philox;
 #[allow(unsafe_code, reason = "pools are leaked into atomic pointers, so that no lock is held across a fork")]
 mod pool;

@@ -2,6 +2,7 @@
 
 use crate::bernoulli::{GROUP, GROUP_WORDS, Sampler};
 use crate::bits::{Keep, word_at};
+use crate::packed::{Packed, rows_at_a_time};
 use crate::simd::{Kernel, Level, Simd};
 use crate::walk::{Axis, Place};
 
@@ -36,8 +37,13 @@ impl Turned<'_> {
         Self::SIDE * (Self::SIDE / inner.len.next_power_of_two().clamp(64, Self::SIDE))
     }
 
-    /// Calls `visit(place, keep, len)` for every row along `inner`.
-    pub(crate) fn walk(&self, buffers: &mut TurnedBuffers, mut visit: impl FnMut(Place, Keep<'_>, usize)) {
+    /// Calls `visit(place, keep, len)` for all elements, row by row along `inner`, or with rows joined.
+    pub(crate) fn walk(
+        &self,
+        buffers: &mut TurnedBuffers,
+        mut packed: Option<&mut Packed>,
+        mut visit: impl FnMut(Place, Keep<'_>, usize),
+    ) {
         self.draw(buffers);
         let Self { lanes, inner, level, .. } = self;
         let TurnedBuffers { starts, drawn, turned, .. } = buffers;
@@ -54,9 +60,23 @@ impl Turned<'_> {
                     row[word] = *bits;
                 }
             }
-            for (row, words) in turned.chunks_exact(row_words).enumerate().take(lanes.len - from) {
-                visit(Place::default().along(lanes, from + row), Keep::Bits(words, 0), inner.len);
+            let rows = &turned[..row_words * (lanes.len - from).min(64)];
+            let place = |row| Place::default().along(lanes, from + row);
+            if let Some(packed) = &mut packed {
+                let at_a_time = rows_at_a_time(inner.len);
+                for (part, rows) in rows.chunks(row_words * at_a_time).enumerate() {
+                    let rows = rows.chunks_exact(row_words);
+                    packed.make_room(place(part * at_a_time), rows.len() * inner.len, &mut visit);
+                    packed.append(inner.len, rows.map(|row| move |at| row[at / 64]));
+                }
+            } else {
+                for (row, words) in rows.chunks_exact(row_words).enumerate() {
+                    visit(place(row), Keep::Bits(words, 0), inner.len);
+                }
             }
+        }
+        if let Some(packed) = packed {
+            packed.flush(&mut visit);
         }
     }
 

@@ -1,0 +1,142 @@
+"""Short rows that follow each other in memory: their bits are packed before they are applied."""
+
+from __future__ import annotations
+
+import fastdrop as fd
+import numpy as np
+import pytest
+import reference as ref
+from numpy.lib.stride_tricks import as_strided
+from numpy.typing import NDArray
+from support import KEY, as_key, assert_same, running_on, values
+
+LENGTHS = [2, 3, 63, 64, 65, 130, 1023]  # around a word of bits, over two words, the longest that is packed
+MANY_ROWS = 70_000  # elements: more than a unit of one thread, and no whole number of tiles
+Array = NDArray[np.float32]
+
+
+def cut(rows: Array, shape: tuple[int, int, int]) -> Array:
+    """Return the same memory, its last axis cut in two."""
+    step = rows.itemsize
+    return as_strided(rows, shape, (rows.strides[0], shape[2] * step, step))
+
+
+def both_orders(x: Array) -> list[Array]:
+    return [x, np.asfortranarray(x)]
+
+
+@pytest.mark.parametrize("length", LENGTHS)
+def test_elements_of_a_row_that_share_a_decision_get_those_of_the_next(
+    level: str, length: int
+) -> None:
+    x = values((MANY_ROWS // length, length), np.float32)
+    expected = ref.dropout(x, 0.3, KEY, broadcast_dims=(1,))
+    for view in both_orders(x):
+        assert_same(fd.dropout(view, 0.3, broadcast_dims=(1,), rng=as_key(KEY)), expected)
+
+
+@pytest.mark.parametrize("length", LENGTHS)
+def test_rows_that_share_decisions_slide_against_each_other(level: str, length: int) -> None:
+    x = values((MANY_ROWS // length, length), np.float32)
+    expected = ref.dropout(x, 0.3, KEY, broadcast_dims=(0,))
+    for view in both_orders(x):
+        assert_same(fd.dropout(view, 0.3, broadcast_dims=(0,), rng=as_key(KEY)), expected)
+
+
+@pytest.mark.parametrize("length", [3, 200])
+def test_a_repeated_row_is_kept_beyond_its_end(level: str, length: int) -> None:
+    """The next block of rows has bits of its own, and may be longer or shorter than what was kept."""
+    x = values((3, 20_000 // length, length), np.float32)
+    expected = ref.dropout(x, 0.3, KEY, broadcast_dims=(1,))
+    assert_same(fd.dropout(x, 0.3, broadcast_dims=(1,), rng=as_key(KEY)), expected)
+    x = values((500, 1100 // length, length), np.float32)  # repeated, but fewer than a tile
+    expected = ref.dropout(x, 0.3, KEY, broadcast_dims=(1,))
+    assert_same(fd.dropout(x, 0.3, broadcast_dims=(1,), rng=as_key(KEY)), expected)
+
+
+def test_a_few_repetitions_are_taken_for_the_row_that_was_kept(level: str) -> None:
+    """Rows of 3 come again 2 times; what follows them in memory has other bits."""
+    x = values((9_000, 2, 3), np.float32)
+    expected = ref.dropout(x, 0.3, KEY, broadcast_dims=(1,))
+    assert_same(fd.dropout(x, 0.3, broadcast_dims=(1,), rng=as_key(KEY)), expected)
+
+
+@pytest.mark.parametrize("length", LENGTHS)
+def test_turned_rows_are_joined_with_a_gap(level: str, length: int) -> None:
+    x = values((length, MANY_ROWS // length), np.float32)
+    assert_same(
+        fd.dropout(np.asfortranarray(x), 0.3, rng=as_key(KEY)), ref.dropout(x, 0.3, KEY)
+    )
+
+
+@pytest.mark.parametrize("width", [5, 131, 140, 400, 3000])
+@pytest.mark.parametrize("length", [3, 65, 130])
+def test_rows_that_lie_apart_in_the_whole_take_bits_from_between(
+    level: str, width: int, length: int
+) -> None:
+    """Near rows are drawn with what lies between them, far ones by themselves."""
+    if length > width - 1:
+        pytest.skip("the region would not be inside")
+    shape = (20_000 // length, length)
+    whole, start = (shape[0] + 1, width), (1, 1)
+    region = fd.Mask(whole, 0.3, as_key(KEY)).region(start, shape)
+    kept = ref.kept(KEY, 0.3, ref.element_indices(whole, start, shape))
+    x = values(shape, np.float32)
+    assert_same(region.apply(x), ref.select(kept, x, ref.inverse_keep(0.3)))
+
+
+@pytest.mark.parametrize("width", [2, 130, 300])
+def test_shared_decisions_that_lie_apart_are_read_as_neighbours(level: str, width: int) -> None:
+    """Decisions of the first column: one per row of the whole, at steps of its width."""
+    whole, shape = (5_000, width, 1), (5_000, 1, 1)
+    kept = ref.kept(KEY, 0.3, ref.element_indices(whole, (0, 0, 0), shape))
+    x = values((5_000, 1, 3), np.float32)
+    mask = fd.Mask(whole, 0.3, as_key(KEY)).region((0, 0, 0), shape)
+    y = fd.dropout(x, 0.3, mask=mask)
+    assert_same(y, ref.select(np.broadcast_to(kept, x.shape), x, ref.inverse_keep(0.3)))
+
+
+@pytest.mark.parametrize("length", [3, 65, 130])
+def test_given_rows_are_joined_with_what_was_packed_before(level: str, length: int) -> None:
+    x = values((20_000 // length, length), np.float32)
+    keep = np.random.default_rng(0).random((len(x), 2 * length + 1)) < 0.5
+    for given in (keep[:, 1::2], keep[:, :length], keep[::-1, length:-1], keep[:1, :length]):
+        expected = ref.select(np.broadcast_to(given, x.shape), x, 2.0)
+        assert_same(fd.dropout(x, 0.5, mask=given), expected)
+
+
+@pytest.mark.parametrize("dims", [(), (0,), (1,), (2,)])
+def test_rows_are_joined_across_gaps(level: str, dims: tuple[int, ...]) -> None:
+    """Some rows follow each other, then comes memory that is not the array's."""
+    numbers = values((70, 9, 3), np.float32)
+    expected = ref.dropout(numbers, 0.3, KEY, broadcast_dims=dims)
+    packed = np.full((70, 30), 7, np.float32)  # 27 elements, then 3 that must not change
+    for turned in (False, True):
+        rows = packed[:, :27]
+        x = cut(rows, (70, 3, 9)).transpose(0, 2, 1) if turned else cut(rows, (70, 9, 3))
+        x[...] = numbers
+        fd.dropout(x, 0.3, broadcast_dims=dims, rng=as_key(KEY), out=x)
+        assert_same(x, expected)
+        assert (packed[:, 27:] == 7).all()
+
+
+def test_short_rows_depend_on_threads() -> None:
+    x = values((400_000, 3), np.float32)
+    for dims in [(0,), (1,)]:
+        expected = ref.dropout(x, 0.3, KEY, broadcast_dims=dims)
+        for threads in (1, 2, 3):
+            with running_on(threads=threads):
+                y = fd.dropout(x, 0.3, broadcast_dims=dims, rng=as_key(KEY))
+                assert_same(y, expected)
+                x_in_place = x.copy()
+                fd.dropout(
+                    x_in_place, 0.3, broadcast_dims=dims, rng=as_key(KEY), out=x_in_place
+                )
+                assert_same(x_in_place, expected)
+
+
+@pytest.mark.parametrize("p", [0.0, 1.0])
+def test_certain_decisions_are_joined_across_gaps(level: str, p: float) -> None:
+    frame = values((3, 500, 5), np.float32)
+    for x in (frame[:, :, :3], frame.transpose(2, 0, 1).copy().transpose(1, 2, 0)):
+        assert_same(fd.dropout(x, p, rng=as_key(KEY)), ref.dropout(x, p, KEY))
