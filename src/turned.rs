@@ -30,11 +30,13 @@ pub(crate) struct TurnedBuffers {
 
 impl Turned<'_> {
     /// Most elements of a block along `inner`.
-    pub(crate) const SIDE: usize = 512;
+    pub(crate) const SIDE: usize = 1024;
+    /// Most elements of a block.
+    const SIZE: usize = 1 << 18;
 
-    /// Most elements of a block along `lanes`: the drawn bits then fit 40 KiB, whatever their alignment.
+    /// Most elements of a block along `lanes`: the drawn bits then fit 48 KiB, whatever their alignment.
     pub(crate) fn most_lanes(inner: &Axis) -> usize {
-        Self::SIDE * (Self::SIDE / inner.len.next_power_of_two().clamp(64, Self::SIDE))
+        Self::SIZE / inner.len.next_power_of_two().clamp(64, Self::SIDE)
     }
 
     /// Calls `visit(place, keep, len)` for all elements, row by row along `inner`, or with rows joined.
@@ -50,17 +52,17 @@ impl Turned<'_> {
         let row_words = inner.len.div_ceil(64) + 1;
         turned.resize(64 * row_words, 0);
         for from in (0..lanes.len).step_by(64) {
+            let rows = &mut turned[..row_words * (lanes.len - from).min(64)];
             for (word, starts) in starts.chunks(64).enumerate() {
                 let mut square = [0u64; 64];
                 for (row, start) in square.iter_mut().zip(starts) {
                     *row = word_at(drawn, start + from);
                 }
                 level.run(Transpose(&mut square));
-                for (bits, row) in square.iter().zip(turned.chunks_exact_mut(row_words)) {
+                for (bits, row) in square.iter().zip(rows.chunks_exact_mut(row_words)) {
                     row[word] = *bits;
                 }
             }
-            let rows = &turned[..row_words * (lanes.len - from).min(64)];
             let place = |row| Place::default().along(lanes, from + row);
             if let Some(packed) = &mut packed {
                 let at_a_time = rows_at_a_time(inner.len);
@@ -84,6 +86,15 @@ impl Turned<'_> {
     fn draw(&self, buffers: &mut TurnedBuffers) {
         let TurnedBuffers { starts, groups, drawn, .. } = buffers;
         starts.clear();
+        let step = self.inner.bit as usize;
+        if step <= self.lanes.len + GROUP {
+            // No group lies between those of neighbours.
+            let lane = (self.first % GROUP as u64) as usize;
+            starts.extend((0..self.inner.len).map(|i| lane + i * step));
+            let end = (lane + (self.inner.len - 1) * step + self.lanes.len).div_ceil(GROUP) * GROUP_WORDS;
+            drawn.resize(end + 3, 0);
+            return self.sampler.fill(self.level, self.first / GROUP as u64, &mut drawn[..end]);
+        }
         groups.clear();
         for i in 0..self.inner.len as u64 {
             let index = self.first + self.inner.bit as u64 * i;
