@@ -307,8 +307,10 @@ impl Contiguous<'_> {
         if STREAM {
             let head = run.dst.addr().wrapping_neg() % LINE / T::SIZE;
             at = head.min(run.len);
-            // SAFETY: these are the first `at` elements of the run.
-            unsafe { part::<S, T>(simd, word_at(words, offset), run.src, run.dst, at, apply.scale) };
+            if at > 0 {
+                // SAFETY: these are the first `at` elements of the run.
+                unsafe { part::<S, T>(simd, word_at(words, offset), run.src, run.dst, at, apply.scale) };
+            }
         }
         while run.len - at >= WORD {
             let keep = word_at(words, offset + at);
