@@ -418,7 +418,7 @@ impl<T: Select> Select for Pair<T> {
 
 /// Each bit twice, side by side.
 #[inline(always)]
-fn twice(bits: u32) -> u64 {
+pub(crate) fn twice(bits: u32) -> u64 {
     let mut spread = u64::from(bits);
     for (shift, mask) in [
         (16, 0x0000_FFFF_0000_FFFF),

@@ -7,12 +7,13 @@ use crate::apply::{Apply, Element, Float, PREFETCH_BYTES, Run};
 use crate::bernoulli::Sampler;
 use crate::bits::{Bits, Keep, REPEATED, TILE, Window, repeat_inside};
 use crate::error::Error;
+use crate::fused;
 use crate::mask::{Interrupt, Mask};
 use crate::packed::{Packed, joins};
 use crate::pool;
 use crate::simd::Level;
 use crate::turned::{Turned, TurnedBuffers};
-use crate::walk::{Axes, Axis, Cursor, Place, normalize, positions};
+use crate::walk::{Axes, Axis, Cursor, MORE, Place, normalize, positions};
 
 /// Elements that a thread takes at a time.
 const UNIT: usize = 1 << 15;
@@ -27,9 +28,29 @@ const STREAM_BYTES: usize = 1 << 24;
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Arrays {
     pub(crate) src: *const u8,
+    /// Further inputs, if the operation has any.
+    pub(crate) more: [*const u8; MORE],
     pub(crate) dst: *mut u8,
     pub(crate) element: Element,
-    pub(crate) swapped: [bool; 2],
+    /// The first input's, the output's, the further inputs' bytes are in the other order than this CPU's.
+    pub(crate) swapped: [bool; 2 + MORE],
+}
+
+impl Arrays {
+    /// One input.
+    pub(crate) fn new(src: *const u8, dst: *mut u8, element: Element) -> Self {
+        Self { src, more: [std::ptr::null(); MORE], dst, element, swapped: [false; 2 + MORE] }
+    }
+
+    /// The same arrays from another place on.
+    fn at(self, place: Place) -> Self {
+        Self {
+            src: self.src.wrapping_offset(place.src),
+            more: std::array::from_fn(|input| self.more[input].wrapping_offset(place.more[input])),
+            dst: self.dst.wrapping_offset(place.dst),
+            ..self
+        }
+    }
 }
 
 // SAFETY: `run` asks that nobody else touches the arrays, so it does not matter which thread works on them.
@@ -74,12 +95,12 @@ impl Mask {
 
     /// The callers have borrowed as many elements as the mask has.
     fn apply_slice<T: Float>(&self, src: *const T, dst: *mut T, scale: Option<f64>) -> Result<(), Error> {
-        let arrays = Arrays { src: src.cast(), dst: dst.cast(), element: T::ELEMENT, swapped: [false; 2] };
+        let arrays = Arrays::new(src.cast(), dst.cast(), T::ELEMENT);
         let (origin, steps) = self.indices();
         let mut axes = Axes::new();
         let mut step = size_of::<T>() as isize;
         for (len, bit) in self.shape().iter().zip(&steps).rev() {
-            axes.insert(0, Axis { len: *len as usize, src: step, dst: step, bit: *bit as isize });
+            axes.insert(0, Axis { len: *len as usize, src: step, dst: step, bit: *bit as isize, ..Axis::default() });
             step = step.wrapping_mul(*len as isize);
         }
         let scale = scale.unwrap_or_else(|| self.probability().inverted_scale());
@@ -87,8 +108,18 @@ impl Mask {
             return Err(Error::Scale(scale));
         }
         // SAFETY: the slices hold the elements of the mask's shape in C order, which is what the axes reach.
-        unsafe { run(arrays, axes, Bits::drawn(self, origin), scale, &|| false) }
+        unsafe { run(arrays, axes, Bits::drawn(self, origin), Operation::Scale(scale), &|| false) }
     }
+}
+
+/// What kept and dropped elements become.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Operation {
+    /// `kept ? x * scale : 0`
+    Scale(f64),
+    /// Any other.
+    #[cfg_attr(not(feature = "python"), expect(dead_code, reason = "only Python asks for it"))]
+    Fused(fused::Operation),
 }
 
 /// Applies `bits` to the elements that `axes` reach.
@@ -102,7 +133,7 @@ pub(crate) unsafe fn run(
     arrays: Arrays,
     mut axes: Axes,
     bits: Bits,
-    scale: f64,
+    operation: Operation,
     interrupt: Interrupt<'_>,
 ) -> Result<(), Error> {
     let total = positions(&axes);
@@ -118,12 +149,16 @@ pub(crate) unsafe fn run(
     let apply = Apply {
         level,
         element: arrays.element,
-        scale,
-        swapped: arrays.swapped,
+        scale: if let Operation::Scale(scale) = operation { scale } else { 1.0 },
+        swapped: [arrays.swapped[0], arrays.swapped[1]],
         ahead: PREFETCH_BYTES,
         stream: total * arrays.element.size() >= STREAM_BYTES && arrays.src != arrays.dst,
     };
-    let call = Call { arrays, apply, bits, threads, interrupt };
+    let fused = match operation {
+        Operation::Scale(_) => None,
+        Operation::Fused(operation) => Some(operation),
+    };
+    let call = Call { arrays, apply, fused, bits, threads, interrupt };
     for (axes, place) in cut_repeated(axes, bits) {
         call.shift(place).walk(&axes)?;
     }
@@ -145,7 +180,7 @@ fn cut_repeated(axes: Axes, bits: Bits) -> SmallVec<[(Axes, Place); 2]> {
     let with = |inner: &[Axis]| outer.iter().chain(inner).copied().collect::<Axes>();
     let scaled = |n: usize| Place::default().along(&last, n);
     let step = scaled(REPEATED);
-    let main = [Axis { len: stretches, src: step.src, dst: step.dst, bit: step.bit }, Axis { len: REPEATED, ..last }];
+    let main = [step_axis(step, stretches), Axis { len: REPEATED, ..last }];
     let rest = Axis { len: last.len % REPEATED, ..last };
     [(with(&main), Place::default()), (with(&[rest]), scaled(last.len - rest.len))]
         .into_iter()
@@ -153,11 +188,17 @@ fn cut_repeated(axes: Axes, bits: Bits) -> SmallVec<[(Axes, Place); 2]> {
         .collect()
 }
 
+/// An axis whose elements are `step` apart.
+fn step_axis(step: Place, len: usize) -> Axis {
+    Axis { len, src: step.src, more: step.more, dst: step.dst, bit: step.bit }
+}
+
 /// What stays the same through a call.
 #[derive(Clone, Copy)]
 struct Call<'a> {
     arrays: Arrays,
     apply: Apply,
+    fused: Option<fused::Operation>,
     bits: Bits,
     threads: usize,
     interrupt: Interrupt<'a>,
@@ -167,6 +208,7 @@ struct Call<'a> {
 struct Worker {
     arrays: Arrays,
     apply: Apply,
+    fused: Option<fused::Operation>,
     inner: Axis,
 }
 
@@ -174,15 +216,23 @@ impl Worker {
     /// Applies keep bits to the elements from `place` on.
     #[inline]
     fn apply(&self, place: Place, keep: Keep<'_>, len: usize) {
-        let run = Run {
-            src: self.arrays.src.wrapping_offset(place.src),
-            dst: self.arrays.dst.wrapping_offset(place.dst),
-            src_step: self.inner.src,
-            dst_step: self.inner.dst,
-            len,
-        };
+        let arrays = self.arrays.at(place);
+        let Axis { src: src_step, dst: dst_step, more, .. } = self.inner;
+        let run = Run { src: arrays.src, dst: arrays.dst, src_step, dst_step, len };
         // SAFETY: `run` vouches for all places of the walk, and units are disjoint.
         unsafe {
+            if let Some(operation) = self.fused {
+                let (words, offset) = keep.bits();
+                return fused::run(
+                    self.apply,
+                    operation,
+                    arrays,
+                    [src_step, dst_step, more[0], more[1]],
+                    words,
+                    offset,
+                    len,
+                );
+            }
             if let Keep::None = keep {
                 self.apply.zero(run);
             } else {
@@ -196,8 +246,7 @@ impl Worker {
 impl Call<'_> {
     /// The same call from another place on.
     fn shift(mut self, place: Place) -> Self {
-        self.arrays.src = self.arrays.src.wrapping_offset(place.src);
-        self.arrays.dst = self.arrays.dst.wrapping_offset(place.dst);
+        self.arrays = self.arrays.at(place);
         if let Bits::Drawn(_, origin) = &mut self.bits {
             *origin = origin.wrapping_add_signed(place.bit as i64);
         }
@@ -215,7 +264,7 @@ impl Call<'_> {
 
     /// The last axis follows the mask (or the mask is no stream): runs along it.
     fn rows(&self, axes: &Axes) -> Result<(), Error> {
-        let Self { bits, apply, arrays, .. } = *self;
+        let Self { bits, apply, fused, arrays, .. } = *self;
         let mut axes = axes.clone();
         let drawn = matches!(bits, Bits::Drawn(..));
         let repeated = drawn && repeat_inside(&mut axes);
@@ -226,7 +275,7 @@ impl Call<'_> {
         let unit_size = if repeated { UNIT.next_multiple_of(inner.len) } else { UNIT };
         let total = positions(&axes);
         let phase = apply.phase(arrays.dst);
-        let worker = Worker { arrays, apply, inner };
+        let worker = Worker { arrays, apply, fused, inner };
         let visit = |place: Place, keep: Keep<'_>, len| worker.apply(place, keep, len);
         self.batches(total.div_ceil(unit_size), unit_size, |units| {
             let mut window = Window::new(bits, apply.level);
@@ -247,7 +296,7 @@ impl Call<'_> {
 
     /// The last axis goes across the mask: blocks, whose bits are turned.
     fn columns(&self, axes: &Axes, sampler: Sampler, origin: u64) -> Result<(), Error> {
-        let Self { mut apply, arrays, .. } = *self;
+        let Self { mut apply, fused, arrays, .. } = *self;
         let mut outer = axes.clone();
         let inner = outer.pop().unwrap_or_default();
         let lanes = match outer.iter().position(|axis| axis.bit == 1) {
@@ -266,12 +315,9 @@ impl Call<'_> {
             apply.ahead = lanes.src;
         }
         let [lane_blocks, inner_blocks] = [lanes.len.div_ceil(lane_side), (before + inner.len).div_ceil(inner_side)];
-        let block_axis = |axis: &Axis, side: usize, len: usize| {
-            let step = Place::default().along(axis, side);
-            Axis { len, src: step.src, dst: step.dst, bit: step.bit }
-        };
+        let block_axis = |axis: &Axis, side: usize, len: usize| step_axis(Place::default().along(axis, side), len);
         outer.extend([block_axis(&lanes, lane_side, lane_blocks), block_axis(&inner, inner_side, inner_blocks)]);
-        let worker = Worker { arrays, apply, inner };
+        let worker = Worker { arrays, apply, fused, inner };
         self.batches(positions(&outer), lane_side.min(lanes.len) * inner_side.min(inner.len), |units| {
             let mut buffers = TurnedBuffers::default();
             let mut packed = join.then(Packed::new);
@@ -279,18 +325,14 @@ impl Call<'_> {
                 let (column, row) = (unit % inner_blocks * inner_side, unit / inner_blocks % lane_blocks * lane_side);
                 // The first block begins `before` elements ahead of the axis, and is cut short.
                 let cut = before.saturating_sub(column);
-                let back = Place::default().along(&inner, before - cut);
-                let corner = Cursor::at(&outer, unit).place();
-                let corner =
-                    Place { src: corner.src - back.src, dst: corner.dst - back.dst, bit: corner.bit - back.bit };
+                let corner = Cursor::at(&outer, unit).place().along(&inner.reversed(), before - cut);
                 let first = origin.wrapping_add_signed(corner.bit as i64);
                 let end = (column + inner_side).min(before + inner.len);
                 let inner = Axis { len: end - column - cut, ..inner };
                 let lanes = Axis { len: lane_side.min(lanes.len - row), ..lanes };
                 let turned = Turned { sampler: &sampler, level: apply.level, first, lanes, inner };
                 turned.walk(&mut buffers, packed.as_mut(), |place, keep, len| {
-                    let place = Place { src: corner.src + place.src, dst: corner.dst + place.dst, ..place };
-                    worker.apply(place, keep, len);
+                    worker.apply(place.from(corner), keep, len);
                 });
             }
             apply.fence();
@@ -299,13 +341,6 @@ impl Call<'_> {
 
     /// Shares units among the threads, with a look at the interrupt now and then.
     fn batches(&self, units: usize, unit_size: usize, work: impl Fn(pool::Units<'_>) + Sync) -> Result<(), Error> {
-        let size = (BATCH / unit_size).max(1);
-        for batch in (0..units).step_by(size) {
-            pool::share(batch..units.min(batch + size), self.threads, &work);
-            if batch + size < units && (self.interrupt)() {
-                return Err(Error::Interrupted);
-            }
-        }
-        Ok(())
+        pool::batches(units, (BATCH / unit_size).max(1), self.threads, self.interrupt, work)
     }
 }

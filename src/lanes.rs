@@ -7,11 +7,11 @@ use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
 use crate::apply::{Element, LARGEST, copy};
+use crate::gelu::Arithmetic;
 use crate::simd::WORD;
 
 /// The floats that elements are computed in.
-pub(crate) trait Real: Copy + Default + Send + Sync {
-    fn from_f64(x: f64) -> Self;
+pub(crate) trait Real: Arithmetic + Default + Send + Sync {
     fn from_halves<T>(_: &[T], _: &mut [Self])
     where
         [T]: HalfFloatSliceExt,
@@ -27,10 +27,6 @@ pub(crate) trait Real: Copy + Default + Send + Sync {
 }
 
 impl Real for f32 {
-    #[inline(always)]
-    fn from_f64(x: f64) -> Self {
-        x as Self
-    }
     fn from_halves<T>(from: &[T], to: &mut [Self])
     where
         [T]: HalfFloatSliceExt,
@@ -45,12 +41,7 @@ impl Real for f32 {
     }
 }
 
-impl Real for f64 {
-    #[inline(always)]
-    fn from_f64(x: f64) -> Self {
-        x
-    }
-}
+impl Real for f64 {}
 
 /// Room for a word of elements of any type.
 #[repr(align(64))]

@@ -24,13 +24,20 @@ mod bits;
 #[allow(unsafe_code, reason = "carries raw pointers of the caller's to the threads")]
 mod dropout;
 mod error;
+#[allow(unsafe_code, reason = "kernels work on strided memory of the caller's through raw pointers")]
+#[cfg_attr(not(feature = "python"), allow(dead_code, reason = "only Python asks for it"))]
+mod fused;
+#[cfg_attr(not(feature = "python"), allow(dead_code, reason = "only Python asks for it"))]
 mod gelu;
 mod key;
 #[allow(unsafe_code, reason = "reads and writes strided memory of the caller's")]
+#[cfg_attr(not(feature = "python"), allow(dead_code, reason = "only Python asks for it"))]
 mod lanes;
 mod mask;
 #[allow(unsafe_code, reason = "works on strided memory of the caller's")]
+#[cfg_attr(not(feature = "python"), allow(dead_code, reason = "only Python asks for it"))]
 mod noise;
+#[cfg_attr(not(feature = "python"), allow(dead_code, reason = "only Python asks for it"))]
 mod normal;
 mod packed;
 pub mod philox;
@@ -43,7 +50,7 @@ mod python;
 #[allow(unsafe_code, reason = "instructions that not every CPU has")]
 mod simd;
 mod turned;
-#[cfg_attr(not(feature = "python"), expect(dead_code, reason = "only Python asks for uniforms"))]
+#[cfg_attr(not(feature = "python"), allow(dead_code, reason = "only Python asks for it"))]
 mod uniform;
 mod walk;
 

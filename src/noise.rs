@@ -2,7 +2,7 @@
 //!
 //! Drawing costs far more than memory here, so elements go through a small buffer, whatever their type and layout.
 
-use std::ops::{MulAssign, Range};
+use std::ops::Range;
 
 use crate::apply::Element;
 use crate::bernoulli::GROUP;
@@ -128,7 +128,7 @@ struct Direct<'a, R> {
     dst: *mut R,
 }
 
-impl<R: Real + MulAssign> Kernel for Direct<'_, R> {
+impl<R: Real> Kernel for Direct<'_, R> {
     type Output = ();
 
     #[inline(always)]
@@ -140,7 +140,7 @@ impl<R: Real + MulAssign> Kernel for Direct<'_, R> {
             unsafe {
                 let mut x = src.cast::<[R; 16]>().add(line).read_unaligned();
                 for (x, normal) in x.iter_mut().zip(normals) {
-                    *x *= R::from_f64(1.0 + std * normal);
+                    *x = *x * R::from_f64(1.0 + std * normal);
                 }
                 dst.cast::<[R; 16]>().add(line).write_unaligned(x);
             }
@@ -148,9 +148,8 @@ impl<R: Real + MulAssign> Kernel for Direct<'_, R> {
         for (i, normal) in (lines.len() * 16..).zip(rest) {
             // SAFETY: as above.
             unsafe {
-                let mut x = src.add(i).read_unaligned();
-                x *= R::from_f64(1.0 + std * normal);
-                dst.add(i).write_unaligned(x);
+                let x = src.add(i).read_unaligned();
+                dst.add(i).write_unaligned(x * R::from_f64(1.0 + std * normal));
             }
         }
     }
@@ -160,7 +159,7 @@ impl<R: Real + MulAssign> Kernel for Direct<'_, R> {
 ///
 /// # Safety
 /// As for [`run`]; R must be the float that the elements are computed in.
-unsafe fn multiply<R: Real + MulAssign>(arrays: Arrays, axes: &[Axis], range: Range<usize>, factors: &mut Factors) {
+unsafe fn multiply<R: Real>(arrays: Arrays, axes: &[Axis], range: Range<usize>, factors: &mut Factors) {
     let Some((inner, outer)) = axes.split_last() else {
         return;
     };
@@ -174,7 +173,7 @@ unsafe fn multiply<R: Real + MulAssign>(arrays: Arrays, axes: &[Axis], range: Ra
     let size = size_of::<R>() as isize;
     let direct = arrays.element.size() as isize == size
         && [inner.src, inner.dst, inner.bit] == [size, size, 1]
-        && arrays.swapped == [false; 2];
+        && arrays.swapped[..2] == [false; 2];
     let mut x = [R::default(); 2 * WORD];
     let mut by = [R::default(); 2 * WORD];
     let mut at = range.start;
@@ -206,7 +205,7 @@ unsafe fn multiply<R: Real + MulAssign>(arrays: Arrays, axes: &[Axis], range: Ra
             unsafe {
                 src.load(arrays.src.wrapping_offset(place.src), x);
                 for (x, by) in x.iter_mut().zip(by) {
-                    *x *= *by;
+                    *x = *x * *by;
                 }
                 dst.store(x, arrays.dst.wrapping_offset(place.dst));
             }

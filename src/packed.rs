@@ -18,7 +18,7 @@ pub(crate) fn joins(axes: &[Axis]) -> bool {
         return false;
     };
     let end = Place::default().along(inner, inner.len);
-    inner.len < SHORT && outer.src == end.src && outer.dst == end.dst
+    inner.len < SHORT && outer.src == end.src && outer.more == end.more && outer.dst == end.dst
 }
 
 /// How many rows of `len` elements to take at a time: a multiple of 64 if a tile has so many, so that all tiles
@@ -145,7 +145,11 @@ impl Packed {
 
     /// Visits what is there, unless `len` elements at `place` follow it and there is room for them.
     pub(crate) fn make_room(&mut self, place: Place, len: usize, visit: &mut impl FnMut(Place, Keep<'_>, usize)) {
-        if self.len + len > TILE || self.next.src != place.src || self.next.dst != place.dst {
+        if self.len + len > TILE
+            || self.next.src != place.src
+            || self.next.more != place.more
+            || self.next.dst != place.dst
+        {
             self.flush(visit);
         }
         if self.len == 0 {

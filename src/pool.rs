@@ -127,6 +127,7 @@ pub(crate) fn batches(
     Ok(())
 }
 
+#[cfg_attr(not(feature = "python"), allow(dead_code, reason = "only Python asks for it"))]
 /// Calls `work(unit, chunk)` for all chunks of `size` items, as [`share`] does.
 pub(crate) fn share_chunks<T: Send>(
     items: &mut [T],

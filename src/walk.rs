@@ -1,9 +1,14 @@
 //! Walks over strided arrays: axes, their order, and the odometer that steps through them.
 //!
-//! A walk visits the elements of one or two arrays and of a mask together. It knows strides, not what they
+//! A walk visits the elements of some arrays and of a mask together. It knows strides, not what they
 //! point to.
 
 use smallvec::SmallVec;
+
+/// How many inputs there can be besides the first.
+pub(crate) const MORE: usize = 2;
+/// A number for each of them. (Not `[isize; MORE]`: where a closure captures that, rustc 1.95 fails.)
+type More = [isize; 2];
 
 /// One axis of a walk. Strides are 0 where an operand is shared along the axis.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -11,10 +16,19 @@ pub(crate) struct Axis {
     pub(crate) len: usize,
     /// Step of the input, in bytes.
     pub(crate) src: isize,
+    /// Steps of further inputs, in bytes.
+    pub(crate) more: More,
     /// Step of the output, in bytes.
     pub(crate) dst: isize,
     /// Step of the mask: in elements of the whole where bits are drawn, in bytes where they are given.
     pub(crate) bit: isize,
+}
+
+impl Axis {
+    /// The same axis from its other end.
+    pub(crate) fn reversed(self) -> Self {
+        Self { src: -self.src, more: self.more.map(|step| -step), dst: -self.dst, bit: -self.bit, ..self }
+    }
 }
 
 /// The axes of a walk, the one that turns fastest last.
@@ -33,7 +47,10 @@ pub(crate) fn normalize(axes: &mut Axes) {
         let len = axis.len as isize;
         match joined.last_mut() {
             Some(outer)
-                if outer.src == axis.src * len && outer.dst == axis.dst * len && outer.bit == axis.bit * len =>
+                if outer.src == axis.src * len
+                    && outer.more == axis.more.map(|step| step * len)
+                    && outer.dst == axis.dst * len
+                    && outer.bit == axis.bit * len =>
             {
                 *outer = Axis { len: outer.len * axis.len, ..axis };
             }
@@ -50,6 +67,7 @@ pub(crate) fn normalize(axes: &mut Axes) {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Place {
     pub(crate) src: isize,
+    pub(crate) more: More,
     pub(crate) dst: isize,
     pub(crate) bit: isize,
 }
@@ -62,8 +80,19 @@ impl Place {
         let steps = steps as isize;
         Self {
             src: self.src + axis.src * steps,
+            more: std::array::from_fn(|input| self.more[input] + axis.more[input] * steps),
             dst: self.dst + axis.dst * steps,
             bit: self.bit.wrapping_add(axis.bit.wrapping_mul(steps)),
+        }
+    }
+
+    /// This place as seen from another corner.
+    pub(crate) fn from(self, corner: Self) -> Self {
+        Self {
+            src: corner.src + self.src,
+            more: std::array::from_fn(|input| corner.more[input] + self.more[input]),
+            dst: corner.dst + self.dst,
+            bit: corner.bit.wrapping_add(self.bit),
         }
     }
 }
@@ -101,9 +130,13 @@ impl<'a> Cursor<'a> {
                 self.place = self.place.along(axis, 1);
                 return;
             }
-            self.place.src -= axis.src * (axis.len as isize - 1);
-            self.place.dst -= axis.dst * (axis.len as isize - 1);
-            self.place.bit -= axis.bit * (axis.len as isize - 1);
+            let back = axis.len as isize - 1;
+            self.place.src -= axis.src * back;
+            for (place, step) in self.place.more.iter_mut().zip(axis.more) {
+                *place -= step * back;
+            }
+            self.place.dst -= axis.dst * back;
+            self.place.bit -= axis.bit * back;
             *digit = 0;
         }
     }

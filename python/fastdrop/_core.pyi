@@ -13,6 +13,7 @@ __all__ = [
     "__version__",
     "apply",
     "float_array",
+    "fused",
     "get_num_threads",
     "noise",
     "philox",
@@ -83,6 +84,15 @@ def apply(
     out: NDArray[Any] | None = None,
 ) -> NDArray[Any]: ...
 def float_array(x: ArrayLike, name: str) -> NDArray[Any]: ...
+def fused(
+    name: str,
+    mask: Mask | NDArray[np.bool_] | None,
+    inputs: Sequence[tuple[str, ArrayLike]],
+    scale: SupportsFloat = 1.0,
+    shift: SupportsFloat = 0.0,
+    fill: SupportsFloat = 0.0,
+    out: NDArray[Any] | None = None,
+) -> NDArray[Any]: ...
 def get_num_threads() -> int: ...
 def noise(
     mask: Mask, x: ArrayLike, std: SupportsFloat, out: NDArray[Any] | None = None

@@ -153,7 +153,13 @@ pub(super) fn shared_steps(from: &[usize], strides: &[isize], shape: &[usize]) -
 
 pub(super) fn axes(shape: &[usize], src: Option<&[isize]>, dst: &[isize], bits: impl Iterator<Item = isize>) -> Axes {
     (shape.iter().zip(dst).zip(bits).enumerate())
-        .map(|(axis, ((len, dst), bit))| Axis { len: *len, src: src.map_or(0, |src| src[axis]), dst: *dst, bit })
+        .map(|(axis, ((len, dst), bit))| Axis {
+            len: *len,
+            src: src.map_or(0, |src| src[axis]),
+            dst: *dst,
+            bit,
+            ..Axis::default()
+        })
         .collect()
 }
 

@@ -15,7 +15,7 @@ use super::arrays::{axes, broadcast, data, empty, float_array};
 use super::key::PyKey;
 use crate::apply::Element;
 use crate::bits::Bits;
-use crate::dropout::{self, Arrays};
+use crate::dropout::{self, Arrays, Operation};
 use crate::mask::Mask;
 
 /// Which elements of an array are kept: a recipe of a few words, whatever the array's size.
@@ -131,11 +131,11 @@ impl PyMask {
         let (origin, steps) = self.0.indices();
         let axes = axes(&shape, None, out.strides(), steps.iter().map(|step| *step as isize));
         let dst = data(&out);
-        let arrays = Arrays { src: dst, dst, element: Element::Bool, swapped: [false; 2] };
+        let arrays = Arrays::new(dst, dst, Element::Bool);
         let bits = Bits::drawn(&self.0, origin);
         detached(py, out.len() >= DETACH, move |interrupt| {
             // SAFETY: `out` was just made in this shape, and nobody else has it yet.
-            unsafe { dropout::run(arrays, axes, bits, 1.0, interrupt) }
+            unsafe { dropout::run(arrays, axes, bits, Operation::Scale(1.0), interrupt) }
         })?;
         Ok(out)
     }

@@ -127,6 +127,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<key::PyKey>()?;
     module.add_class::<mask::PyMask>()?;
     module.add_function(wrap_pyfunction!(apply::apply, module)?)?;
+    module.add_function(wrap_pyfunction!(apply::fused, module)?)?;
     module.add_function(wrap_pyfunction!(arrays::float_array, module)?)?;
     module.add_function(wrap_pyfunction!(get_num_threads, module)?)?;
     module.add_function(wrap_pyfunction!(apply::noise, module)?)?;

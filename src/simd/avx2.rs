@@ -286,6 +286,14 @@ impl Simd for Avx2 {
         }
     }
     #[inline(always)]
+    unsafe fn stream(self, dst: *mut u8, a: Self::V) {
+        // SAFETY: the token proves AVX2; the caller vouches for 64 bytes and their alignment.
+        unsafe {
+            _mm256_stream_si256(dst.cast(), a[0]);
+            _mm256_stream_si256(dst.add(32).cast(), a[1]);
+        }
+    }
+    #[inline(always)]
     fn prefetch(self, address: *const u8) {
         // SAFETY: a prefetch touches no memory that the program can observe.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) };

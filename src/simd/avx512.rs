@@ -224,6 +224,11 @@ impl Simd for Avx512 {
         unsafe { _mm512_stream_si512(dst.cast(), _mm512_setzero_si512()) };
     }
     #[inline(always)]
+    unsafe fn stream(self, dst: *mut u8, a: Self::V) {
+        // SAFETY: the token proves AVX-512; the caller vouches for 64 bytes and their alignment.
+        unsafe { _mm512_stream_si512(dst.cast(), a) };
+    }
+    #[inline(always)]
     fn prefetch(self, address: *const u8) {
         // SAFETY: a prefetch touches no memory that the program can observe.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) };

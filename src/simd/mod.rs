@@ -81,6 +81,10 @@ pub(crate) trait Simd: Copy {
     /// # Safety
     /// They must be writeable at `dst`, a multiple of 64.
     unsafe fn stream_zeros(self, dst: *mut u8);
+    /// Writes a vector past the caches.
+    /// # Safety
+    /// It must be writeable at `dst`, a multiple of 64.
+    unsafe fn stream(self, dst: *mut u8, a: Self::V);
     /// Asks for the cache line at `address`, which need not be valid.
     fn prefetch(self, address: *const u8);
     /// Makes streamed writes visible to other threads.

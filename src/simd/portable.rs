@@ -129,6 +129,11 @@ impl Simd for Portable {
         unsafe { dst.write_bytes(0, 64) };
     }
     #[inline(always)]
+    unsafe fn stream(self, dst: *mut u8, a: Self::V) {
+        // SAFETY: the obligations are the same.
+        unsafe { dst.cast::<Self::V>().write(a) };
+    }
+    #[inline(always)]
     fn prefetch(self, _address: *const u8) {}
     #[inline(always)]
     fn fence(self) {}
