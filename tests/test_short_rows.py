@@ -10,7 +10,15 @@ from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 from support import KEY, as_key, assert_same, running_on, values
 
-LENGTHS = [2, 3, 63, 64, 65, 130, 1023]  # around a word of bits, over two words, the longest that is packed
+LENGTHS = [
+    2,
+    3,
+    63,
+    64,
+    65,
+    130,
+    1023,
+]  # around a word of bits, over two words, the longest that is packed
 MANY_ROWS = 70_000  # elements: more than a unit of one thread, and no whole number of tiles
 Array = NDArray[np.float32]
 
@@ -64,9 +72,7 @@ def test_a_few_repetitions_are_taken_for_the_row_that_was_kept(level: str) -> No
 @pytest.mark.parametrize("length", LENGTHS)
 def test_turned_rows_are_joined_with_a_gap(level: str, length: int) -> None:
     x = values((length, MANY_ROWS // length), np.float32)
-    assert_same(
-        fd.dropout(np.asfortranarray(x), 0.3, rng=as_key(KEY)), ref.dropout(x, 0.3, KEY)
-    )
+    assert_same(fd.dropout(np.asfortranarray(x), 0.3, rng=as_key(KEY)), ref.dropout(x, 0.3, KEY))
 
 
 @pytest.mark.parametrize("width", [5, 131, 140, 400, 3000])
@@ -129,9 +135,7 @@ def test_short_rows_depend_on_threads() -> None:
                 y = fd.dropout(x, 0.3, broadcast_dims=dims, rng=as_key(KEY))
                 assert_same(y, expected)
                 x_in_place = x.copy()
-                fd.dropout(
-                    x_in_place, 0.3, broadcast_dims=dims, rng=as_key(KEY), out=x_in_place
-                )
+                fd.dropout(x_in_place, 0.3, broadcast_dims=dims, rng=as_key(KEY), out=x_in_place)
                 assert_same(x_in_place, expected)
 
 

@@ -1,6 +1,28 @@
 """Dropout as functions: no state. Each module is one way to drop; `core` is what they share."""
 
-from fastdrop.functional.core import dropout
+from fastdrop.functional.core import (
+    dropout,
+)
+from fastdrop.functional.fused import (
+    bias_dropout_add,
+    dropout_add,
+    gelu_dropout,
+    gelu_dropout_backward,
+    relu_dropout,
+    relu_dropout_backward,
+)
+from fastdrop.functional.gaussian import (
+    Noise,
+    gaussian_dropout,
+)
+from fastdrop.functional.recurrent import (
+    zoneout,
+    zoneout_backward,
+)
+from fastdrop.functional.selfnorm import (
+    alpha_dropout,
+    feature_alpha_dropout,
+)
 from fastdrop.functional.shared import (
     drop_connect,
     drop_path,
@@ -14,6 +36,9 @@ from fastdrop.functional.shared import (
 )
 
 __all__ = [
+    "Noise",
+    "alpha_dropout",
+    "bias_dropout_add",
     "drop_connect",
     "drop_path",
     "drop_path_rates",
@@ -21,7 +46,16 @@ __all__ = [
     "dropout1d",
     "dropout2d",
     "dropout3d",
+    "dropout_add",
     "embedding_dropout",
+    "feature_alpha_dropout",
+    "gaussian_dropout",
+    "gelu_dropout",
+    "gelu_dropout_backward",
     "locked_dropout",
+    "relu_dropout",
+    "relu_dropout_backward",
     "weight_drop",
+    "zoneout",
+    "zoneout_backward",
 ]

@@ -1,6 +1,20 @@
 """Dropout as layers: `functional` with the state that training needs. No mathematics here."""
 
-from fastdrop.layers.elementwise import Dropout
+from fastdrop.layers.elementwise import (
+    Dropout,
+)
+from fastdrop.layers.fused import (
+    BiasDropoutAdd,
+    DropoutAdd,
+    GeluDropout,
+    ReluDropout,
+    Zoneout,
+)
+from fastdrop.layers.noise import (
+    AlphaDropout,
+    FeatureAlphaDropout,
+    GaussianDropout,
+)
 from fastdrop.layers.shared import (
     DropConnect,
     Dropout1d,
@@ -13,13 +27,21 @@ from fastdrop.layers.shared import (
 )
 
 __all__ = [
+    "AlphaDropout",
+    "BiasDropoutAdd",
     "DropConnect",
     "DropPath",
     "Dropout",
     "Dropout1d",
     "Dropout2d",
     "Dropout3d",
+    "DropoutAdd",
     "EmbeddingDropout",
+    "FeatureAlphaDropout",
+    "GaussianDropout",
+    "GeluDropout",
     "LockedDropout",
+    "ReluDropout",
     "WeightDrop",
+    "Zoneout",
 ]

@@ -109,6 +109,23 @@ class Layer(Generic[Recipe]):
         self._held = False
         self._mask, self._shape = None, None
 
+    def _check_gradient(self, dy: ArrayLike) -> Array:
+        """Return `dy` as an array, if it can be the gradient of the last call's result.
+
+        Raises
+        ------
+        RuntimeError
+            If there was no call yet.
+        TypeError, ValueError
+            If `dy` is of no dtype that fastdrop works on, or of another shape.
+        """
+        if self._shape is None:
+            raise RuntimeError("backward needs a forward call before it")
+        array = _core.float_array(dy, "dy")
+        if array.shape != self._shape:
+            raise ValueError(f"dy must have the shape of x, {self._shape}, got {array.shape}")
+        return array
+
     def _options(self) -> str:
         """Return what `repr` shows behind p."""
         return ""
@@ -193,12 +210,7 @@ class ElementwiseLayer(Layer[Recipe]):
         TypeError, ValueError
             If `dy` is none of these, or of another shape.
         """
-        if self._shape is None:
-            raise RuntimeError("backward needs a forward call before it")
-        array = _core.float_array(dy, "dy")
-        if array.shape != self._shape:
-            raise ValueError(f"dy must have the shape of x, {self._shape}, got {array.shape}")
-        return self._gradient(array, self._mask)
+        return self._gradient(self._check_gradient(dy), self._mask)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(p={self._p}, inplace={self.inplace}{self._options()})"
