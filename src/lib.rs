@@ -37,7 +37,6 @@ mod mask;
 #[allow(unsafe_code, reason = "works on strided memory of the caller's")]
 #[cfg_attr(not(feature = "python"), allow(dead_code, reason = "only Python asks for it"))]
 mod noise;
-#[cfg_attr(not(feature = "python"), allow(dead_code, reason = "only Python asks for it"))]
 mod normal;
 mod packed;
 pub mod philox;
@@ -59,5 +58,6 @@ pub use bernoulli::{Probability, Threshold, keep_group};
 pub use error::{Error, Extents};
 pub use key::Key;
 pub use mask::{Interrupt, Mask};
+pub use normal::normal_group;
 pub use pool::{num_threads, set_num_threads};
 pub use simd::Level;

@@ -8,7 +8,7 @@
 use std::f64::consts::{FRAC_PI_2, LN_2};
 
 use crate::bernoulli::GROUP;
-use crate::key::counter_word1;
+use crate::key::{Key, counter_word1};
 use crate::philox::{self, Schedule};
 use crate::simd::{Kernel, LANES, Level, Simd};
 
@@ -95,6 +95,14 @@ fn direction(b: u64) -> [f64; 2] {
     [f64::from_bits(turned_cos), f64::from_bits(turned_sin)]
 }
 
+/// The standard normal numbers of the 128 elements of one group, as the stream defines them; the same at each level.
+#[must_use]
+pub fn normal_group(level: Level, key: Key, group: u64) -> [f64; GROUP] {
+    let mut normals = [0.0; GROUP];
+    self::group(level, &key.schedule(), group, &mut normals);
+    normals
+}
+
 /// The normals of the elements of group `group`.
 pub(crate) fn group(level: Level, schedule: &Schedule, group: u64, normals: &mut [f64; GROUP]) {
     level.run(Draw { schedule, group, normals });
@@ -138,7 +146,6 @@ impl Kernel for Draw<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::key::Key;
 
     fn pair(a: u64, b: u64) -> [f64; 2] {
         direction(b).map(|x| radius(a) * x)
@@ -183,8 +190,7 @@ mod tests {
                 [expected[i], expected[i + PAIRS]] = pair(x0 | x1 << 32, x2 | x3 << 32);
             }
             for level in Level::available() {
-                let mut normals = [0.0; GROUP];
-                group(level, &key.schedule(), index, &mut normals);
+                let normals = normal_group(level, key, index);
                 assert_eq!(normals.map(f64::to_bits), expected.map(f64::to_bits), "{level:?}");
             }
         }

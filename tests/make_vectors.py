@@ -20,7 +20,9 @@ ABOUT = (
     "Words are unsigned 32-bit integers; seeds, indices and starts may exceed 2^53, so they are "
     "decimal strings. In 'masks', 'threshold' is floor(p * 2^64) as 16 hex digits (null when p is "
     "1, where it is 2^64), and 'kept' is the hex form of the bytes that hold the bits of elements "
-    "start_index, start_index + 1, ..., least significant bit first, 1 for kept."
+    "start_index, start_index + 1, ..., least significant bit first, 1 for kept. In 'normals', "
+    "'bits' are the IEEE 754 bits of the standard normal numbers of elements start_index, "
+    "start_index + 1, ..., as 16 hex digits each."
 )
 
 KEYS: list[ref.Words] = [
@@ -94,6 +96,12 @@ def mask_vector(key: ref.Words, p: float, start: int, count: int) -> dict[str, A
     }
 
 
+def normal_vector(key: ref.Words, start: int, count: int) -> dict[str, Any]:
+    normals = ref.normals(key, np.uint64(start) + np.arange(count, dtype=np.uint64))
+    bits = "".join(f"{int(word):016x}" for word in normals.view(np.uint64))
+    return {"key": list(key), "start_index": str(start), "count": count, "bits": bits}
+
+
 def vectors() -> dict[str, Any]:
     """All the vectors, as the dictionary that the file holds."""
     return {
@@ -117,6 +125,9 @@ def vectors() -> dict[str, Any]:
             mask_vector(KEYS[(i + j) % len(KEYS)], p, start, count)
             for i, p in enumerate(PROBABILITIES)
             for j, (start, count) in enumerate(SPANS)
+        ],
+        "normals": [
+            normal_vector(key, start, min(count, 256)) for key in KEYS for start, count in SPANS
         ],
     }
 

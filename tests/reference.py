@@ -29,7 +29,7 @@ HIGH_32 = np.uint64(32)
 
 PLANES = 64  # bits in the uniform of one element
 GROUP = 128  # elements whose bits one block holds
-TAG_SPLIT, TAG_FOLD_IN = 254, 255
+TAG_NORMAL, TAG_SPLIT, TAG_FOLD_IN = 64, 254, 255
 
 GROUPS_AT_ONCE = 1024  # bounds the reference's own memory, changes no bit
 
@@ -166,6 +166,96 @@ def shared_shape(shape: Sequence[int], broadcast_dims: Sequence[int]) -> tuple[i
     """Return the shape of the decisions: length one along the axes that share them."""
     shared = {axis % len(shape) for axis in broadcast_dims}
     return tuple(1 if axis in shared else length for axis, length in enumerate(shape))
+
+
+# --- Normals -------------------------------------------------------------------------------------
+
+# Coefficients of FreeBSD's msun: log(1 + f), sin and cos near 0.
+LOG = [
+    6.666666666666735130e-01,
+    3.999999999940941908e-01,
+    2.857142874366239149e-01,
+    2.222219843214978396e-01,
+    1.818357216161805012e-01,
+    1.531383769920937332e-01,
+    1.479819860511658591e-01,
+]
+SIN = [
+    -1.66666666666666324348e-01,
+    8.33333333332248946124e-03,
+    -1.98412698298579493134e-04,
+    2.75573137070700676789e-06,
+    -2.50507602534068634195e-08,
+    1.58969099521155010221e-10,
+]
+COS = [
+    4.16666666666666019037e-02,
+    -1.38888888888741095749e-03,
+    2.48015872894767294178e-05,
+    -2.75573143513906633035e-07,
+    2.08757232129817482790e-09,
+    -1.13596475577881948265e-11,
+]
+
+Floats = NDArray[np.float64]
+
+
+def horner(z: Floats, coefficients: Sequence[float]) -> Floats:
+    """c0 + z (c1 + z (c2 + ...)), from the inside out."""
+    total = np.full_like(z, coefficients[-1])
+    for coefficient in coefficients[-2::-1]:
+        total = total * z + coefficient
+    return total
+
+
+def natural_log(x: Floats) -> Floats:
+    """ln x, by splitting x into 2**exponent times m in [sqrt(1/2), sqrt(2))."""
+    m, exponent = np.frexp(x)  # m in [1/2, 1)
+    small = m < float.fromhex("0x1.6a09e667f3bcdp-1")
+    m = np.where(small, 2 * m, m)
+    exponent = np.where(small, exponent - 1, exponent)
+    f = m - 1.0
+    s = f / (2.0 + f)
+    z = s * s
+    return exponent * math.log(2) + s * (2.0 + z * horner(z, LOG))
+
+
+def normal_pairs(a: NDArray[np.uint64], b: NDArray[np.uint64]) -> tuple[Floats, Floats]:
+    """Box and Muller's transform of two 64-bit integers."""
+    u = 1.0 - (a >> np.uint64(12)) * 2.0**-52
+    r = np.sqrt(-2.0 * natural_log(u))
+    quadrant = b >> np.uint64(62)
+    x = (((b << np.uint64(2)) >> np.uint64(12)) * 2.0**-52 - 0.5) * (math.pi / 2)
+    z = x * x
+    sin = x + x * (z * horner(z, SIN))
+    cos = 1.0 - (0.5 * z - z * (z * horner(z, COS)))
+    quarters = [(cos, sin), (-sin, cos), (-cos, -sin), (sin, -cos)]
+    first = np.select([quadrant == q for q in range(4)], [pair[0] for pair in quarters])
+    second = np.select([quadrant == q for q in range(4)], [pair[1] for pair in quarters])
+    return r * first, r * second
+
+
+def normals(key: Words, indices: ArrayLike) -> Floats:
+    """Draw the standard normal number of each element, for element indices below 2**63."""
+    indices = np.asarray(indices, dtype=np.uint64)
+    lane = indices & np.uint64(GROUP - 1)
+    pair = lane & np.uint64(GROUP // 2 - 1)
+    x0, x1, x2, x3 = block(key, indices >> np.uint64(7), np.uint64(TAG_NORMAL) + pair)
+    first, second = normal_pairs(x0 | x1 << HIGH_32, x2 | x3 << HIGH_32)
+    return np.where(lane < GROUP // 2, first, second)
+
+
+def noise(x: NDArray[Any], std: float, z: Floats) -> NDArray[Any]:
+    """x (1 + std z), the factor rounded once to the precision of the product."""
+    factor = 1.0 + std * z
+    with np.errstate(all="ignore"):
+        if x.dtype.kind == "c":
+            y = np.empty_like(x)
+            y.real, y.imag = noise(x.real, std, z), noise(x.imag, std, z)
+            return y
+        if x.dtype == np.float64:
+            return x * factor
+        return (x.astype(np.float32) * factor.astype(np.float32)).astype(x.dtype)
 
 
 # --- Dropout -------------------------------------------------------------------------------------

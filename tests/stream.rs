@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard};
 
-use fastdrop::{Error, Key, Level, Mask, Probability, Threshold, keep_group, philox};
+use fastdrop::{Error, Key, Level, Mask, Probability, Threshold, keep_group, normal_group, philox};
 use proptest::prelude::*;
 use serde::Deserialize;
 
@@ -13,6 +13,7 @@ struct Vectors {
     fold_in: Vec<Child>,
     split: Vec<Split>,
     masks: Vec<Golden>,
+    normals: Vec<Normals>,
 }
 
 #[derive(Deserialize)]
@@ -45,6 +46,14 @@ struct Golden {
     kept: String,
 }
 
+#[derive(Deserialize)]
+struct Normals {
+    key: [u32; 4],
+    start_index: String,
+    count: u64,
+    bits: String,
+}
+
 fn vectors() -> Vectors {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vectors/stream_v1.json");
     serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
@@ -74,6 +83,24 @@ fn defined(key: Key, p: f64, index: u64) -> bool {
     let words = keep_group(key, threshold, index / 128);
     let lane = index % 128;
     words[lane as usize / 64] >> (lane % 64) & 1 == 1
+}
+
+#[test]
+fn normals_match_golden_vectors() {
+    let (_turn, levels) = levels();
+    let vectors = vectors();
+    for level in levels {
+        for vector in &vectors.normals {
+            let start: u64 = vector.start_index.parse().unwrap();
+            for i in 0..vector.count {
+                let index = start + i;
+                let normals = normal_group(level, Key::from_words(vector.key), index / 128);
+                let expected = &vector.bits[16 * i as usize..16 * (i + 1) as usize];
+                let drawn = normals[index as usize % 128].to_bits();
+                assert_eq!(format!("{drawn:016x}"), expected, "{level:?}, element {index}");
+            }
+        }
+    }
 }
 
 #[test]

@@ -53,7 +53,7 @@ def test_rows_that_share_decisions_slide_against_each_other(level: str, length: 
 
 @pytest.mark.parametrize("length", [3, 200])
 def test_a_repeated_row_is_kept_beyond_its_end(level: str, length: int) -> None:
-    """The next block of rows has bits of its own, and may be longer or shorter than what was kept."""
+    """The next block of rows has bits of its own, longer or shorter than what was kept."""
     x = values((3, 20_000 // length, length), np.float32)
     expected = ref.dropout(x, 0.3, KEY, broadcast_dims=(1,))
     assert_same(fd.dropout(x, 0.3, broadcast_dims=(1,), rng=as_key(KEY)), expected)

@@ -123,6 +123,18 @@ def test_golden_masks(level: str, threads: int) -> None:
         np.testing.assert_array_equal(actual, expected.astype(np.bool_), err_msg=str(vector))
 
 
+@pytest.mark.parametrize("vector", VECTORS["normals"], ids=lambda v: v["start_index"])
+def test_golden_normals(level: str, vector: dict[str, Any]) -> None:
+    """Through factors 1 + z; the Rust tests compare z itself."""
+    whole = fd.Mask((2**63 - 1,), 0.5, as_key(vector["key"]))
+    start, count = int(vector["start_index"]), vector["count"]
+    count = min(count, 2**63 - 1 - start)
+    bits = [int(vector["bits"][at : at + 16], 16) for at in range(0, 16 * count, 16)]
+    z = np.array(bits, dtype=np.uint64).view(np.float64)
+    drawn = fd.Noise(whole.region((start,), (count,))).to_numpy()
+    np.testing.assert_array_equal(drawn, 1.0 + z)
+
+
 # --- Keys ----------------------------------------------------------------------------------------
 
 
