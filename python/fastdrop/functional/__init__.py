@@ -1,5 +1,8 @@
 """Dropout as functions: no state. Each module is one way to drop; `core` is what they share."""
 
+from fastdrop.functional.bits import (
+    bernoulli,
+)
 from fastdrop.functional.core import (
     dropout,
 )
@@ -38,6 +41,7 @@ from fastdrop.functional.shared import (
 __all__ = [
     "Noise",
     "alpha_dropout",
+    "bernoulli",
     "bias_dropout_add",
     "drop_connect",
     "drop_path",
