@@ -94,17 +94,29 @@ def onnxruntime_dropout(elements: int, p: float) -> Run:
     return lambda: session.run(None, feed)
 
 
+def numpy_bools(elements: int, p: float) -> Run:
+    """Make a mask of bools as NumPy's users do, not applied to anything."""
+    rng = np.random.default_rng(1)
+    return lambda: rng.random(elements) < p
+
+
+def fastdrop_bools(elements: int, p: float) -> Run:
+    """Make the same with fastdrop."""
+    key = fd.Key(0)
+    return lambda: fd.bernoulli(elements, p, key)
+
+
 def bitarray_bits(elements: int, p: float) -> Run:
     """Make a packed mask of exact p, not applied to anything."""
     from bitarray.util import random_p
 
-    return lambda: random_p(elements, 1 - p)
+    return lambda: random_p(elements, p)
 
 
 def fastdrop_bits(elements: int, p: float) -> Run:
     """Make the same with fastdrop."""
-    mask = fd.Mask(elements, p, fd.Key(0))
-    return mask.packbits
+    key = fd.Key(0)
+    return lambda: fd.bernoulli(elements, p, key, packed=True)
 
 
 PEERS: dict[str, tuple[str, Callable[[int, float], Run]]] = {
@@ -112,6 +124,8 @@ PEERS: dict[str, tuple[str, Callable[[int, float], Run]]] = {
     "torch": ("torch", torch_dropout),
     "jax, jitted": ("jax", jax_dropout),
     "onnxruntime": ("onnxruntime", onnxruntime_dropout),
+    "NumPy, bools only": ("numpy", numpy_bools),
+    "fastdrop, bools only": ("fastdrop-np", fastdrop_bools),
     "bitarray, bits only": ("bitarray", bitarray_bits),
     "fastdrop, bits only": ("fastdrop-np", fastdrop_bits),
 }
@@ -171,12 +185,13 @@ def lost(results: dict[tuple[int, float], Times]) -> list[str]:
     lines = []
     for (size, p), times in results.items():
         for name in times:
-            if name != US and "bits only" not in name and ratio(times, name, US).median < 1:
+            if name != US and not name.endswith(" only") and ratio(times, name, US).median < 1:
                 share = ratio(times, name, US)
                 lines.append(f"2^{size}, p = {p}: {name} takes {share:.2f} of fastdrop's time")
-        bits = {name: times[name] for name in times if "bits only" in name}
-        if len(bits) == 2 and ratio(bits, "bitarray, bits only", "fastdrop, bits only").median < 1:
-            lines.append(f"2^{size}, p = {p}: bitarray draws bits faster than fastdrop")
+        for peer, what in (("NumPy", "bools"), ("bitarray", "bits")):
+            names = f"{peer}, {what} only", f"fastdrop, {what} only"
+            if times.keys() >= set(names) and ratio(times, *names).median < 1:
+                lines.append(f"2^{size}, p = {p}: {peer} draws {what} faster than fastdrop")
     return lines
 
 
@@ -204,7 +219,7 @@ def plot(results: dict[tuple[int, float], Times], options: argparse.Namespace, a
     for axes, p in zip(panels, options.p, strict=True):
         sizes = [size for size, of in results if of == p]
         for number, name in enumerate(results[sizes[0], p]):
-            if "bits only" in name:
+            if name.endswith(" only"):
                 continue
             each = [np.median(results[size, p][name]) / 2**size * 1e9 for size in sizes]
             style = {US: "-", FLOOR: ":"}.get(name, "--")
