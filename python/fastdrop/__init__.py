@@ -8,7 +8,7 @@ So a mask is the same for every number of threads, CPU, memory layout, dtype and
 never stored: what is needed again is drawn again.
 """
 
-from fastdrop import functional, layers
+from fastdrop import functional, layers, schedules
 from fastdrop._config import show_config
 from fastdrop._core import Key, Mask, __version__, get_num_threads, set_num_threads
 from fastdrop.functional import *  # noqa: F403
@@ -19,6 +19,7 @@ __all__ = [
     "Mask",
     "__version__",
     "get_num_threads",
+    "schedules",
     "set_num_threads",
     "show_config",
 ]

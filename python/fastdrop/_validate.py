@@ -1,8 +1,9 @@
 """Checks of arguments. One sentence for every bad one: which, must be what, was what."""
 
+import math
 import operator
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, SupportsIndex
+from typing import Any, Literal, SupportsFloat, SupportsIndex
 
 import numpy as np
 from numpy.lib.array_utils import normalize_axis_tuple
@@ -113,6 +114,36 @@ def feature_dims(shape: tuple[int, ...], ndim: int, channel_axis: SupportsIndex)
     if channel == 0:
         raise ValueError("channel_axis must not be axis 0, the batch, got 0")
     return tuple(axis for axis in range(1, ndim) if axis != channel)
+
+
+def as_probability(p: Any, name: str) -> float:
+    """Return a probability that is not called p, as a double.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is no number in [0, 1].
+    """
+    try:
+        return _core.probability(p)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{name} must be a number in [0, 1], got {p!r}") from None
+
+
+def as_positive(number: Any, name: str) -> float:
+    """Return a number above 0 as a double.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is no number, not above 0 or not finite.
+    """
+    message = f"{name} must be a finite number above 0, got {number!r}"
+    if not isinstance(number, SupportsFloat):
+        raise TypeError(message)
+    if not 0.0 < float(number) < math.inf:
+        raise ValueError(message)
+    return float(number)
 
 
 def as_count(n: SupportsIndex, name: str, least: int = 0) -> int:

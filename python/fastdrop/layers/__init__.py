@@ -15,6 +15,9 @@ from fastdrop.layers.noise import (
     FeatureAlphaDropout,
     GaussianDropout,
 )
+from fastdrop.layers.schedule import (
+    PSchedule,
+)
 from fastdrop.layers.shared import (
     DropConnect,
     Dropout1d,
@@ -41,6 +44,7 @@ __all__ = [
     "GaussianDropout",
     "GeluDropout",
     "LockedDropout",
+    "PSchedule",
     "ReluDropout",
     "WeightDrop",
     "Zoneout",

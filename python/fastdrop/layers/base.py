@@ -4,7 +4,7 @@
 a subclass says in four methods what is drawn and what it does.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Generic, Self, TypeVar
 
 import numpy as np
@@ -214,3 +214,26 @@ class ElementwiseLayer(Layer[Recipe]):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(p={self._p}, inplace={self.inplace}{self._options()})"
+
+
+def as_layers(layers: Layer[Any] | Iterable[Layer[Any]]) -> tuple[Layer[Any], ...]:
+    """Return one layer or several as a tuple.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If one is no layer, or comes twice; if there are none.
+    """
+    if isinstance(layers, Layer):
+        return (layers,)
+    if not isinstance(layers, Iterable):
+        raise TypeError(f"layers must be layers of fastdrop, got {layers!r}")
+    several = tuple(layers)
+    for layer in several:
+        if not isinstance(layer, Layer):
+            raise TypeError(f"layers must be layers of fastdrop, got {layer!r}")
+    if len(set(map(id, several))) != len(several):
+        raise ValueError(f"layers must not name a layer twice, got {list(several)}")
+    if not several:
+        raise ValueError("layers must be at least one layer, got none")
+    return several

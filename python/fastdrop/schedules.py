@@ -1,0 +1,261 @@
+"""Schedules: p as a function of the training step.
+
+A schedule is a small immutable object; called with the number of a step, counted from 0, it returns
+the p of that step, and nothing else goes into it. `PSchedule` counts steps and sets p in layers.
+
+Examples
+--------
+>>> import fastdrop as fd
+>>> schedule = fd.schedules.Linear(0.0, 0.5, steps=1000)
+>>> [schedule(step) for step in (0, 500, 1000, 2000)]
+[0.0, 0.25, 0.5, 0.5]
+"""
+
+import math
+from dataclasses import dataclass
+
+from fastdrop._validate import as_count, as_positive, as_probability, check_flag
+
+__all__ = ["Constant", "Curriculum", "Early", "Late", "Linear", "Schedule"]
+
+
+class Schedule:
+    """What all schedules share: a call with the number of a step returns the p of that step.
+
+    Any other function from int to float does in its place; these can be compared, hashed and
+    pickled, and check what they are given when they are made.
+    """
+
+    def __call__(self, step: int) -> float:
+        """Return p, the probability to DROP, at a step.
+
+        Parameters
+        ----------
+        step : int
+            Number of the step, counted from 0.
+
+        Returns
+        -------
+        float
+            In [0, 1].
+
+        Raises
+        ------
+        TypeError, ValueError
+            If `step` is no int of at least 0.
+        """
+        return self._at(as_count(step, "step"))
+
+    def _at(self, step: int) -> float:
+        raise NotImplementedError
+
+    def _set(self, **fields: float) -> None:
+        """Replace fields by what the checks made of them."""
+        for name, value in fields.items():
+            object.__setattr__(self, name, value)
+
+
+@dataclass(frozen=True)
+class Constant(Schedule):
+    r"""The same p at every step.
+
+    Parameters
+    ----------
+    p : float
+        Probability to DROP, in [0, 1].
+
+    Raises
+    ------
+    TypeError, ValueError
+        If `p` is no number in [0, 1].
+
+    Examples
+    --------
+    >>> import fastdrop as fd
+    >>> fd.schedules.Constant(0.5)(1000)
+    0.5
+    """
+
+    p: float
+
+    def __post_init__(self) -> None:
+        self._set(p=as_probability(self.p, "p"))
+
+    def _at(self, step: int) -> float:
+        return self.p
+
+
+@dataclass(frozen=True)
+class Linear(Schedule):
+    r"""From one p to another along a line, and then the other.
+
+    .. math:: p(t) = p_0 + (p_1 - p_0) \min(t / n, 1)
+
+    Parameters
+    ----------
+    start, stop : float
+        Probabilities to DROP at step 0, and from step `steps` on, in [0, 1].
+    steps : int
+        Number of steps between the two, n; 0 has `stop` everywhere.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is not of these kinds, or out of range.
+
+    Notes
+    -----
+    A rise from 0 is how DropBlock is trained in its paper: Ghiasi et al., "DropBlock: a
+    regularization method for convolutional networks", NeurIPS 2018, section 3.
+
+    Examples
+    --------
+    >>> import fastdrop as fd
+    >>> schedule = fd.schedules.Linear(0.5, 0.0, steps=4)
+    >>> [schedule(step) for step in range(6)]
+    [0.5, 0.375, 0.25, 0.125, 0.0, 0.0]
+    """
+
+    start: float
+    stop: float
+    steps: int
+
+    def __post_init__(self) -> None:
+        self._set(
+            start=as_probability(self.start, "start"),
+            stop=as_probability(self.stop, "stop"),
+            steps=as_count(self.steps, "steps"),
+        )
+
+    def _at(self, step: int) -> float:
+        if step >= self.steps:
+            return self.stop
+        return self.start + (self.stop - self.start) * (step / self.steps)
+
+
+@dataclass(frozen=True)
+class Early(Schedule):
+    r"""Early dropout: p for the first steps, then 0; for models that underfit.
+
+    .. math:: p(t) = p \, [t < n] \quad \text{or, falling,} \quad p(t) = p \max(1 - t / n, 0)
+
+    Parameters
+    ----------
+    p : float
+        Probability to DROP at first, in [0, 1].
+    steps : int
+        Number of steps with dropout, n.
+    falling : bool, default False
+        Whether p falls to 0 along a line.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is not of these kinds, or out of range.
+
+    Notes
+    -----
+    Liu et al., "Dropout reduces underfitting", ICML 2023. (In the program of that paper a falling p
+    is 0 one step earlier, at the last of the n steps.)
+
+    Examples
+    --------
+    >>> import fastdrop as fd
+    >>> schedule = fd.schedules.Early(0.1, steps=2)
+    >>> [schedule(step) for step in range(4)]
+    [0.1, 0.1, 0.0, 0.0]
+    """
+
+    p: float
+    steps: int
+    falling: bool = False
+
+    def __post_init__(self) -> None:
+        check_flag(self.falling, "falling")
+        self._set(p=as_probability(self.p, "p"), steps=as_count(self.steps, "steps"))
+
+    def _at(self, step: int) -> float:
+        if step >= self.steps:
+            return 0.0
+        return self.p * ((self.steps - step) / self.steps) if self.falling else self.p
+
+
+@dataclass(frozen=True)
+class Late(Schedule):
+    r"""Late dropout: 0 for the first steps, then p; for models that overfit.
+
+    .. math:: p(t) = p \, [t \ge n]
+
+    Parameters
+    ----------
+    p : float
+        Probability to DROP in the end, in [0, 1].
+    steps : int
+        Number of steps without dropout, n.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is not of these kinds, or out of range.
+
+    Notes
+    -----
+    Liu et al., "Dropout reduces underfitting", ICML 2023.
+
+    Examples
+    --------
+    >>> import fastdrop as fd
+    >>> schedule = fd.schedules.Late(0.1, steps=2)
+    >>> [schedule(step) for step in range(4)]
+    [0.0, 0.0, 0.1, 0.1]
+    """
+
+    p: float
+    steps: int
+
+    def __post_init__(self) -> None:
+        self._set(p=as_probability(self.p, "p"), steps=as_count(self.steps, "steps"))
+
+    def _at(self, step: int) -> float:
+        return self.p if step >= self.steps else 0.0
+
+
+@dataclass(frozen=True)
+class Curriculum(Schedule):
+    r"""Curriculum dropout: from 0 towards p, fast at first.
+
+    .. math:: p(t) = p \, (1 - e^{-\gamma t})
+
+    Parameters
+    ----------
+    p : float
+        Probability to DROP that it tends to, in [0, 1].
+    gamma : float
+        Speed, above 0 and finite; the paper takes 10 / (number of all steps).
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is not of these kinds, or out of range.
+
+    Notes
+    -----
+    Morerio et al., "Curriculum dropout", ICCV 2017. (There it is the probability to keep,
+    (1 - k) exp(-gamma t) + k with k = 1 - p.)
+
+    Examples
+    --------
+    >>> import fastdrop as fd
+    >>> schedule = fd.schedules.Curriculum(0.5, gamma=10 / 1000)
+    >>> [round(schedule(step), 3) for step in (0, 100, 200, 1000)]
+    [0.0, 0.316, 0.432, 0.5]
+    """
+
+    p: float
+    gamma: float
+
+    def __post_init__(self) -> None:
+        self._set(p=as_probability(self.p, "p"), gamma=as_positive(self.gamma, "gamma"))
+
+    def _at(self, step: int) -> float:
+        return -self.p * math.expm1(-self.gamma * step)
