@@ -8,17 +8,20 @@ So a mask is the same for every number of threads, CPU, memory layout, dtype and
 never stored: what is needed again is drawn again.
 """
 
-from fastdrop import functional, layers, schedules
+from fastdrop import functional, layers, monte_carlo, schedules
 from fastdrop._config import show_config
 from fastdrop._core import Key, Mask, __version__, get_num_threads, set_num_threads
 from fastdrop.functional import *  # noqa: F403
 from fastdrop.layers import *  # noqa: F403
+from fastdrop.monte_carlo import MonteCarlo
 
 __all__ = [
     "Key",
     "Mask",
+    "MonteCarlo",
     "__version__",
     "get_num_threads",
+    "monte_carlo",
     "schedules",
     "set_num_threads",
     "show_config",

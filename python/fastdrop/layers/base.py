@@ -4,8 +4,10 @@
 a subclass says in four methods what is drawn and what it does.
 """
 
-from collections.abc import Iterable, Mapping
-from typing import Any, Generic, Self, TypeVar
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, ClassVar, Generic, Self, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -19,8 +21,24 @@ from fastdrop.random import RNG, as_key
 Recipe = TypeVar("Recipe")
 
 
+@dataclass(frozen=True)
+class Samples:
+    """What the calls of a layer draw during one run of a Monte Carlo model.
+
+    Axis 0 holds equal parts, one for each key, which is the layer's key for that part; its length
+    is a multiple of `rows`. With `shared` one mask serves all of a part.
+    """
+
+    keys: tuple[Key, ...]
+    rows: int
+    shared: bool
+
+
 class Layer(Generic[Recipe]):
     """A layer that draws something in training, call number i with ``key.fold_in(i)``."""
+
+    _of_weights: ClassVar[bool] = False  # then axis 0 of what it is called with holds no examples
+    _samples: Samples | None = None
 
     def __init__(self, p: float, rng: RNG) -> None:
         self.p = p
@@ -75,6 +93,19 @@ class Layer(Generic[Recipe]):
         self._calls += self._held
         self._held = False
         return self
+
+    @contextmanager
+    def _sampling(self, samples: Samples) -> Iterator[None]:
+        """Draw these samples whatever the mode; at the end the layer is as it was."""
+        before = dict(vars(self))
+        try:
+            self.training, self._calls = True, 0
+            self._key = samples.keys[0]
+            self._samples = None if self._of_weights else samples
+            yield
+        finally:
+            vars(self).clear()
+            vars(self).update(before)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what changes in training: enough to go on with the same masks elsewhere.
@@ -147,11 +178,11 @@ class ElementwiseLayer(Layer[Recipe]):
         raise NotImplementedError
 
     def _train(self, x: Array, mask: Recipe, out: Array | None) -> Array:
-        """Return the result in training."""
+        """Return the result in training, in `out` if it is given."""
         raise NotImplementedError
 
     def _evaluate(self, x: Array, out: Array | None) -> Array:
-        """Return the result in evaluation."""
+        """Return the result in evaluation, in `out` if it is given."""
         return x
 
     def _gradient(self, dy: Array, mask: Recipe | None) -> Array:
@@ -180,15 +211,38 @@ class ElementwiseLayer(Layer[Recipe]):
         array = _core.float_array(x, "x")
         out = check_inplace(x, array) if self.inplace else None
         if self.training:
-            mask = self._draw(array.shape, self._key.fold_in(self._calls))
-            y = self._train(array, mask, out)
-            self._mask = mask
+            if self._samples is None:
+                mask = self._draw(array.shape, self._key.fold_in(self._calls))
+                y = self._train(array, mask, out)
+                self._mask = mask
+            else:
+                y = self._train_samples(array, self._samples, out)
             self._calls += not self._held
         else:
             y = self._evaluate(array, out)
             self._mask = None
         self._shape = array.shape
         return x if y is array and isinstance(x, np.ndarray) else y
+
+    def _train_samples(self, x: Array, samples: Samples, out: Array | None) -> Array:
+        """Return the result of a Monte Carlo run: each part of axis 0 has a key of its own."""
+        keys = [key.fold_in(self._calls) for key in samples.keys]
+        if len(keys) == 1:
+            mask = self._draw(_drawn_shape(x.shape, samples), keys[0])
+            y = self._train(x, mask, out)
+            self._mask = mask
+            return y
+        if x.ndim == 0 or x.shape[0] % samples.rows:
+            raise ValueError(
+                f"x must have the rows of {len(keys)} samples, a multiple of {samples.rows}, "
+                f"in a batch of them, got shape {x.shape}"
+            )
+        y = np.empty_like(x) if out is None else out
+        split = (len(keys), x.shape[0] // len(keys), *x.shape[1:])  # of one axis, so always views
+        for part, target, key in zip(x.reshape(split), y.reshape(split), keys, strict=True):
+            self._train(part, self._draw(_drawn_shape(part.shape, samples), key), target)
+        self._mask = None
+        return y
 
     def backward(self, dy: ArrayLike) -> Array:
         """Return the gradient with respect to the input of the last call.
@@ -210,10 +264,16 @@ class ElementwiseLayer(Layer[Recipe]):
         TypeError, ValueError
             If `dy` is none of these, or of another shape.
         """
+        if self._samples is not None and len(self._samples.keys) > 1:
+            raise RuntimeError("backward needs one sample at a time, not a batch of them")
         return self._gradient(self._check_gradient(dy), self._mask)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(p={self._p}, inplace={self.inplace}{self._options()})"
+
+
+def _drawn_shape(shape: tuple[int, ...], samples: Samples) -> tuple[int, ...]:
+    return (1, *shape[1:]) if samples.shared and shape else shape
 
 
 def as_layers(layers: Layer[Any] | Iterable[Layer[Any]]) -> tuple[Layer[Any], ...]:

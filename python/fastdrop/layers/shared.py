@@ -288,6 +288,8 @@ class EmbeddingDropout(Dropout):
            [0., 0.]], dtype=float32)
     """
 
+    _of_weights = True
+
     def __init__(
         self, p: float = 0.5, inplace: bool = False, *, mode: Mode = "inverted", rng: RNG = None
     ) -> None:
@@ -331,6 +333,8 @@ class DropConnect(Dropout):
            [0., 0., 0.]], dtype=float32)
     """
 
+    _of_weights = True
+
     def __init__(
         self, p: float = 0.5, inplace: bool = False, *, mode: Mode = "inverted", rng: RNG = None
     ) -> None:
@@ -365,6 +369,8 @@ class WeightDrop(Layer[list[Mask]]):
     >>> np.array_equal(drop.backward([np.ones((2, 2))] * 2)[1], update)
     True
     """
+
+    _of_weights = True
 
     def __init__(self, p: float = 0.5, *, mode: Mode = "inverted", rng: RNG = None) -> None:
         check_mode(mode)

@@ -1,0 +1,278 @@
+"""Monte Carlo dropout: the outputs of a model under many masks, and what they say of its doubt.
+
+`MonteCarlo` runs a model; the functions summarise what it returned, over the first axis.
+
+Examples
+--------
+>>> import fastdrop as fd
+>>> import numpy as np
+>>> drop = fd.Dropout(0.5)
+>>> mc = fd.MonteCarlo(lambda x: drop(x).sum(axis=1), drop, rng=0)
+>>> samples = mc.samples(np.ones((3, 1000)), 50)
+>>> samples.shape
+(50, 3)
+>>> fd.monte_carlo.mean(samples).round()
+array([1000.,  995., 1000.])
+>>> np.sqrt(fd.monte_carlo.variance(samples, ddof=1)).round()  # a sum of 1000 coins: 31.6
+array([34., 29., 33.])
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from typing import Any, SupportsIndex
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from fastdrop._core import Key
+from fastdrop._validate import as_array, as_count, check_flag
+from fastdrop.functional.core import Array
+from fastdrop.functional.uncertainty import (
+    mean,
+    mutual_information,
+    predictive_entropy,
+    variance,
+)
+from fastdrop.layers.base import ElementwiseLayer, Layer, Samples, as_layers
+from fastdrop.random import RNG, as_key
+
+__all__ = ["MonteCarlo", "mean", "mutual_information", "predictive_entropy", "variance"]
+
+
+class MonteCarlo:
+    """Run a model with its dropout on, again and again, with masks that have numbers.
+
+    In sample k, layer number j of `layers` has the key ``key.fold_in(k).fold_in(j)``, and its call
+    number c in one run of the model the child ``fold_in(c)`` of that, as in training. So sample k
+    has the same masks at every call and for every input, and can be drawn again by itself.
+
+    The layers drop whatever their mode. Afterwards they are as they were, their mode, keys, counts
+    and last masks, also if the model raises. One that is held draws one mask per sample.
+
+    Parameters
+    ----------
+    model : function
+        From an input to an output, made of NumPy and of layers.
+    layers : layer, or iterable of layers
+        Those of the model's layers that are to drop. The others do what they would.
+    rng : Key, None, int, sequence of int, SeedSequence, BitGenerator or Generator, optional
+        Where the key comes from: a `Key` is used as it is, from all else one is drawn now.
+    shared : bool, default False
+        Whether one mask serves a whole batch, the rows along axis 0: a sample is then one thinned
+        network, the same for all examples. What drops weights does so in any case.
+
+    Attributes
+    ----------
+    model, layers, shared
+        As given.
+    key : Key
+        The key.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is not of these kinds; if a layer cannot share a mask.
+
+    See Also
+    --------
+    mean, variance, predictive_entropy, mutual_information : in ``fd.monte_carlo``.
+    Dropout.hold : masks that stay from call to call until `release`, without this class.
+
+    Notes
+    -----
+    Gal and Ghahramani, "Dropout as a Bayesian approximation: representing model uncertainty in deep
+    learning", ICML 2016.
+
+    While a model runs, its layers belong to that run: threads need copies of them.
+
+    Examples
+    --------
+    >>> import fastdrop as fd
+    >>> import numpy as np
+    >>> hidden, weights = fd.Dropout(0.5).eval(), np.ones((3, 4), np.float32)
+    >>> def model(x):
+    ...     return hidden(x @ weights).sum(axis=1)
+    >>> mc = fd.MonteCarlo(model, [hidden], rng=0)
+    >>> x = np.eye(2, 3, dtype=np.float32)
+    >>> mc.samples(x, 3)
+    array([[4., 2.],
+           [4., 4.],
+           [6., 2.]], dtype=float32)
+    >>> mc.sample(x, 2)
+    array([6., 2.], dtype=float32)
+    >>> np.array_equal(mc.batch(x, 3), mc.samples(x, 3))
+    True
+    >>> model(x)
+    array([4., 4.], dtype=float32)
+    """
+
+    def __init__(
+        self,
+        model: Callable[[Any], Any],
+        layers: Layer[Any] | Iterable[Layer[Any]],
+        *,
+        rng: RNG = None,
+        shared: bool = False,
+    ) -> None:
+        if not callable(model):
+            raise TypeError(f"model must be a function of an input, got {model!r}")
+        check_flag(shared, "shared")
+        self.model = model
+        self.layers = as_layers(layers)
+        self.shared = bool(shared)
+        if shared:
+            for layer in self.layers:
+                if not (_takes_rows(layer) or layer._of_weights):
+                    raise TypeError(f"layers must take one array to share masks, got {layer!r}")
+        self._key = as_key(rng)
+
+    @property
+    def key(self) -> Key:
+        """The key."""
+        return self._key
+
+    def sample(self, x: Any, k: SupportsIndex) -> Any:
+        """Return the model's output with the masks of sample `k`.
+
+        Parameters
+        ----------
+        x : object
+            What the model takes. An array is copied for it if a layer works in place.
+        k : int
+            Number of the sample, from 0.
+
+        Returns
+        -------
+        object
+            What the model returns.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If `k` is no int in [0, 2**56).
+        """
+        keys = [self._key.fold_in(as_count(k, "k"))]
+        if isinstance(x, np.ndarray) and any(getattr(layer, "inplace", 0) for layer in self.layers):
+            x = x.copy(order="K")
+        return self._run(x, keys, rows=1)
+
+    def iter_samples(self, x: Any, n: SupportsIndex, first: SupportsIndex = 0) -> Iterator[Any]:
+        """Return samples `first`, ..., `first` + `n` - 1 one after the other, without keeping them.
+
+        Parameters
+        ----------
+        x : object
+            As for `sample`.
+        n : int
+            Number of samples, at least 1.
+        first : int, default 0
+            Number of the first one.
+
+        Returns
+        -------
+        iterator
+            Over what the model returns; each is computed when it is asked for.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If `n` or `first` is none of these.
+        """
+        start, count = as_count(first, "first"), as_count(n, "n", 1)
+        return (self.sample(x, k) for k in range(start, start + count))
+
+    def samples(self, x: Any, n: SupportsIndex, first: SupportsIndex = 0) -> Array:
+        """Return samples `first`, ..., `first` + `n` - 1 as one array, from `n` runs of the model.
+
+        Parameters
+        ----------
+        x, n, first
+            As for `iter_samples`.
+
+        Returns
+        -------
+        ndarray, shape (n, ...)
+            The outputs.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As for `iter_samples`; if outputs differ in shape or dtype.
+        """
+        outputs = None
+        for number, output in enumerate(self.iter_samples(x, n, first)):
+            one = np.asarray(output)
+            if outputs is None:
+                outputs = np.empty((as_count(n, "n"), *one.shape), one.dtype)
+            if (one.shape, one.dtype) != (outputs.shape[1:], outputs.dtype):
+                raise ValueError(
+                    "model must return arrays of one shape and dtype, got "
+                    f"{outputs.shape[1:]}, {outputs.dtype} and {one.shape}, {one.dtype}"
+                )
+            outputs[number] = one
+        assert outputs is not None
+        return outputs
+
+    def batch(self, x: ArrayLike, n: SupportsIndex, first: SupportsIndex = 0) -> Array:
+        """Return what `samples` does, from one run of the model on `n` copies of `x`.
+
+        The copies lie one after the other along axis 0, and the rows of copy number i get the masks
+        of sample `first` + i. The layers do just what they do in `samples`. Products of matrices
+        may round otherwise for more rows.
+
+        Parameters
+        ----------
+        x : array_like, shape (batch, ...)
+            Input. All that the model makes of it must keep the rows in their order along axis 0,
+            where a row may become several, as in (batch * time, features).
+        n, first
+            As for `iter_samples`.
+
+        Returns
+        -------
+        ndarray, shape (n, batch, ...)
+            The outputs.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As for `iter_samples`; if a layer drops weights or takes more than one array, for which
+            there is `samples`; if the rows of an array are not those of `n` copies.
+        """
+        start, count = as_count(first, "first"), as_count(n, "n", 1)
+        for layer in self.layers:
+            if not _takes_rows(layer):
+                raise TypeError(
+                    f"layers must take the rows of a batch (or use samples), got {layer!r}"
+                )
+        array = as_array(x, "x")
+        if array.ndim == 0:
+            raise ValueError("x must have the examples along axis 0, got an array without axes")
+        keys = [self._key.fold_in(k) for k in range(start, start + count)]
+        rows = count * max(1, len(array))
+        y = np.asarray(self._run(np.concatenate([array] * count), keys, rows))
+        if y.ndim == 0 or len(y) % rows:
+            raise ValueError(
+                f"model must return the rows of {count} samples, a multiple of {rows}, "
+                f"got shape {y.shape}"
+            )
+        return y.reshape(count, len(y) // count, *y.shape[1:])
+
+    def _run(self, x: Any, keys: Sequence[Key], rows: int) -> Any:
+        with ExitStack() as stack:
+            for number, layer in enumerate(self.layers):
+                own = tuple(key.fold_in(number) for key in keys)
+                stack.enter_context(layer._sampling(Samples(own, rows, self.shared)))
+            return self.model(x)
+
+    def __repr__(self) -> str:
+        return f"MonteCarlo({self.model!r}, {list(self.layers)}, shared={self.shared})"
+
+
+def _takes_rows(layer: Layer[Any]) -> bool:
+    """Whether a layer gives each row of its one input masks as `Samples` says."""
+    return (
+        isinstance(layer, ElementwiseLayer)
+        and type(layer).__call__ is ElementwiseLayer.__call__
+        and not layer._of_weights
+    )

@@ -1,0 +1,411 @@
+"""Monte Carlo dropout: numbered masks, batches of samples, layers left alone."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import fastdrop as fd
+import numpy as np
+import pytest
+import reference as ref
+from fastdrop.layers.base import ElementwiseLayer, Layer
+from numpy.typing import NDArray
+from support import DTYPES, KEY, as_key, assert_same, values
+
+# What layers need beside p, and inputs of two to five axes: the first that a layer takes is its.
+NEEDS = {"p": 0.5, "block_size": 2}
+SHAPES = [(6, 4), (6, 4, 5), (6, 4, 5, 3), (6, 4, 5, 3, 2)]
+
+
+def sample_key(k: int, layer: int = 0, call: int = 0) -> ref.Words:
+    return ref.fold_in(ref.fold_in(ref.fold_in(KEY, k), layer), call)
+
+
+def monte_carlo(model: Any, layers: Any, **kwargs: Any) -> fd.MonteCarlo:
+    return fd.MonteCarlo(model, layers, rng=as_key(KEY), **kwargs)
+
+
+def made(kind: type[Any]) -> Any:
+    """Make a layer with what it needs."""
+    needs = inspect.signature(kind).parameters
+    return kind(**{name: NEEDS[name] for name in needs if name in NEEDS}, rng=as_key(KEY))
+
+
+def fitting(layer: Any, dtype: Any = np.float32) -> NDArray[Any]:
+    """Return an input that a layer takes."""
+    for shape in SHAPES:
+        x = values(shape, dtype, seed=5)
+        try:
+            layer(x.copy())
+        except ValueError:
+            continue
+        return x
+    raise AssertionError(f"no input for {layer}")
+
+
+KINDS = [
+    kind
+    for kind in (getattr(fd, name) for name in fd.layers.__all__)
+    if inspect.isclass(kind) and issubclass(kind, ElementwiseLayer)
+]
+HOOKED = [kind for kind in KINDS if kind.__call__ is ElementwiseLayer.__call__]
+ON_ROWS = [kind for kind in HOOKED if not kind._of_weights]
+ON_WEIGHTS = [kind for kind in HOOKED if kind._of_weights]
+IN_PLACE = [
+    (kind, inplace)
+    for kind in ON_ROWS
+    for inplace in (False, True)
+    if not inplace or "inplace" in inspect.signature(kind).parameters
+]
+
+
+def assert_untouched(layer: Layer[Any], before: dict[str, Any]) -> None:
+    """Compare what a layer holds with what it held: the same objects under the same names."""
+    assert vars(layer).keys() == before.keys()
+    for name, value in before.items():
+        assert vars(layer)[name] is value, name
+
+
+# --- One sample ----------------------------------------------------------------------------------
+
+
+def test_masks_depend_on_more_than_sample_layer_and_call(level: str) -> None:
+    first, second = fd.Dropout(0.3, rng=1), fd.Dropout(0.6, rng=2)
+    seen: list[NDArray[Any]] = []
+
+    def model(x: Any) -> Any:
+        seen[:] = [first(x), second(x), first(x)]
+        return seen[0]
+
+    mc = monte_carlo(model, [first, second])
+    x = values((40, 30), np.float32)
+    for k in (0, 1, 7, 1, 2**56 - 1):  # in any order, and again
+        mc.sample(x, k)
+        assert_same(seen[0], ref.dropout(x, 0.3, sample_key(k, 0, 0)))
+        assert_same(seen[1], ref.dropout(x, 0.6, sample_key(k, 1, 0)))
+        assert_same(seen[2], ref.dropout(x, 0.3, sample_key(k, 0, 1)))
+        first(x)  # what the layers do in between is no matter
+        second.eval()
+
+
+def test_masks_are_off_in_evaluation() -> None:
+    drop = fd.Dropout(0.3).eval()
+    x = values((300,), np.float32)
+    assert_same(monte_carlo(drop, drop).sample(x, 3), ref.dropout(x, 0.3, sample_key(3)))
+    assert drop(x) is x
+
+
+@pytest.mark.parametrize("raises", [False, True])
+@pytest.mark.parametrize("setting", ["train", "eval", "hold"])
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+def test_a_run_leaves_traces_in_a_layer(kind: type[Any], setting: str, raises: bool) -> None:
+    layer = made(kind)
+    x = fitting(layer)
+    getattr(layer, setting)()
+    dropped = layer(x)
+    gradient = layer.backward(x)
+
+    def model(x: Any) -> Any:
+        y = layer(layer(x))
+        layer.hold()
+        layer.p = 0.9
+        if raises:
+            raise KeyboardInterrupt
+        return y
+
+    mc = monte_carlo(model, [layer])
+    runs = [lambda: mc.sample(x, 3), lambda: mc.samples(x, 2)]
+    for run in [*runs, lambda: mc.batch(x, 2)] if kind in ON_ROWS else runs:
+        before = dict(vars(layer))
+        if raises:
+            with pytest.raises(KeyboardInterrupt):
+                run()
+        else:
+            run()
+        assert_untouched(layer, before)
+        assert_same(layer.backward(x), gradient)
+    if setting == "hold":
+        assert_same(layer(x), dropped)
+
+
+def test_layers_of_several_arrays_are_left_out() -> None:
+    drop = fd.WeightDrop(0.5).eval()
+    weights = [values((30, 40), np.float32), values((30, 50), np.float32)]
+    for shared in (False, True):
+        mc = monte_carlo(drop, drop, shared=shared)
+        first, second = mc.sample(weights, 4)
+        assert_same(first, ref.dropout(weights[0], 0.5, ref.fold_in(sample_key(4), 0)))
+        assert_same(second, ref.dropout(weights[1], 0.5, ref.fold_in(sample_key(4), 1)))
+    assert (drop.calls, drop.mask, drop.training) == (0, None, False)
+
+
+def test_a_layer_in_place_overwrites_the_input() -> None:
+    drop = fd.Dropout(0.5, inplace=True)
+    x = values((6, 50), np.float32)
+    before = x.copy()
+
+    def model(x: Any) -> Any:
+        y = drop(x)
+        assert y is x
+        return y
+
+    mc = monte_carlo(model, drop)
+    expected = np.stack([ref.dropout(before, 0.5, sample_key(k)) for k in range(3)])
+    assert_same(mc.samples(x, 3), expected)
+    assert_same(mc.batch(x, 3), expected)
+    assert_same(x, before)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_gradient_within_a_run_has_another_mask(shared: bool) -> None:
+    drop = fd.Dropout(0.5)
+
+    def saliency(x: Any) -> Any:
+        drop(x)
+        return drop.backward(np.ones_like(x))
+
+    mc = monte_carlo(saliency, drop, shared=shared)
+    keep = ref.mask(sample_key(2), 0.5, (1 if shared else 6, 50))
+    np.testing.assert_array_equal(mc.sample(np.ones((6, 50)), 2), np.tile(keep * 2.0, (6, 1))[-6:])
+    with pytest.raises(RuntimeError, match="backward needs one sample at a time"):
+        mc.batch(np.ones((6, 50)), 2)
+
+
+# --- Many samples --------------------------------------------------------------------------------
+
+
+def test_samples_are_other_than_those_drawn_alone() -> None:
+    drop = fd.Dropout(0.4)
+    x = values((5, 40), np.float64)
+    mc = monte_carlo(drop, drop)
+    expected = np.stack([ref.dropout(x, 0.4, sample_key(k)) for k in range(2, 6)])
+    assert_same(mc.samples(x, 4, first=2), expected)
+    assert_same(mc.batch(x, 4, first=2), expected)
+    assert_same(np.stack(list(mc.iter_samples(x, 4, 2))), expected)
+    for k in range(2, 6):
+        assert_same(mc.sample(x, k), expected[k - 2])
+
+
+def test_the_iterator_runs_ahead_or_holds_the_layers() -> None:
+    drop = fd.Dropout(0.5).eval()
+    runs = []
+    mc = monte_carlo(lambda x: runs.append(x) or drop(x), drop)
+    x = np.ones(50)
+    each = mc.iter_samples(x, 3)
+    assert len(runs) == 0
+    next(each)
+    assert len(runs) == 1
+    assert drop(x) is x
+    with pytest.raises(ValueError, match="n must be"):
+        mc.iter_samples(x, 0)  # before the first is asked for
+
+
+def test_a_model_with_one_buffer_returns_its_last_output_n_times() -> None:
+    drop, buffer = fd.Dropout(0.5), np.empty(50)
+    mc = monte_carlo(lambda x: np.add(drop(x), 1.0, out=buffer), drop)
+    samples = mc.samples(np.ones(50), 3)
+    for k in range(3):
+        assert_same(samples[k], mc.sample(np.ones(50), k))
+
+
+@pytest.mark.parametrize("others", [np.ones(1), np.ones(2, np.float32)], ids=["shape", "dtype"])
+def test_outputs_of_several_kinds_are_cast_together(others: NDArray[Any]) -> None:
+    outputs = iter([np.ones(2), others])
+    drop = fd.Dropout(0.5)
+    with pytest.raises(ValueError, match="model must return arrays of one shape and dtype"):
+        monte_carlo(lambda x: next(outputs), drop).samples(np.ones(2), 2)
+
+
+@pytest.mark.parametrize("p", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize(("kind", "inplace"), IN_PLACE)
+def test_a_batch_has_other_masks_than_its_samples(
+    kind: type[Any], inplace: bool, shared: bool, p: float
+) -> None:
+    """Bit for bit, for a layer that is called twice, and one behind it."""
+    layer, behind = made(kind), fd.Dropout(0.25)
+    layer.inplace = inplace
+    x = fitting(layer)
+    layer.p = p
+    mc = monte_carlo(lambda x: behind(layer(layer(x))), [layer, behind], shared=shared)
+    samples = mc.samples(x, 5, first=1)
+    assert_same(mc.batch(x, 5, first=1), samples)
+    assert_same(mc.batch(x, 1, first=2), samples[1:2])
+    assert (bits_of(samples) != bits_of(samples[:1])).any() == (p < 1.0)
+
+
+def bits_of(array: NDArray[Any]) -> NDArray[Any]:
+    return array.view(np.uint32)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("mode", ["inverted", "standard"])
+def test_a_batch_in_another_layout_goes_by_memory_order(dtype: Any, mode: str) -> None:
+    """The copies are turned within the model, so their rows do not lie one after another."""
+    drop = fd.Dropout(0.3, mode=mode)
+
+    def model(x: Any) -> Any:
+        y = drop(np.asfortranarray(x))
+        assert y.flags.f_contiguous
+        return y
+
+    mc = monte_carlo(model, drop)
+    x = values((7, 5, 3), dtype)
+    expected = np.stack([ref.dropout(x, 0.3, sample_key(k), mode=mode) for k in range(4)])
+    assert_same(mc.batch(x, 4), expected)
+
+
+def test_rows_that_become_several_are_given_to_other_samples() -> None:
+    drop = fd.Dropout(0.3)
+
+    def model(x: Any) -> Any:
+        return drop(x.reshape(-1, 5)).reshape(x.shape)
+
+    mc = monte_carlo(model, drop)
+    x = values((4, 3, 5), np.float32)
+    assert_same(mc.batch(x, 3), mc.samples(x, 3))
+    steps = monte_carlo(lambda x: drop(x.reshape(-1, 5)), drop)  # (batch * time, features)
+    assert_same(steps.batch(x, 3), steps.samples(x, 3))
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_batch_of_nothing_fails(shared: bool) -> None:
+    drop = fd.Dropout(0.3)
+    mc = monte_carlo(drop, drop, shared=shared)
+    assert mc.batch(np.ones((0, 3)), 4).shape == mc.samples(np.ones((0, 3)), 4).shape == (4, 0, 3)
+
+
+def test_a_held_layer_draws_the_same_in_all_samples() -> None:
+    drop = fd.Dropout(0.3).hold()
+    x = values((6, 50), np.float32)
+    mc = monte_carlo(lambda x: np.stack([drop(x), drop(x)], axis=1), drop)
+    samples = mc.samples(x, 3)
+    for k in range(3):
+        for call in range(2):  # one mask per sample
+            assert_same(samples[k, :, call], ref.dropout(x, 0.3, sample_key(k)))
+    assert_same(mc.batch(x, 3), samples)
+
+
+# --- One mask for a batch ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ON_ROWS, ids=lambda kind: kind.__name__)
+def test_rows_of_a_shared_mask_differ(kind: type[Any]) -> None:
+    layer = made(kind)
+    row = fitting(layer)[:1]
+    mc = monte_carlo(layer, layer, shared=True)
+    differing = 0
+    for k in range(10):
+        alone = mc.sample(row, k)
+        together = mc.sample(np.repeat(row, 5, axis=0), k)
+        assert_same(together, np.repeat(alone, 5, axis=0))
+        differing += (bits_of(alone) != bits_of(mc.sample(row, k + 1))).any()
+    assert differing > 0
+
+
+def test_a_shared_mask_is_of_another_shape() -> None:
+    drop = fd.Dropout(0.3)
+    x = values((6, 4, 50), np.float32)
+    shared = monte_carlo(drop, drop, shared=True).sample(x, 3)
+    assert_same(shared, ref.dropout(x, 0.3, sample_key(3), broadcast_dims=(0,)))
+    scalar = monte_carlo(drop, drop, shared=True).sample(np.float64(1.0), 3)
+    assert_same(scalar, ref.dropout(np.ones(()), 0.3, sample_key(3)))
+
+
+@pytest.mark.parametrize("kind", ON_WEIGHTS, ids=lambda kind: kind.__name__)
+def test_a_shared_mask_drops_all_weights_or_none(kind: type[Any]) -> None:
+    layer = made(kind)
+    x = values((40, 3), np.float32)
+    alone, shared = (monte_carlo(layer, layer, shared=shared) for shared in (False, True))
+    assert_same(shared.sample(x, 2), alone.sample(x, 2))
+
+
+# --- What it refuses -----------------------------------------------------------------------------
+
+
+class Pair(Layer[Any]):
+    """A layer of two arrays, which knows nothing of rows."""
+
+    def __call__(self, x: Any, y: Any) -> Any:
+        return x + y
+
+
+class Counted(fd.Dropout):
+    """A layer with a call of its own."""
+
+    def __call__(self, x: Any) -> Any:
+        return x
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [*(made(kind) for kind in ON_WEIGHTS), fd.WeightDrop(), Pair(0.5, None), Counted()],
+    ids=repr,
+)
+def test_a_batch_splits_what_is_no_batch(layer: Any) -> None:
+    mc = monte_carlo(lambda x: x, [fd.Dropout(), layer])
+    with pytest.raises(
+        TypeError, match="layers must take the rows of a batch .* got " + type(layer).__name__
+    ):
+        mc.batch(np.ones((6, 4)), 2)
+
+
+@pytest.mark.parametrize("layer", [Pair(0.5, None), Counted()], ids=repr)
+def test_a_mask_is_not_shared_without_a_word(layer: Any) -> None:
+    with pytest.raises(TypeError, match="layers must take one array to share masks, got"):
+        monte_carlo(lambda x: x, [fd.Dropout(), layer], shared=True)
+
+
+@pytest.mark.parametrize("rows", [5, 6, 9], ids=["not n", "n, not of the batch", "of the batch"])
+def test_a_batch_guesses_which_rows_are_whose(rows: int) -> None:
+    """Two copies of three rows; a layer, or the model, with another number of them."""
+    drop = fd.Dropout(0.5)
+    x = np.ones((4, 5))
+    other = np.ones((rows, 5))
+    inside = monte_carlo(lambda x: (drop(other), x)[1], drop)
+    with pytest.raises(ValueError, match="x must have the rows of 2 samples, a multiple of 8"):
+        inside.batch(x, 2)
+    with pytest.raises(ValueError, match="model must return the rows of 2 samples, a multiple"):
+        monte_carlo(lambda x: other, drop).batch(x, 2)
+    with pytest.raises(ValueError, match="x must have the rows"):
+        monte_carlo(lambda x: drop(1.0), drop).batch(x, 2)
+    with pytest.raises(ValueError, match="model must return the rows"):
+        monte_carlo(lambda x: x.sum(), drop).batch(x, 2)
+
+
+DROP = fd.Dropout(0.5)
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "match"),
+    [
+        (lambda: fd.MonteCarlo(3, DROP), TypeError, "model must be a function"),
+        (lambda: fd.MonteCarlo(DROP, []), ValueError, "layers must be at least one"),
+        (lambda: fd.MonteCarlo(DROP, [np.tanh]), TypeError, "layers must be layers of fastdrop"),
+        (lambda: fd.MonteCarlo(DROP, [DROP, DROP]), ValueError, "layers must not name a layer"),
+        (lambda: fd.MonteCarlo(DROP, DROP, shared=1), TypeError, "shared must be True or False"),
+        (lambda: fd.MonteCarlo(DROP, DROP, rng="seed"), TypeError, "seed must be"),
+        (lambda: monte_carlo(DROP, DROP).sample(np.ones(3), -1), ValueError, "k must be"),
+        (lambda: monte_carlo(DROP, DROP).sample(np.ones(3), 0.5), TypeError, "k must be"),
+        (lambda: monte_carlo(DROP, DROP).samples(np.ones(3), 0), ValueError, "n must be"),
+        (lambda: monte_carlo(DROP, DROP).samples(np.ones(3), 2, -1), ValueError, "first must be"),
+        (lambda: monte_carlo(DROP, DROP).batch(np.ones(3), 0), ValueError, "n must be"),
+        (lambda: monte_carlo(DROP, DROP).batch(np.ones(3), 2, -1), ValueError, "first must be"),
+        (lambda: monte_carlo(DROP, DROP).batch(1.0, 2), ValueError, "x must have the examples"),
+        (lambda: monte_carlo(DROP, DROP).batch(np.ma.ones(3), 2), TypeError, "x must be a plain"),
+    ],
+)  # fmt: skip
+def test_a_bad_argument_is_taken(
+    make: Callable[[], Any], error: type[Exception], match: str
+) -> None:
+    before = dict(vars(DROP))
+    with pytest.raises(error, match=match):
+        make()
+    assert_untouched(DROP, before)
+
+
+def test_a_seed_is_not_a_key() -> None:
+    assert fd.MonteCarlo(DROP, DROP, rng=3).key == fd.Key(3)
+    assert fd.MonteCarlo(DROP, DROP).key != fd.MonteCarlo(DROP, DROP).key
