@@ -18,10 +18,12 @@ from pathlib import Path
 
 CASES = [
     "small p=0.5",
+    "small p=0.1",
     "large p=0.5",
     "large p=0.1",
     "odd length p=0.1",
     "short rows p=0.1",
+    "rows of 3 p=0.5",
     "bits p=0.5",
     "bits p=0.1",
 ]

@@ -20,10 +20,12 @@ fn apply(elements: u64, p: f64, repeats: u32) {
     }
 }
 
-fn rows(repeats: u32) {
-    let mask = Mask::new(&[1 << 10, 1000], 0.1, KEY).and_then(|whole| whole.region(&[3, 5], &[1000, 37]));
+/// A region of `rows` rows of `len` elements.
+fn rows(whole: [u64; 2], [rows, len]: [u64; 2], p: f64, repeats: u32) {
+    let mask = Mask::new(&whole, p, KEY).and_then(|whole| whole.region(&[3, 5], &[rows, len]));
     let mask = mask.expect("the region is inside");
-    let (x, mut out) = (vec![1.0f32; 37_000], vec![0.0f32; 37_000]);
+    let size = (rows * len) as usize;
+    let (x, mut out) = (vec![1.0f32; size], vec![0.0f32; size]);
     for _ in 0..repeats {
         mask.apply(black_box(&x), black_box(&mut out), None).expect("sizes agree");
     }
@@ -49,7 +51,9 @@ fn main() {
         "large p=0.5" => apply(1 << 17, 0.5, repeats),
         "large p=0.1" => apply(1 << 17, 0.1, repeats),
         "odd length p=0.1" => apply(10_001, 0.1, repeats),
-        "short rows p=0.1" => rows(repeats),
+        "small p=0.1" => apply(64, 0.1, repeats),
+        "short rows p=0.1" => rows([1 << 10, 1000], [1000, 37], 0.1, repeats),
+        "rows of 3 p=0.5" => rows([12_000, 10], [11_000, 3], 0.5, repeats),
         "bits p=0.5" => bits(0.5, repeats),
         "bits p=0.1" => bits(0.1, repeats),
         other => panic!("unknown case {other:?}"),

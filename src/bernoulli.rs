@@ -202,27 +202,36 @@ impl Kernel for Draw<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
         let Self { sampler, groups, keep } = self;
-        let ones = simd.splat(!0);
-        for (block, keep) in keep.chunks_mut(BLOCK_WORDS).enumerate() {
-            let prefix = Prefix::new(simd, &sampler.schedule, groups.lanes(simd, block * LANES));
-            let mut state = State { keep: [ones; 2], undecided: [ones; 2] };
-            for plane in 0..sampler.planes {
-                let open = || simd.any(simd.or(state.undecided[0], state.undecided[1]));
-                if plane >= SURE_PLANES && !open() {
-                    break;
-                }
-                state = self::plane(simd, sampler, groups.high(), prefix, state, plane);
-            }
-            match <&mut [u64; BLOCK_WORDS]>::try_from(&mut *keep) {
-                Ok(keep) => simd.store_pairs(state.keep, keep),
-                Err(_) => {
-                    let mut words = [0; BLOCK_WORDS];
-                    simd.store_pairs(state.keep, &mut words);
-                    keep.copy_from_slice(&words[..keep.len()]);
-                }
-            }
+        let (blocks, rest) = keep.as_chunks_mut::<BLOCK_WORDS>();
+        let full = blocks.len() * LANES;
+        for (block, keep) in blocks.iter_mut().enumerate() {
+            let drawn = self::block(simd, sampler, groups, block * LANES, simd.splat(!0));
+            simd.store_pairs(drawn, keep);
+        }
+        if !rest.is_empty() {
+            // Lanes past the end are decided: no plane is drawn for them alone.
+            let used = rest.len() / GROUP_WORDS;
+            let open = simd.load(&std::array::from_fn(|lane| if lane < used { !0 } else { 0 }));
+            let mut words = [0; BLOCK_WORDS];
+            simd.store_pairs(self::block(simd, sampler, groups, full, open), &mut words);
+            rest.copy_from_slice(&words[..rest.len()]);
         }
     }
+}
+
+/// Keep bits of groups `at..at + LANES`, of which those in `open` are wanted.
+#[inline(always)]
+fn block<S: Simd>(simd: S, sampler: &Sampler, groups: Groups<'_>, at: usize, open: S::V) -> [S::V; 2] {
+    let prefix = Prefix::new(simd, &sampler.schedule, groups.lanes(simd, at));
+    let mut state = State { keep: [simd.splat(!0); 2], undecided: [open; 2] };
+    for plane in 0..sampler.planes {
+        let open = || simd.any(simd.or(state.undecided[0], state.undecided[1]));
+        if plane >= SURE_PLANES && !open() {
+            break;
+        }
+        state = self::plane(simd, sampler, groups.high(), prefix, state, plane);
+    }
+    state.keep
 }
 
 /// One more binary digit of 1,024 uniforms, compared with the threshold's digit.
