@@ -15,6 +15,7 @@ from fastdrop._core import Key
 Mode = Literal["inverted", "standard"]
 Per = Literal["sample", "batch"]
 Dims = SupportsIndex | Sequence[SupportsIndex]
+Lengths = SupportsIndex | Sequence[SupportsIndex]
 
 
 def as_array(x: Any, name: str) -> NDArray[Any]:
@@ -166,6 +167,27 @@ def as_count(n: SupportsIndex, name: str, least: int = 0) -> int:
 def as_counts(numbers: Sequence[SupportsIndex], name: str) -> list[int]:
     """Return numbers of things, as `as_count` does."""
     return [as_count(n, name) for n in numbers]
+
+
+def as_block(block_size: Lengths, ndim: int) -> tuple[int, ...]:
+    """Return the lengths of a block along `ndim` axes.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If they are not one integer, or one for each axis, of at least 1.
+    """
+    if isinstance(block_size, SupportsIndex):
+        return (as_count(block_size, "block_size", 1),) * ndim
+    try:
+        lengths = tuple(block_size)
+    except TypeError:
+        raise TypeError(
+            f"block_size must be an int or a sequence of ints, got {block_size!r}"
+        ) from None
+    if len(lengths) != ndim:
+        raise ValueError(f"block_size must be an int or {ndim} of them, got {block_size!r}")
+    return tuple(as_count(length, "block_size", 1) for length in lengths)
 
 
 def check_inplace(x: object, array: NDArray[Any]) -> NDArray[Any]:

@@ -3,6 +3,11 @@
 from fastdrop.functional.bits import (
     bernoulli,
 )
+from fastdrop.functional.blocks import (
+    BlockMask,
+    drop_block2d,
+    drop_block3d,
+)
 from fastdrop.functional.core import (
     dropout,
 )
@@ -39,10 +44,13 @@ from fastdrop.functional.shared import (
 )
 
 __all__ = [
+    "BlockMask",
     "Noise",
     "alpha_dropout",
     "bernoulli",
     "bias_dropout_add",
+    "drop_block2d",
+    "drop_block3d",
     "drop_connect",
     "drop_path",
     "drop_path_rates",

@@ -1,5 +1,9 @@
 """Dropout as layers: `functional` with the state that training needs. No mathematics here."""
 
+from fastdrop.layers.blocks import (
+    DropBlock2d,
+    DropBlock3d,
+)
 from fastdrop.layers.elementwise import (
     Dropout,
 )
@@ -32,6 +36,8 @@ from fastdrop.layers.shared import (
 __all__ = [
     "AlphaDropout",
     "BiasDropoutAdd",
+    "DropBlock2d",
+    "DropBlock3d",
     "DropConnect",
     "DropPath",
     "Dropout",

@@ -1,0 +1,359 @@
+"""Dropout of contiguous blocks of images and volumes (DropBlock), at exactly the rate asked for.
+
+A `BlockMask` is the recipe: a `Mask` of the places where blocks start, and the size of a block. The
+decisions come from the compiled core; here they are only spread over the blocks.
+"""
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import SupportsFloat
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from fastdrop import _core
+from fastdrop._core import Key, Mask
+from fastdrop._validate import Lengths, as_axis, as_block, check_flag, feature_dims
+from fastdrop.functional.core import NO_KEY, Array, scaled, training_scale
+from fastdrop.random import RNG, as_key
+
+
+@dataclass(frozen=True)
+class BlockMask:
+    """Which elements are kept when whole blocks are dropped: a recipe, not an array.
+
+    Parameters
+    ----------
+    seeds : Mask
+        A decision for every place where a block fits; a dropped one drops the block that starts
+        there.
+    block : tuple of int
+        Lengths of a block, one for each axis of `seeds`.
+    p : float
+        Fraction of the elements that is dropped, in expectation.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is not of these kinds, or out of range.
+
+    See Also
+    --------
+    drop_block2d : makes them, with the right `seeds` for a `p`.
+
+    Examples
+    --------
+    >>> import fastdrop as fd
+    >>> import numpy as np
+    >>> mask = fd.BlockMask(fd.Mask((2, 4), 0.3, fd.Key(2)), (2, 3), 0.5)
+    >>> mask.shape
+    (3, 6)
+    >>> mask.seeds.to_numpy().astype(int)
+    array([[0, 0, 1, 1],
+           [1, 0, 0, 1]])
+    >>> mask.to_numpy().astype(int)
+    array([[0, 0, 0, 0, 1, 1],
+           [0, 0, 0, 0, 0, 1],
+           [1, 0, 0, 0, 0, 1]])
+    """
+
+    seeds: Mask
+    block: tuple[int, ...]
+    p: float
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.seeds, Mask):
+            raise TypeError(f"seeds must be a Mask, got {type(self.seeds).__name__}")
+        object.__setattr__(self, "block", as_block(self.block, self.seeds.ndim))
+        object.__setattr__(self, "p", _core.probability(self.p))
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the mask; it broadcasts to that of the array it is applied to."""
+        return tuple(
+            places + length - 1 for places, length in zip(self.seeds.shape, self.block, strict=True)
+        )
+
+    def to_numpy(self) -> NDArray[np.bool_]:
+        """Return the mask as an array, True where an element is kept."""
+        kept = np.ones(self.shape, dtype=np.bool_)
+        kept[tuple(slice(places) for places in self.seeds.shape)] = self.seeds.to_numpy()
+        flat = kept.reshape(-1)
+        # An axis ends with as many free places as a block is longer than 1, so nothing that is
+        # moved along it ever reaches the next row: the array can be moved as if it had one axis.
+        stride = 1
+        for length, block in zip(self.shape[::-1], self.block[::-1], strict=True):
+            reach = 1
+            while reach < block and flat.size:
+                step = min(reach, block - reach)
+                flat[step * stride :] &= flat[: -step * stride]
+                reach += step
+            stride *= length
+        return kept
+
+    def apply(
+        self, x: ArrayLike, scale: SupportsFloat | None = None, out: Array | None = None
+    ) -> Array:
+        """Return ``x * scale`` where elements are kept, and +0.0 where they are dropped.
+
+        Parameters
+        ----------
+        x : array_like of float or complex
+            Of a shape that the mask broadcasts to.
+        scale : float, optional
+            1 / (1 - p) if not given.
+        out : ndarray, optional
+            Array to write into, of the shape and dtype of `x`.
+
+        Returns
+        -------
+        ndarray
+
+        Raises
+        ------
+        TypeError, ValueError
+            If an argument is not of these kinds.
+        """
+        if scale is None:
+            scale = training_scale(self.p, "inverted")
+        return _core.apply(self.to_numpy(), x, scale, out)
+
+
+def draw_blocks(
+    shape: tuple[int, ...],
+    dims: tuple[int, ...],
+    block: tuple[int, ...],
+    shared: int | None,
+    p: float,
+    key: Key,
+) -> BlockMask:
+    """Return the mask for arrays of `shape`, with blocks along `dims` and one channel `shared`."""
+    lengths = tuple(shape[axis] for axis in dims)
+    clipped = tuple(max(1, min(pair)) for pair in zip(block, lengths, strict=True))
+    places, sizes = list(shape), [1] * len(shape)
+    for axis, length, size in zip(dims, lengths, clipped, strict=True):
+        places[axis] = max(0, length - size + 1)
+        sizes[axis] = size
+    if shared is not None:
+        places[shared] = 1
+    return BlockMask(Mask(places, seed_rate(p, lengths, clipped), key), tuple(sizes), p)
+
+
+@lru_cache(maxsize=256)
+def seed_rate(p: float, lengths: tuple[int, ...], block: tuple[int, ...]) -> float:
+    r"""Return the probability of a place to start a block for which the fraction dropped is `p`.
+
+    An element that :math:`n_e` of the blocks would cover is kept if none of them starts, so
+
+    .. math:: \frac{1}{E} \sum_{e=1}^{E} 1 - (1 - \gamma)^{n_e} = p
+
+    is solved for :math:`\gamma`; :math:`n_e` is a product over the axes. With
+    :math:`\lambda = -\log(1 - \gamma)` all terms are exponentials: neither a small nor a large
+    `p` loses digits.
+
+    Parameters
+    ----------
+    p : float
+        Fraction to drop, in [0, 1].
+    lengths, block : tuple of int
+        Lengths of the map and of a block, at most as long, for each axis.
+
+    Returns
+    -------
+    float
+
+    Examples
+    --------
+    >>> from fastdrop.functional.blocks import seed_rate
+    >>> seed_rate(0.5, (1, 1), (1, 1))
+    0.5
+    >>> round(seed_rate(0.5, (14, 14), (7, 7)), 6)
+    0.052637
+    """
+    if p in (0.0, 1.0) or 0 in lengths:
+        return p
+    cover, weight = np.ones(1), np.ones(1)
+    for length, size in zip(lengths, block, strict=True):
+        place = np.arange(length)
+        first, last = np.maximum(place - size + 1, 0), np.minimum(place, length - size)
+        number, count = np.unique(last - first + 1, return_counts=True)
+        cover = np.multiply.outer(cover, number).reshape(-1)
+        weight = np.multiply.outer(weight, count / length).reshape(-1)
+    most = -math.log1p(-p)  # if every element were covered once
+    low, high = most / float(cover.max()), most
+    while low < (middle := low + (high - low) / 2) < high:
+        if p < 0.5:
+            little = float(weight @ -np.expm1(-middle * cover)) < p
+        else:
+            little = float(weight @ np.exp(-middle * cover)) > 1.0 - p
+        low, high = (middle, high) if little else (low, middle)
+    return -math.expm1(-high)
+
+
+def drop_block2d(
+    x: ArrayLike,
+    p: float,
+    block_size: Lengths,
+    *,
+    training: bool = True,
+    shared: bool = False,
+    channel_axis: int = 1,
+    rng: RNG = None,
+    out: Array | None = None,
+) -> Array:
+    r"""Drop rectangular blocks of images (DropBlock).
+
+    At each place where a whole block fits, a block starts with probability :math:`\gamma`. What any
+    block covers is set to +0.0, and what is left is divided by :math:`1 - p`:
+
+    .. math:: y_{n c i j} = x_{n c i j} \, / (1 - p) \prod_{u < h, v < w} m_{n c, i - u, j - v},
+              \qquad m \sim Bernoulli(1 - \gamma)
+
+    for a block of height h and width w. :math:`\gamma` is such that an element is dropped with
+    probability `p` on average over the map, exactly: overlaps of blocks and the borders, which
+    fewer blocks cover, are counted in.
+
+    Parameters
+    ----------
+    x : array_like of float or complex, shape (batch, channels, height, width)
+        Input of any of the dtypes of `dropout`, in any memory layout.
+    p : float
+        Fraction of the elements to DROP, in [0, 1].
+    block_size : int or sequence of two int
+        Height and width of a block, each at least 1; a map that is smaller is a block as a whole.
+    training, rng, out
+        As for `dropout`.
+    shared : bool, default False
+        Whether the channels of a sample share their blocks, or each has its own.
+    channel_axis : int, default 1
+        Where the channels are; -1 for (batch, height, width, channels). The batch is axis 0.
+
+    Returns
+    -------
+    ndarray
+        Of the shape, dtype and memory layout of `x`, as for `dropout`; in evaluation `x` itself.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If `x` has another number of axes, if `block_size` is none of these, or as for `dropout`.
+
+    See Also
+    --------
+    DropBlock2d : the layer.
+    dropout2d : drops whole channels.
+
+    Notes
+    -----
+    Ghiasi, Lin and Le, "DropBlock: a regularization method for convolutional networks", NeurIPS
+    2018. Two things are not as there. Their :math:`\gamma` is an estimate, which drops less than
+    asked for, the more so the larger p. And they scale by the number of elements that happen to be
+    left, counted over the batch: then a value depends on all other samples and on how a batch is
+    cut, the layer is not linear, and where nothing is left the result is NaN. The factor here is
+    the constant :math:`1 / (1 - p)`, its expectation.
+
+    It is linear in `x`: the gradient is the same function of the output's gradient, with the same
+    key.
+
+    Examples
+    --------
+    >>> import fastdrop as fd
+    >>> import numpy as np
+    >>> fd.drop_block2d(np.ones((1, 1, 5, 8), dtype=np.float32), 0.5, 3, rng=1)[0, 0]
+    array([[2., 2., 2., 2., 0., 0., 0., 2.],
+           [2., 0., 0., 0., 0., 0., 0., 2.],
+           [0., 0., 0., 0., 0., 0., 0., 0.],
+           [0., 0., 0., 0., 0., 0., 0., 0.],
+           [0., 0., 0., 2., 2., 0., 0., 0.]], dtype=float32)
+    """
+    return _drop_block(x, 4, p, block_size, training, shared, channel_axis, rng, out)
+
+
+def drop_block3d(
+    x: ArrayLike,
+    p: float,
+    block_size: Lengths,
+    *,
+    training: bool = True,
+    shared: bool = False,
+    channel_axis: int = 1,
+    rng: RNG = None,
+    out: Array | None = None,
+) -> Array:
+    """Drop blocks of volumes (DropBlock).
+
+    The formula and all parameters are those of `drop_block2d`, for five axes.
+
+    Parameters
+    ----------
+    x : array_like of float or complex, shape (batch, channels, depth, height, width)
+        Input of any of the dtypes of `dropout`, in any memory layout.
+    p : float
+        Fraction of the elements to DROP, in [0, 1].
+    block_size : int or sequence of three int
+        Depth, height and width of a block, each at least 1.
+    training, rng, out
+        As for `dropout`.
+    shared, channel_axis
+        As for `drop_block2d`.
+
+    Returns
+    -------
+    ndarray
+        Of the shape, dtype and memory layout of `x`, as for `dropout`; in evaluation `x` itself.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If `x` has another number of axes, if `block_size` is none of these, or as for `dropout`.
+
+    See Also
+    --------
+    DropBlock3d : the layer.
+
+    Notes
+    -----
+    Ghiasi, Lin and Le, "DropBlock: a regularization method for convolutional networks", NeurIPS
+    2018.
+
+    Examples
+    --------
+    >>> import fastdrop as fd
+    >>> import numpy as np
+    >>> y = fd.drop_block3d(np.ones((1, 1, 2, 3, 6), dtype=np.float32), 0.5, (2, 3, 2), rng=1)
+    >>> y[0, 0, 0]
+    array([[2., 2., 2., 0., 0., 0.],
+           [2., 2., 2., 0., 0., 0.],
+           [2., 2., 2., 0., 0., 0.]], dtype=float32)
+    """
+    return _drop_block(x, 5, p, block_size, training, shared, channel_axis, rng, out)
+
+
+def _drop_block(
+    x: ArrayLike,
+    ndim: int,
+    p: float,
+    block_size: Lengths,
+    training: bool,
+    shared: bool,
+    channel_axis: int,
+    rng: RNG,
+    out: Array | None,
+) -> Array:
+    p = _core.probability(p)
+    check_flag(training, "training")
+    check_flag(shared, "shared")
+    array = _core.float_array(x, "x")
+    dims = feature_dims(array.shape, ndim, channel_axis)
+    block = as_block(block_size, ndim - 2)
+    if not training:
+        return scaled(array, 1.0, out)
+    key = as_key(rng) if p or isinstance(rng, Key) else NO_KEY
+    channel = as_axis(channel_axis, ndim, "channel_axis") if shared else None
+    return masked(array, draw_blocks(array.shape, dims, block, channel, p, key), out)
+
+
+def masked(x: Array, mask: BlockMask, out: Array | None) -> Array:
+    """Apply a mask with its own scale, or return `x` (or its copy in `out`) if nothing is to do."""
+    return scaled(x, 1.0, out) if mask.p == 0.0 else mask.apply(x, None, out)
