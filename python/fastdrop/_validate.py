@@ -190,6 +190,24 @@ def as_block(block_size: Lengths, ndim: int) -> tuple[int, ...]:
     return tuple(as_count(length, "block_size", 1) for length in lengths)
 
 
+def check_indices(indices: Any, shape: tuple[int, int], length: int) -> NDArray[np.int64]:
+    """Return indices into an axis of `length`, as an array of `shape`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If they are no integers, of another shape, or out of range.
+    """
+    array = as_array(indices, "indices")
+    if array.dtype.kind not in "iu" and array.size:
+        raise TypeError(f"indices must be integers, got {array.dtype}")
+    if array.shape != shape:
+        raise ValueError(f"indices must have the shape {shape}, got {array.shape}")
+    if array.size and not (array.min() >= 0 and array.max() < length):
+        raise ValueError(f"indices must be in [0, {length}), got {array.min()} to {array.max()}")
+    return array.astype(np.int64, copy=False)
+
+
 def check_inplace(x: object, array: NDArray[Any]) -> NDArray[Any]:
     """Return `array`, what became of `x`, if writing into it changes `x`.
 

@@ -23,6 +23,11 @@ from fastdrop.functional.gaussian import (
     Noise,
     gaussian_dropout,
 )
+from fastdrop.functional.patches import (
+    PatchMask,
+    patch_dropout,
+    patch_dropout_grad,
+)
 from fastdrop.functional.recurrent import (
     zoneout,
     zoneout_backward,
@@ -46,6 +51,7 @@ from fastdrop.functional.shared import (
 __all__ = [
     "BlockMask",
     "Noise",
+    "PatchMask",
     "alpha_dropout",
     "bernoulli",
     "bias_dropout_add",
@@ -65,6 +71,8 @@ __all__ = [
     "gelu_dropout",
     "gelu_dropout_backward",
     "locked_dropout",
+    "patch_dropout",
+    "patch_dropout_grad",
     "relu_dropout",
     "relu_dropout_backward",
     "weight_drop",

@@ -19,6 +19,9 @@ from fastdrop.layers.noise import (
     FeatureAlphaDropout,
     GaussianDropout,
 )
+from fastdrop.layers.patches import (
+    PatchDropout,
+)
 from fastdrop.layers.schedule import (
     PSchedule,
 )
@@ -51,6 +54,7 @@ __all__ = [
     "GeluDropout",
     "LockedDropout",
     "PSchedule",
+    "PatchDropout",
     "ReluDropout",
     "WeightDrop",
     "Zoneout",
