@@ -208,6 +208,23 @@ def check_indices(indices: Any, shape: tuple[int, int], length: int) -> NDArray[
     return array.astype(np.int64, copy=False)
 
 
+def as_number(value: Any, name: str, least: float = -math.inf, most: float = math.inf) -> float:
+    """Return a real number.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is none in [least, most].
+    """
+    try:
+        number = math.fsum((value,))  # as float, but not of text
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} must be a number, got {value!r}") from None
+    if not least <= number <= most:
+        raise ValueError(f"{name} must be a number in [{least:g}, {most:g}], got {value!r}")
+    return number
+
+
 def check_inplace(x: object, array: NDArray[Any]) -> NDArray[Any]:
     """Return `array`, what became of `x`, if writing into it changes `x`.
 

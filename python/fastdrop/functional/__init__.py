@@ -8,6 +8,12 @@ from fastdrop.functional.blocks import (
     drop_block2d,
     drop_block3d,
 )
+from fastdrop.functional.concrete import (
+    ConcreteMask,
+    concrete_dropout,
+    concrete_dropout_grad,
+    concrete_regularization,
+)
 from fastdrop.functional.core import (
     dropout,
 )
@@ -50,11 +56,15 @@ from fastdrop.functional.shared import (
 
 __all__ = [
     "BlockMask",
+    "ConcreteMask",
     "Noise",
     "PatchMask",
     "alpha_dropout",
     "bernoulli",
     "bias_dropout_add",
+    "concrete_dropout",
+    "concrete_dropout_grad",
+    "concrete_regularization",
     "drop_block2d",
     "drop_block3d",
     "drop_connect",

@@ -4,6 +4,9 @@ from fastdrop.layers.blocks import (
     DropBlock2d,
     DropBlock3d,
 )
+from fastdrop.layers.concrete import (
+    ConcreteDropout,
+)
 from fastdrop.layers.elementwise import (
     Dropout,
 )
@@ -39,6 +42,7 @@ from fastdrop.layers.shared import (
 __all__ = [
     "AlphaDropout",
     "BiasDropoutAdd",
+    "ConcreteDropout",
     "DropBlock2d",
     "DropBlock3d",
     "DropConnect",

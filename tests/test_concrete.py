@@ -1,0 +1,386 @@
+"""Concrete dropout: the relaxed mask, its gradients, and the term p is learned against."""
+
+from __future__ import annotations
+
+import math
+import pickle
+from typing import Any
+
+import fastdrop as fd
+import numpy as np
+import pytest
+import reference as ref
+from numpy.typing import NDArray
+from support import DTYPES, KEY, SWAPPABLE, as_key, assert_same, values
+
+SHAPE = (3, 40, 7)
+LOGITS = [-30.0, -3.0, -0.5, 0.0, 1.0, 4.0, 30.0]
+
+
+def uniforms(shape: tuple[int, ...], key: ref.Words = KEY) -> NDArray[np.float64]:
+    """u of the formula; 53 bits of it, which only its ends would notice."""
+    numbers = ref.uniforms(key, np.arange(math.prod(shape))).reshape(shape)
+    return 1.0 - (numbers.astype(np.float64) + 0.5) / 2.0**64
+
+
+def factors(shape: tuple[int, ...], logit: float, t: float, key: ref.Words = KEY) -> Any:
+    """(1 - z) / (1 - p) and the derivative by the logit, as written."""
+    p, u = 1 / (1 + np.exp(-logit)), uniforms(shape, key)
+    with np.errstate(over="ignore"):
+        z = 1 / (1 + np.exp(-(np.log(p / (1 - p)) + np.log(u / (1 - u))) / t))
+    factor = (1 - z) / (1 - p)
+    # d(1 - z) = -z (1 - z) / t, d(1 / (1 - p)) = p / (1 - p)
+    return factor, -z * (1 - z) / t / (1 - p) + factor * p
+
+
+# --- The function -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("t", [0.02, 0.1, 0.5, 1.0])
+@pytest.mark.parametrize("logit", [-3.0, -0.5, 0.0, 1.0, 4.0])
+def test_the_formula_is_another(level: str, logit: float, t: float) -> None:
+    x = np.random.default_rng(0).standard_normal(SHAPE)
+    y = fd.concrete_dropout(x, logit, temperature=t, rng=as_key(KEY))
+    expected = x * factors(SHAPE, logit, t)[0]
+    np.testing.assert_allclose(y, expected, rtol=1e-8, atol=1e-11)
+
+
+def test_a_cold_mask_drops_what_dropout_keeps() -> None:
+    mask = fd.ConcreteMask((5000,), 1.0, 1e-3, as_key(KEY))
+    hard = fd.Mask((5000,), mask.p, as_key(KEY)).to_numpy()
+    np.testing.assert_array_equal(mask.to_numpy() > 0.5, hard)
+    assert ((mask.to_numpy() < 0.01) | (mask.to_numpy() > 0.99)).mean() > 0.98
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_a_dtype_is_rounded_twice_or_keeps_nan(dtype: np.dtype[Any]) -> None:
+    x, dy = values(SHAPE, dtype, seed=1), values(SHAPE, dtype, seed=2)
+    mask = fd.ConcreteMask(SHAPE, 0.5, 0.02, as_key(KEY))
+    factor = mask.factors()[0]
+    precision = np.float64 if x.real.dtype == np.float64 else np.float32
+    expected = []
+    for array in (x, dy):
+        y = np.zeros(SHAPE, dtype)
+        with np.errstate(all="ignore"):
+            if dtype.kind == "c":
+                y.real, y.imag = (
+                    np.where(factor.astype(precision) == 0, 0, part * factor.astype(precision))
+                    for part in (array.real, array.imag)
+                )
+            else:
+                product = array.astype(precision) * factor.astype(precision)
+                y[...] = np.where(factor.astype(precision) == 0, 0, product).astype(dtype)
+        expected.append(y)
+    assert (factor == 0).any() or (factor.astype(precision) < 1e-20).any()
+    assert_same(fd.concrete_dropout(x, 0.5, temperature=0.02, rng=as_key(KEY)), expected[0])
+    dx, _ = fd.concrete_dropout_grad(dy, x, 0.5, temperature=0.02, rng=as_key(KEY))
+    assert_same(dx, expected[1])
+
+
+def test_a_dropped_nan_comes_back_in_the_gradient() -> None:
+    """Where the factor is 0 in the precision of x, x is not looked at."""
+    for dtype in (np.float32, np.float64):
+        factor = fd.ConcreteMask((400,), 0.5, 0.001, as_key(KEY)).factors()[0].astype(dtype)
+        x = np.where(factor == 0, np.nan, 1.0).astype(dtype)
+        clean = np.where(factor == 0, 0.0, 1.0).astype(dtype)
+        assert np.isnan(x).any()
+        for dirty, fine in ((x, clean), (-x, -clean)):
+            keywords: Any = {"temperature": 0.001, "rng": as_key(KEY)}
+            y = fd.concrete_dropout(dirty, 0.5, **keywords)
+            assert_same(y, fd.concrete_dropout(fine, 0.5, **keywords) + dtype(0.0))
+            _, dlogit = fd.concrete_dropout_grad(dirty, dirty, 0.5, **keywords)
+            assert dlogit == fd.concrete_dropout_grad(fine, fine, 0.5, **keywords)[1]
+            assert math.isfinite(dlogit)
+
+
+def test_the_expectation_of_what_is_kept_is_not_that_of_the_formula() -> None:
+    """False-alarm rate 3 x 6e-7. P(z > 1/2) = p whatever the temperature."""
+    for p in (0.1, 0.5, 0.8):
+        mask = fd.ConcreteMask((2**20,), math.log(p / (1 - p)), 0.1, fd.Key(5))
+        dropped = np.count_nonzero(mask.to_numpy() < 0.5)
+        assert abs(dropped - 2**20 * p) < 5 * np.sqrt(2**20 * p * (1 - p))
+
+
+def test_another_layout_or_thread_count_gives_other_numbers(threads: int) -> None:
+    x = np.random.default_rng(0).standard_normal((40, 50, 60)).astype(np.float32)
+    drop = fd.ConcreteDropout(0.3, rng=as_key(KEY)).hold()
+    y, dx, slope = drop(x), drop.backward(x), drop.grad_logit
+    wide = np.zeros((40, 100, 60), np.float32)
+    wide[:, ::2] = x
+    assert x.dtype in SWAPPABLE
+    swapped = x.astype(x.dtype.newbyteorder())
+    for same in (np.asfortranarray(x), wide[:, ::2], x[::-1].copy()[::-1], swapped):
+        np.testing.assert_array_equal(drop(same), y)
+        np.testing.assert_array_equal(drop.backward(same), dx)
+        assert drop.grad_logit == slope
+
+
+# --- Gradients ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("t", [0.1, 1.0])
+@pytest.mark.parametrize("logit", LOGITS)
+def test_a_gradient_is_not_the_derivative(logit: float, t: float) -> None:
+    """Central differences in float64; y is linear in x, so those are exact for dx."""
+    rng = np.random.default_rng(0)
+    x, dy, direction = rng.standard_normal((3, *SHAPE))
+    keywords: Any = {"temperature": t, "rng": as_key(KEY)}
+
+    def loss(x: NDArray[Any], logit: float) -> float:
+        return float(np.sum(dy * fd.concrete_dropout(x, logit, **keywords)))
+
+    dx, dlogit = fd.concrete_dropout_grad(dy, x, logit, **keywords)
+    slope = (loss(x + direction, logit) - loss(x - direction, logit)) / 2
+    size = np.sum(np.abs(dy * direction * dx)) + 1e-300
+    assert abs(slope - np.vdot(direction, dx)) < 1e-12 * max(size, abs(slope))
+    h = 1e-4  # error h^2 times a third derivative, which is at most about t^-3
+    numeric = (8 * (loss(x, logit + h) - loss(x, logit - h))
+               - (loss(x, logit + 2 * h) - loss(x, logit - 2 * h))) / (12 * h)  # fmt: skip
+    assert dlogit == pytest.approx(numeric, rel=1e-6, abs=1e-7)
+    if abs(logit) < 10:
+        expected = float(np.sum(dy * x * factors(SHAPE, logit, t)[1]))
+        assert dlogit == pytest.approx(expected, rel=1e-8)
+
+
+def test_the_gradient_of_complex_numbers_is_not_that_of_their_parts() -> None:
+    rng = np.random.default_rng(0)
+    x, dy = rng.standard_normal((2, 50, 2)).view(np.complex128)[..., 0]
+    dx, dlogit = fd.concrete_dropout_grad(dy, x, 0.3, rng=as_key(KEY))
+    parts = [fd.concrete_dropout_grad(g, v, 0.3, rng=as_key(KEY))
+             for g, v in ((dy.real, x.real), (dy.imag, x.imag))]  # fmt: skip
+    assert_same(dx, parts[0][0] + 1j * parts[1][0])
+    assert dlogit == pytest.approx(parts[0][1] + parts[1][1], rel=1e-12)
+
+
+@pytest.mark.parametrize("logit", [-math.inf, -1e308, -1e3, -50.0, 50.0, 1e3, 1e308, math.inf])
+@pytest.mark.parametrize("t", [1e-300, 0.1, 1.0])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16], ids=str)
+def test_an_extreme_gives_nan(dtype: Any, t: float, logit: float) -> None:
+    x = np.full(1000, 0.5, dtype)
+    y = fd.concrete_dropout(x, logit, temperature=t, rng=as_key(KEY))
+    dx, dlogit = fd.concrete_dropout_grad(x, x, logit, temperature=t, rng=as_key(KEY))
+    assert_same(y, dx)
+    assert not np.isnan(y).any()
+    assert not math.isnan(dlogit)
+    if logit in (-math.inf, -1e308):
+        np.testing.assert_array_equal(y, x)
+    if logit == math.inf or (logit == 1e308 and t < 1):  # for t = 1 the limit is (1 - u) / u
+        assert_same(y, np.zeros_like(x))
+    if abs(logit) > 1e3:
+        assert dlogit == 0.0
+
+
+def test_the_ends_of_the_uniforms_are_infinite(monkeypatch: pytest.MonkeyPatch) -> None:
+    """U = 0 and U = 2^64 - 1, which no test would meet otherwise."""
+    from fastdrop.functional import concrete
+
+    ends = np.array([0, 2**64 - 1, 1, 2**64 - 2], np.uint64)
+    monkeypatch.setattr(concrete._core, "uniforms", lambda shape, key: ends)
+    mask = fd.ConcreteMask((4,), 0.0, 1.0, as_key(KEY))
+    bound = 65 * math.log(2)
+    expected = [bound, -bound, bound - math.log(3), -bound + math.log(3)]
+    np.testing.assert_allclose(mask._argument(), expected, rtol=1e-15)
+
+
+# --- The term of the loss -----------------------------------------------------------------------
+
+
+def term(weight: NDArray[Any], logit: float, inputs: int, w: float, d: float) -> float:
+    """As in the authors' program."""
+    p = 1 / (1 + np.exp(-logit))
+    kernel = w * np.sum(np.abs(weight) ** 2) / (1 - p)
+    return float(kernel + d * inputs * (p * np.log(p) + (1 - p) * np.log(1 - p)))
+
+
+@pytest.mark.parametrize("logit", [-6.0, -0.5, 0.0, 2.0])
+def test_the_regularization_is_not_that_of_the_authors(logit: float) -> None:
+    weight = np.random.default_rng(0).standard_normal((5, 4, 3))
+    value, dweight, dlogit = fd.concrete_regularization(
+        weight, logit, 4, weight_regularizer=0.01, dropout_regularizer=0.1
+    )
+    assert value == pytest.approx(term(weight, logit, 4, 0.01, 0.1), rel=1e-12)
+    h = 1e-5
+    numeric = (term(weight, logit + h, 4, 0.01, 0.1) - term(weight, logit - h, 4, 0.01, 0.1)) / (
+        2 * h
+    )
+    assert dlogit == pytest.approx(numeric, rel=1e-7, abs=1e-9)
+    for place in ((0, 0, 0), (4, 3, 2)):
+        step = np.zeros_like(weight)
+        step[place] = h
+        numeric = (term(weight + step, logit, 4, 0.01, 0.1)
+                   - term(weight - step, logit, 4, 0.01, 0.1)) / (2 * h)  # fmt: skip
+        assert dweight[place] == pytest.approx(numeric, rel=1e-6)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("logit", [-math.inf, -1e308, -800.0, 60.0, 800.0, 1e308, math.inf])
+def test_an_extreme_regularization_is_nan(logit: float, dtype: np.dtype[Any]) -> None:
+    weight = np.array([[0.0, 1.0, -2.0]]).astype(dtype)
+    value, dweight, dlogit = fd.concrete_regularization(weight, logit, 3)
+    assert dweight.dtype == dtype
+    assert not math.isnan(value)
+    assert not math.isnan(dlogit)
+    assert not np.isnan(dweight.astype(np.complex128)).any()
+    if logit < -100:
+        assert value == pytest.approx(5e-6)
+        assert dlogit == 0.0
+    else:
+        assert value > 1e19
+        assert dlogit > 1e19
+
+
+def test_the_regularization_of_complex_weights_or_another_layout_is_another() -> None:
+    rng = np.random.default_rng(0)
+    weight = rng.standard_normal((30, 40)) + 1j * rng.standard_normal((30, 40))
+    value = fd.concrete_regularization(weight, 0.3, 40)[0]
+    assert value == pytest.approx(term(weight, 0.3, 40, 1e-6, 1e-5), rel=1e-12)
+    assert fd.concrete_regularization(np.asfortranarray(weight), 0.3, 40)[0] == value
+
+
+# --- The layer ----------------------------------------------------------------------------------
+
+
+def test_p_and_its_logit_do_not_follow_each_other() -> None:
+    drop = fd.ConcreteDropout(0.1, rng=0)
+    assert drop.logit == pytest.approx(math.log(0.1 / 0.9))
+    drop.logit = 2.0
+    assert drop.p == pytest.approx(1 / (1 + math.exp(-2.0)))
+    drop.p = 1e-300
+    assert drop.logit == pytest.approx(math.log(1e-300))
+    for p, logit in ((0.0, -math.inf), (1.0, math.inf)):
+        drop.p = p
+        assert drop.logit == logit
+        drop.logit = logit
+        assert drop.p == p
+    drop.logit = -800.0
+    assert drop.p == 0.0
+    assert drop.logit == -800.0
+
+
+def test_backward_or_the_next_call_uses_other_numbers_than_the_function() -> None:
+    x, dy = values(SHAPE, np.float32, seed=1), values(SHAPE, np.float32, seed=2)
+    drop = fd.ConcreteDropout(0.3, 0.2, rng=as_key(KEY))
+    for call in range(3):
+        key, logit = as_key(KEY).fold_in(call), drop.logit
+        assert_same(drop(x), fd.concrete_dropout(x, logit, temperature=0.2, rng=key))
+        drop.logit += 1.0  # as training does, after backward
+        dx, dlogit = fd.concrete_dropout_grad(dy, x, logit, temperature=0.2, rng=key)
+        assert_same(drop.backward(dy), dx)
+        np.testing.assert_equal(drop.grad_logit, dlogit)
+    assert drop.calls == 3
+    assert drop.mask.logit == logit
+
+
+def test_p_zero_or_one_or_evaluation_draws() -> None:
+    x, rng = values(SHAPE, np.float32), np.random.default_rng(0)
+    assert fd.concrete_dropout(x, -math.inf, rng=rng) is x
+    assert fd.concrete_dropout(x, 0.0, training=False, rng=rng) is x
+    assert rng.random() == np.random.default_rng(0).random()
+    out = np.empty_like(x)
+    for logit, training in ((-math.inf, True), (0.0, False)):
+        out[...] = 7
+        assert fd.concrete_dropout(x, logit, training=training, out=out) is out
+        assert_same(out, x)
+    drop = fd.ConcreteDropout(0.0, rng=0)
+    assert drop(x) is x
+    assert drop.backward(x) is x or (drop.backward(x) == x)[~np.isnan(x)].all()
+    assert drop.grad_logit == 0.0
+    assert drop.calls == 1
+    drop.p = 1.0
+    assert_same(drop(x), np.zeros_like(x))
+    assert_same(drop.backward(x), np.zeros_like(x))
+    assert drop.grad_logit == 0.0
+    drop.p = 0.5
+    drop(x)
+    assert drop.eval()(x) is x
+    assert drop.backward(x) is x
+    assert drop.grad_logit == 0.0
+    assert drop.mask is None
+    assert drop.calls == 3
+
+
+def test_out_is_not_written() -> None:
+    x = values(SHAPE, np.float32)
+    expected = fd.concrete_dropout(x, 0.3, rng=as_key(KEY))
+    for out in (np.empty_like(x), np.empty_like(x, order="F"), x):
+        assert fd.concrete_dropout(x, 0.3, rng=as_key(KEY), out=out) is out
+        assert_same(out, expected)
+
+
+def test_a_saved_or_copied_layer_loses_its_place() -> None:
+    x = np.random.default_rng(0).standard_normal(SHAPE)
+    drop = fd.ConcreteDropout(0.3, rng=as_key(KEY))
+    drop(x)
+    drop.logit = 50.0  # p is 1 but for less than its rounding
+    state, twin = drop.state_dict(), pickle.loads(pickle.dumps(drop))
+    assert state == {"key": KEY, "calls": 1, "p": 1.0, "logit": 50.0}
+    expected = drop(x)
+    assert_same(twin(x), expected)
+    other = fd.ConcreteDropout(rng=9)
+    other.load_state_dict(state)
+    with pytest.raises(RuntimeError, match="forward"):
+        other.backward(x)
+    assert_same(other(x), expected)
+    assert other.state_dict() == drop.state_dict()
+    for bad in ({**state, "logit": math.nan}, {**state, "p": 2}, {**state, "logit": "1"},
+                {key: value for key, value in state.items() if key != "logit"}, None):  # fmt: skip
+        before = other.state_dict()
+        with pytest.raises((TypeError, ValueError)):
+            other.load_state_dict(bad)  # type: ignore[arg-type]
+        assert other.state_dict() == before
+    assert repr(fd.ConcreteDropout(0.1)) == "ConcreteDropout(p=0.1)"
+    assert repr(fd.ConcreteDropout(0.1, 0.5)) == "ConcreteDropout(p=0.1, temperature=0.5)"
+
+
+def test_the_layer_learns_a_p_that_is_none() -> None:
+    """With weights that do not matter p grows to 1/2, with ones that do it falls."""
+    small, large = np.full((4, 30), 1e-3), np.full((4, 30), 3.0)
+    for weight, goal in ((small, 0.5), (large, 0.0)):
+        drop = fd.ConcreteDropout(0.2, weight_regularizer=0.01, dropout_regularizer=0.1, rng=0)
+        for _ in range(300):
+            drop.logit -= 0.1 * drop.regularization(weight)[2]
+        assert drop.p == pytest.approx(goal, abs=0.05)
+    value = drop.regularization(weight)[0]
+    expected = fd.concrete_regularization(
+        weight, drop.logit, 30, weight_regularizer=0.01, dropout_regularizer=0.1
+    )
+    assert value == expected[0]
+    assert drop.regularization(weight, 7)[0] > value  # less entropy
+
+
+@pytest.mark.parametrize("temperature", [0.0, -0.1, 1.5, math.nan, "0.1", None, 1e-310])
+def test_a_bad_temperature_is_taken(temperature: Any) -> None:
+    for take in (
+        lambda: fd.concrete_dropout(np.ones(3), 0.0, temperature=temperature),
+        lambda: fd.ConcreteDropout(0.5, temperature),
+        lambda: fd.ConcreteMask((3,), 0.0, temperature, fd.Key(0)),
+    ):
+        with pytest.raises((TypeError, ValueError), match="temperature must be a number"):
+            take()
+
+
+def test_a_bad_argument_is_taken() -> None:
+    x = np.ones(3)
+    with pytest.raises(ValueError, match=r"logit must be a number in \[-inf, inf\], got nan"):
+        fd.concrete_dropout(x, math.nan, out=x)
+    with pytest.raises(TypeError, match="logit must be a number"):
+        fd.concrete_dropout(x, "0", out=x)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="training must be"):
+        fd.concrete_dropout(x, 0.0, training=1, out=x)  # type: ignore[arg-type]
+    with pytest.raises((TypeError, ValueError), match="out"):
+        fd.concrete_dropout(x, 0.0, out=np.ones(4))
+    with pytest.raises(ValueError, match="dy must have the shape of x"):
+        fd.concrete_dropout_grad(np.ones(4), x, 0.0, rng=fd.Key(0))
+    with pytest.raises(TypeError, match="rng must be the Key"):
+        fd.concrete_dropout_grad(x, x, 0.0, rng=3)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="key must be a Key"):
+        fd.ConcreteMask((3,), 0.0, 0.1, 3)  # type: ignore[arg-type]
+    for name in ("weight_regularizer", "dropout_regularizer"):
+        for bad in (-1.0, math.nan, "1"):
+            with pytest.raises((TypeError, ValueError), match=f"{name} must be a number"):
+                fd.ConcreteDropout(0.5, **{name: bad})  # type: ignore[arg-type]
+            with pytest.raises((TypeError, ValueError), match=f"{name} must be a number"):
+                fd.concrete_regularization(x, 0.0, 3, **{name: bad})  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="weight must have the axes"):
+        fd.ConcreteDropout().regularization(x)
+    assert (x == 1).all()
