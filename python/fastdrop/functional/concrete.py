@@ -281,7 +281,7 @@ def concrete_dropout_grad(
     terms = np.zeros(array.shape)
     with np.errstate(all="ignore"):
         for dy_part, x_part in zip(_parts(gradient), _parts(array), strict=False):
-            product = np.multiply(dy_part, x_part, dtype=np.float64, casting="unsafe", order="C")
+            product = np.multiply(dy_part, x_part, dtype=np.float64, casting="unsafe")
             np.add(terms, product * slope, out=terms, where=slope != 0.0)
         return _weighted(gradient, factor), float(terms.sum())
 
