@@ -225,6 +225,25 @@ def as_number(value: Any, name: str, least: float = -math.inf, most: float = mat
     return number
 
 
+def check_weights(saved: Any, own: NDArray[Any] | None, name: str) -> NDArray[Any] | None:
+    """Return a saved parameter as an array that fits a layer's own.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is of another shape, or missing, or there is none; if it is no array of floats.
+    """
+    if saved is None or own is None:
+        if saved is not own:
+            wanted = "None" if own is None else f"an array of shape {own.shape}"
+            raise ValueError(f"state must have {wanted} as {name}, got {type(saved).__name__}")
+        return None
+    array = _core.float_array(saved, name)
+    if array.shape != own.shape:
+        raise ValueError(f"state must have {name} of shape {own.shape}, got {array.shape}")
+    return array
+
+
 def check_inplace(x: object, array: NDArray[Any]) -> NDArray[Any]:
     """Return `array`, what became of `x`, if writing into it changes `x`.
 

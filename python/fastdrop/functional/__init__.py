@@ -14,6 +14,10 @@ from fastdrop.functional.concrete import (
     concrete_dropout_grad,
     concrete_regularization,
 )
+from fastdrop.functional.connect import (
+    drop_connect_linear,
+    drop_connect_linear_grad,
+)
 from fastdrop.functional.core import (
     dropout,
 )
@@ -68,6 +72,8 @@ __all__ = [
     "drop_block2d",
     "drop_block3d",
     "drop_connect",
+    "drop_connect_linear",
+    "drop_connect_linear_grad",
     "drop_path",
     "drop_path_rates",
     "dropout",

@@ -7,6 +7,9 @@ from fastdrop.layers.blocks import (
 from fastdrop.layers.concrete import (
     ConcreteDropout,
 )
+from fastdrop.layers.connect import (
+    DropConnectLinear,
+)
 from fastdrop.layers.elementwise import (
     Dropout,
 )
@@ -46,6 +49,7 @@ __all__ = [
     "DropBlock2d",
     "DropBlock3d",
     "DropConnect",
+    "DropConnectLinear",
     "DropPath",
     "Dropout",
     "Dropout1d",
