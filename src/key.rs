@@ -4,6 +4,7 @@
 
 use crate::error::Error;
 use crate::philox;
+use crate::simd::{LANES, Simd};
 
 /// Counter indices have 56 bits; the top 8 bits of counter word 1 say what a block is for.
 pub(crate) const INDEX_BITS: u32 = 56;
@@ -58,6 +59,23 @@ impl Key {
     pub(crate) fn block(self, index: u64, tag: u8) -> [u32; 4] {
         let [k0, k1, n0, n1] = self.words;
         philox::block([k0, k1], [index as u32, counter_word1(index, tag), n0, n1])
+    }
+
+    /// 64 blocks of index `index`, with tags from `tag` on: as 64-bit integers, x0 + 2^32 x1 of all, and x2 + 2^32 x3.
+    #[inline(always)]
+    pub(crate) fn tagged<S: Simd>(simd: S, schedule: &philox::Schedule, index: u64, tag: u8) -> [[u64; 64]; 2] {
+        let mut words = [[0; 64]; 2];
+        // The lanes are blocks that follow each other: their tags count up.
+        let step: [u64; LANES] = std::array::from_fn(|lane| (lane as u64) << 24);
+        for at in (0..64).step_by(LANES) {
+            let first = u64::from(counter_word1(index, tag + at as u8));
+            let tags = simd.add(simd.splat(first), simd.load(&step));
+            let [x0, x1, x2, x3] = philox::blocks(simd, schedule, index as u32, tags);
+            for (words, [low, high]) in words.iter_mut().zip([[x0, x1], [x2, x3]]) {
+                words[at..at + LANES].copy_from_slice(&simd.to_array(simd.pack_low(low, high)));
+            }
+        }
+        words
     }
 
     pub(crate) fn schedule(self) -> philox::Schedule {

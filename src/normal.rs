@@ -8,9 +8,9 @@
 use std::f64::consts::{FRAC_PI_2, LN_2};
 
 use crate::bernoulli::GROUP;
-use crate::key::{Key, counter_word1};
-use crate::philox::{self, Schedule};
-use crate::simd::{Kernel, LANES, Level, Simd};
+use crate::key::Key;
+use crate::philox::Schedule;
+use crate::simd::{Kernel, Level, Simd};
 
 /// Tag of the block that holds elements 0 and 64 of a group; those of elements i and 64 + i follow.
 const TAG: u8 = 64;
@@ -119,17 +119,7 @@ impl Kernel for Draw<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        let mut uniforms = [[0; PAIRS]; 2];
-        // The lanes are blocks that follow each other: their tags count up.
-        let step: [u64; LANES] = std::array::from_fn(|lane| (lane as u64) << 24);
-        for at in (0..PAIRS).step_by(LANES) {
-            let first = u64::from(counter_word1(self.group, TAG + at as u8));
-            let tags = simd.add(simd.splat(first), simd.load(&step));
-            let [x0, x1, x2, x3] = philox::blocks(simd, self.schedule, self.group as u32, tags);
-            for (uniforms, [low, high]) in uniforms.iter_mut().zip([[x0, x1], [x2, x3]]) {
-                uniforms[at..at + LANES].copy_from_slice(&simd.to_array(simd.pack_low(low, high)));
-            }
-        }
+        let uniforms = Key::tagged(simd, self.schedule, self.group, TAG);
         let (first, second) = self.normals.split_at_mut(PAIRS);
         // Two short loops: a CPU works on more lanes of these at a time than of one long loop.
         for (first, a) in first.iter_mut().zip(uniforms[0]) {

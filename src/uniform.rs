@@ -8,7 +8,7 @@ use crate::error::Error;
 use crate::key::Key;
 use crate::mask::Interrupt;
 use crate::pool;
-use crate::simd::Level;
+use crate::simd::{Kernel, Level, Simd};
 use crate::turned::transpose;
 
 /// Elements between two looks at the interrupt.
@@ -39,16 +39,30 @@ pub(crate) fn fill(key: Key, uniforms: &mut [u64], interrupt: Interrupt<'_>) -> 
     Ok(())
 }
 
-/// The uniforms of one group: 64 planes, turned.
+struct Planes {
+    key: Key,
+    group: u64,
+}
+
+impl Kernel for Planes {
+    type Output = [[u64; 64]; 2];
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) -> Self::Output {
+        Key::tagged(simd, &self.key.schedule(), self.group, 0)
+    }
+}
+
+/// The uniforms of one group: its planes, turned.
 fn group(level: Level, key: Key, group: u64) -> [u64; GROUP] {
+    let planes = level.run(Planes { key, group });
     let mut uniforms = [0; GROUP];
     let (low, high) = uniforms.split_at_mut(64);
-    for plane in 0..64 {
-        let [x0, x1, x2, x3] = key.block(group, plane).map(u64::from);
+    for (half, planes) in [low, high].into_iter().zip(planes) {
         // Plane 0 is the most significant digit.
-        let row = 63 - usize::from(plane);
-        low[row] = x0 | x1 << 32;
-        high[row] = x2 | x3 << 32;
+        for (row, plane) in half.iter_mut().rev().zip(planes) {
+            *row = plane;
+        }
     }
     for half in uniforms.as_chunks_mut::<64>().0 {
         transpose(level, half);
