@@ -1,6 +1,8 @@
 //! Keep bits where the walk goes across the stream: drawn along it, and transposed.
 
-use crate::bernoulli::{GROUP, GROUP_WORDS, Sampler};
+use smallvec::SmallVec;
+
+use crate::bernoulli::{GROUP, GROUP_WORDS, PIECE, Sampler};
 use crate::bits::{Keep, word_at};
 use crate::packed::{Packed, rows_at_a_time};
 use crate::simd::{Kernel, Level, Simd};
@@ -18,15 +20,17 @@ pub(crate) struct Turned<'a> {
     pub(crate) inner: Axis,
 }
 
-/// Buffers for [`Turned::walk`], kept between blocks.
+/// Buffers for [`Turned::walk`], kept between blocks: at most 61 KiB.
 #[derive(Default)]
 pub(crate) struct TurnedBuffers {
     /// For each element along `inner`, where its bits start in the drawn ones.
-    starts: Vec<usize>,
-    groups: Vec<u64>,
+    starts: Vec<u32>,
     drawn: Vec<u64>,
     turned: Vec<u64>,
 }
+
+/// Words behind the drawn ones: the last lanes are read as a whole word, and that needs a word to spare.
+const SPARE: usize = 3;
 
 impl Turned<'_> {
     /// Most elements of a block along `inner`.
@@ -48,7 +52,7 @@ impl Turned<'_> {
     ) {
         self.draw(buffers);
         let Self { lanes, inner, level, .. } = self;
-        let TurnedBuffers { starts, drawn, turned, .. } = buffers;
+        let TurnedBuffers { starts, drawn, turned } = buffers;
         let row_words = inner.len.div_ceil(64) + 1;
         turned.resize(64 * row_words, 0);
         for from in (0..lanes.len).step_by(64) {
@@ -56,7 +60,7 @@ impl Turned<'_> {
             for (word, starts) in starts.chunks(64).enumerate() {
                 let mut square = [0u64; 64];
                 for (row, start) in square.iter_mut().zip(starts) {
-                    *row = word_at(drawn, start + from);
+                    *row = word_at(drawn, *start as usize + from);
                 }
                 level.run(Transpose(&mut square));
                 for (bits, row) in square.iter().zip(rows.chunks_exact_mut(row_words)) {
@@ -84,30 +88,41 @@ impl Turned<'_> {
 
     /// Draws the groups of all elements.
     fn draw(&self, buffers: &mut TurnedBuffers) {
-        let TurnedBuffers { starts, groups, drawn, .. } = buffers;
+        let TurnedBuffers { starts, drawn, .. } = buffers;
         starts.clear();
         let step = self.inner.bit as usize;
         if step <= self.lanes.len + GROUP {
             // No group lies between those of neighbours.
             let lane = (self.first % GROUP as u64) as usize;
-            starts.extend((0..self.inner.len).map(|i| lane + i * step));
+            starts.extend((0..self.inner.len).map(|i| (lane + i * step) as u32));
             let end = (lane + (self.inner.len - 1) * step + self.lanes.len).div_ceil(GROUP) * GROUP_WORDS;
-            drawn.resize(end + 3, 0);
+            drawn.resize(end + SPARE, 0);
             return self.sampler.fill(self.level, self.first / GROUP as u64, &mut drawn[..end]);
         }
-        groups.clear();
+        // Now neighbours share no group.
+        let mut groups = SmallVec::<[u64; PIECE]>::new();
+        drawn.clear();
         for i in 0..self.inner.len as u64 {
             let index = self.first + self.inner.bit as u64 * i;
-            let (first, last) = (index / GROUP as u64, (index + self.lanes.len as u64 - 1) / GROUP as u64);
-            // Neighbours may share a group.
-            let shared = usize::from(groups.last() == Some(&first));
-            starts.push((groups.len() - shared) * GROUP + (index % GROUP as u64) as usize);
-            groups.extend(first + shared as u64..=last);
+            let before = drawn.len() / GROUP_WORDS + groups.len();
+            starts.push((before * GROUP) as u32 + (index % GROUP as u64) as u32);
+            for group in index / GROUP as u64..=(index + self.lanes.len as u64 - 1) / GROUP as u64 {
+                groups.push(group);
+                if groups.len() == PIECE {
+                    self.gather(&mut groups, drawn);
+                }
+            }
         }
-        let end = groups.len() * GROUP_WORDS;
-        // The last lanes are read as a whole word, and that needs a word to spare.
-        drawn.resize(end + 3, 0);
-        self.sampler.gather(self.level, groups, &mut drawn[..end]);
+        self.gather(&mut groups, drawn);
+        drawn.resize(drawn.len() + SPARE, 0);
+    }
+
+    /// Draws groups and appends their bits.
+    fn gather(&self, groups: &mut SmallVec<[u64; PIECE]>, drawn: &mut Vec<u64>) {
+        let at = drawn.len();
+        drawn.resize(at + groups.len() * GROUP_WORDS, 0);
+        self.sampler.gather(self.level, groups, &mut drawn[at..]);
+        groups.clear();
     }
 }
 

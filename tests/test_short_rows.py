@@ -75,6 +75,18 @@ def test_turned_rows_are_joined_with_a_gap(level: str, length: int) -> None:
     assert_same(fd.dropout(np.asfortranarray(x), 0.3, rng=as_key(KEY)), ref.dropout(x, 0.3, KEY))
 
 
+@pytest.mark.parametrize("length", LENGTHS)
+def test_turned_blocks_without_gaps_begin_at_a_group(level: str, length: int) -> None:
+    """Long runs across a short axis: blocks of them begin anywhere in a group."""
+    shape = (20_000 // length, length)
+    whole, start = (shape[0] + 1, length + 1), (1, 1)
+    region = fd.Mask(whole, 0.3, as_key(KEY)).region(start, shape)
+    kept = ref.kept(KEY, 0.3, ref.element_indices(whole, start, shape))
+    x = values(shape, np.float32)
+    y = region.apply(np.asfortranarray(x))
+    assert_same(y, ref.select(kept, x, ref.inverse_keep(0.3)))
+
+
 @pytest.mark.parametrize("width", [5, 131, 140, 400, 3000])
 @pytest.mark.parametrize("length", [3, 65, 130])
 def test_rows_that_lie_apart_in_the_whole_take_bits_from_between(
