@@ -200,12 +200,12 @@ COS = [
 Floats = NDArray[np.float64]
 
 
-def horner(z: Floats, coefficients: Sequence[float]) -> Floats:
-    """c0 + z (c1 + z (c2 + ...)), from the inside out."""
-    total = np.full_like(z, coefficients[-1])
-    for coefficient in coefficients[-2::-1]:
-        total = total * z + coefficient
-    return total
+def estrin(z: Floats, c: Sequence[float]) -> Floats:
+    """c0 + c1 z + c2 z^2 + ..., in Estrin's order."""
+    z2 = z * z
+    z4 = z2 * z2
+    last = c[4] + z * c[5] if len(c) == 6 else (c[4] + z * c[5]) + z2 * c[6]
+    return ((c[0] + z * c[1]) + z2 * (c[2] + z * c[3])) + z4 * last
 
 
 def natural_log(x: Floats) -> Floats:
@@ -217,7 +217,7 @@ def natural_log(x: Floats) -> Floats:
     f = m - 1.0
     s = f / (2.0 + f)
     z = s * s
-    return exponent * math.log(2) + s * (2.0 + z * horner(z, LOG))
+    return exponent * math.log(2) + s * (2.0 + z * estrin(z, LOG))
 
 
 def normal_pairs(a: NDArray[np.uint64], b: NDArray[np.uint64]) -> tuple[Floats, Floats]:
@@ -227,8 +227,8 @@ def normal_pairs(a: NDArray[np.uint64], b: NDArray[np.uint64]) -> tuple[Floats, 
     quadrant = b >> np.uint64(62)
     x = (((b << np.uint64(2)) >> np.uint64(12)) * 2.0**-52 - 0.5) * (math.pi / 2)
     z = x * x
-    sin = x + x * (z * horner(z, SIN))
-    cos = 1.0 - (0.5 * z - z * (z * horner(z, COS)))
+    sin = x + x * (z * estrin(z, SIN))
+    cos = 1.0 - (0.5 * z - z * (z * estrin(z, COS)))
     quarters = [(cos, sin), (-sin, cos), (-cos, -sin), (sin, -cos)]
     first = np.select([quadrant == q for q in range(4)], [pair[0] for pair in quarters])
     second = np.select([quadrant == q for q in range(4)], [pair[1] for pair in quarters])

@@ -87,14 +87,19 @@ def test_turned_blocks_without_gaps_begin_at_a_group(level: str, length: int) ->
     assert_same(y, ref.select(kept, x, ref.inverse_keep(0.3)))
 
 
-@pytest.mark.parametrize("width", [5, 131, 140, 400, 3000])
-@pytest.mark.parametrize("length", [3, 65, 130])
+@pytest.mark.parametrize(
+    ("length", "width"),
+    [
+        (length, width)
+        for length in (3, 65, 130)
+        for width in (5, 131, 140, 400, 3000)
+        if length < width
+    ],
+)
 def test_rows_that_lie_apart_in_the_whole_take_bits_from_between(
     level: str, width: int, length: int
 ) -> None:
     """Near rows are drawn with what lies between them, far ones by themselves."""
-    if length > width - 1:
-        pytest.skip("the region would not be inside")
     shape = (20_000 // length, length)
     whole, start = (shape[0] + 1, width), (1, 1)
     region = fd.Mask(whole, 0.3, as_key(KEY)).region(start, shape)
