@@ -253,17 +253,38 @@ impl Window {
     pub(crate) fn pack(&mut self, given: Given, first: isize, step: isize, len: usize) -> &[u64] {
         self.words.clear();
         for at in (0..len).step_by(64) {
-            let mut word = 0;
-            for i in at..len.min(at + 64) {
-                // SAFETY: `Given::new` vouches for the bytes that the walk's strides reach.
-                let byte = unsafe { given.0.offset(first + step * i as isize).read() };
-                word |= u64::from(byte != 0) << (i - at);
+            let mut bytes = [0u8; 64];
+            let count = 64.min(len - at);
+            // SAFETY: `Given::new` vouches for the bytes that the walk's strides reach.
+            unsafe {
+                let first = given.0.offset(first + step * at as isize);
+                if step == 1 {
+                    bytes.as_mut_ptr().copy_from_nonoverlapping(first, count);
+                } else {
+                    for (i, byte) in bytes[..count].iter_mut().enumerate() {
+                        *byte = first.offset(step * i as isize).read();
+                    }
+                }
             }
-            self.words.push(word);
+            self.words.push(packed(&bytes));
         }
         self.words.push(0);
         &self.words
     }
+}
+
+/// A bit for each byte: whether it is not 0.
+fn packed(bytes: &[u8; 64]) -> u64 {
+    const LOW: u64 = 0x7F7F_7F7F_7F7F_7F7F;
+    let mut word = 0;
+    for (i, eight) in bytes.as_chunks::<8>().0.iter().enumerate() {
+        let eight = u64::from_le_bytes(*eight);
+        // The top bit of each byte: set by a carry out of its lower bits, or there already.
+        let tops = ((eight & LOW) + LOW | eight) & !LOW;
+        // The product brings them together in the top byte; no two of its terms meet in a bit.
+        word |= ((tops >> 7).wrapping_mul(0x0102_0408_1020_4080) >> 56) << (8 * i);
+    }
+    word
 }
 
 /// How many bits are kept at once for runs that come again.
@@ -288,6 +309,19 @@ pub(crate) fn repeat_inside(axes: &mut [Axis]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_byte_gives_the_bit_of_another() {
+        for value in [1, 2, 0x7F, 0x80, 0xFF] {
+            for place in 0..64 {
+                let mut bytes = [0; 64];
+                bytes[place] = value;
+                assert_eq!(packed(&bytes), 1 << place, "{value} at {place}");
+                let others = bytes.map(|byte| if byte == 0 { value } else { 0 });
+                assert_eq!(packed(&others), !(1 << place), "all but {place}");
+            }
+        }
+    }
 
     #[test]
     fn words_straddle_their_boundaries() {

@@ -10,6 +10,7 @@ import fastdrop as fd
 import numpy as np
 import pytest
 import reference as ref
+from fastdrop.functional import concrete
 from numpy.typing import NDArray
 from support import DTYPES, KEY, SWAPPABLE, as_key, assert_same, values
 
@@ -73,7 +74,7 @@ def test_a_dtype_is_rounded_twice_or_keeps_nan(dtype: np.dtype[Any]) -> None:
         expected.append(y)
     assert (factor == 0).any() or (factor.astype(precision) < 1e-20).any()
     assert_same(fd.concrete_dropout(x, 0.5, temperature=0.02, rng=as_key(KEY)), expected[0])
-    dx, _ = fd.concrete_dropout_grad(dy, x, 0.5, temperature=0.02, rng=as_key(KEY))
+    dx, _ = fd.concrete_dropout_backward(dy, x, 0.5, temperature=0.02, rng=as_key(KEY))
     assert_same(dx, expected[1])
 
 
@@ -88,8 +89,8 @@ def test_a_dropped_nan_comes_back_in_the_gradient() -> None:
             keywords: Any = {"temperature": 0.001, "rng": as_key(KEY)}
             y = fd.concrete_dropout(dirty, 0.5, **keywords)
             assert_same(y, fd.concrete_dropout(fine, 0.5, **keywords) + dtype(0.0))
-            _, dlogit = fd.concrete_dropout_grad(dirty, dirty, 0.5, **keywords)
-            assert dlogit == fd.concrete_dropout_grad(fine, fine, 0.5, **keywords)[1]
+            _, dlogit = fd.concrete_dropout_backward(dirty, dirty, 0.5, **keywords)
+            assert dlogit == fd.concrete_dropout_backward(fine, fine, 0.5, **keywords)[1]
             assert math.isfinite(dlogit)
 
 
@@ -131,7 +132,7 @@ def test_a_gradient_is_not_the_derivative(logit: float, t: float) -> None:
     def loss(x: NDArray[Any], logit: float) -> float:
         return float(np.sum(dy * fd.concrete_dropout(x, logit, **keywords)))
 
-    dx, dlogit = fd.concrete_dropout_grad(dy, x, logit, **keywords)
+    dx, dlogit = fd.concrete_dropout_backward(dy, x, logit, **keywords)
     slope = (loss(x + direction, logit) - loss(x - direction, logit)) / 2
     size = np.sum(np.abs(dy * direction * dx)) + 1e-300
     assert abs(slope - np.vdot(direction, dx)) < 1e-12 * max(size, abs(slope))
@@ -147,8 +148,8 @@ def test_a_gradient_is_not_the_derivative(logit: float, t: float) -> None:
 def test_the_gradient_of_complex_numbers_is_not_that_of_their_parts() -> None:
     rng = np.random.default_rng(0)
     x, dy = rng.standard_normal((2, 50, 2)).view(np.complex128)[..., 0]
-    dx, dlogit = fd.concrete_dropout_grad(dy, x, 0.3, rng=as_key(KEY))
-    parts = [fd.concrete_dropout_grad(g, v, 0.3, rng=as_key(KEY))
+    dx, dlogit = fd.concrete_dropout_backward(dy, x, 0.3, rng=as_key(KEY))
+    parts = [fd.concrete_dropout_backward(g, v, 0.3, rng=as_key(KEY))
              for g, v in ((dy.real, x.real), (dy.imag, x.imag))]  # fmt: skip
     assert_same(dx, parts[0][0] + 1j * parts[1][0])
     assert dlogit == pytest.approx(parts[0][1] + parts[1][1], rel=1e-12)
@@ -160,7 +161,7 @@ def test_the_gradient_of_complex_numbers_is_not_that_of_their_parts() -> None:
 def test_an_extreme_gives_nan(dtype: Any, t: float, logit: float) -> None:
     x = np.full(1000, 0.5, dtype)
     y = fd.concrete_dropout(x, logit, temperature=t, rng=as_key(KEY))
-    dx, dlogit = fd.concrete_dropout_grad(x, x, logit, temperature=t, rng=as_key(KEY))
+    dx, dlogit = fd.concrete_dropout_backward(x, x, logit, temperature=t, rng=as_key(KEY))
     assert_same(y, dx)
     assert not np.isnan(y).any()
     assert not math.isnan(dlogit)
@@ -172,16 +173,16 @@ def test_an_extreme_gives_nan(dtype: Any, t: float, logit: float) -> None:
         assert dlogit == 0.0
 
 
-def test_the_ends_of_the_uniforms_are_infinite(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_ends_of_the_uniforms_are_infinite() -> None:
     """U = 0 and U = 2^64 - 1, which no test would meet otherwise."""
-    from fastdrop.functional import concrete
-
     ends = np.array([0, 2**64 - 1, 1, 2**64 - 2], np.uint64)
-    monkeypatch.setattr(concrete._core, "uniforms", lambda shape, key: ends)
-    mask = fd.ConcreteMask((4,), 0.0, 1.0, as_key(KEY))
     bound = 65 * math.log(2)
     expected = [bound, -bound, bound - math.log(3), -bound + math.log(3)]
-    np.testing.assert_allclose(mask._argument(), expected, rtol=1e-15)
+    np.testing.assert_allclose(concrete._argument(ends, 0.0, 1.0), expected, rtol=1e-15)
+    for logit in (-800.0, 0.0, 44.0, 46.0, 800.0):
+        for t in (0.1, 1.0):
+            for part in concrete._factors(concrete._argument(ends, logit, t), logit, t):
+                assert np.isfinite(part).all()
 
 
 # --- The term of the loss -----------------------------------------------------------------------
@@ -266,7 +267,7 @@ def test_backward_or_the_next_call_uses_other_numbers_than_the_function() -> Non
         key, logit = as_key(KEY).fold_in(call), drop.logit
         assert_same(drop(x), fd.concrete_dropout(x, logit, temperature=0.2, rng=key))
         drop.logit += 1.0  # as training does, after backward
-        dx, dlogit = fd.concrete_dropout_grad(dy, x, logit, temperature=0.2, rng=key)
+        dx, dlogit = fd.concrete_dropout_backward(dy, x, logit, temperature=0.2, rng=key)
         assert_same(drop.backward(dy), dx)
         np.testing.assert_equal(drop.grad_logit, dlogit)
     assert drop.calls == 3
@@ -372,9 +373,9 @@ def test_a_bad_argument_is_taken() -> None:
     with pytest.raises((TypeError, ValueError), match="out"):
         fd.concrete_dropout(x, 0.0, out=np.ones(4))
     with pytest.raises(ValueError, match="dy must have the shape of x"):
-        fd.concrete_dropout_grad(np.ones(4), x, 0.0, rng=fd.Key(0))
+        fd.concrete_dropout_backward(np.ones(4), x, 0.0, rng=fd.Key(0))
     with pytest.raises(TypeError, match="rng must be the Key"):
-        fd.concrete_dropout_grad(x, x, 0.0, rng=3)  # type: ignore[arg-type]
+        fd.concrete_dropout_backward(x, x, 0.0, rng=3)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="key must be a Key"):
         fd.ConcreteMask((3,), 0.0, 0.1, 3)  # type: ignore[arg-type]
     for name in ("weight_regularizer", "dropout_regularizer"):
@@ -386,3 +387,18 @@ def test_a_bad_argument_is_taken() -> None:
     with pytest.raises(ValueError, match="weight must have the axes"):
         fd.ConcreteDropout().regularization(x)
     assert (x == 1).all()
+
+
+def test_backward_of_a_shared_mask_draws_one_for_each_row() -> None:
+    layer = fd.ConcreteDropout(0.3, rng=as_key(KEY))
+    gradients = []
+
+    def model(x: Any) -> Any:
+        y = layer(x)
+        gradients.append(layer.backward(np.ones_like(x)))
+        return y
+
+    mc = fd.MonteCarlo(model, [layer], rng=1, shared=True)
+    x = np.random.default_rng(0).standard_normal((5, 40)) + 2.0
+    y = mc.sample(x, 0)
+    np.testing.assert_allclose(gradients[-1] * x, y, rtol=1e-12)

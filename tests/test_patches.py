@@ -178,7 +178,7 @@ def test_backward_or_the_next_call_uses_other_tokens_than_the_function() -> None
         np.testing.assert_array_equal(kept.sum(axis=1), 22)
         assert_same(dx, np.where(kept[..., np.newaxis], x, np.float32(0)))
         assert_same(drop.mask.indices(), expected)
-        assert_same(fd.patch_dropout_grad(y, expected, 37), dx)
+        assert_same(fd.patch_dropout_backward(y, expected, 37), dx)
 
 
 def test_backward_is_not_the_derivative() -> None:
@@ -261,6 +261,6 @@ def test_a_refused_call_counts() -> None:
 )
 def test_indices_out_of_range_wrap_around(indices: Any, message: str) -> None:
     with pytest.raises((TypeError, ValueError), match=message):
-        fd.patch_dropout_grad(np.ones((2, 2, 3)), indices, 4)
+        fd.patch_dropout_backward(np.ones((2, 2, 3)), indices, 4)
     with pytest.raises(ValueError, match="dy must have the axes"):
-        fd.patch_dropout_grad(np.ones(2), indices, 4)
+        fd.patch_dropout_backward(np.ones(2), indices, 4)

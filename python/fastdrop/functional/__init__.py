@@ -11,12 +11,11 @@ from fastdrop.functional.blocks import (
 from fastdrop.functional.concrete import (
     ConcreteMask,
     concrete_dropout,
-    concrete_dropout_grad,
-    concrete_regularization,
+    concrete_dropout_backward,
 )
 from fastdrop.functional.connect import (
     drop_connect_linear,
-    drop_connect_linear_grad,
+    drop_connect_linear_backward,
 )
 from fastdrop.functional.core import (
     dropout,
@@ -36,11 +35,14 @@ from fastdrop.functional.gaussian import (
 from fastdrop.functional.patches import (
     PatchMask,
     patch_dropout,
-    patch_dropout_grad,
+    patch_dropout_backward,
 )
 from fastdrop.functional.recurrent import (
     zoneout,
     zoneout_backward,
+)
+from fastdrop.functional.regularization import (
+    concrete_regularization,
 )
 from fastdrop.functional.selfnorm import (
     alpha_dropout,
@@ -67,13 +69,13 @@ __all__ = [
     "bernoulli",
     "bias_dropout_add",
     "concrete_dropout",
-    "concrete_dropout_grad",
+    "concrete_dropout_backward",
     "concrete_regularization",
     "drop_block2d",
     "drop_block3d",
     "drop_connect",
     "drop_connect_linear",
-    "drop_connect_linear_grad",
+    "drop_connect_linear_backward",
     "drop_path",
     "drop_path_rates",
     "dropout",
@@ -88,7 +90,7 @@ __all__ = [
     "gelu_dropout_backward",
     "locked_dropout",
     "patch_dropout",
-    "patch_dropout_grad",
+    "patch_dropout_backward",
     "relu_dropout",
     "relu_dropout_backward",
     "weight_drop",

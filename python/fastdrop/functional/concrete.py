@@ -6,19 +6,19 @@ a probability is next to 0 or 1.
 
 import math
 from dataclasses import dataclass
-from typing import SupportsFloat, SupportsIndex
+from typing import SupportsFloat
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastdrop import _core
 from fastdrop._core import Key
-from fastdrop._validate import as_count, as_number, check_flag
+from fastdrop._validate import as_number, check_flag
 from fastdrop.functional.core import NO_KEY, Array, scaled
 from fastdrop.random import RNG, as_key
 
-MOST_ODDS = 100 * math.log(2.0)
-"""The logit from which on the regularization takes 1 / (1 - p) for 2^100, which float32 holds."""
+CHUNK = 2**13
+"""Elements that are computed at a time, so that what is computed on the way stays in the cache."""
 
 
 def logit_of(p: float) -> float:
@@ -32,11 +32,6 @@ def probability_of(logit: float) -> float:
     """Return p = 1 / (1 + exp(-logit)), without overflow."""
     odds = math.exp(-abs(logit))
     return (1.0 if logit >= 0.0 else odds) / (1.0 + odds)
-
-
-def log_sigmoid(a: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return log(1 / (1 + exp(-a)))."""
-    return -np.logaddexp(0.0, -a)
 
 
 @dataclass(frozen=True)
@@ -89,40 +84,63 @@ class ConcreteMask:
         """Probability to drop."""
         return probability_of(self.logit)
 
-    def _argument(self) -> NDArray[np.float64]:
-        """Return (logit(p) + logit(u)) / t, of which z is the sigmoid.
-
-        1 - u = (U + 1/2) 2^-64 for the uniform U; u is the same of U with all bits turned, so
-        neither is ever 0 and both are exact to the last bit at both ends.
-        """
-        uniforms = _core.uniforms(self.shape, self.key)
-        below, above = uniforms.astype(np.float64), (~uniforms).astype(np.float64)
-        below += 0.5
-        above += 0.5
-        with np.errstate(over="ignore"):  # to infinity, which is right
-            return (self.logit + (np.log(above) - np.log(below))) / self.temperature
-
     def to_numpy(self) -> NDArray[np.float64]:
         """Return what is kept of each element, 1 - z, between 0 and 1."""
-        if math.isinf(self.logit):
-            return np.full(self.shape, float(self.logit < 0.0))
-        return np.exp(log_sigmoid(-self._argument()))
+        factor, _ = self.factors()
+        return factor * probability_of(-self.logit) if self.logit < math.inf else factor
 
     def factors(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return what elements are multiplied by, and its derivative by the logit.
-
-        With k = (1 - z) / (1 - p), these are k and k (p - z / t).
-        """
+        """Return what elements are multiplied by, (1 - z) / (1 - p), and its slope by the logit."""
         if math.isinf(self.logit):
-            factor = self.to_numpy()
-            return factor, np.zeros_like(factor)
-        argument = self._argument()
-        factor = np.exp(log_sigmoid(-argument) + np.logaddexp(0.0, self.logit))
-        slope = np.exp(log_sigmoid(argument))
-        slope /= -self.temperature
-        slope += self.p
-        slope *= factor
+            return np.full(self.shape, float(self.logit < 0.0)), np.zeros(self.shape)
+        factor, slope = np.empty(self.shape), np.empty(self.shape)
+        uniforms = _core.uniforms(self.shape, self.key).reshape(-1)
+        for first in range(0, uniforms.size, CHUNK):
+            part = slice(first, first + CHUNK)
+            argument = _argument(uniforms[part], self.logit, self.temperature)
+            pair = _factors(argument, self.logit, self.temperature)
+            factor.reshape(-1)[part], slope.reshape(-1)[part] = pair
         return factor, slope
+
+
+def _argument(uniforms: NDArray[np.uint64], logit: float, t: float) -> NDArray[np.float64]:
+    """Return (logit(p) + logit(u)) / t, of which z is the sigmoid.
+
+    1 - u = (U + 1/2) 2^-64 for the uniform U; u is the same of U with all bits turned, so neither
+    is ever 0 and both are exact to the last bit at both ends.
+    """
+    odds, below = (~uniforms).astype(np.float64), uniforms.astype(np.float64)
+    odds += 0.5
+    below += 0.5
+    odds /= below
+    argument = np.log(odds, out=odds)
+    argument += logit
+    with np.errstate(over="ignore"):  # to infinity, which is right
+        argument /= t
+    return argument
+
+
+def _factors(
+    a: NDArray[np.float64], logit: float, t: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return k = (1 - z) / (1 - p) and its derivative by the logit, k (p - z / t).
+
+    For the argument a of z and the logit l, k is (1 + exp(l)) / (1 + exp(a)): in exponentials that
+    do not overflow, exp(max(l, 0) - max(a, 0)) (1 + exp(-|l|)) / (1 + exp(-|a|)). (As t <= 1, l is
+    below 45.1, the logarithm of 2^65, where a is negative.)
+    """
+    little = np.exp(-np.abs(a))
+    dropped = a > 0.0
+    slope = np.where(dropped, 1.0, little)  # z, but for the denominator
+    factor = np.exp(logit - np.maximum(a, 0.0)) if logit > 0.0 else np.where(dropped, little, 1.0)
+    little += 1.0
+    factor *= 1.0 + math.exp(-abs(logit))
+    factor /= little
+    slope /= little
+    slope /= -t
+    slope += probability_of(logit)
+    slope *= factor
+    return factor, slope
 
 
 def as_temperature(temperature: SupportsFloat) -> float:
@@ -181,7 +199,7 @@ def concrete_dropout(
     See Also
     --------
     ConcreteDropout : the layer.
-    concrete_dropout_grad : the gradients.
+    concrete_dropout_backward : the gradients.
     concrete_regularization : the term of the loss that p is learned against.
 
     Notes
@@ -218,7 +236,7 @@ def relaxed(x: Array, mask: ConcreteMask, out: Array | None) -> Array:
     return product if out is None else _core.apply(None, product, 1.0, out)
 
 
-def concrete_dropout_grad(
+def concrete_dropout_backward(
     dy: ArrayLike,
     x: ArrayLike,
     logit: SupportsFloat,
@@ -264,7 +282,7 @@ def concrete_dropout_grad(
     >>> import fastdrop as fd
     >>> import numpy as np
     >>> key, x = fd.Key(0), np.ones(4)
-    >>> dx, dlogit = fd.concrete_dropout_grad(x, x, 0.5, rng=key)
+    >>> dx, dlogit = fd.concrete_dropout_backward(x, x, 0.5, rng=key)
     >>> above, below = (fd.concrete_dropout(x, 0.5 + step, rng=key) for step in (1e-6, -1e-6))
     >>> bool(abs(dlogit - (above - below).sum() / 2e-6) < 1e-8)
     True
@@ -276,14 +294,19 @@ def concrete_dropout_grad(
         raise TypeError(f"rng must be the Key of the forward call, got {type(rng).__name__}")
     value = as_number(logit, "logit", -math.inf)
     mask = ConcreteMask(array.shape, value, as_temperature(temperature), rng)
+    return relaxed_backward(gradient, array, mask)
+
+
+def relaxed_backward(dy: Array, x: Array, mask: ConcreteMask) -> tuple[Array, float]:
+    """Return the gradients of `relaxed` with respect to `x` and to the mask's logit."""
     factor, slope = mask.factors()
-    slope[factor.astype(_precision(array)) == 0.0] = 0.0
-    terms = np.zeros(array.shape)
+    slope[factor.astype(_precision(x)) == 0.0] = 0.0
+    terms = np.zeros(x.shape)
     with np.errstate(all="ignore"):
-        for dy_part, x_part in zip(_parts(gradient), _parts(array), strict=False):
+        for dy_part, x_part in zip(parts(dy), parts(x), strict=False):
             product = np.multiply(dy_part, x_part, dtype=np.float64, casting="unsafe")
             np.add(terms, product * slope, out=terms, where=slope != 0.0)
-        return _weighted(gradient, factor), float(terms.sum())
+        return _weighted(dy, factor), float(terms.sum())
 
 
 def _precision(x: Array) -> type[np.float32] | type[np.float64]:
@@ -291,7 +314,7 @@ def _precision(x: Array) -> type[np.float32] | type[np.float64]:
     return np.float64 if x.real.dtype.itemsize == 8 else np.float32
 
 
-def _parts(x: Array) -> list[Array]:
+def parts(x: Array) -> list[Array]:
     """Return the real part of an array, and the imaginary one if it has one."""
     return [x.real, x.imag] if x.dtype.kind == "c" else [x]
 
@@ -302,95 +325,8 @@ def _weighted(x: Array, factor: NDArray[np.float64]) -> Array:
     rounded = factor.astype(precision)
     product = np.zeros_like(x)
     with np.errstate(all="ignore"):
-        for part, source in zip(_parts(product), _parts(x), strict=True):
+        for part, source in zip(parts(product), parts(x), strict=True):
             np.multiply(
                 source, rounded, out=part, where=rounded != 0.0, dtype=precision, casting="unsafe"
             )
     return product
-
-
-def _squares(part: Array) -> NDArray[np.float64]:
-    """Return squares in float64 and C order, so that their sum is that of any layout."""
-    wide = np.array(part, dtype=np.float64, order="C")
-    return np.square(wide, out=wide)
-
-
-def concrete_regularization(
-    weight: ArrayLike,
-    logit: SupportsFloat,
-    inputs: SupportsIndex,
-    *,
-    weight_regularizer: SupportsFloat = 1e-6,
-    dropout_regularizer: SupportsFloat = 1e-5,
-) -> tuple[float, Array, float]:
-    r"""Return the term of the loss that keeps concrete dropout from dropping nothing.
-
-    .. math:: R = \frac{w}{1 - p} \sum W^2 + d \, K (p \log p + (1 - p) \log(1 - p))
-
-    with the two regularizers w and d and K inputs; it is for one layer.
-
-    Parameters
-    ----------
-    weight : array_like of float or complex
-        Weights of the layer behind the dropout, of any shape.
-    logit : float
-        log(p / (1 - p)) of the probability p to DROP.
-    inputs : int
-        Number of inputs that are dropped: features, or channels.
-    weight_regularizer : float, default 1e-6
-        l^2 / (N tau) of the prior's length scale, the number of examples and the precision of the
-        model.
-    dropout_regularizer : float, default 1e-5
-        2 / (N tau).
-
-    Returns
-    -------
-    value : float
-    dweight : ndarray
-        Its gradient with respect to `weight`, of the same dtype.
-    dlogit : float
-        Its derivative by `logit`.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If an argument is not of these kinds, or out of range.
-
-    See Also
-    --------
-    concrete_dropout : the function.
-
-    Notes
-    -----
-    Gal, Hron and Kendall, "Concrete dropout", NIPS 2017, as in the authors' program. (The paper
-    has the factor 1 - p, for weights that are not made up for by 1 / (1 - p).) 1 / (1 - p) is taken
-    for 2^100 where it is larger, so that p = 1 gives no NaN.
-
-    Examples
-    --------
-    >>> import fastdrop as fd
-    >>> import numpy as np
-    >>> value, dweight, dlogit = fd.concrete_regularization(
-    ...     np.ones((2, 3)), 0.0, 3, weight_regularizer=0.5, dropout_regularizer=1.0
-    ... )
-    >>> round(value, 6), dlogit
-    (3.920558, 3.0)
-    >>> dweight
-    array([[2., 2., 2.],
-           [2., 2., 2.]])
-    """
-    array = _core.float_array(weight, "weight")
-    a = as_number(logit, "logit", -math.inf)
-    count = as_count(inputs, "inputs")
-    w = as_number(weight_regularizer, "weight_regularizer", 0.0)
-    d = as_number(dropout_regularizer, "dropout_regularizer", 0.0)
-    odds = math.exp(min(a, MOST_ODDS))
-    p, kept = probability_of(a), probability_of(-a)
-    squares = sum(float(_squares(part).sum()) for part in _parts(array))
-    entropy = slope = 0.0
-    if math.isfinite(a):
-        entropy = -p * float(np.logaddexp(0.0, -a)) - kept * float(np.logaddexp(0.0, a))
-        slope = a * p * kept
-    value = w * squares * (1.0 + odds) + d * count * entropy
-    dweight = _core.apply(None, array, 2.0 * w * (1.0 + odds))
-    return value, dweight, w * squares * odds + d * count * slope

@@ -91,7 +91,7 @@ def drop_connect_linear(
     See Also
     --------
     DropConnectLinear : the layer.
-    drop_connect_linear_grad : the gradients.
+    drop_connect_linear_backward : the gradients.
     drop_connect : one mask for all examples, which is faster.
 
     Notes
@@ -169,7 +169,7 @@ def connect(x: Array, weight: Array, bias: Array | None, drawn: Connections) -> 
         return y.reshape(*x.shape[:-1], len(weight)).astype(dtype, copy=False)
 
 
-def drop_connect_linear_grad(
+def drop_connect_linear_backward(
     dy: ArrayLike,
     x: ArrayLike,
     weight: ArrayLike,
@@ -213,7 +213,7 @@ def drop_connect_linear_grad(
     >>> import fastdrop as fd
     >>> import numpy as np
     >>> x, weight, key = np.ones((3, 4)), np.ones((2, 4)), fd.Key(0)
-    >>> dx, dweight, dbias = fd.drop_connect_linear_grad(np.ones((3, 2)), x, weight, rng=key)
+    >>> dx, dweight, dbias = fd.drop_connect_linear_backward(np.ones((3, 2)), x, weight, rng=key)
     >>> dweight
     array([[6., 2., 6., 2.],
            [4., 2., 2., 6.]])

@@ -158,7 +158,7 @@ def patch_dropout(
     See Also
     --------
     PatchDropout : the layer.
-    patch_dropout_grad : the gradient.
+    patch_dropout_backward : the gradient.
 
     Notes
     -----
@@ -218,7 +218,7 @@ def take_tokens(x: Array, mask: PatchMask) -> tuple[Array, NDArray[np.int64]]:
     return x[np.arange(len(x))[:, np.newaxis], indices], indices
 
 
-def patch_dropout_grad(dy: ArrayLike, indices: ArrayLike, tokens: SupportsIndex) -> Array:
+def patch_dropout_backward(dy: ArrayLike, indices: ArrayLike, tokens: SupportsIndex) -> Array:
     r"""Return the gradient of `patch_dropout`: what is known of the tokens that stayed, else zero.
 
     .. math:: dx_{n, i_{n k}} = dy_{n k}
@@ -249,7 +249,7 @@ def patch_dropout_grad(dy: ArrayLike, indices: ArrayLike, tokens: SupportsIndex)
     Examples
     --------
     >>> import fastdrop as fd
-    >>> fd.patch_dropout_grad([[[1.0, 2.0], [3.0, 4.0]]], [[0, 2]], 4)
+    >>> fd.patch_dropout_backward([[[1.0, 2.0], [3.0, 4.0]]], [[0, 2]], 4)
     array([[[1., 2.],
             [0., 0.],
             [3., 4.],

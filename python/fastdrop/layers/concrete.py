@@ -12,13 +12,13 @@ from fastdrop._validate import as_number
 from fastdrop.functional.concrete import (
     ConcreteMask,
     as_temperature,
-    concrete_dropout_grad,
-    concrete_regularization,
     logit_of,
     probability_of,
     relaxed,
+    relaxed_backward,
 )
 from fastdrop.functional.core import Array
+from fastdrop.functional.regularization import concrete_regularization
 from fastdrop.layers.base import ElementwiseLayer, Layer
 from fastdrop.random import RNG
 
@@ -132,9 +132,7 @@ class ConcreteDropout(ElementwiseLayer[ConcreteMask]):
         if mask is None or self._x is None:
             self.grad_logit = 0.0
             return dy
-        dx, self.grad_logit = concrete_dropout_grad(
-            dy, self._x, mask.logit, temperature=mask.temperature, rng=mask.key
-        )
+        dx, self.grad_logit = relaxed_backward(dy, self._x, mask)
         return dx
 
     def regularization(

@@ -10,7 +10,7 @@ from fastdrop._validate import as_count, check_flag
 from fastdrop.functional.core import NO_KEY, Array
 from fastdrop.functional.patches import (
     PatchMask,
-    patch_dropout_grad,
+    patch_dropout_backward,
     take_tokens,
     token_shape,
 )
@@ -134,7 +134,7 @@ class PatchDropout(Layer[PatchMask]):
             raise ValueError(f"dy must have the shape of the output, {expected}, got {array.shape}")
         if mask is None or mask.p == 0.0:
             return array
-        return patch_dropout_grad(array, mask.indices(), tokens)
+        return patch_dropout_backward(array, mask.indices(), tokens)
 
     def _options(self) -> str:
         options = f", prefix={self.prefix}" if self.prefix else ""
