@@ -228,44 +228,67 @@ impl<R: Real> Contiguous<'_, R> {
         let Self { operation: Operation { scale, shift, fill, .. }, inputs, dst, words, offset, .. } = *self;
         let numbers = [scale, shift, fill].map(R::from_f64);
         let used = Kind::ALL[KIND].2;
-        let zeros = [R::from_f64(0.0); LINE];
-        let lines = (end - start) / LINE;
-        for at in (start..start + lines * LINE).step_by(LINE) {
-            let keep = word_at(words, offset + at) as u32;
-            // SAFETY: whoever made this vouches for `len` floats of each input in use and of the output.
-            unsafe {
-                let read = |input: usize| {
-                    if input < used { inputs[input].add(at).cast::<[R; LINE]>().read_unaligned() } else { zeros }
-                };
-                let [x, a, b] = [read(0), read(1), read(2)];
-                let mut y = zeros;
-                for i in 0..LINE {
-                    y[i] = value::<R, KIND>(keep & 1 << i != 0, [x[i], a[i], b[i]], numbers);
-                }
-                if STREAM {
-                    for input in &inputs[..used] {
-                        for line in (0..LINE * size_of::<R>()).step_by(STREAMED) {
-                            let address = input.wrapping_add(at).cast::<u8>().wrapping_offset(ahead);
-                            simd.prefetch(address.wrapping_add(line));
-                        }
+        let zero = R::from_f64(0.0);
+        let mut at = start;
+        while at < end {
+            let keep = word_at(words, offset + at);
+            // SAFETY: whoever made this vouches for `len` floats of each input in use and of the output; `at` is before
+            // the end by as much as is computed.
+            at += unsafe {
+                if end - at >= WORD {
+                    for line in (0..WORD).step_by(LINE) {
+                        self.line::<S, KIND, STREAM>(simd, at + line, (keep >> line) as u32, numbers, ahead);
                     }
-                    let words = (&raw const y).cast::<[u64; LANES]>();
-                    for line in 0..LINE * size_of::<R>() / STREAMED {
-                        let bits = simd.load(&words.add(line).read_unaligned());
-                        simd.stream(dst.add(at).cast::<u8>().add(line * STREAMED), bits);
-                    }
+                    WORD
+                } else if end - at >= LINE {
+                    self.line::<S, KIND, STREAM>(simd, at, keep as u32, numbers, ahead);
+                    LINE
                 } else {
-                    dst.add(at).cast::<[R; LINE]>().write_unaligned(y);
+                    let read = |input: usize| if input < used { inputs[input].add(at).read_unaligned() } else { zero };
+                    let y = value::<R, KIND>(keep & 1 != 0, [read(0), read(1), read(2)], numbers);
+                    dst.add(at).write_unaligned(y);
+                    1
                 }
-            }
+            };
         }
-        for i in start + lines * LINE..end {
-            let keep = word_at(words, offset + i) & 1 != 0;
-            // SAFETY: as above.
-            unsafe {
-                let read = |input: usize| if input < used { inputs[input].add(i).read_unaligned() } else { zeros[0] };
-                let y = value::<R, KIND>(keep, [read(0), read(1), read(2)], numbers);
-                dst.add(i).write_unaligned(y);
+    }
+
+    /// [`LINE`] elements from `at` on.
+    ///
+    /// # Safety
+    /// There must be as many; if they are streamed, `at` must be where a streamed line can begin.
+    #[inline(always)]
+    unsafe fn line<S: Simd, const KIND: usize, const STREAM: bool>(
+        &self,
+        simd: S,
+        at: usize,
+        keep: u32,
+        numbers: [R; 3],
+        ahead: isize,
+    ) {
+        let Self { inputs, dst, .. } = *self;
+        let used = Kind::ALL[KIND].2;
+        let zeros = [R::from_f64(0.0); LINE];
+        // SAFETY: the caller vouches for the elements and the alignment.
+        unsafe {
+            let read = |input: usize| {
+                if input < used { inputs[input].add(at).cast::<[R; LINE]>().read_unaligned() } else { zeros }
+            };
+            let [x, a, b] = [read(0), read(1), read(2)];
+            let mut y = zeros;
+            for i in 0..LINE {
+                y[i] = value::<R, KIND>(keep & 1 << i != 0, [x[i], a[i], b[i]], numbers);
+            }
+            if !STREAM {
+                return dst.add(at).cast::<[R; LINE]>().write_unaligned(y);
+            }
+            for line in (0..LINE * size_of::<R>()).step_by(STREAMED) {
+                for input in &inputs[..used] {
+                    let address = input.wrapping_add(at).cast::<u8>().wrapping_offset(ahead);
+                    simd.prefetch(address.wrapping_add(line));
+                }
+                let words = (&raw const y).cast::<u8>().add(line).cast::<[u64; LANES]>();
+                simd.stream(dst.add(at).cast::<u8>().add(line), simd.load(&words.read_unaligned()));
             }
         }
     }
