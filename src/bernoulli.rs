@@ -10,6 +10,7 @@ use crate::error::Error;
 use crate::key::{Key, counter_word1};
 use crate::philox::{Prefix, Schedule};
 use crate::simd::{Kernel, LANES, Level, Simd};
+use crate::walk::MORE;
 
 /// Elements in a group: the bits of one Philox block.
 pub(crate) const GROUP: usize = 128;
@@ -103,6 +104,39 @@ pub fn keep_group(key: Key, threshold: Threshold, group: u64) -> [u64; 2] {
     keep
 }
 
+/// Memory that is read right after a draw, and therefore asked for between its planes.
+///
+/// Drawing is arithmetic and applying is memory. One after the other, each leaves half of the CPU idle; so lines are
+/// asked for from the first planes on, a few at a time, and the rest of the draw hides their way to the cache.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Soon {
+    /// Addresses of what belongs to the first element, of each array; 0 for no array.
+    pub(crate) inputs: [usize; 1 + MORE],
+    /// Bytes of an element.
+    pub(crate) size: usize,
+}
+
+impl Soon {
+    /// The same for elements further on: as many bytes from there in each array.
+    pub(crate) fn moved(self, bytes: [isize; 1 + MORE]) -> Self {
+        let move_one = |i: usize| if self.inputs[i] == 0 { 0 } else { self.inputs[i].wrapping_add_signed(bytes[i]) };
+        Self { inputs: std::array::from_fn(move_one), ..self }
+    }
+
+    /// Asks for the share of plane `plane` of a block's memory.
+    #[inline(always)]
+    fn ask<S: Simd>(self, simd: S, block: usize, plane: u32) {
+        let bytes = LANES * GROUP * self.size;
+        let share = bytes / SURE_PLANES as usize;
+        for input in self.inputs.into_iter().filter(|input| *input != 0) {
+            let first = input.wrapping_add(block * bytes + plane as usize * share);
+            for line in (0..share).step_by(64) {
+                simd.prefetch_far(std::ptr::without_provenance(first.wrapping_add(line)));
+            }
+        }
+    }
+}
+
 /// Draws keep bits for one key and threshold.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Sampler {
@@ -119,10 +153,16 @@ impl Sampler {
         Self { key, schedule: key.schedule(), threshold, planes: u64::BITS - threshold.trailing_zeros() }
     }
 
+    /// Whether a draw takes so many planes that memory can be asked for between them.
+    pub(crate) fn takes_time(&self) -> bool {
+        self.planes >= SURE_PLANES
+    }
+
     /// Keep bits of consecutive groups, two words each.
-    pub(crate) fn fill(&self, level: Level, first_group: u64, keep: &mut [u64]) {
+    pub(crate) fn fill(&self, level: Level, first_group: u64, soon: Option<Soon>, keep: &mut [u64]) {
         let mut group = first_group;
         let mut rest = keep;
+        let mut soon = soon;
         while !rest.is_empty() {
             // Counter word 1 holds the high part of the index, so a piece ends where that changes.
             let until_carry = (1 << 32) - (group & 0xFFFF_FFFF);
@@ -130,7 +170,8 @@ impl Sampler {
             let (piece, tail) = rest.split_at_mut(groups * GROUP_WORDS);
             let groups = Groups::Consecutive(group);
             group += (piece.len() / GROUP_WORDS) as u64;
-            level.run(Draw { sampler: self, groups, keep: piece });
+            level.run(Draw { sampler: self, groups, soon, keep: piece });
+            soon = soon.map(|soon| soon.moved([(PIECE * GROUP * soon.size) as isize; 1 + MORE]));
             rest = tail;
         }
     }
@@ -139,7 +180,7 @@ impl Sampler {
     pub(crate) fn gather(&self, level: Level, groups: &[u64], keep: &mut [u64]) {
         for (groups, keep) in groups.chunks(PIECE).zip(keep.chunks_mut(PIECE * GROUP_WORDS)) {
             if groups.iter().all(|group| group >> 32 == groups[0] >> 32) {
-                level.run(Draw { sampler: self, groups: Groups::Listed(groups), keep });
+                level.run(Draw { sampler: self, groups: Groups::Listed(groups), soon: None, keep });
             } else {
                 for (group, keep) in groups.iter().zip(keep.chunks_exact_mut(GROUP_WORDS)) {
                     let words = keep_group(self.key, Threshold::Below(self.threshold), *group);
@@ -193,6 +234,7 @@ struct State<V> {
 struct Draw<'a> {
     sampler: &'a Sampler,
     groups: Groups<'a>,
+    soon: Option<Soon>,
     keep: &'a mut [u64],
 }
 
@@ -201,11 +243,16 @@ impl Kernel for Draw<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        let Self { sampler, groups, keep } = self;
+        let Self { sampler, groups, soon, keep } = self;
         let (blocks, rest) = keep.as_chunks_mut::<BLOCK_WORDS>();
         let full = blocks.len() * LANES;
         for (block, keep) in blocks.iter_mut().enumerate() {
-            let drawn = self::block(simd, sampler, groups, block * LANES, simd.splat(!0));
+            let ask = |plane| {
+                if let Some(soon) = soon {
+                    soon.ask(simd, block, plane);
+                }
+            };
+            let drawn = self::block(simd, sampler, groups, block * LANES, simd.splat(!0), ask);
             simd.store_pairs(drawn, keep);
         }
         if !rest.is_empty() {
@@ -213,21 +260,32 @@ impl Kernel for Draw<'_> {
             let used = rest.len() / GROUP_WORDS;
             let open = simd.load(&std::array::from_fn(|lane| if lane < used { !0 } else { 0 }));
             let mut words = [0; BLOCK_WORDS];
-            simd.store_pairs(self::block(simd, sampler, groups, full, open), &mut words);
+            simd.store_pairs(self::block(simd, sampler, groups, full, open, |_| ()), &mut words);
             rest.copy_from_slice(&words[..rest.len()]);
         }
     }
 }
 
-/// Keep bits of groups `at..at + LANES`, of which those in `open` are wanted.
+/// Keep bits of groups `at..at + LANES`, of which those in `open` are wanted. Calls `meanwhile` before each of the
+/// first planes.
 #[inline(always)]
-fn block<S: Simd>(simd: S, sampler: &Sampler, groups: Groups<'_>, at: usize, open: S::V) -> [S::V; 2] {
+fn block<S: Simd>(
+    simd: S,
+    sampler: &Sampler,
+    groups: Groups<'_>,
+    at: usize,
+    open: S::V,
+    meanwhile: impl Fn(u32),
+) -> [S::V; 2] {
     let prefix = Prefix::new(simd, &sampler.schedule, groups.lanes(simd, at));
     let mut state = State { keep: [simd.splat(!0); 2], undecided: [open; 2] };
     for plane in 0..sampler.planes {
         let open = || simd.any(simd.or(state.undecided[0], state.undecided[1]));
         if plane >= SURE_PLANES && !open() {
             break;
+        }
+        if plane < SURE_PLANES {
+            meanwhile(plane);
         }
         state = self::plane(simd, sampler, groups.high(), prefix, state, plane);
     }

@@ -7,10 +7,10 @@ use std::ops::Range;
 
 use smallvec::SmallVec;
 
-use crate::bernoulli::{GROUP, GROUP_WORDS, PIECE, Sampler, Threshold};
+use crate::bernoulli::{GROUP, GROUP_WORDS, PIECE, Sampler, Soon, Threshold};
 use crate::mask::Mask;
 use crate::simd::{LANES, Level};
-use crate::walk::{Axis, Cursor, Place};
+use crate::walk::{Axis, Cursor, MORE, Place};
 
 /// Elements that are drawn, and then used, at a time.
 pub(crate) const TILE: usize = 8192;
@@ -97,11 +97,13 @@ pub(crate) struct Window {
     groups: usize,
     /// Where in `words` the bits of the rows to come begin, the next one last.
     rows: SmallVec<[usize; PIECE]>,
+    /// The memory of the walk's first element, if it is to be asked for while bits are drawn.
+    memory: Option<Soon>,
 }
 
 impl Window {
-    pub(crate) fn new(bits: Bits, level: Level) -> Self {
-        Self { bits, level, words: SmallVec::new(), first_group: 0, groups: 0, rows: SmallVec::new() }
+    pub(crate) fn new(bits: Bits, level: Level, memory: Option<Soon>) -> Self {
+        Self { bits, level, words: SmallVec::new(), first_group: 0, groups: 0, rows: SmallVec::new(), memory }
     }
 
     pub(crate) fn bits(&self) -> Bits {
@@ -167,7 +169,8 @@ impl Window {
                     };
                     let needed = if inner.bit == 1 { len } else { 1 };
                     let ahead = if dense { (range.end - at).saturating_mul(2).min(TILE) } else { needed };
-                    let (words, offset) = self.draw(&sampler, index, needed, ahead);
+                    let soon = self.memory.map(|first| first.moved([place.src, place.more[0], place.more[1]]));
+                    let (words, offset) = self.draw(&sampler, index, needed, ahead, soon);
                     let keep = match (inner.bit, word_at(words, offset) & 1) {
                         (0, 0) => Keep::None,
                         (0, _) => Keep::All,
@@ -193,8 +196,15 @@ impl Window {
     }
 
     /// The bits of `len` elements from `index` on. If they are not at hand, `ahead` elements are drawn, but for the
-    /// groups at the end of the last draw that can be used again.
-    pub(crate) fn draw(&mut self, sampler: &Sampler, index: u64, len: usize, ahead: usize) -> (&[u64], usize) {
+    /// groups at the end of the last draw that can be used again. Meanwhile, the memory at `soon` is asked for.
+    pub(crate) fn draw(
+        &mut self,
+        sampler: &Sampler,
+        index: u64,
+        len: usize,
+        ahead: usize,
+        soon: Option<Soon>,
+    ) -> (&[u64], usize) {
         let group = index / GROUP as u64;
         let lane = (index % GROUP as u64) as usize;
         let needed = (lane + len).div_ceil(GROUP);
@@ -210,7 +220,10 @@ impl Window {
         let from = at_hand * GROUP_WORDS;
         self.words.resize(old.max(end) + 1, 0);
         self.words.copy_within(old - from..old, 0);
-        sampler.fill(self.level, group + at_hand as u64, &mut self.words[from..end]);
+        // The memory of the first group that is drawn.
+        let skipped = (at_hand * GROUP) as isize - lane as isize;
+        let soon = soon.map(|soon| soon.moved([skipped * soon.size as isize; 1 + MORE]));
+        sampler.fill(self.level, group + at_hand as u64, soon, &mut self.words[from..end]);
         (&self.words, lane)
     }
 
@@ -280,7 +293,7 @@ fn packed(bytes: &[u8; 64]) -> u64 {
     for (i, eight) in bytes.as_chunks::<8>().0.iter().enumerate() {
         let eight = u64::from_le_bytes(*eight);
         // The top bit of each byte: set by a carry out of its lower bits, or there already.
-        let tops = ((eight & LOW) + LOW | eight) & !LOW;
+        let tops = (((eight & LOW) + LOW) | eight) & !LOW;
         // The product brings them together in the top byte; no two of its terms meet in a bit.
         word |= ((tops >> 7).wrapping_mul(0x0102_0408_1020_4080) >> 56) << (8 * i);
     }

@@ -4,7 +4,7 @@
 use smallvec::SmallVec;
 
 use crate::apply::{Apply, Element, Float, PREFETCH_BYTES, Run};
-use crate::bernoulli::Sampler;
+use crate::bernoulli::{Sampler, Soon};
 use crate::bits::{Bits, Keep, REPEATED, TILE, Window, repeat_inside};
 use crate::error::Error;
 use crate::fused;
@@ -275,10 +275,11 @@ impl Call<'_> {
         let unit_size = if repeated { UNIT.next_multiple_of(inner.len) } else { UNIT };
         let total = positions(&axes);
         let phase = apply.phase(arrays.dst);
+        let soon = if repeated { None } else { self.soon(inner) };
         let worker = Worker { arrays, apply, fused, inner };
         let visit = |place: Place, keep: Keep<'_>, len| worker.apply(place, keep, len);
         self.batches(total.div_ceil(unit_size), unit_size, |units| {
-            let mut window = Window::new(bits, apply.level);
+            let mut window = Window::new(bits, apply.level, soon);
             let mut packed = join.then(Packed::new);
             for unit in units {
                 let range = unit * unit_size..total.min((unit + 1) * unit_size);
@@ -292,6 +293,19 @@ impl Call<'_> {
             }
             apply.fence();
         })
+    }
+
+    /// The memory to ask for while bits are drawn: where both take their time.
+    fn soon(&self, inner: Axis) -> Option<Soon> {
+        let Self { bits, apply, arrays, .. } = *self;
+        let size = apply.element.size();
+        let takes_time = matches!(bits, Bits::Drawn(sampler, _) if sampler.takes_time());
+        if !takes_time || !apply.stream || inner.bit != 1 {
+            return None;
+        }
+        let address = |address: usize, step: isize| if step == size as isize { address } else { 0 };
+        let [a, b] = [0, 1].map(|input| address(arrays.more[input].addr(), inner.more[input]));
+        Some(Soon { inputs: [address(arrays.src.addr(), inner.src), a, b], size })
     }
 
     /// The last axis goes across the mask: blocks, whose bits are turned.

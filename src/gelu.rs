@@ -5,6 +5,8 @@
 //! compiler can put it into the lanes of any level, with the same result. No branches; infinities and NaN come out as
 //! the formulas say.
 
+#![allow(clippy::excessive_precision, reason = "coefficients as they were published")]
+
 use std::ops::{Add, Div, Mul, Neg, Sub};
 
 /// The arithmetic of one precision.

@@ -215,7 +215,7 @@ impl Mask {
             .map(|(len, step)| Axis { len: *len as usize, bit: *step as isize, ..Axis::default() })
             .collect();
         normalize(&mut axes);
-        let mut window = Window::new(Bits::drawn(self, origin), Level::current()?);
+        let mut window = Window::new(Bits::drawn(self, origin), Level::current()?, None);
         window.walk(&axes, first..first + size, TILE, 0, |_, keep, len| {
             let (words, offset) = keep.bits();
             visit(words, offset, len);

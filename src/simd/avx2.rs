@@ -299,6 +299,11 @@ impl Simd for Avx2 {
         unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) };
     }
     #[inline(always)]
+    fn prefetch_far(self, address: *const u8) {
+        // SAFETY: a prefetch touches no memory that the program can observe.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(address.cast()) };
+    }
+    #[inline(always)]
     fn fence(self) {
         // SAFETY: every x86-64 CPU has it.
         unsafe { _mm_sfence() };

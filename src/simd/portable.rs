@@ -136,5 +136,7 @@ impl Simd for Portable {
     #[inline(always)]
     fn prefetch(self, _address: *const u8) {}
     #[inline(always)]
+    fn prefetch_far(self, _address: *const u8) {}
+    #[inline(always)]
     fn fence(self) {}
 }
