@@ -146,19 +146,20 @@ pub(crate) unsafe fn run(
         axes.iter_mut().for_each(|axis| axis.bit = 0);
     }
     normalize(&mut axes);
+    let large = total * arrays.element.size() >= STREAM_BYTES;
     let apply = Apply {
         level,
         element: arrays.element,
         scale: if let Operation::Scale(scale) = operation { scale } else { 1.0 },
         swapped: [arrays.swapped[0], arrays.swapped[1]],
         ahead: PREFETCH_BYTES,
-        stream: total * arrays.element.size() >= STREAM_BYTES && arrays.src != arrays.dst,
+        stream: large && arrays.src != arrays.dst,
     };
     let fused = match operation {
         Operation::Scale(_) => None,
         Operation::Fused(operation) => Some(operation),
     };
-    let call = Call { arrays, apply, fused, bits, threads, interrupt };
+    let call = Call { arrays, apply, fused, large, bits, threads, interrupt };
     for (axes, place) in cut_repeated(axes, bits) {
         call.shift(place).walk(&axes)?;
     }
@@ -199,6 +200,8 @@ struct Call<'a> {
     arrays: Arrays,
     apply: Apply,
     fused: Option<fused::Operation>,
+    /// Whether the output does not fit the caches that matter.
+    large: bool,
     bits: Bits,
     threads: usize,
     interrupt: Interrupt<'a>,
@@ -297,10 +300,10 @@ impl Call<'_> {
 
     /// The memory to ask for while bits are drawn: where both take their time.
     fn soon(&self, inner: Axis) -> Option<Soon> {
-        let Self { bits, apply, arrays, .. } = *self;
+        let Self { bits, apply, arrays, large, .. } = *self;
         let size = apply.element.size();
         let takes_time = matches!(bits, Bits::Drawn(sampler, _) if sampler.takes_time());
-        if !takes_time || !apply.stream || inner.bit != 1 {
+        if !takes_time || !large || inner.bit != 1 {
             return None;
         }
         let address = |address: usize, step: isize| if step == size as isize { address } else { 0 };

@@ -302,7 +302,9 @@ def dropout(
 
     The layer is linear and diagonal, so this is its backward pass too: pass the gradient as x.
     """
-    if not training:
-        return x if mode == "inverted" else multiply(x, 1.0 - p)
+    if not training and mode == "inverted":
+        return x
+    if not training:  # at p = 1 nothing is left, not even of NaN
+        return multiply(x, 1.0 - p) if p < 1.0 else np.zeros_like(x)
     keep = mask(key, p, shared_shape(x.shape, broadcast_dims))
     return select(keep, x, inverse_keep(p) if mode == "inverted" else 1.0)

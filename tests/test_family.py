@@ -477,3 +477,50 @@ def test_activations_of_special_values(level: str, dtype: np.dtype[Any]) -> None
         np.testing.assert_array_equal(y, [np.nan, np.inf, np.nan, 0, 0, x[5], 0])
         dy = fd.gelu_dropout_backward(np.ones_like(x), x, 0.0, approximate=approximate)
         np.testing.assert_allclose(dy.astype(np.float64)[1:], [1, 0, 0.5, 0.5, 1, 0], atol=1e-12)
+
+
+# --- What is easily lost -------------------------------------------------------------------------
+
+SPECIAL = np.array([-1.0, np.inf, np.nan, 2.0, -0.0], dtype=np.float32)
+
+
+def test_evaluation_at_p_1_multiplies_by_zero() -> None:
+    """Standard mode keeps 1 - p of everything: +0.0, also of NaN and infinity."""
+    zeros, ones = np.zeros_like(SPECIAL), np.ones_like(SPECIAL)
+    evaluated: dict[str, Any] = {"training": False, "mode": "standard"}
+    for function in (fd.dropout, fd.locked_dropout, fd.relu_dropout, fd.gelu_dropout):
+        assert_same(function(SPECIAL, 1.0, **evaluated), zeros)
+    for backward in (fd.relu_dropout_backward, fd.gelu_dropout_backward):
+        assert_same(backward(SPECIAL, SPECIAL, 1.0, **evaluated), zeros)
+    assert_same(fd.dropout_add(SPECIAL, ones, 1.0, **evaluated), ones)
+    assert_same(fd.bias_dropout_add(SPECIAL, ones, ones, 1.0, **evaluated), ones)
+    for layer in (fd.Dropout, fd.ReluDropout, fd.GeluDropout):
+        drop = layer(1.0, mode="standard").eval()
+        assert_same(drop(SPECIAL), zeros)
+        assert_same(drop.backward(SPECIAL), zeros)
+    add = fd.DropoutAdd(1.0, mode="standard").eval()
+    assert_same(add(SPECIAL, ones), ones)
+    assert_same(add.backward(SPECIAL)[0], zeros)
+    for p, new, previous in ((1.0, zeros, SPECIAL), (0.0, SPECIAL, zeros)):
+        assert_same(fd.zoneout(SPECIAL, ones, p, training=False), ones if p else SPECIAL)
+        for training in (True, False):
+            gradients = fd.zoneout_backward(SPECIAL, p, training=training, rng=1)
+            assert_same(gradients[0], new)
+            assert_same(gradients[1], previous)
+
+
+@pytest.mark.parametrize("dtype", REAL, ids=str)
+def test_a_bias_gradient_is_summed_in_its_own_precision(dtype: np.dtype[Any]) -> None:
+    """4,096 ones are more than bfloat16 and float16 can count one by one."""
+    x = np.ones((4096, 8), dtype=dtype)
+    layer = fd.BiasDropoutAdd(0.0, rng=1)
+    layer(x, x[0], x[:1])
+    _, dbias, dresidual = layer.backward(x)
+    assert_same(dbias, np.full(8, 4096, dtype=dtype))
+    assert_same(dresidual, np.full((1, 8), 4096, dtype=dtype))
+
+
+def test_an_activation_wants_the_gradient_in_the_dtype_of_its_input() -> None:
+    layer = fd.ReluDropout(0.0, rng=1)
+    layer(np.array([1.0, -1.0], dtype=np.float32))
+    assert_same(layer.backward(np.ones(2)), np.array([1.0, 0.0]))

@@ -98,6 +98,21 @@ pub(super) fn empty<'py>(
     }
 }
 
+/// A new array in C order, of zeros: large ones get their memory when they are written.
+pub(super) fn zeros<'py>(
+    py: Python<'py>,
+    shape: &[usize],
+    dtype: &Bound<'py, PyArrayDescr>,
+) -> PyResult<Bound<'py, PyUntypedArray>> {
+    let mut shape: Steps = shape.iter().map(|len| *len as isize).collect();
+    // SAFETY: the call takes its own reference of the dtype, and copies the shape.
+    unsafe {
+        let dtype = dtype.clone().into_dtype_ptr();
+        let array = PY_ARRAY_API.PyArray_Zeros(py, shape.len() as _, shape.as_mut_ptr(), dtype, 0);
+        Ok(Bound::from_owned_ptr_or_err(py, array)?.cast_into_unchecked())
+    }
+}
+
 /// A new array with the shape, dtype and layout of `x`.
 pub(super) fn empty_like<'py>(x: &Bound<'py, PyUntypedArray>) -> PyResult<Bound<'py, PyUntypedArray>> {
     let py = x.py();

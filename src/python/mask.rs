@@ -11,7 +11,7 @@ use smallvec::SmallVec;
 
 use super::apply::apply_mask;
 use super::arguments::{DETACH, detached, dims, finite, probability, shown};
-use super::arrays::{axes, broadcast, data, empty, float_array};
+use super::arrays::{axes, broadcast, data, empty, float_array, zeros};
 use super::key::PyKey;
 use crate::apply::Element;
 use crate::bits::Bits;
@@ -159,11 +159,8 @@ impl PyMask {
     /// array([189,   3], dtype=uint8)
     fn packbits<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyUntypedArray>> {
         let size = self.0.size();
-        let out = empty(py, &[size.div_ceil(8) as usize], &numpy::dtype::<u8>(py))?;
+        let out = zeros(py, &[size.div_ceil(8) as usize], &numpy::dtype::<u8>(py))?;
         let out = out.cast_into::<PyArray1<u8>>()?;
-        // SAFETY: the array is new and has one byte for each of its elements; they must be written before a
-        // slice of them is made.
-        unsafe { out.data().write_bytes(0, out.len()) };
         let mut lent = out.readwrite();
         let bytes = lent.as_slice_mut()?;
         detached(py, size >= DETACH as u64, move |interrupt| self.0.packbits(bytes, interrupt))?;

@@ -9,14 +9,14 @@ mod arrays;
 mod key;
 mod mask;
 
-use numpy::{PyArrayDyn, PyArrayMethods, PyUntypedArray, PyUntypedArrayMethods};
+use numpy::{PyArrayDyn, PyArrayMethods, PyUntypedArray};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 
 use crate::pool;
 use crate::simd::Level;
 use arguments::{DETACH, detached, dims, shown, unsigned};
-use arrays::empty;
+use arrays::zeros;
 use key::Words;
 
 /// Set how many threads large calls use.
@@ -106,10 +106,8 @@ fn philox(counter: [u32; 4], key: [u32; 2]) -> Words {
 fn uniforms<'py>(shape: &Bound<'py, PyAny>, key: PyRef<'py, key::PyKey>) -> PyResult<Bound<'py, PyUntypedArray>> {
     let py = shape.py();
     let shape: Vec<usize> = dims("shape", shape)?.iter().map(|len| *len as usize).collect();
-    let out = empty(py, &shape, &numpy::dtype::<u64>(py))?;
+    let out = zeros(py, &shape, &numpy::dtype::<u64>(py))?;
     let array = out.clone().cast_into::<PyArrayDyn<u64>>()?;
-    // SAFETY: the array is new and has room for its elements; they must be written before a slice is made.
-    unsafe { array.data().write_bytes(0, array.len()) };
     let mut lent = array.readwrite();
     let items = lent.as_slice_mut()?;
     let key = key.0;

@@ -39,10 +39,17 @@ def evaluation_scale(p: float, mode: Mode) -> float:
     return 1.0 - p if mode == "standard" else 1.0
 
 
+def all_dropped(shape: tuple[int, ...]) -> Mask:
+    """Return a mask that keeps nothing: a scale of 0 would keep NaN, infinity and signs."""
+    return Mask(shape, 1.0, NO_KEY)
+
+
 def scaled(x: Array, scale: float, out: Array | None) -> Array:
-    """Return ``x * scale`` without dropping; for scale 1 `x` itself, or its copy in `out`."""
+    """Return ``x * scale`` for all elements: `x` itself for 1, +0.0 for 0; or that in `out`."""
     if scale == 1.0 and (out is None or out is x):
         return x
+    if scale == 0.0:
+        return _core.apply(all_dropped(x.shape), x, 1.0, out)
     return _core.apply(None, x, scale, out)
 
 

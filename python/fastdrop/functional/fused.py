@@ -10,7 +10,13 @@ from numpy.typing import ArrayLike
 from fastdrop import _core
 from fastdrop._core import Mask
 from fastdrop._validate import Mode, check_flag, check_mode
-from fastdrop.functional.core import NO_KEY, Array, evaluation_scale, training_scale
+from fastdrop.functional.core import (
+    NO_KEY,
+    Array,
+    all_dropped,
+    evaluation_scale,
+    training_scale,
+)
 from fastdrop.random import RNG, as_key
 
 Approximate = Literal["none", "tanh"]
@@ -337,8 +343,14 @@ def decision(
     check_flag(training, "training")
     check_mode(mode)
     if not training:
-        return None, evaluation_scale(p, mode)
+        return evaluation(shape, p, mode)
     return Mask(shape, p, as_key(rng) if p else NO_KEY), training_scale(p, mode)
+
+
+def evaluation(shape: tuple[int, ...], p: float, mode: Mode) -> tuple[Mask | None, float]:
+    """Return the same in evaluation, where a mask is needed only if all is dropped."""
+    scale = evaluation_scale(p, mode)
+    return (all_dropped(shape), 1.0) if scale == 0.0 else (None, scale)
 
 
 def _backward(

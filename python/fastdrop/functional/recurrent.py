@@ -6,7 +6,7 @@ from numpy.typing import ArrayLike
 from fastdrop import _core
 from fastdrop._core import Mask
 from fastdrop._validate import check_flag
-from fastdrop.functional.core import NO_KEY, Array, scaled
+from fastdrop.functional.core import NO_KEY, Array, all_dropped, scaled
 from fastdrop.random import RNG, as_key
 
 
@@ -74,8 +74,10 @@ def switched(
 ) -> Array:
     """Take new elements where the mask keeps and previous ones elsewhere; mix them without one."""
     inputs = [("new", new), ("previous", previous)]
-    if mask is None and p > 0.0:
+    if mask is None and 0.0 < p < 1.0:
         return _core.fused("mix", None, inputs, 1.0 - p, p, 0.0, out)
+    if mask is None and p == 1.0:
+        mask = all_dropped(new.shape)
     y = _core.fused("switch", mask, inputs, out=out)
     return new if p == 0.0 and out is None else y
 

@@ -6,8 +6,8 @@ from numpy.typing import ArrayLike
 from fastdrop import _core
 from fastdrop._core import Key, Mask
 from fastdrop._validate import Mode, check_mode
-from fastdrop.functional.core import Array, evaluation_scale, scaled, training_scale
-from fastdrop.functional.fused import Approximate, gelu_name
+from fastdrop.functional.core import Array, scaled, training_scale
+from fastdrop.functional.fused import Approximate, evaluation, gelu_name
 from fastdrop.functional.recurrent import switched, unswitched
 from fastdrop.layers.base import ElementwiseLayer, Layer
 from fastdrop.random import RNG
@@ -24,13 +24,13 @@ class _ScalingLayer(Layer[Mask]):
 
     def _run(self, name: str, inputs: list[tuple[str, ArrayLike]], out: Array | None) -> Array:
         x = _core.float_array(inputs[0][1], "x")
-        mask = None
-        scale = evaluation_scale(self._p, self.mode)
         if self.training:
-            mask = Mask(x.shape, self._p, self._key.fold_in(self._calls))
+            mask: Mask | None = Mask(x.shape, self._p, self._key.fold_in(self._calls))
             scale = training_scale(self._p, self.mode)
+        else:
+            mask, scale = evaluation(x.shape, self._p, self.mode)
         y = _core.fused(name, mask, [("x", x), *inputs[1:]], scale, out=out)
-        self._calls += mask is not None and not self._held
+        self._calls += self.training and not self._held
         self._mask, self._scale, self._shape = mask, scale, x.shape
         return y
 
@@ -204,6 +204,7 @@ class _ActivationDropout(ElementwiseLayer[Mask]):
         self.mode: Mode = mode
         self._scale = 1.0
         self._x: Array | None = None
+        self._applied: Mask | None = None
 
     def _name(self) -> str:
         raise NotImplementedError
@@ -215,18 +216,18 @@ class _ActivationDropout(ElementwiseLayer[Mask]):
         return self._run(x, mask, training_scale(self._p, self.mode), out)
 
     def _evaluate(self, x: Array, out: Array | None) -> Array:
-        return self._run(x, None, evaluation_scale(self._p, self.mode), out)
+        return self._run(x, *evaluation(x.shape, self._p, self.mode), out)
 
     def _run(self, x: Array, mask: Mask | None, scale: float, out: Array | None) -> Array:
         y = _core.fused(self._name(), mask, [("x", x)], scale, out=out)
-        self._x, self._scale = x, scale
+        self._x, self._applied, self._scale = x, mask, scale
         return y
 
     def _gradient(self, dy: Array, mask: Mask | None) -> Array:
         assert self._x is not None, "the base has checked that there was a call"
-        return _core.fused(
-            self._name() + "_gradient", mask, [("dy", dy), ("x", self._x)], self._scale
-        )
+        x = np.asarray(self._x, dtype=dy.dtype)
+        inputs = [("dy", dy), ("x", x)]
+        return _core.fused(self._name() + "_gradient", self._applied, inputs, self._scale)
 
     def _options(self) -> str:
         return "" if self.mode == "inverted" else f", mode={self.mode!r}"
@@ -331,4 +332,7 @@ def _sum_to(gradient: Array, shape: tuple[int, ...]) -> Array:
         for axis, length in enumerate(shape)
         if length == 1 and gradient.shape[new + axis] != 1
     )
-    return np.asarray(gradient.sum(axis=axes).reshape(shape), dtype=gradient.dtype)
+    precise = np.complex128 if gradient.dtype.kind == "c" else np.float64
+    with np.errstate(all="ignore"):
+        total = gradient.sum(axis=axes, dtype=precise)
+        return np.asarray(total.reshape(shape).astype(gradient.dtype))
