@@ -141,7 +141,6 @@ impl Soon {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Sampler {
     key: Key,
-    schedule: Schedule,
     threshold: u64,
     /// Planes that can matter: those up to the threshold's last 1 bit.
     planes: u32,
@@ -150,7 +149,7 @@ pub(crate) struct Sampler {
 impl Sampler {
     /// A sampler for uniforms below `threshold`, which is positive.
     pub(crate) fn new(key: Key, threshold: u64) -> Self {
-        Self { key, schedule: key.schedule(), threshold, planes: u64::BITS - threshold.trailing_zeros() }
+        Self { key, threshold, planes: u64::BITS - threshold.trailing_zeros() }
     }
 
     /// Whether a draw takes so many planes that memory can be asked for between them.
@@ -230,6 +229,13 @@ struct State<V> {
     undecided: [V; 2],
 }
 
+/// A sampler with its key expanded.
+#[derive(Clone, Copy)]
+struct Stream<'a> {
+    sampler: &'a Sampler,
+    schedule: &'a Schedule,
+}
+
 /// Draws one piece of at most [`PIECE`] groups.
 struct Draw<'a> {
     sampler: &'a Sampler,
@@ -244,6 +250,9 @@ impl Kernel for Draw<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
         let Self { sampler, groups, soon, keep } = self;
+        // Made here and not with the sampler, which stays small enough to be handed around by value.
+        let schedule = sampler.key.schedule();
+        let stream = Stream { sampler, schedule: &schedule };
         let (blocks, rest) = keep.as_chunks_mut::<BLOCK_WORDS>();
         let full = blocks.len() * LANES;
         for (block, keep) in blocks.iter_mut().enumerate() {
@@ -252,7 +261,7 @@ impl Kernel for Draw<'_> {
                     soon.ask(simd, block, plane);
                 }
             };
-            let drawn = self::block(simd, sampler, groups, block * LANES, simd.splat(!0), ask);
+            let drawn = self::block(simd, stream, groups, block * LANES, simd.splat(!0), ask);
             simd.store_pairs(drawn, keep);
         }
         if !rest.is_empty() {
@@ -260,7 +269,7 @@ impl Kernel for Draw<'_> {
             let used = rest.len() / GROUP_WORDS;
             let open = simd.load(&std::array::from_fn(|lane| if lane < used { !0 } else { 0 }));
             let mut words = [0; BLOCK_WORDS];
-            simd.store_pairs(self::block(simd, sampler, groups, full, open, |_| ()), &mut words);
+            simd.store_pairs(self::block(simd, stream, groups, full, open, |_| ()), &mut words);
             rest.copy_from_slice(&words[..rest.len()]);
         }
     }
@@ -271,15 +280,15 @@ impl Kernel for Draw<'_> {
 #[inline(always)]
 fn block<S: Simd>(
     simd: S,
-    sampler: &Sampler,
+    stream: Stream<'_>,
     groups: Groups<'_>,
     at: usize,
     open: S::V,
     meanwhile: impl Fn(u32),
 ) -> [S::V; 2] {
-    let prefix = Prefix::new(simd, &sampler.schedule, groups.lanes(simd, at));
+    let prefix = Prefix::new(simd, stream.schedule, groups.lanes(simd, at));
     let mut state = State { keep: [simd.splat(!0); 2], undecided: [open; 2] };
-    for plane in 0..sampler.planes {
+    for plane in 0..stream.sampler.planes {
         let open = || simd.any(simd.or(state.undecided[0], state.undecided[1]));
         if plane >= SURE_PLANES && !open() {
             break;
@@ -287,7 +296,7 @@ fn block<S: Simd>(
         if plane < SURE_PLANES {
             meanwhile(plane);
         }
-        state = self::plane(simd, sampler, groups.high(), prefix, state, plane);
+        state = self::plane(simd, stream, groups.high(), prefix, state, plane);
     }
     state.keep
 }
@@ -296,16 +305,16 @@ fn block<S: Simd>(
 #[inline(always)]
 fn plane<S: Simd>(
     simd: S,
-    sampler: &Sampler,
+    stream: Stream<'_>,
     high: u64,
     prefix: Prefix<S::V>,
     state: State<S::V>,
     plane: u32,
 ) -> State<S::V> {
-    let [x0, x1, x2, x3] = prefix.words(simd, &sampler.schedule, counter_word1(high, plane as u8));
+    let [x0, x1, x2, x3] = prefix.words(simd, stream.schedule, counter_word1(high, plane as u8));
     let digits = [simd.pack_low(x0, x1), simd.pack_low(x2, x3)];
     let State { mut keep, mut undecided } = state;
-    let threshold_digit = sampler.threshold << plane >> 63;
+    let threshold_digit = stream.sampler.threshold << plane >> 63;
     for half in 0..2 {
         if threshold_digit == 1 {
             // 0 below 1 decides for dropping, 1 equals 1.

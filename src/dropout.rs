@@ -160,22 +160,20 @@ pub(crate) unsafe fn run(
         Operation::Fused(operation) => Some(operation),
     };
     let call = Call { arrays, apply, fused, large, bits, threads, interrupt };
-    for (axes, place) in cut_repeated(axes, bits) {
-        call.shift(place).walk(&axes)?;
+    let many = axes.last().is_some_and(|last| last.bit == 1 && last.len > REPEATED);
+    if many && matches!(bits, Bits::Drawn(..)) && axes.iter().any(|axis| axis.bit == 0) {
+        for (mut axes, place) in cut_repeated(&axes) {
+            call.shift(place).walk(&mut axes)?;
+        }
+        Ok(())
+    } else {
+        call.walk(&mut axes)
     }
-    Ok(())
 }
 
 /// Cuts the last axis where bits that come again are too many to keep: into stretches, and what is left over.
-fn cut_repeated(axes: Axes, bits: Bits) -> SmallVec<[(Axes, Place); 2]> {
+fn cut_repeated(axes: &Axes) -> SmallVec<[(Axes, Place); 2]> {
     let last = axes.last().copied().unwrap_or_default();
-    let cut = matches!(bits, Bits::Drawn(..))
-        && last.bit == 1
-        && last.len > REPEATED
-        && axes.iter().any(|axis| axis.bit == 0);
-    if !cut {
-        return SmallVec::from_iter([(axes, Place::default())]);
-    }
     let stretches = last.len / REPEATED;
     let outer = &axes[..axes.len() - 1];
     let with = |inner: &[Axis]| outer.iter().chain(inner).copied().collect::<Axes>();
@@ -256,7 +254,7 @@ impl Call<'_> {
         self
     }
 
-    fn walk(&self, axes: &Axes) -> Result<(), Error> {
+    fn walk(&self, axes: &mut Axes) -> Result<(), Error> {
         match (self.bits, axes.last()) {
             (Bits::Drawn(sampler, origin), Some(inner)) if inner.bit > 1 && inner.len > 1 => {
                 self.columns(axes, sampler, origin)
@@ -266,17 +264,17 @@ impl Call<'_> {
     }
 
     /// The last axis follows the mask (or the mask is no stream): runs along it.
-    fn rows(&self, axes: &Axes) -> Result<(), Error> {
+    fn rows(&self, axes: &mut Axes) -> Result<(), Error> {
         let Self { bits, apply, fused, arrays, .. } = *self;
-        let mut axes = axes.clone();
         let drawn = matches!(bits, Bits::Drawn(..));
-        let repeated = drawn && repeat_inside(&mut axes);
+        let repeated = drawn && repeat_inside(axes);
+        let axes = &*axes;
         let inner = axes.last().copied().unwrap_or_default();
-        let join = joins(&axes);
+        let join = joins(axes);
         let piece = if repeated { REPEATED } else { TILE };
         // A thread that keeps bits for later rows takes whole rows.
         let unit_size = if repeated { UNIT.next_multiple_of(inner.len) } else { UNIT };
-        let total = positions(&axes);
+        let total = positions(axes);
         let phase = apply.phase(arrays.dst);
         let soon = if repeated { None } else { self.soon(inner) };
         let worker = Worker { arrays, apply, fused, inner };
@@ -289,9 +287,9 @@ impl Call<'_> {
                 match &mut packed {
                     // A row goes with the unit that it ends in.
                     Some(packed) => {
-                        packed.walk(&mut window, &axes, range.start / inner.len..range.end / inner.len, visit);
+                        packed.walk(&mut window, axes, range.start / inner.len..range.end / inner.len, visit);
                     }
-                    None => window.walk(&axes, range, piece, phase, visit),
+                    None => window.walk(axes, range, piece, phase, visit),
                 }
             }
             apply.fence();

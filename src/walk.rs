@@ -42,10 +42,11 @@ pub(crate) fn normalize(axes: &mut Axes) {
     if !axes.is_sorted_by_key(step) {
         axes.sort_by_key(step);
     }
-    let mut joined = Axes::new();
-    for axis in axes.drain(..) {
+    let mut kept = 0;
+    for next in 0..axes.len() {
+        let axis = axes[next];
         let len = axis.len as isize;
-        match joined.last_mut() {
+        match axes[..kept].last_mut() {
             Some(outer)
                 if outer.src == axis.src * len
                     && outer.more == axis.more.map(|step| step * len)
@@ -54,13 +55,16 @@ pub(crate) fn normalize(axes: &mut Axes) {
             {
                 *outer = Axis { len: outer.len * axis.len, ..axis };
             }
-            _ => joined.push(axis),
+            _ => {
+                axes[kept] = axis;
+                kept += 1;
+            }
         }
     }
-    if joined.is_empty() {
-        joined.push(Axis { len: 1, ..Axis::default() });
+    axes.truncate(kept);
+    if axes.is_empty() {
+        axes.push(Axis { len: 1, ..Axis::default() });
     }
-    *axes = joined;
 }
 
 /// Where a walk stands: the offset of each operand from its first element, in its own unit.
