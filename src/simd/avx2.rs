@@ -64,37 +64,65 @@ fn splat_half(_: Avx2, keep: u64, half: usize) -> __m256i {
     unsafe { _mm256_set1_epi32((keep >> (32 * half)) as i32) }
 }
 
-/// Eight float16 or bfloat16 at once: widen, select, narrow.
+/// A bit for each of sixteen 16-bit lanes.
+static BITS_16: [u16; 16] = {
+    let mut bits = [0; 16];
+    let mut lane = 0;
+    while lane < 16 {
+        bits[lane] = 1 << lane;
+        lane += 1;
+    }
+    bits
+};
+
+/// Sixteen float16 or bfloat16 at once: `scaled`, or zero where dropped.
 ///
 /// # Safety
 /// As for [`Simd`]'s methods on elements.
 #[inline(always)]
 unsafe fn select_16<const STREAM: bool>(
-    simd: Avx2,
+    _: Avx2,
     keep: u64,
     src: *const u16,
     dst: *mut u16,
-    scale: f32,
-    widen: impl Fn(__m128i) -> __m256,
-    narrow: impl Fn(__m256) -> __m128i,
+    scaled: impl Fn(__m256i) -> __m256i,
 ) {
-    for half in 0..2 {
-        let lanes = splat_half(simd, keep, half);
-        for (vector, bits) in BITS_32.iter().enumerate() {
-            let at = half * WORD / 2 + vector * 8;
-            let dropped = as_floats(dropped_lanes(simd, lanes, bits));
-            // SAFETY: `at + 8 <= WORD`, and the caller vouches for WORD elements and the alignment; the token
-            // proves AVX2.
-            unsafe {
-                let x = widen(_mm_loadu_si128(src.add(at).cast()));
-                let y = narrow(_mm256_andnot_ps(dropped, _mm256_mul_ps(x, _mm256_set1_ps(scale))));
-                if STREAM {
-                    _mm_stream_si128(dst.add(at).cast(), y);
-                } else {
-                    _mm_storeu_si128(dst.add(at).cast(), y);
-                }
+    for at in (0..WORD).step_by(16) {
+        // SAFETY: `at + 16 <= WORD`, and the caller vouches for WORD elements and the alignment; the token proves
+        // AVX2.
+        unsafe {
+            let lanes =
+                _mm256_and_si256(_mm256_set1_epi16((keep >> at) as i16), _mm256_loadu_si256(BITS_16.as_ptr().cast()));
+            let dropped = _mm256_cmpeq_epi16(lanes, _mm256_setzero_si256());
+            let y = _mm256_andnot_si256(dropped, scaled(_mm256_loadu_si256(src.add(at).cast())));
+            if STREAM {
+                _mm256_stream_si256(dst.add(at).cast(), y);
+            } else {
+                _mm256_storeu_si256(dst.add(at).cast(), y);
             }
         }
+    }
+}
+
+#[inline(always)]
+fn scaled_f16(_: Avx2, x: __m128i, scale: f32) -> __m128i {
+    // SAFETY: the token proves AVX2 and F16C.
+    unsafe {
+        let y = _mm256_mul_ps(_mm256_cvtph_ps(x), _mm256_set1_ps(scale));
+        _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(y)
+    }
+}
+
+/// The product in the high halves, rounded; the low halves are rubbish.
+#[inline(always)]
+fn scaled_bf16(_: Avx2, x: __m256i, scale: f32) -> __m256i {
+    // SAFETY: the token proves AVX2.
+    unsafe {
+        let y = _mm256_castps_si256(_mm256_mul_ps(_mm256_castsi256_ps(x), _mm256_set1_ps(scale)));
+        // Half a unit below the half, plus the last kept bit: ties go to even. A NaN's low half is zero here, so it
+        // cannot carry.
+        let odd = _mm256_and_si256(_mm256_srli_epi32::<16>(y), _mm256_set1_epi32(1));
+        _mm256_add_epi32(y, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7FFF)))
     }
 }
 
@@ -243,11 +271,11 @@ impl Simd for Avx2 {
                 keep,
                 src,
                 dst,
-                scale,
                 #[inline(always)]
-                |x| _mm256_cvtph_ps(x),
-                #[inline(always)]
-                |y| _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(y),
+                |x| {
+                    let low = scaled_f16(self, _mm256_castsi256_si128(x), scale);
+                    _mm256_set_m128i(scaled_f16(self, _mm256_extracti128_si256::<1>(x), scale), low)
+                },
             );
         }
     }
@@ -260,18 +288,13 @@ impl Simd for Avx2 {
                 keep,
                 src,
                 dst,
-                scale,
+                // The floats of even elements are the low halves of 32-bit lanes, those of odd ones the high halves,
+                // and they go back there.
                 #[inline(always)]
-                |x| _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(x))),
-                // Half a unit below the half, plus the last kept bit: ties go to even. A NaN's low half is zero
-                // here, so it cannot carry.
-                #[inline(always)]
-                |y| {
-                    let y = _mm256_castps_si256(y);
-                    let odd = _mm256_and_si256(_mm256_srli_epi32::<16>(y), _mm256_set1_epi32(1));
-                    let rounding = _mm256_add_epi32(odd, _mm256_set1_epi32(0x7FFF));
-                    let y = _mm256_srli_epi32::<16>(_mm256_add_epi32(y, rounding));
-                    _mm_packus_epi32(_mm256_castsi256_si128(y), _mm256_extracti128_si256::<1>(y))
+                |x| {
+                    let even = scaled_bf16(self, _mm256_slli_epi32::<16>(x), scale);
+                    let odd = scaled_bf16(self, _mm256_and_si256(x, _mm256_set1_epi32(!0 << 16)), scale);
+                    _mm256_blend_epi16::<0xAA>(_mm256_srli_epi32::<16>(even), odd)
                 },
             );
         }
