@@ -329,6 +329,31 @@ def test_a_bad_state_is_half_loaded() -> None:
         without.load_state_dict(good)
 
 
+def test_complex_weights_lose_a_part_in_real_ones() -> None:
+    layer = fd.DropConnectLinear(5, 4, 0.3, rng=0)
+    good = fd.DropConnectLinear(5, 4, 0.2, rng=1).state_dict()
+    before = layer.state_dict()
+    for name in ("weight", "bias"):
+        with pytest.raises(TypeError, match=f"state must have a real {name}, got complex64"):
+            layer.load_state_dict({**good, name: good[name].astype(np.complex64)})
+        assert_same(layer.weight, before["weight"])
+        assert (layer.key.words, layer.p) == (before["key"], before["p"])
+    wide = fd.DropConnectLinear(5, 4, rng=0, dtype=np.complex128)
+    wide.load_state_dict(good)
+    assert_same(wide.weight, good["weight"].astype(np.complex128))
+
+
+def test_weights_that_cannot_be_written_are_half_loaded() -> None:
+    layer = fd.DropConnectLinear(5, 4, 0.3, rng=0)
+    assert layer.bias is not None
+    layer.bias.flags.writeable = False
+    before = layer.state_dict()
+    with pytest.raises(ValueError, match="bias must be writeable to load a state, got a read-only"):
+        layer.load_state_dict(fd.DropConnectLinear(5, 4, 0.2, rng=1).state_dict())
+    assert_same(layer.weight, before["weight"])
+    assert (layer.key.words, layer.p) == (before["key"], before["p"])
+
+
 def test_the_repr_hides_what_is_not_default() -> None:
     assert repr(fd.DropConnectLinear(5, 4)) == "DropConnectLinear(5, 4, p=0.5)"
     odd = fd.DropConnectLinear(5, 4, 0.1, bias=False, mode="standard", dtype=np.float64)

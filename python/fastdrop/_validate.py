@@ -226,12 +226,13 @@ def as_number(value: Any, name: str, least: float = -math.inf, most: float = mat
 
 
 def check_weights(saved: Any, own: NDArray[Any] | None, name: str) -> NDArray[Any] | None:
-    """Return a saved parameter as an array that fits a layer's own.
+    """Return a saved parameter as an array that fits a layer's own, of the same dtype.
 
     Raises
     ------
     TypeError, ValueError
-        If it is of another shape, or missing, or there is none; if it is no array of floats.
+        If it is of another shape, or missing, or there is none; if it is no array of floats, or
+        complex where the layer's own is real; if that cannot be written.
     """
     if saved is None or own is None:
         if saved is not own:
@@ -241,7 +242,11 @@ def check_weights(saved: Any, own: NDArray[Any] | None, name: str) -> NDArray[An
     array = _core.float_array(saved, name)
     if array.shape != own.shape:
         raise ValueError(f"state must have {name} of shape {own.shape}, got {array.shape}")
-    return array
+    if array.dtype.kind == "c" and own.dtype.kind != "c":
+        raise TypeError(f"state must have a real {name}, got {array.dtype}")
+    if not own.flags.writeable:
+        raise ValueError(f"{name} must be writeable to load a state, got a read-only array")
+    return array.astype(own.dtype, copy=False)
 
 
 def check_inplace(x: object, array: NDArray[Any]) -> NDArray[Any]:
