@@ -335,6 +335,17 @@ def test_a_saved_or_copied_layer_loses_its_place() -> None:
     assert repr(fd.ConcreteDropout(0.1, 0.5)) == "ConcreteDropout(p=0.1, temperature=0.5)"
 
 
+def test_p_moves_by_its_rounding_when_it_is_saved() -> None:
+    drop = fd.ConcreteDropout(rng=0)
+    for p in (0.03, 0.1, 0.7, 1 - 2**-53, 1e-300, 5e-324, 0.0, 1.0, *np.linspace(0.0, 1.0, 301)):
+        saved = fd.ConcreteDropout(float(p), rng=as_key(KEY)).state_dict()
+        drop.load_state_dict(saved)
+        assert drop.p == p
+        assert drop.state_dict() == saved
+    drop.load_state_dict({**saved, "p": 0.2, "logit": 0.0})  # the logit decides
+    assert (drop.p, drop.logit) == (0.5, 0.0)
+
+
 def test_the_layer_learns_a_p_that_is_none() -> None:
     """With weights that do not matter p grows to 1/2, with ones that do it falls."""
     small, large = np.full((4, 30), 1e-3), np.full((4, 30), 3.0)

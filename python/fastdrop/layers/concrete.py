@@ -22,6 +22,9 @@ from fastdrop.functional.regularization import concrete_regularization
 from fastdrop.layers.base import ElementwiseLayer, Layer
 from fastdrop.random import RNG
 
+ROUNDING = 1e-12
+"""A p this close to that of a logit is the same: the rounding of the logit, of up to 745."""
+
 
 class ConcreteDropout(ElementwiseLayer[ConcreteMask]):
     """Drop elements, nearly, with a learned probability; pass all through in evaluation.
@@ -187,11 +190,14 @@ class ConcreteDropout(ElementwiseLayer[ConcreteMask]):
         return {**super().state_dict(), "logit": self._logit}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over what `state_dict` returned; "logit" decides, and "p" only has to be one."""
+        """Take over what `state_dict` returned; where "p" is not that of "logit", this decides."""
         common = dict(state) if isinstance(state, Mapping) else {}
         logit = as_number(common.pop("logit", None), "logit", -math.inf)
         super().load_state_dict(common)
-        self.logit = logit
+        self._logit = logit
+        p = probability_of(logit)
+        if not math.isclose(self._p, p, rel_tol=ROUNDING, abs_tol=math.ulp(0.0)):
+            self._p = p
         self._x, self.grad_logit = None, None
 
     def _options(self) -> str:
