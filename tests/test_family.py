@@ -363,6 +363,36 @@ def test_weights_share_a_mask() -> None:
         layer.backward(weights[:2])
 
 
+def test_weights_that_are_all_kept_draw_a_key() -> None:
+    weights = [np.ones((2, 3)), np.ones(4)]
+    rng = np.random.default_rng(0)
+    before = rng.bit_generator.state
+    assert fd.weight_drop(weights, 0.5, training=False, rng=rng)[1] is weights[1]
+    assert fd.weight_drop(weights, 0.0, rng=rng)[1] is weights[1]
+    for bad in ({"p": 2.0}, {"mode": "other"}, {"training": 1}):
+        with pytest.raises((TypeError, ValueError), match="must be"):
+            fd.weight_drop(weights, **{"rng": rng, **bad})
+    with pytest.raises(TypeError, match="weights must have dtype"):
+        fd.weight_drop([np.ones(2), np.ones(2, int)], rng=rng)
+    assert rng.bit_generator.state == before
+    fd.weight_drop(weights, 0.5, rng=rng)
+    assert rng.bit_generator.state != before
+
+
+def test_one_array_is_taken_for_its_rows() -> None:
+    layer = fd.WeightDrop(rng=0)
+    layer([np.ones((2, 3))])
+    for bad, kind in ((np.ones((2, 3)), "ndarray"), (3.0, "float"), (None, "NoneType")):
+        text = f" must be a sequence of arrays, got {kind}"
+        with pytest.raises(TypeError, match="weights" + text):
+            fd.weight_drop(bad, 0.5, rng=0)
+        with pytest.raises(TypeError, match="weights" + text):
+            layer(bad)
+        with pytest.raises(TypeError, match="gradients" + text):
+            layer.backward(bad)
+    assert layer.calls == 1
+
+
 @pytest.mark.parametrize("p", PS)
 @pytest.mark.parametrize("dtype", [*REAL, np.dtype(np.complex64)], ids=str)
 def test_zoneout_takes_the_wrong_state(level: str, dtype: np.dtype[Any], p: float) -> None:

@@ -2,7 +2,7 @@
 
 import math
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, SupportsFloat, SupportsIndex
 
 import numpy as np
@@ -29,6 +29,19 @@ def as_array(x: Any, name: str) -> NDArray[Any]:
     if isinstance(x, np.ma.MaskedArray | np.matrix):
         raise TypeError(f"{name} must be a plain array, got {type(x).__name__}")
     return np.asarray(x)
+
+
+def as_arrays(several: Any, name: str) -> list[NDArray[Any]]:
+    """Return arrays that fastdrop works on as a list.
+
+    Raises
+    ------
+    TypeError
+        If they are one array, or none at all.
+    """
+    if isinstance(several, np.ndarray) or not isinstance(several, Iterable):
+        raise TypeError(f"{name} must be a sequence of arrays, got {type(several).__name__}")
+    return [_core.float_array(one, name) for one in several]
 
 
 def check_mode(mode: str) -> None:

@@ -10,17 +10,20 @@ from typing import overload
 from numpy.typing import ArrayLike
 
 from fastdrop import _core
+from fastdrop._core import Key
 from fastdrop._validate import (
     Mode,
     Per,
+    as_arrays,
     as_axis,
     as_count,
     as_counts,
     check_flag,
+    check_mode,
     check_per,
     feature_dims,
 )
-from fastdrop.functional.core import Array, dropout
+from fastdrop.functional.core import NO_KEY, Array, dropout
 from fastdrop.random import RNG, as_key
 
 
@@ -537,8 +540,12 @@ def weight_drop(
     array([[0., 0.],
            [0., 2.]])
     """
-    key = as_key(rng)
+    p = _core.probability(p)
+    check_flag(training, "training")
+    check_mode(mode)
+    arrays = as_arrays(weights, "weights")
+    key = as_key(rng) if (p and training) or isinstance(rng, Key) else NO_KEY
     return [
-        drop_connect(weight, p, training=training, mode=mode, rng=key.fold_in(number))
-        for number, weight in enumerate(weights)
+        dropout(array, p, training=training, mode=mode, rng=key.fold_in(number))
+        for number, array in enumerate(arrays)
     ]

@@ -5,9 +5,17 @@ from typing import ClassVar
 
 from numpy.typing import ArrayLike
 
-from fastdrop import _core
 from fastdrop._core import Mask
-from fastdrop._validate import Mode, Per, as_axis, check_flag, check_mode, check_per, feature_dims
+from fastdrop._validate import (
+    Mode,
+    Per,
+    as_arrays,
+    as_axis,
+    check_flag,
+    check_mode,
+    check_per,
+    feature_dims,
+)
 from fastdrop.functional.core import Array, dropout
 from fastdrop.functional.shared import path_dims, weight_drop
 from fastdrop.layers.base import Layer
@@ -398,7 +406,7 @@ class WeightDrop(Layer[list[Mask]]):
             If they are none of these; the call does not count then.
         """
         key = self._key.fold_in(self._calls)
-        arrays = [_core.float_array(weight, "weights") for weight in weights]
+        arrays = as_arrays(weights, "weights")
         dropped = weight_drop(arrays, self._p, training=self.training, mode=self.mode, rng=key)
         self._mask = None
         if self.training:
@@ -431,7 +439,7 @@ class WeightDrop(Layer[list[Mask]]):
         """
         if self._shapes is None:
             raise RuntimeError("backward needs a forward call before it")
-        arrays = [_core.float_array(gradient, "gradients") for gradient in gradients]
+        arrays = as_arrays(gradients, "gradients")
         shapes = [array.shape for array in arrays]
         if shapes != self._shapes:
             raise ValueError(
