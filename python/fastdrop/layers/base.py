@@ -39,6 +39,7 @@ class Layer(Generic[Recipe]):
 
     _of_weights: ClassVar[bool] = False  # then axis 0 of what it is called with holds no examples
     _samples: Samples | None = None
+    _sampled = False  # True also of what holds no examples
 
     def __init__(self, p: float, rng: RNG) -> None:
         self.p = p
@@ -96,12 +97,13 @@ class Layer(Generic[Recipe]):
 
     @contextmanager
     def _sampling(self, samples: Samples) -> Iterator[None]:
-        """Draw these samples whatever the mode; at the end the layer is as it was."""
+        """Draw these samples whatever the mode, and not in place; then be as before."""
         before = dict(vars(self))
         try:
             self.training, self._calls = True, 0
             self._key = samples.keys[0]
             self._samples = None if self._of_weights else samples
+            self._sampled = True
             yield
         finally:
             vars(self).clear()
@@ -210,6 +212,8 @@ class ElementwiseLayer(Layer[Recipe]):
         """
         array = _core.float_array(x, "x")
         out = check_inplace(x, array) if self.inplace else None
+        if self._sampled:
+            out = None  # the next sample needs x as it is
         if self.training:
             if self._samples is None:
                 mask = self._draw(array.shape, self._key.fold_in(self._calls))
