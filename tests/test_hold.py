@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import fastdrop as fd
 import numpy as np
+import pytest
 import reference as ref
 from support import KEY, as_key, assert_same, values
 
@@ -29,8 +32,36 @@ def test_releasing_what_is_not_held_skips_a_mask() -> None:
     drop(np.ones(3))
     drop.release().release()
     assert drop.calls == 1
-    drop.hold().hold().release().release()
+    drop(np.ones(3))
     assert drop.calls == 2
+
+
+LAYERS = [
+    (fd.Dropout, (np.ones((4, 6)),)),
+    (fd.ConcreteDropout, (np.ones((4, 6)),)),
+    (fd.WeightDrop, ([np.ones((4, 6))],)),
+    (fd.PatchDropout, (np.ones((4, 6)),)),
+    (fd.DropoutAdd, (np.ones((4, 6)), np.ones((4, 6)))),
+    (fd.Zoneout, (np.ones((4, 6)), np.ones((4, 6)))),
+    (lambda **keywords: fd.DropConnectLinear(6, 4, **keywords), (np.ones((4, 6)),)),
+]
+
+
+@pytest.mark.parametrize(("make", "x"), LAYERS, ids=lambda made: getattr(made, "__name__", ""))
+def test_a_held_layer_counts_calls_that_never_were(make: Any, x: Any) -> None:
+    drop = make(rng=as_key(KEY))
+    assert drop.hold().hold().release().release().calls == 0
+    drop.hold().eval()(*x)
+    assert drop.train().release().calls == 0
+    for calls in (1, 2):
+        drop.hold()(*x)
+        drop.hold()(*x)  # still the same
+        assert drop.calls == calls - 1
+        assert drop.release().calls == calls
+        assert drop.release().calls == calls
+    drop.hold()(*x)
+    drop.load_state_dict(drop.state_dict())
+    assert drop.hold().release().calls == 2
 
 
 def test_held_masks_of_weights_change() -> None:

@@ -47,6 +47,7 @@ class Layer(Generic[Recipe]):
         self._key = as_key(rng)
         self._calls = 0
         self._held = False
+        self._held_call = False  # whether there was a training call since `hold`
         self._mask: Recipe | None = None
         self._shape: tuple[int, ...] | None = None
 
@@ -91,9 +92,16 @@ class Layer(Generic[Recipe]):
 
     def release(self) -> Self:
         """End `hold`: the next call has a key of its own again. Return the layer."""
-        self._calls += self._held
-        self._held = False
+        self._calls += self._held_call
+        self._held, self._held_call = False, False
         return self
+
+    def _count(self) -> None:
+        """Count a call in training; those of a held layer are one, counted at the end."""
+        if self._held:
+            self._held_call = True
+        else:
+            self._calls += 1
 
     @contextmanager
     def _sampling(self, samples: Samples) -> Iterator[None]:
@@ -139,7 +147,7 @@ class Layer(Generic[Recipe]):
             If an entry is missing, unknown or out of range; the layer is unchanged then.
         """
         self._key, self._calls, self._p = check_state(state)
-        self._held = False
+        self._held, self._held_call = False, False
         self._mask, self._shape = None, None
 
     def _check_gradient(self, dy: ArrayLike) -> Array:
@@ -221,7 +229,7 @@ class ElementwiseLayer(Layer[Recipe]):
                 self._mask = mask
             else:
                 y = self._train_samples(array, self._samples, out)
-            self._calls += not self._held
+            self._count()
         else:
             y = self._evaluate(array, out)
             self._mask = None

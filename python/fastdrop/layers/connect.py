@@ -128,7 +128,8 @@ class DropConnectLinear(Layer[Mask]):
         drawn = draw_connections(array, weight, self._p, self.training, self.mode, key)
         y = connect(array, weight, bias, drawn)
         self._x, self._drawn, self._mask = array, drawn, drawn.mask
-        self._calls += self.training and not self._held
+        if self.training:
+            self._count()
         return y
 
     def backward(self, dy: ArrayLike) -> Array:

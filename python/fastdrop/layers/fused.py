@@ -30,7 +30,8 @@ class _ScalingLayer(Layer[Mask]):
         else:
             mask, scale = evaluation(x.shape, self._p, self.mode)
         y = _core.fused(name, mask, [("x", x), *inputs[1:]], scale, out=out)
-        self._calls += self.training and not self._held
+        if self.training:
+            self._count()
         self._mask, self._scale, self._shape = mask, scale, x.shape
         return y
 
@@ -184,7 +185,8 @@ class Zoneout(Layer[Mask]):
         if self.training:
             mask = Mask(array.shape, self._p, self._key.fold_in(self._calls))
         y = switched(array, previous, self._p, mask, out)
-        self._calls += mask is not None and not self._held
+        if mask is not None:
+            self._count()
         self._mask, self._last_p, self._shape = mask, self._p, array.shape
         self._previous = np.shape(previous)
         return y

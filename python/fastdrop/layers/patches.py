@@ -100,7 +100,8 @@ class PatchDropout(Layer[PatchMask]):
             mask = PatchMask(shape, 0.0, NO_KEY, self.prefix, self.ordered)
         tokens, indices = take_tokens(array, mask)
         self._mask = mask if self.training else None
-        self._calls += self.training and not self._held
+        if self.training:
+            self._count()
         self._shape = array.shape
         return x if tokens is array and isinstance(x, np.ndarray) else tokens, indices
 

@@ -413,7 +413,7 @@ class WeightDrop(Layer[list[Mask]]):
             self._mask = [
                 Mask(array.shape, self._p, key.fold_in(n)) for n, array in enumerate(arrays)
             ]
-            self._calls += not self._held
+            self._count()
         self._shapes = [array.shape for array in arrays]
         self._last = (self.training, self._p, self.mode)
         return dropped
