@@ -302,6 +302,30 @@ def test_bad_options_are_accepted() -> None:
             call()
 
 
+def test_a_bad_axis_is_noticed_at_the_first_call() -> None:
+    for make, name in (
+        (fd.LockedDropout, "time_axis"),
+        (fd.DropPath, "batch_axis"),
+        (fd.FeatureAlphaDropout, "channel_axis"),
+    ):
+        for bad in ("a", 1.0, None):
+            with pytest.raises(TypeError, match=f"{name} must be an int, got {bad!r}"):
+                make(**{name: bad})
+        assert getattr(make(**{name: np.int64(-1)}), name) == -1
+    with pytest.raises(ValueError, match="channel_axis must not be axis 0, the batch, got 0"):
+        fd.FeatureAlphaDropout(channel_axis=0)
+
+
+def test_the_repr_hides_an_axis_or_shows_a_default() -> None:
+    assert repr(fd.LockedDropout()) == "LockedDropout(p=0.5, inplace=False)"
+    assert repr(fd.LockedDropout(time_axis=1)) == "LockedDropout(p=0.5, inplace=False, time_axis=1)"
+    assert repr(fd.DropPath()) == "DropPath(p=0.5, inplace=False)"
+    odd = fd.DropPath(per="batch", batch_axis=1, scale_by_keep=False)
+    assert repr(odd) == (
+        "DropPath(p=0.5, inplace=False, per='batch', batch_axis=1, scale_by_keep=False)"
+    )
+
+
 def test_drop_path_without_scale_scales() -> None:
     x = np.full((100, 3), 3.0)
     y = fd.drop_path(x, 0.5, scale_by_keep=False, rng=as_key(KEY))

@@ -94,6 +94,20 @@ def mask_shape(shape: tuple[int, ...], broadcast_dims: Dims) -> tuple[int, ...]:
     return tuple(1 if axis in shared else length for axis, length in enumerate(shape))
 
 
+def as_axis_number(axis: SupportsIndex, name: str) -> int:
+    """Return an axis as it is counted, of an array that is not there yet.
+
+    Raises
+    ------
+    TypeError
+        If it is no integer.
+    """
+    try:
+        return operator.index(axis)
+    except TypeError:
+        raise TypeError(f"{name} must be an int, got {axis!r}") from None
+
+
 def as_axis(axis: SupportsIndex, ndim: int, name: str) -> int:
     """Return an axis counted from the start.
 
@@ -102,10 +116,7 @@ def as_axis(axis: SupportsIndex, ndim: int, name: str) -> int:
     TypeError, ValueError
         If it is no integer, or is not there.
     """
-    try:
-        number = operator.index(axis)
-    except TypeError:
-        raise TypeError(f"{name} must be an int, got {axis!r}") from None
+    number = as_axis_number(axis, name)
     if not -ndim <= number < ndim:
         raise ValueError(f"{name} must be an axis of an array with {ndim} of them, got {number}")
     return number % ndim

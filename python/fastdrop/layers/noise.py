@@ -2,7 +2,7 @@
 
 from fastdrop import _core
 from fastdrop._core import Key, Mask
-from fastdrop._validate import Dims, as_dims, feature_dims, mask_shape
+from fastdrop._validate import Dims, as_axis_number, as_dims, feature_dims, mask_shape
 from fastdrop.functional.core import Array
 from fastdrop.functional.gaussian import Noise
 from fastdrop.functional.selfnorm import alpha, alpha_scale
@@ -92,7 +92,9 @@ class FeatureAlphaDropout(AlphaDropout):
         rng: RNG = None,
     ) -> None:
         super().__init__(p, inplace, rng=rng)
-        self.channel_axis = channel_axis
+        self.channel_axis = as_axis_number(channel_axis, "channel_axis")
+        if self.channel_axis == 0:
+            raise ValueError("channel_axis must not be axis 0, the batch, got 0")
 
     def _draw(self, shape: tuple[int, ...], key: Key) -> Mask:
         dims = feature_dims(shape, max(2, len(shape)), self.channel_axis)

@@ -11,6 +11,7 @@ from fastdrop._validate import (
     Per,
     as_arrays,
     as_axis,
+    as_axis_number,
     check_flag,
     check_mode,
     check_per,
@@ -187,14 +188,15 @@ class LockedDropout(Dropout):
         rng: RNG = None,
     ) -> None:
         super().__init__(p, inplace, mode=mode, rng=rng)
-        self.time_axis = time_axis
+        self.time_axis = as_axis_number(time_axis, "time_axis")
 
     def _mask_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         time = as_axis(self.time_axis, len(shape), "time_axis")
         return (*shape[:time], 1, *shape[time + 1 :])
 
     def _options(self) -> str:
-        return super()._options() + f", time_axis={self.time_axis}"
+        time = "" if self.time_axis == 0 else f", time_axis={self.time_axis}"
+        return super()._options() + time
 
 
 class DropPath(Dropout):
@@ -248,7 +250,7 @@ class DropPath(Dropout):
         check_flag(scale_by_keep, "scale_by_keep")
         super().__init__(p, inplace, rng=rng)
         self.per: Per = per
-        self.batch_axis = batch_axis
+        self.batch_axis = as_axis_number(batch_axis, "batch_axis")
         self.scale_by_keep = scale_by_keep
 
     def _mask_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -260,6 +262,7 @@ class DropPath(Dropout):
 
     def _options(self) -> str:
         options = "" if self.per == "sample" else f", per={self.per!r}"
+        options += "" if self.batch_axis == 0 else f", batch_axis={self.batch_axis}"
         return options + ("" if self.scale_by_keep else ", scale_by_keep=False")
 
 
