@@ -342,7 +342,10 @@ def test_rates_over_depth() -> None:
     assert fd.drop_path_rates(0.3, 0) == []
     assert fd.drop_path_rates(0.6, [1, 2, 1]) == [[0.0], pytest.approx([0.2, 0.4]), [0.6]]
     assert fd.drop_path_rates(0.6, [2, 1], stagewise=True) == [[0.0, 0.0], [0.6]]
-    assert fd.drop_path_rates(1.0, 3)[-1] == 1.0
+    for p in (0.1, 0.2, 0.3, 0.7, 1.0):
+        for depth in range(1, 50):
+            assert fd.drop_path_rates(p, depth)[-1] == p
+            assert max(fd.drop_path_rates(p, depth)) == p
     with pytest.raises(ValueError, match="stagewise"):
         fd.drop_path_rates(0.5, 3, stagewise=True)
     with pytest.raises(ValueError, match="depth must be an int of at least 0, got -1"):

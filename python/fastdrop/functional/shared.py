@@ -386,7 +386,7 @@ def drop_path_rates(
 
 
 def _linear(p: float, n: int) -> list[float]:
-    return [p * block / (n - 1) for block in range(n)] if n > 1 else [p] * n
+    return [p * (block / (n - 1)) for block in range(n)] if n > 1 else [p] * n
 
 
 def embedding_dropout(
