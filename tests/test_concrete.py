@@ -335,6 +335,18 @@ def test_a_saved_or_copied_layer_loses_its_place() -> None:
     assert repr(fd.ConcreteDropout(0.1, 0.5)) == "ConcreteDropout(p=0.1, temperature=0.5)"
 
 
+def test_a_state_that_is_none_is_described_as_another() -> None:
+    drop = fd.ConcreteDropout(rng=0)
+    state = drop.state_dict()
+    with pytest.raises(TypeError, match="state must be a mapping, got int"):
+        drop.load_state_dict(3)  # type: ignore[arg-type]
+    for name in state:
+        less = {key: value for key, value in state.items() if key != name}
+        with pytest.raises(ValueError, match=f"state must have the entry {name}, got "):
+            drop.load_state_dict(less)
+    assert drop.state_dict() == state
+
+
 def test_p_moves_by_its_rounding_when_it_is_saved() -> None:
     drop = fd.ConcreteDropout(rng=0)
     for p in (0.03, 0.1, 0.7, 1 - 2**-53, 1e-300, 5e-324, 0.0, 1.0, *np.linspace(0.0, 1.0, 301)):
@@ -379,6 +391,16 @@ def test_a_bad_argument_is_taken() -> None:
         fd.concrete_dropout(x, math.nan, out=x)
     with pytest.raises(TypeError, match="logit must be a number"):
         fd.concrete_dropout(x, "0", out=x)  # type: ignore[arg-type]
+    for huge in (10**400, -(10**5000)):
+        with pytest.raises(
+            ValueError, match=r"logit must be a number in .*, got an int of [0-9]+ b"
+        ):
+            fd.concrete_dropout(x, huge, out=x)
+    with pytest.raises(ValueError, match=r"inputs must be a number in .*, got an int of 1329 bits"):
+        fd.concrete_regularization(x, 0.0, 10**400)
+    for none in (np.ones(2), np.ones(1), 1j, np.complex128(1), np.str_("1"), None):
+        with pytest.raises(TypeError, match="logit must be a number, got"):
+            fd.concrete_dropout(x, none, out=x)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="training must be"):
         fd.concrete_dropout(x, 0.0, training=1, out=x)  # type: ignore[arg-type]
     with pytest.raises((TypeError, ValueError), match="out"):

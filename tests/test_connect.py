@@ -329,6 +329,17 @@ def test_a_bad_state_is_half_loaded() -> None:
         without.load_state_dict(good)
 
 
+def test_a_state_that_is_none_is_described_as_another() -> None:
+    for layer in (fd.DropConnectLinear(2, 3, rng=0), fd.DropConnectLinear(2, 3, bias=False, rng=0)):
+        state = layer.state_dict()
+        with pytest.raises(TypeError, match="state must be a mapping, got int"):
+            layer.load_state_dict(3)  # type: ignore[arg-type]
+        for name in state:
+            less = {key: value for key, value in state.items() if key != name}
+            with pytest.raises(ValueError, match=f"state must have the entry {name}, got "):
+                layer.load_state_dict(less)
+
+
 def test_complex_weights_lose_a_part_in_real_ones() -> None:
     layer = fd.DropConnectLinear(5, 4, 0.3, rng=0)
     good = fd.DropConnectLinear(5, 4, 0.2, rng=1).state_dict()
@@ -391,7 +402,10 @@ def test_a_bad_argument_of_the_layer_is_taken() -> None:
         ((5, 4.0), {}, "out_features must be"),
         ((5, 4), {"bias": 1}, "bias must be True or False"),
         ((5, 4), {"mode": "other"}, "mode must be"),
-        ((5, 4), {"dtype": int}, "dtype must"),
+        ((5, 4), {"dtype": int}, "dtype must be float32, .* or complex128, got int64"),
+        ((5, 4), {"dtype": "foo"}, "dtype must be float32, .* or complex128, got 'foo'"),
+        ((5, 4), {"dtype": object}, "dtype must be .*, got object"),
+        ((5, 4), {"dtype": (np.float32, (2,))}, "dtype must be .*, got "),
         ((5, 4), {"p": 2}, "p must be"),
     ]
     for positional, keywords, message in arguments:

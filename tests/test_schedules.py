@@ -65,7 +65,7 @@ def test_the_curriculum_is_of_the_probability_to_keep() -> None:
         keep = (1 - 0.7) * math.exp(-0.01 * step) + 0.7
         assert schedule(step) == pytest.approx(1 - keep, abs=1e-15)
     assert schedule(0) == 0.0
-    assert schedule(10**9) == 0.3
+    assert schedule(10**9) == schedule(10**400) == 0.3
 
 
 def test_the_curriculum_is_rounded_away_where_it_starts() -> None:
@@ -121,6 +121,11 @@ def test_a_schedule_is_not_a_value(schedule: Any) -> None:
         (lambda: Curriculum(0.5, math.inf), ValueError, "^gamma must be"),
         (lambda: Curriculum(0.5, math.nan), ValueError, "^gamma must be"),
         (lambda: Curriculum(0.5, "1"), TypeError, "^gamma must be"),
+        (lambda: Curriculum(0.5, 10**400), ValueError, "^gamma must .* an int of 1329 bits$"),
+        (lambda: Curriculum(0.5, np.ones(2)), TypeError, "^gamma must be a finite number above 0"),
+        (lambda: Curriculum(0.5, np.ones(1)), TypeError, "^gamma must be a finite number above 0"),
+        (lambda: Constant(10**5000), TypeError, "^p must be a number in .*, got an int of"),
+        (lambda: Linear(0.1, 0.2, -(10**5000)), ValueError, "^steps must be .*, got an int of"),
         (lambda: Constant(0.5)(-1), ValueError, "^step must be an int of at least 0, got -1$"),
         (lambda: Constant(0.5)(1.0), TypeError, "^step must be"),
     ],
@@ -190,6 +195,10 @@ def test_a_saved_schedule_starts_again() -> None:
     assert fresh.p == 0.9
 
 
+def test_factors_that_come_one_by_one_are_not_counted() -> None:
+    assert fd.PSchedule(fd.Dropout(), Constant(0.1), factors=iter([0.5])).factors == (0.5,)
+
+
 def test_a_pickled_schedule_drives_other_layers() -> None:
     driver = fd.PSchedule(fd.Dropout(), Late(0.2, 1))
     driver.step()
@@ -224,6 +233,10 @@ def test_a_bad_state_is_loaded(state: Any, error: type[Exception]) -> None:
         (lambda: fd.PSchedule(fd.Dropout(), lambda step: 2.0), ValueError, "what schedule"),
         (lambda: fd.PSchedule(fd.Dropout(), Constant(0.1), factors=[]), ValueError, "factors must"),
         (lambda: fd.PSchedule(fd.Dropout(), Constant(0.1), factors=[2]), ValueError, "factors m"),
+        (lambda: fd.PSchedule(fd.Dropout(), Constant(0.1), factors=3), TypeError,
+         "factors must be a sequence of numbers, got 3"),
+        (lambda: fd.PSchedule(fd.Dropout(), Constant(0.1), factors=iter([0.5, 1.0])), ValueError,
+         "factors must be one for each of 1 layers, got 2"),
     ],
 )  # fmt: skip
 def test_a_bad_driver_is_noticed_at_the_first_step(

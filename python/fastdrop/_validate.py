@@ -3,11 +3,11 @@
 import math
 import operator
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal, SupportsFloat, SupportsIndex
+from typing import Any, Literal, SupportsIndex
 
 import numpy as np
 from numpy.lib.array_utils import normalize_axis_tuple
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from fastdrop import _core
 from fastdrop._core import Key
@@ -42,6 +42,13 @@ def as_arrays(several: Any, name: str) -> list[NDArray[Any]]:
     if isinstance(several, np.ndarray) or not isinstance(several, Iterable):
         raise TypeError(f"{name} must be a sequence of arrays, got {type(several).__name__}")
     return [_core.float_array(one, name) for one in several]
+
+
+def shown(value: Any) -> str:
+    """Return how Python shows an argument; an int that fills no line."""
+    if isinstance(value, int) and value.bit_length() > 256:
+        return f"an int of {value.bit_length()} bits"
+    return repr(value)
 
 
 def check_mode(mode: str) -> None:
@@ -152,7 +159,7 @@ def as_probability(p: Any, name: str) -> float:
     try:
         return _core.probability(p)
     except (TypeError, ValueError) as error:
-        raise type(error)(f"{name} must be a number in [0, 1], got {p!r}") from None
+        raise type(error)(f"{name} must be a number in [0, 1], got {shown(p)}") from None
 
 
 def as_positive(number: Any, name: str) -> float:
@@ -163,12 +170,32 @@ def as_positive(number: Any, name: str) -> float:
     TypeError, ValueError
         If it is no number, not above 0 or not finite.
     """
-    message = f"{name} must be a finite number above 0, got {number!r}"
-    if not isinstance(number, SupportsFloat):
-        raise TypeError(message)
-    if not 0.0 < float(number) < math.inf:
+    message = f"{name} must be a finite number above 0, got {shown(number)}"
+    try:
+        value = _real(number)
+    except TypeError:
+        raise TypeError(message) from None
+    except OverflowError:
+        raise ValueError(message) from None
+    if not 0.0 < value < math.inf:
         raise ValueError(message)
-    return float(number)
+    return value
+
+
+def _real(value: Any) -> float:
+    """Return a real number as a double: as float, but not of text or of an array with axes.
+
+    Raises
+    ------
+    TypeError, OverflowError
+        If it is none; if it is an int that is too large.
+    """
+    if isinstance(value, np.ndarray | np.generic) and (value.ndim or value.dtype.kind in "cmMSU"):
+        raise TypeError("not a real number")
+    try:
+        return math.fsum((value,))
+    except ValueError:
+        raise TypeError("not a real number") from None
 
 
 def as_count(n: SupportsIndex, name: str, least: int = 0) -> int:
@@ -184,7 +211,7 @@ def as_count(n: SupportsIndex, name: str, least: int = 0) -> int:
     except TypeError:
         raise TypeError(f"{name} must be an int of at least {least}, got {n!r}") from None
     if number < least:
-        raise ValueError(f"{name} must be an int of at least {least}, got {number}")
+        raise ValueError(f"{name} must be an int of at least {least}, got {shown(number)}")
     return number
 
 
@@ -240,13 +267,38 @@ def as_number(value: Any, name: str, least: float = -math.inf, most: float = mat
     TypeError, ValueError
         If it is none in [least, most].
     """
+    message = f"{name} must be a number in [{least:g}, {most:g}], got {shown(value)}"
     try:
-        number = math.fsum((value,))  # as float, but not of text
-    except (TypeError, ValueError):
+        number = _real(value)
+    except TypeError:
         raise TypeError(f"{name} must be a number, got {value!r}") from None
+    except OverflowError:
+        raise ValueError(message) from None
     if not least <= number <= most:
-        raise ValueError(f"{name} must be a number in [{least:g}, {most:g}], got {value!r}")
+        raise ValueError(message)
     return number
+
+
+def as_float_dtype(dtype: DTypeLike) -> np.dtype[Any]:
+    """Return a dtype that fastdrop works on.
+
+    Raises
+    ------
+    TypeError
+        If it is no dtype, or another.
+    """
+    wanted = "dtype must be float32, float64, float16, bfloat16, complex64 or complex128"
+    try:
+        made = np.dtype(dtype)
+    except (TypeError, ValueError, SyntaxError):
+        raise TypeError(f"{wanted}, got {dtype!r}") from None
+    try:
+        same = _core.float_array(np.empty(0, dtype=made), "dtype").dtype == made
+    except TypeError:
+        same = False
+    if not same:
+        raise TypeError(f"{wanted}, got {made}")
+    return made
 
 
 def check_weights(saved: Any, own: NDArray[Any] | None, name: str) -> NDArray[Any] | None:
@@ -302,6 +354,27 @@ def check_broadcast(mask: tuple[int, ...], shape: tuple[int, ...]) -> None:
         raise ValueError(f"mask of shape {mask} does not broadcast to shape {shape}")
 
 
+def split_state(
+    state: Mapping[str, Any], names: tuple[str, ...]
+) -> tuple[list[Any], dict[str, Any]]:
+    """Return the entries of a state with these names, and the others.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is no mapping, or an entry is missing.
+    """
+    if not isinstance(state, Mapping):
+        raise TypeError(f"state must be a mapping, got {type(state).__name__}")
+    others = dict(state)
+    for name in names:
+        if name not in others:
+            raise ValueError(
+                f"state must have the entry {name}, got {sorted(map(str, state)) or 'none'}"
+            )
+    return [others.pop(name) for name in names], others
+
+
 def check_state(state: Mapping[str, Any]) -> tuple[Key, int, float]:
     """Return the key, the number of calls and p from what a layer's `state_dict` returned.
 
@@ -310,9 +383,8 @@ def check_state(state: Mapping[str, Any]) -> tuple[Key, int, float]:
     TypeError, ValueError
         If an entry is missing, unknown or out of range.
     """
-    if not isinstance(state, Mapping):
-        raise TypeError(f"state must be a mapping, got {type(state).__name__}")
-    if set(state) != {"key", "calls", "p"}:
+    split_state(state, ("key", "calls", "p"))
+    if len(state) > 3:
         raise ValueError(
             f"state must have the entries key, calls and p, got {sorted(map(str, state))}"
         )

@@ -258,4 +258,6 @@ class Curriculum(Schedule):
         self._set(p=as_probability(self.p, "p"), gamma=as_positive(self.gamma, "gamma"))
 
     def _at(self, step: int) -> float:
+        if step >= 2**1023:  # more than a double holds
+            return self.p
         return -self.p * math.expm1(-self.gamma * step)

@@ -87,7 +87,7 @@ def concrete_regularization(
     """
     array = _core.float_array(weight, "weight")
     a = as_number(logit, "logit", -math.inf)
-    count = as_count(inputs, "inputs")
+    count = as_number(as_count(inputs, "inputs"), "inputs", 0.0)
     w = as_number(weight_regularizer, "weight_regularizer", 0.0)
     d = as_number(dropout_regularizer, "dropout_regularizer", 0.0)
     odds = math.exp(min(a, MOST_ODDS))

@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike
 
 from fastdrop import _core
 from fastdrop._core import Key
-from fastdrop._validate import as_number
+from fastdrop._validate import as_number, split_state
 from fastdrop.functional.concrete import (
     ConcreteMask,
     as_temperature,
@@ -191,8 +191,8 @@ class ConcreteDropout(ElementwiseLayer[ConcreteMask]):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over what `state_dict` returned; where "p" is not that of "logit", this decides."""
-        common = dict(state) if isinstance(state, Mapping) else {}
-        logit = as_number(common.pop("logit", None), "logit", -math.inf)
+        (saved,), common = split_state(state, ("logit",))
+        logit = as_number(saved, "logit", -math.inf)
         super().load_state_dict(common)
         self._logit = logit
         p = probability_of(logit)

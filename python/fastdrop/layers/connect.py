@@ -6,9 +6,16 @@ from typing import Any, SupportsIndex
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
-from fastdrop import _core
 from fastdrop._core import Mask
-from fastdrop._validate import Mode, as_count, check_flag, check_mode, check_weights
+from fastdrop._validate import (
+    Mode,
+    as_count,
+    as_float_dtype,
+    check_flag,
+    check_mode,
+    check_weights,
+    split_state,
+)
 from fastdrop.functional.connect import (
     Connections,
     connect,
@@ -95,12 +102,12 @@ class DropConnectLinear(Layer[Mask]):
             as_count(in_features, "in_features"),
             as_count(out_features, "out_features"),
         )
-        _core.float_array(np.empty(0, dtype=dtype), "dtype")
+        own = as_float_dtype(dtype)
         super().__init__(p, rng)
         self.mode: Mode = mode
         keys = self._key.split(2)
-        self.weight = initial_weights((outputs, inputs), inputs, keys[0], dtype)
-        self.bias = initial_weights((outputs,), inputs, keys[1], dtype) if bias else None
+        self.weight = initial_weights((outputs, inputs), inputs, keys[0], own)
+        self.bias = initial_weights((outputs,), inputs, keys[1], own) if bias else None
         self.grad_weight: Array | None = None
         self.grad_bias: Array | None = None
         self._x: Array | None = None
@@ -171,9 +178,9 @@ class DropConnectLinear(Layer[Mask]):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over what `state_dict` returned of a layer of the same shape, here or elsewhere."""
-        common = dict(state) if isinstance(state, Mapping) else {}
-        weight = check_weights(common.pop("weight", None), self.weight, "weight")
-        bias = check_weights(common.pop("bias", None), self.bias, "bias")
+        saved, common = split_state(state, ("weight", "bias"))
+        weight = check_weights(saved[0], self.weight, "weight")
+        bias = check_weights(saved[1], self.bias, "bias")
         super().load_state_dict(common)
         self.weight[...] = weight
         if self.bias is not None:

@@ -1,6 +1,6 @@
 """What sets the p of layers as training goes on. No mathematics here; that is `schedules`."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from fastdrop._validate import as_count, as_probability
@@ -16,7 +16,7 @@ class PSchedule:
         Whose p is set.
     schedule : Schedule, or function of int to float
         The p of each step, counted from 0.
-    factors : sequence of float, optional
+    factors : iterable of float, optional
         A factor in [0, 1] for each layer: its p is that times the schedule's. With
         ``fd.drop_path_rates(1.0, depth)`` a schedule drives the last of the paths, and the others
         follow in proportion.
@@ -58,19 +58,22 @@ class PSchedule:
         layers: Layer[Any] | Iterable[Layer[Any]],
         schedule: Callable[[int], float],
         *,
-        factors: Sequence[float] | None = None,
+        factors: Iterable[float] | None = None,
     ) -> None:
         self.layers = as_layers(layers)
         if not callable(schedule):
             raise TypeError(f"schedule must be a function of the step, got {schedule!r}")
         if factors is None:
             factors = [1.0] * len(self.layers)
-        if len(factors) != len(self.layers):
+        if not isinstance(factors, Iterable):
+            raise TypeError(f"factors must be a sequence of numbers, got {factors!r}")
+        several = tuple(factors)
+        if len(several) != len(self.layers):
             raise ValueError(
-                f"factors must be one for each of {len(self.layers)} layers, got {len(factors)}"
+                f"factors must be one for each of {len(self.layers)} layers, got {len(several)}"
             )
         self.schedule = schedule
-        self.factors = tuple(as_probability(factor, "factors") for factor in factors)
+        self.factors = tuple(as_probability(factor, "factors") for factor in several)
         self._steps = 0
         self._at(0)
 
