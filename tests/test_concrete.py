@@ -411,6 +411,12 @@ def test_a_bad_argument_is_taken() -> None:
         fd.concrete_dropout_backward(x, x, 0.0, rng=3)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="key must be a Key"):
         fd.ConcreteMask((3,), 0.0, 0.1, 3)  # type: ignore[arg-type]
+    for shape in ((-1,), (2, -3)):
+        with pytest.raises(ValueError, match="shape must be an int of at least 0, got -"):
+            fd.ConcreteMask(shape, 0.0, 0.1, fd.Key(0))
+    for shape in (3, [3], (1.5,)):
+        with pytest.raises(TypeError, match="shape must be a"):
+            fd.ConcreteMask(shape, 0.0, 0.1, fd.Key(0))  # type: ignore[arg-type]
     for name in ("weight_regularizer", "dropout_regularizer"):
         for bad in (-1.0, math.nan, "1"):
             with pytest.raises((TypeError, ValueError), match=f"{name} must be a number"):

@@ -117,3 +117,18 @@ def test_in_place_or_overlapping_noise_reads_what_it_wrote() -> None:
     memory = np.r_[x, 0.0]
     fd.gaussian_dropout(memory[:-1], 0.5, rng=as_key(KEY), out=memory[1:])
     np.testing.assert_array_equal(memory[1:], expected)
+
+
+def test_a_noise_of_nothing_is_made() -> None:
+    for bad in ("x", None, (2, 3)):
+        with pytest.raises(TypeError, match=f"elements must be a Mask, got {type(bad).__name__}"):
+            fd.Noise(bad)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("p", [0.0, 0.5, 1.0])
+def test_factors_of_another_shape_are_applied(p: float) -> None:
+    noise = fd.Noise(fd.Mask((7,), p, as_key(KEY)))
+    for shape in ((2, 3), (), (7, 1)):
+        with pytest.raises(ValueError, match=r"mask of shape \(7,\) does not broadcast"):
+            noise.apply(np.ones(shape))
+    assert noise.apply(np.ones((2, 7))).shape == (2, 7)

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from fastdrop import _core
 from fastdrop._core import Key
-from fastdrop._validate import as_number, check_flag
+from fastdrop._validate import as_count, as_number, check_flag
 from fastdrop.functional.core import NO_KEY, Array, scaled
 from fastdrop.random import RNG, as_key
 
@@ -74,6 +74,10 @@ class ConcreteMask:
     key: Key
 
     def __post_init__(self) -> None:
+        if not isinstance(self.shape, tuple):
+            raise TypeError(f"shape must be a tuple of ints, got {self.shape!r}")
+        shape = self.shape
+        object.__setattr__(self, "shape", tuple(as_count(length, "shape") for length in shape))
         object.__setattr__(self, "logit", as_number(self.logit, "logit", -math.inf))
         object.__setattr__(self, "temperature", as_temperature(self.temperature))
         if not isinstance(self.key, Key):

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 
 from fastdrop import _core
 from fastdrop._core import Key, Mask
-from fastdrop._validate import Dims, check_flag, mask_shape
+from fastdrop._validate import Dims, check_broadcast, check_flag, mask_shape
 from fastdrop.functional.core import Array, scaled
 from fastdrop.random import RNG, as_key
 
@@ -25,6 +25,11 @@ class Noise:
         Which elements of which stream, and p: the variance is p / (1 - p). For p = 1, the factors
         are 0.
 
+    Raises
+    ------
+    TypeError
+        If it is no `Mask`.
+
     Examples
     --------
     >>> import fastdrop as fd
@@ -35,6 +40,10 @@ class Noise:
     """
 
     elements: Mask
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.elements, Mask):
+            raise TypeError(f"elements must be a Mask, got {type(self.elements).__name__}")
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -74,6 +83,7 @@ class Noise:
         if self.p == 1.0:
             return _core.apply(self.elements, array, 1.0, out)
         if self.p == 0.0:
+            check_broadcast(self.shape, array.shape)
             return scaled(array, 1.0, out)
         return _core.noise(self.elements, array, self.std, out)
 
