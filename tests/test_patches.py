@@ -9,6 +9,7 @@ import fastdrop as fd
 import numpy as np
 import pytest
 import reference as ref
+from fastdrop.functional import patches
 from fastdrop.functional.patches import kept_tokens
 from numpy.typing import NDArray
 from support import DTYPES, KEY, SWAPPABLE, as_key, assert_same, values
@@ -60,6 +61,27 @@ def test_the_prefix_counts_or_none_is_left(p: float, tokens: int, prefix: int, k
     np.testing.assert_array_equal(
         indices[:, :prefix], np.broadcast_to(np.arange(prefix), (4, prefix))
     )
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+def test_blocks_of_rows_do_not_meet(ordered: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All in one sort cannot be interrupted."""
+    sizes = []
+    sort = np.argsort
+
+    def argsort(x: Any, **keywords: Any) -> Any:
+        sizes.append(x.size)
+        return sort(x, **keywords)
+
+    monkeypatch.setattr(np, "argsort", argsort)
+    expected = chosen(11, 37, 19, 2, ordered, KEY)
+    mask = fd.PatchMask((11, 37), 0.5, as_key(KEY), 2, ordered)
+    for block in (1, 37, 100, 37 * 11, 2**20):
+        monkeypatch.setattr(patches, "BLOCK", block)
+        sizes.clear()
+        assert_same(mask.indices(), expected)
+        assert max(sizes) <= max(37, block)
+    assert fd.PatchMask((0, 5), 0.5, as_key(KEY)).indices().shape == (0, 3 - 1)
 
 
 # --- Which --------------------------------------------------------------------------------------

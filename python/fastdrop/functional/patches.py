@@ -19,6 +19,9 @@ from fastdrop.random import RNG, as_key
 ROUNDING = Fraction(1, 2**50)
 """A fraction of this size is taken for the rounding of p: (1 - 0.1) * 10 is 9, not 8.999..."""
 
+BLOCK = 2**20
+"""Tokens whose rows are sorted in one call: between calls, the program can be interrupted."""
+
 
 def kept_tokens(p: float, tokens: int, prefix: int) -> int:
     """Return how many of `tokens` stay, the first `prefix` among them."""
@@ -101,8 +104,14 @@ class PatchMask:
             chosen[:] = np.arange(tokens)
             return chosen
         uniforms = _core.uniforms(self.shape, self.key)[:, self.prefix :]
-        least = np.argsort(uniforms, axis=1, kind="stable")[:, : self.kept - self.prefix]
-        chosen[:, self.prefix :] = self.prefix + (np.sort(least, axis=1) if self.ordered else least)
+        rows = max(1, BLOCK // max(1, tokens))
+        for first in range(0, batch, rows):
+            some = slice(first, first + rows)
+            order = np.argsort(uniforms[some], axis=1, kind="stable")
+            least = order[:, : self.kept - self.prefix]
+            if self.ordered:
+                least = np.sort(least, axis=1)
+            np.add(least, self.prefix, out=chosen[some, self.prefix :])
         return chosen
 
     def to_numpy(self) -> NDArray[np.bool_]:
