@@ -6,7 +6,7 @@ from numpy.typing import ArrayLike
 from fastdrop import _core
 from fastdrop._core import Key, Mask
 from fastdrop._validate import Mode, check_mode
-from fastdrop.functional.core import Array, scaled, training_scale
+from fastdrop.functional.core import Array, evaluation_scale, scaled, training_scale
 from fastdrop.functional.fused import Approximate, evaluation, gelu_name
 from fastdrop.functional.recurrent import switched, unswitched
 from fastdrop.layers.base import ElementwiseLayer, Layer
@@ -32,7 +32,9 @@ class _ScalingLayer(Layer[Mask]):
         y = _core.fused(name, mask, [("x", x), *inputs[1:]], scale, out=out)
         if self.training:
             self._count()
-        self._mask, self._scale, self._shape = mask, scale, x.shape
+        self._mask = mask if self.training else None
+        self._scale = scale if self.training else evaluation_scale(self._p, self.mode)
+        self._shape = x.shape
         return y
 
     def _gradient(self, dy: Array) -> Array:
