@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import pickle
+from collections.abc import Callable
 from typing import Any
 
 import fastdrop as fd
@@ -372,6 +373,27 @@ def test_the_layer_learns_a_p_that_is_none() -> None:
     )
     assert value == expected[0]
     assert drop.regularization(weight, 7)[0] > value  # less entropy
+
+
+@pytest.mark.parametrize("logit", [-800.0, -30.0, 0.0, 30.0, 800.0])
+def test_what_underflows_on_the_way_is_an_error(logit: float) -> None:
+    x, weight, key = values(SHAPE, np.float16), np.full((2, 2), 1e-170), as_key(KEY)
+    calls: list[Callable[[], Any]] = [
+        lambda: fd.concrete_dropout(x, logit, temperature=0.01, rng=key),
+        lambda: fd.concrete_dropout_backward(x, x, logit, temperature=0.01, rng=key),
+        fd.ConcreteMask(SHAPE, logit, 0.01, key).to_numpy,
+        lambda: fd.concrete_regularization(weight, logit, 2),
+    ]
+    for call in calls:
+        expected = call()
+        with np.errstate(all="raise"):
+            np.testing.assert_equal(call(), expected)
+
+
+def test_large_weights_warn_of_their_squares() -> None:
+    value, dweight, dlogit = fd.concrete_regularization(np.full((2, 2), 1e200), 0.0, 2)
+    assert (value, dlogit) == (math.inf, math.inf)
+    np.testing.assert_allclose(dweight, np.full((2, 2), 4e194))
 
 
 @pytest.mark.parametrize("temperature", [0.0, -0.1, 1.5, math.nan, "0.1", None, 1e-310])

@@ -108,6 +108,21 @@ def test_probabilities_of_low_precision_are_refused(dtype: Any) -> None:
 # --- What they refuse ----------------------------------------------------------------------------
 
 
+def test_samples_that_are_infinite_or_tiny_warn() -> None:
+    for summary in (mean, variance):
+        for samples in ([np.inf, -np.inf], [np.inf, np.inf], [1e308, 1e308, -1e308], [np.nan, 1.0]):
+            with np.errstate(all="ignore"):
+                expected = summary(samples)
+            with np.errstate(all="raise"):
+                assert_same(summary(samples), expected)
+    assert np.isnan(variance([np.inf, -np.inf]))
+    p = np.array([[1e-310, 1.0], [0.0, 1.0]])
+    for doubt in (predictive_entropy, mutual_information):
+        expected = doubt(p)
+        with np.errstate(all="raise"):
+            assert_same(doubt(p), expected)
+
+
 @pytest.mark.parametrize(
     ("make", "error", "match"),
     [

@@ -91,7 +91,8 @@ class ConcreteMask:
     def to_numpy(self) -> NDArray[np.float64]:
         """Return what is kept of each element, 1 - z, between 0 and 1."""
         factor, _ = self.factors()
-        return factor * probability_of(-self.logit) if self.logit < math.inf else factor
+        with np.errstate(under="ignore"):
+            return factor * probability_of(-self.logit) if self.logit < math.inf else factor
 
     def factors(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return what elements are multiplied by, (1 - z) / (1 - p), and its slope by the logit."""
@@ -101,8 +102,9 @@ class ConcreteMask:
         uniforms = _core.uniforms(self.shape, self.key).reshape(-1)
         for first in range(0, uniforms.size, CHUNK):
             part = slice(first, first + CHUNK)
-            argument = _argument(uniforms[part], self.logit, self.temperature)
-            pair = _factors(argument, self.logit, self.temperature)
+            with np.errstate(over="ignore", under="ignore"):  # to infinity and 0, which is right
+                argument = _argument(uniforms[part], self.logit, self.temperature)
+                pair = _factors(argument, self.logit, self.temperature)
             factor.reshape(-1)[part], slope.reshape(-1)[part] = pair
         return factor, slope
 
@@ -119,8 +121,7 @@ def _argument(uniforms: NDArray[np.uint64], logit: float, t: float) -> NDArray[n
     odds /= below
     argument = np.log(odds, out=odds)
     argument += logit
-    with np.errstate(over="ignore"):  # to infinity, which is right
-        argument /= t
+    argument /= t
     return argument
 
 
@@ -304,9 +305,9 @@ def concrete_dropout_backward(
 def relaxed_backward(dy: Array, x: Array, mask: ConcreteMask) -> tuple[Array, float]:
     """Return the gradients of `relaxed` with respect to `x` and to the mask's logit."""
     factor, slope = mask.factors()
-    slope[factor.astype(_precision(x)) == 0.0] = 0.0
     terms = np.zeros(x.shape)
     with np.errstate(all="ignore"):
+        slope[factor.astype(_precision(x)) == 0.0] = 0.0
         for dy_part, x_part in zip(parts(dy), parts(x), strict=False):
             product = np.multiply(dy_part, x_part, dtype=np.float64, casting="unsafe")
             np.add(terms, product * slope, out=terms, where=slope != 0.0)
@@ -326,9 +327,9 @@ def parts(x: Array) -> list[Array]:
 def _weighted(x: Array, factor: NDArray[np.float64]) -> Array:
     """Return ``x * factor``, rounded once, and +0.0 where the factor is 0 in that precision."""
     precision = _precision(x)
-    rounded = factor.astype(precision)
     product = np.zeros_like(x)
     with np.errstate(all="ignore"):
+        rounded = factor.astype(precision)
         for part, source in zip(parts(product), parts(x), strict=True):
             np.multiply(
                 source, rounded, out=part, where=rounded != 0.0, dtype=precision, casting="unsafe"

@@ -92,11 +92,12 @@ def concrete_regularization(
     d = as_number(dropout_regularizer, "dropout_regularizer", 0.0)
     odds = math.exp(min(a, MOST_ODDS))
     p, kept = probability_of(a), probability_of(-a)
-    squares = sum(float(_squares(part).sum()) for part in parts(array))
     entropy = slope = 0.0
-    if math.isfinite(a):
-        entropy = -p * float(np.logaddexp(0.0, -a)) - kept * float(np.logaddexp(0.0, a))
-        slope = a * p * kept
+    with np.errstate(all="ignore"):
+        squares = sum(float(_squares(part).sum()) for part in parts(array))
+        if math.isfinite(a):
+            entropy = -p * float(np.logaddexp(0.0, -a)) - kept * float(np.logaddexp(0.0, a))
+            slope = a * p * kept
     value = w * squares * (1.0 + odds) + d * count * entropy
     dweight = _core.apply(None, array, 2.0 * w * (1.0 + odds))
     return value, dweight, w * squares * odds + d * count * slope

@@ -40,7 +40,8 @@ def mean(samples: ArrayLike) -> Array:
     array([2., 2.])
     """
     array = _as_samples(samples)
-    return np.asarray(array.mean(axis=0, dtype=np.result_type(array.dtype, np.float64)))
+    with np.errstate(all="ignore"):
+        return np.asarray(array.mean(axis=0, dtype=np.result_type(array.dtype, np.float64)))
 
 
 def variance(samples: ArrayLike, ddof: SupportsIndex = 0) -> Array:
@@ -82,7 +83,8 @@ def variance(samples: ArrayLike, ddof: SupportsIndex = 0) -> Array:
     if less >= len(array):
         raise ValueError(f"ddof must be less than the {len(array)} samples, got {less}")
     dtype = np.result_type(array.dtype, np.float64)
-    return np.asarray(array.var(axis=0, dtype=dtype, ddof=less).real)
+    with np.errstate(all="ignore"):
+        return np.asarray(array.var(axis=0, dtype=dtype, ddof=less).real)
 
 
 def predictive_entropy(probabilities: ArrayLike) -> NDArray[np.float64]:
@@ -117,7 +119,9 @@ def predictive_entropy(probabilities: ArrayLike) -> NDArray[np.float64]:
     >>> fd.monte_carlo.predictive_entropy([[[0.5, 0.5], [1.0, 0.0]], [[0.5, 0.5], [0.0, 1.0]]])
     array([0.69314718, 0.69314718])
     """
-    return _entropy(_as_probabilities(probabilities).mean(axis=0))
+    each = _as_probabilities(probabilities)
+    with np.errstate(under="ignore"):
+        return _entropy(each.mean(axis=0))
 
 
 def mutual_information(probabilities: ArrayLike) -> NDArray[np.float64]:
@@ -152,7 +156,8 @@ def mutual_information(probabilities: ArrayLike) -> NDArray[np.float64]:
     array([0.        , 0.69314718])
     """
     each = _as_probabilities(probabilities)
-    difference = _entropy(each.mean(axis=0)) - _entropy(each).mean(axis=0)
+    with np.errstate(under="ignore"):
+        difference = _entropy(each.mean(axis=0)) - _entropy(each).mean(axis=0)
     return np.asarray(np.maximum(difference, 0.0))  # rounding can take it below
 
 
