@@ -329,6 +329,12 @@ def test_a_bad_state_is_half_loaded() -> None:
         without.load_state_dict(good)
 
 
+def test_small_weights_underflow_with_an_error() -> None:
+    expected = fd.DropConnectLinear(10**5, 2, rng=0, dtype=np.float16).weight
+    with np.errstate(all="raise"):
+        assert_same(fd.DropConnectLinear(10**5, 2, rng=0, dtype=np.float16).weight, expected)
+
+
 def test_a_state_that_is_none_is_described_as_another() -> None:
     for layer in (fd.DropConnectLinear(2, 3, rng=0), fd.DropConnectLinear(2, 3, bias=False, rng=0)):
         state = layer.state_dict()

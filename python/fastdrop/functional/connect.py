@@ -367,6 +367,7 @@ def initial_weights(shape: tuple[int, ...], inputs: int, key: Key, dtype: DTypeL
     draws = (*shape, 2) if dtype.kind == "c" else shape
     numbers = (_core.uniforms(draws, key).astype(np.float64) + 0.5) * 2.0**-63 - 1.0
     numbers /= math.sqrt(max(1, inputs))
-    if dtype.kind == "c":
-        return numbers.view(np.complex128)[..., 0].astype(dtype)
-    return numbers.astype(dtype)
+    with np.errstate(under="ignore"):
+        if dtype.kind == "c":
+            return numbers.view(np.complex128)[..., 0].astype(dtype)
+        return numbers.astype(dtype)
