@@ -46,10 +46,8 @@ class MonteCarlo:
     number c in one run of the model the child ``fold_in(c)`` of that, as in training. So sample k
     has the same masks at every call and for every input, and can be drawn again by itself.
 
-    The layers drop whatever their mode, and none works in place, so that all samples start from the
-    same arrays: a model must go on with what a layer returns. Afterwards the layers are as they
-    were, their mode, keys, counts and last masks, also if the model raises. One that is held draws
-    one mask per sample.
+    The layers drop whatever their mode. Afterwards they are as they were, their mode, keys, counts
+    and last masks, also if the model raises. One that is held draws one mask per sample.
 
     Parameters
     ----------
@@ -139,7 +137,7 @@ class MonteCarlo:
         Parameters
         ----------
         x : object
-            What the model takes.
+            What the model takes. An array is copied for it if a layer works in place.
         k : int
             Number of the sample, from 0.
 
@@ -154,6 +152,8 @@ class MonteCarlo:
             If `k` is no int in [0, 2**56).
         """
         keys = [self._key.fold_in(as_count(k, "k"))]
+        if isinstance(x, np.ndarray) and any(getattr(layer, "inplace", 0) for layer in self.layers):
+            x = x.copy(order="K")
         return self._run(x, keys, rows=1)
 
     def iter_samples(self, x: Any, n: SupportsIndex, first: SupportsIndex = 0) -> Iterator[Any]:

@@ -39,7 +39,6 @@ class Layer(Generic[Recipe]):
 
     _of_weights: ClassVar[bool] = False  # then axis 0 of what it is called with holds no examples
     _samples: Samples | None = None
-    _sampled = False  # True also of what holds no examples
 
     def __init__(self, p: float, rng: RNG) -> None:
         self.p = p
@@ -105,13 +104,12 @@ class Layer(Generic[Recipe]):
 
     @contextmanager
     def _sampling(self, samples: Samples) -> Iterator[None]:
-        """Draw these samples whatever the mode, and not in place; then be as before."""
+        """Draw these samples whatever the mode; at the end the layer is as it was."""
         before = dict(vars(self))
         try:
             self.training, self._calls = True, 0
             self._key = samples.keys[0]
             self._samples = None if self._of_weights else samples
-            self._sampled = True
             yield
         finally:
             vars(self).clear()
@@ -220,8 +218,6 @@ class ElementwiseLayer(Layer[Recipe]):
         """
         array = _core.float_array(x, "x")
         out = check_inplace(x, array) if self.inplace else None
-        if self._sampled:
-            out = None  # the next sample needs x as it is
         if self.training:
             if self._samples is None:
                 mask = self._draw(array.shape, self._key.fold_in(self._calls))
