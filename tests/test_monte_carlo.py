@@ -158,6 +158,19 @@ def test_a_layer_in_place_overwrites_the_input() -> None:
     assert_same(x, before)
 
 
+@pytest.mark.parametrize("kind", [fd.Dropout, fd.DropConnect, fd.GaussianDropout])
+def test_a_layer_in_place_overwrites_an_array_in_a_container(kind: type[Any]) -> None:
+    """Then each sample would start from what the one before left."""
+    drop = kind(0.5, inplace=True)
+    x = values((6, 50), np.float32)
+    before = x.copy()
+    for model, given in ((lambda v: drop(v[0]), (x, 3)), (lambda v: drop(v["x"]), {"x": x})):
+        mc = monte_carlo(model, drop)
+        samples = mc.samples(given, 3)
+        assert_same(x, before)
+        assert_same(mc.sample(given, 2), samples[2])
+
+
 @pytest.mark.parametrize("shared", [False, True])
 def test_a_gradient_within_a_run_has_another_mask(shared: bool) -> None:
     drop = fd.Dropout(0.5)

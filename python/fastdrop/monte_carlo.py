@@ -17,6 +17,7 @@ array([1000.,  995., 1000.])
 array([34., 29., 33.])
 """
 
+import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from typing import Any, SupportsIndex
@@ -137,7 +138,8 @@ class MonteCarlo:
         Parameters
         ----------
         x : object
-            What the model takes. An array is copied for it if a layer works in place.
+            What the model takes: an array, or arrays in containers. It is copied whole for the model
+            if a layer works in place.
         k : int
             Number of the sample, from 0.
 
@@ -152,8 +154,8 @@ class MonteCarlo:
             If `k` is no int in [0, 2**56).
         """
         keys = [self._key.fold_in(as_count(k, "k"))]
-        if isinstance(x, np.ndarray) and any(getattr(layer, "inplace", 0) for layer in self.layers):
-            x = x.copy(order="K")
+        if any(getattr(layer, "inplace", False) for layer in self.layers):
+            x = copy.deepcopy(x)
         return self._run(x, keys, rows=1)
 
     def iter_samples(self, x: Any, n: SupportsIndex, first: SupportsIndex = 0) -> Iterator[Any]:
