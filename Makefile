@@ -24,7 +24,7 @@ lint:  ## Check formatting, lints and types
 	ruff format --check .
 	ruff check .
 	mypy python/fastdrop examples
-	cd benches && mypy peers.py sweep.py instructions.py training_step.py
+	cd benches && mypy peers.py family.py sweep.py instructions.py training_step.py
 	cd examples && python -m mypy.stubtest fastdrop._core --mypy-config-file ../pyproject.toml
 
 .PHONY: test
@@ -46,6 +46,7 @@ instructions:  ## Compare instruction counts with the recorded ones (needs valgr
 bench-smoke:  ## Run every benchmark once, only to see that it works
 	python -m fastdrop bench
 	python benches/peers.py --sizes 10 17 --rounds 2 --seconds 0.001
+	python benches/family.py --rounds 1 --seconds 0.001
 	python benches/sweep.py --rounds 1
 	python benches/training_step.py --rounds 2
 

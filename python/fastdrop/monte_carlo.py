@@ -138,7 +138,7 @@ class MonteCarlo:
         Parameters
         ----------
         x : object
-            What the model takes: an array, or arrays in containers. It is copied whole for the model
+            What the model takes: an array, or arrays in containers. It is copied for the model
             if a layer works in place.
         k : int
             Number of the sample, from 0.
