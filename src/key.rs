@@ -61,13 +61,19 @@ impl Key {
         philox::block([k0, k1], [index as u32, counter_word1(index, tag), n0, n1])
     }
 
-    /// 64 blocks of index `index`, with tags from `tag` on: as 64-bit integers, x0 + 2^32 x1 of all, and x2 + 2^32 x3.
+    /// N blocks of index `index`, with tags from `tag` on: as 64-bit integers, x0 + 2^32 x1 of all, and x2 + 2^32 x3.
+    /// N is a multiple of the lanes.
     #[inline(always)]
-    pub(crate) fn tagged<S: Simd>(simd: S, schedule: &philox::Schedule, index: u64, tag: u8) -> [[u64; 64]; 2] {
-        let mut words = [[0; 64]; 2];
+    pub(crate) fn tagged<S: Simd, const N: usize>(
+        simd: S,
+        schedule: &philox::Schedule,
+        index: u64,
+        tag: u8,
+    ) -> [[u64; N]; 2] {
+        let mut words = [[0; N]; 2];
         // The lanes are blocks that follow each other: their tags count up.
         let step: [u64; LANES] = std::array::from_fn(|lane| (lane as u64) << 24);
-        for at in (0..64).step_by(LANES) {
+        for at in (0..N).step_by(LANES) {
             let first = u64::from(counter_word1(index, tag + at as u8));
             let tags = simd.add(simd.splat(first), simd.load(&step));
             let [x0, x1, x2, x3] = philox::blocks(simd, schedule, index as u32, tags);

@@ -220,12 +220,13 @@ def natural_log(x: Floats) -> Floats:
     return exponent * math.log(2) + s * (2.0 + z * estrin(z, LOG))
 
 
-def normal_pairs(a: NDArray[np.uint64], b: NDArray[np.uint64]) -> tuple[Floats, Floats]:
-    """Box and Muller's transform of two 64-bit integers."""
-    u = 1.0 - (a >> np.uint64(12)) * 2.0**-52
+def normal_pairs(bits: NDArray[np.uint64]) -> tuple[Floats, Floats]:
+    """Box and Muller's transform: 40 bits for the radius, 24 for the angle."""
+    u = 1.0 - (bits & np.uint64(2**40 - 1)) * 2.0**-40
     r = np.sqrt(-2.0 * natural_log(u))
-    quadrant = b >> np.uint64(62)
-    x = (((b << np.uint64(2)) >> np.uint64(12)) * 2.0**-52 - 0.5) * (math.pi / 2)
+    quadrant = bits >> np.uint64(62)
+    place = (bits >> np.uint64(40)) & np.uint64(2**22 - 1)
+    x = ((place + 0.5) * 2.0**-22 - 0.5) * (math.pi / 2)
     z = x * x
     sin = x + x * (z * estrin(z, SIN))
     cos = 1.0 - (0.5 * z - z * (z * estrin(z, COS)))
@@ -239,9 +240,9 @@ def normals(key: Words, indices: ArrayLike) -> Floats:
     """Draw the standard normal number of each element, for element indices below 2**63."""
     indices = np.asarray(indices, dtype=np.uint64)
     lane = indices & np.uint64(GROUP - 1)
-    pair = lane & np.uint64(GROUP // 2 - 1)
-    x0, x1, x2, x3 = block(key, indices >> np.uint64(7), np.uint64(TAG_NORMAL) + pair)
-    first, second = normal_pairs(x0 | x1 << HIGH_32, x2 | x3 << HIGH_32)
+    x0, x1, x2, x3 = block(key, indices >> np.uint64(7), TAG_NORMAL + (lane & np.uint64(31)))
+    low = (lane & np.uint64(32)) == 0
+    first, second = normal_pairs(np.where(low, x0 | x1 << HIGH_32, x2 | x3 << HIGH_32))
     return np.where(lane < GROUP // 2, first, second)
 
 
