@@ -49,14 +49,16 @@ from fastdrop.functional.selfnorm import (
     feature_alpha_dropout,
 )
 from fastdrop.functional.shared import (
-    drop_connect,
     drop_path,
     drop_path_rates,
     dropout1d,
     dropout2d,
     dropout3d,
-    embedding_dropout,
     locked_dropout,
+)
+from fastdrop.functional.weights import (
+    drop_connect,
+    embedding_dropout,
     weight_drop,
 )
 

@@ -32,13 +32,15 @@ from fastdrop.layers.schedule import (
     PSchedule,
 )
 from fastdrop.layers.shared import (
-    DropConnect,
     Dropout1d,
     Dropout2d,
     Dropout3d,
     DropPath,
-    EmbeddingDropout,
     LockedDropout,
+)
+from fastdrop.layers.weights import (
+    DropConnect,
+    EmbeddingDropout,
     WeightDrop,
 )
 
