@@ -1,0 +1,85 @@
+"""Operations of several inputs, each in a layout of its own, beside plain NumPy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import fastdrop as fd
+import numpy as np
+import pytest
+import reference as ref
+from numpy.typing import NDArray
+from support import KEY, as_key, bits
+
+Array = NDArray[Any]
+
+
+def reverse(x: Array) -> Array:
+    return x[::-1, ..., ::-1].copy()[::-1, ..., ::-1]
+
+
+def strided(x: Array) -> Array:
+    wide = np.zeros((*x.shape[:-1], 3 * x.shape[-1] + 1), dtype=x.dtype)
+    wide[..., 1::3] = x
+    return wide[..., 1::3]
+
+
+def permuted(x: Array) -> Array:
+    axes = (*range(1, x.ndim), 0)
+    return np.ascontiguousarray(x.transpose(axes)).transpose(np.argsort(axes))
+
+
+def one_value_per_row(x: Array) -> Array:
+    return np.ascontiguousarray(x[..., :1])
+
+
+def one_row(x: Array) -> Array:
+    return np.ascontiguousarray(x.reshape(-1, x.shape[-1])[0])
+
+
+LAYOUTS: list[Callable[[Array], Array]] = [
+    np.ascontiguousarray,
+    np.asfortranarray,
+    permuted,
+    reverse,
+    strided,
+    lambda x: x.astype(x.dtype.newbyteorder()),
+]
+SHARED: list[Callable[[Array], Array]] = [*LAYOUTS, one_value_per_row, one_row]
+# Short and long rows, both ways around; several blocks of what is turned, and a rest.
+SHAPES = [(1, 1), (3, 5), (40, 3), (3, 700), (1030, 67), (67, 2100), (4, 6, 130)]
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("layout", range(len(LAYOUTS)))
+def test_an_input_is_read_in_the_layout_of_another(
+    level: str, threads: int, layout: int, shape: tuple[int, ...]
+) -> None:
+    rng = np.random.default_rng(len(shape) + layout)
+    x, a, b = rng.standard_normal((3, *shape)).astype(np.float32)
+    keep = ref.mask(KEY, 0.3, shape)
+    scale = np.float32(1 / 0.7)
+    key = as_key(KEY)
+    first = LAYOUTS[layout](x)
+    for second in range(len(SHARED)):
+        bias, residual = SHARED[second](a), SHARED[-1 - second](b)
+        out = LAYOUTS[second % 4](np.zeros_like(x))
+        expected = np.where(keep, residual + (x + bias) * scale, residual)
+        fd.bias_dropout_add(first, bias, residual, 0.3, rng=key, out=out)
+        np.testing.assert_array_equal(bits(out), bits(expected), err_msg=f"{second}")
+        y = fd.zoneout(first, bias, 0.3, rng=key)
+        np.testing.assert_array_equal(bits(y), bits(np.where(keep, x, bias)), err_msg=f"{second}")
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float64, np.complex64], ids=str)
+def test_an_input_of_another_size_is_read_at_wrong_places(dtype: Any) -> None:
+    shape = (130, 300)
+    x, a = np.random.default_rng(0).standard_normal((2, *shape)).astype(dtype)
+    keep = ref.mask(KEY, 0.3, shape)
+    for make in LAYOUTS:
+        for other in SHARED:
+            previous = other(a)
+            y = fd.zoneout(make(x), previous, 0.3, rng=as_key(KEY))
+            expected = np.where(keep, x, previous).astype(dtype)
+            np.testing.assert_array_equal(bits(y), bits(expected))
