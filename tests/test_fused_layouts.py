@@ -83,3 +83,17 @@ def test_an_input_of_another_size_is_read_at_wrong_places(dtype: Any) -> None:
             y = fd.zoneout(make(x), previous, 0.3, rng=as_key(KEY))
             expected = np.where(keep, x, previous).astype(dtype)
             np.testing.assert_array_equal(bits(y), bits(expected))
+
+
+@pytest.mark.parametrize("start", [0, 1, 15])
+def test_later_blocks_of_a_long_column_read_another_place(level: str, start: int) -> None:
+    """Columns of whole cache lines that begin inside one: blocks are counted from before them."""
+    shape = (37, 2064)
+    x, residual = np.random.default_rng(0).standard_normal((2, *shape)).astype(np.float32)
+    memory = np.zeros(x.size + 16, dtype=np.float32)
+    first = -memory.ctypes.data // 4 % 16 + start
+    out = memory[first : first + x.size].reshape(shape)
+    fd.dropout_add(x.T, residual.T, 0.3, rng=as_key(KEY), out=out.T)
+    keep = ref.mask(KEY, 0.3, shape[::-1]).T
+    expected = np.where(keep, residual + x * np.float32(1 / 0.7), residual)
+    np.testing.assert_array_equal(bits(out), bits(expected))
