@@ -90,7 +90,7 @@ def test_later_blocks_of_a_long_column_read_another_place(level: str, start: int
     """Columns of whole cache lines that begin inside one: blocks are counted from before them."""
     shape = (37, 2064)
     x, residual = np.random.default_rng(0).standard_normal((2, *shape)).astype(np.float32)
-    memory = np.zeros(x.size + 16, dtype=np.float32)
+    memory = np.zeros(x.size + 32, dtype=np.float32)
     first = -memory.ctypes.data // 4 % 16 + start
     out = memory[first : first + x.size].reshape(shape)
     fd.dropout_add(x.T, residual.T, 0.3, rng=as_key(KEY), out=out.T)

@@ -103,6 +103,8 @@ def test_a_region_has_noise_of_its_own() -> None:
     whole = fd.Noise(fd.Mask((300, 400), 0.5, as_key(KEY)))
     part = whole.region((17, 33), (40, 129))
     np.testing.assert_array_equal(part.to_numpy(), whole.to_numpy()[17:57, 33:162])
+    column = whole.region((17, 33), (200, 1))
+    np.testing.assert_array_equal(column.to_numpy(), whole.to_numpy()[17:217, 33:34])
     x = values((40, 129), np.float32)
     y = part.apply(np.asfortranarray(x))
     assert_same(np.ascontiguousarray(y), ref.noise(x, 1.0, whole.to_numpy()[17:57, 33:162] - 1.0))
