@@ -50,6 +50,10 @@ bench-smoke:  ## Run every benchmark once, only to see that it works
 	python benches/sweep.py --rounds 1
 	python benches/training_step.py --rounds 2
 
+.PHONY: examples-smoke
+examples-smoke:  ## Run the examples that have a quick mode in it
+	python examples/ridge.py --quick
+
 .PHONY: wheel
 wheel:  ## Build a wheel into dist/
 	pip wheel --no-deps --wheel-dir dist .
