@@ -7,7 +7,8 @@
 //! 3. `bernoulli`: planes of those bits become keep bits of exactly the wanted probability.
 //! 4. `walk`, `bits`, `packed`, `turned`: keep bits in the order in which an array is walked.
 //! 5. [`Mask`]: the recipe (shape, p, key) of which elements are kept.
-//! 6. `apply`, `dropout`: one pass over memory, tile by tile, on all threads.
+//! 6. `apply`, `dropout`: one pass over memory, tile by tile, on all threads. `fused` has what else kept and dropped
+//!    elements can become; `normal` and `noise` the multiplication by normal noise.
 //!
 //! Instructions are in `simd`, chosen at run time; threads in `pool`; the Python module in `python`, behind the
 //! feature of that name.

@@ -127,8 +127,8 @@ pub(crate) fn batches(
     Ok(())
 }
 
-#[cfg_attr(not(feature = "python"), allow(dead_code, reason = "only Python asks for it"))]
 /// Calls `work(unit, chunk)` for all chunks of `size` items, as [`share`] does.
+#[cfg_attr(not(feature = "python"), allow(dead_code, reason = "only Python asks for it"))]
 pub(crate) fn share_chunks<T: Send>(
     items: &mut [T],
     size: usize,
