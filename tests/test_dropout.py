@@ -269,7 +269,7 @@ def test_no_rng_repeats_itself() -> None:
 
 
 @pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize("p", [-0.1, 1.5, math.nan, math.inf, -5e-324, 1 + 2.0**-52])
+@pytest.mark.parametrize("p", [-0.1, 1.5, math.nan, math.inf, -5e-324, 1 + 2.0**-52, 2**1024])
 def test_p_outside_the_unit_interval_is_accepted(p: float, training: bool) -> None:
     with pytest.raises(ValueError, match=r"p must be a number in \[0, 1\], got"):
         fd.dropout(np.ones(3), p, training=training)

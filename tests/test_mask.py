@@ -288,7 +288,7 @@ def test_apply_with_p_one_divides_by_zero() -> None:
     assert_same(fd.Mask(300, 1.0, as_key(KEY)).apply(x), np.zeros(300, np.float32))
 
 
-@pytest.mark.parametrize("scale", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("scale", [math.nan, math.inf, -math.inf, 2**1024])
 def test_apply_takes_a_scale_that_is_not_finite(scale: float) -> None:
     with pytest.raises(ValueError, match="scale"):
         fd.Mask(3, 0.5, as_key(KEY)).apply(np.ones(3), scale=scale)

@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use pyo3::exceptions::{PyKeyboardInterrupt, PyRuntimeError, PyTypeError, PyValueError};
+use pyo3::exceptions::{PyKeyboardInterrupt, PyOverflowError, PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
@@ -86,14 +86,24 @@ pub(super) fn dims(name: &str, got: &Bound<'_, PyAny>) -> PyResult<Dims> {
     Err(PyTypeError::new_err(text))
 }
 
+/// An argument that must be a number; `must` says so. An integer that no double holds is one, but out of range.
+fn number(must: &str, got: &Bound<'_, PyAny>) -> PyResult<f64> {
+    got.extract::<f64>().map_err(|error| {
+        let text = format!("{must}, got {}", shown(got));
+        if error.is_instance_of::<PyOverflowError>(got.py()) {
+            PyValueError::new_err(text)
+        } else {
+            PyTypeError::new_err(text)
+        }
+    })
+}
+
 /// Checks a probability to drop.
 ///
 /// A float is returned as it is; whatever else is a number is converted.
 #[pyfunction]
 pub(super) fn probability(p: &Bound<'_, PyAny>) -> PyResult<f64> {
-    let number = p
-        .extract::<f64>()
-        .map_err(|_| PyTypeError::new_err(format!("p must be a number in [0, 1], got {}", shown(p))))?;
+    let number = number("p must be a number in [0, 1]", p)?;
     if crate::Probability::new(number).is_err() {
         return Err(PyValueError::new_err(format!("p must be a number in [0, 1], got {}", shown(p))));
     }
@@ -102,9 +112,7 @@ pub(super) fn probability(p: &Bound<'_, PyAny>) -> PyResult<f64> {
 
 /// A scale given by the user.
 pub(super) fn finite(scale: &Bound<'_, PyAny>) -> PyResult<f64> {
-    let number = scale
-        .extract::<f64>()
-        .map_err(|_| PyTypeError::new_err(format!("scale must be a finite number, got {}", shown(scale))))?;
+    let number = number("scale must be a finite number", scale)?;
     if number.is_finite() {
         Ok(number)
     } else {
