@@ -8,7 +8,7 @@ import pytest
 import reference as ref
 from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
-from support import KEY, as_key, assert_same, running_on, values
+from support import KEY, as_key, assert_same, bits, running_on, values
 
 LENGTHS = [
     2,
@@ -161,3 +161,9 @@ def test_certain_decisions_are_joined_across_gaps(level: str, p: float) -> None:
     frame = values((3, 500, 5), np.float32)
     for x in (frame[:, :, :3], frame.transpose(2, 0, 1).copy().transpose(1, 2, 0)):
         assert_same(fd.dropout(x, p, rng=as_key(KEY)), ref.dropout(x, p, KEY))
+        scaled = ref.select(np.bool_(p == 0.0), x, 0.5)  # this one reads: p = 0 alone returns x
+        assert_same(fd.Mask(x.shape, p, as_key(KEY)).apply(x, scale=0.5), scaled)
+        wide = np.full((3, 500, 5), np.float32(7))
+        fd.Mask(x.shape, p, as_key(KEY)).apply(x, scale=0.5, out=wide[:, :, : x.shape[2]])
+        np.testing.assert_array_equal(bits(wide[:, :, : x.shape[2]]), bits(scaled))
+        assert np.all(wide[:, :, x.shape[2] :] == 7)

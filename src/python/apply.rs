@@ -85,10 +85,10 @@ fn elementwise<'py>(
             axis.more[which] = step;
         }
     }
-    // What `work` relies on: 1. `x` and `written` are held for the whole call, and the axes are their shapes and
-    // strides, so all places are inside them. 2. `written` is writeable and its elements share no memory: it is new,
-    // or was checked. 3. It is the same as `x` element by element, or does not overlap it: `x` was copied otherwise.
-    // 4. That no other Python thread writes either array meanwhile is asked of users, as NumPy does.
+    // What `work` relies on: 1. The inputs and `written` are held for the whole call, and the axes are their shapes
+    // and strides, so all places are inside them. 2. `written` is writeable and its elements share no memory: it is
+    // new, or was checked. 3. Each input is the same as it element by element, or does not overlap it: it was copied
+    // otherwise. 4. That no other Python thread writes an array meanwhile is asked of users, as NumPy does.
     detached(py, written.len() >= DETACH, move |interrupt| work(arrays, axes, interrupt))?;
     if !direct {
         copy_into(&target, &written)?;
