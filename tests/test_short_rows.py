@@ -159,7 +159,8 @@ def test_short_rows_depend_on_threads() -> None:
 @pytest.mark.parametrize("p", [0.0, 1.0])
 def test_certain_decisions_are_joined_across_gaps(level: str, p: float) -> None:
     frame = values((3, 500, 5), np.float32)
-    for x in (frame[:, :, :3], frame.transpose(2, 0, 1).copy().transpose(1, 2, 0)):
+    permuted = frame.transpose(2, 0, 1).copy().transpose(1, 2, 0)
+    for x in (frame[:, :, :3], frame[:, :, :3].copy(), permuted):
         assert_same(fd.dropout(x, p, rng=as_key(KEY)), ref.dropout(x, p, KEY))
         scaled = ref.select(np.bool_(p == 0.0), x, 0.5)  # this one reads: p = 0 alone returns x
         assert_same(fd.Mask(x.shape, p, as_key(KEY)).apply(x, scale=0.5), scaled)
