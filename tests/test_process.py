@@ -175,7 +175,9 @@ LONG_CALLS = {
 @pytest.mark.parametrize("call", LONG_CALLS.values(), ids=LONG_CALLS)
 def test_ctrl_c_waits_for_the_end_of_a_long_call(call: str, threads: str) -> None:
     code = (
-        "import time, numpy as np, fastdrop as fd\n"
+        "import signal, time, numpy as np, fastdrop as fd\n"
+        # A shell starts its background jobs deaf to SIGINT, and children inherit that.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "print('ready', flush=True)\n"
         f"try:\n    {call}\n"
         "except KeyboardInterrupt:\n    print(time.monotonic(), flush=True)\n"
