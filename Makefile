@@ -50,9 +50,16 @@ bench-smoke:  ## Run every benchmark once, only to see that it works
 	python benches/sweep.py --rounds 1
 	python benches/training_step.py --rounds 2
 
+EXPERIMENTS := overfitting data_size rates regularizers averaging uncertainty features removal batchnorm ridge
+
 .PHONY: examples-smoke
-examples-smoke:  ## Run the examples that have a quick mode in it
-	python examples/ridge.py --quick
+examples-smoke:  ## Run every example in its quick mode, into results/
+	for name in $(EXPERIMENTS); do python examples/$$name.py --quick || exit 1; done
+	python examples/thinned.py
+
+.PHONY: figures
+figures:  ## Run every example in full, into docs/figures/ (half an hour)
+	for name in $(EXPERIMENTS) thinned; do python examples/$$name.py --output docs/figures || exit 1; done
 
 .PHONY: wheel
 wheel:  ## Build a wheel into dist/

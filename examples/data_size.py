@@ -1,0 +1,130 @@
+"""How much data does dropout need? Test errors without and with it, for more and more examples.
+
+    python examples/data_size.py
+
+trains the network of `overfitting.py` on 20 to 4,000 digits, without and with dropout. Srivastava
+et al. (JMLR 15, 2014, figure 10) did so with 100 to 50,000 digits of MNIST: no gain at 100 and 500,
+then a gain that grows and, with yet more data, shrinks again.
+
+Every network takes the same number of steps, whatever the number of examples. `--data optical` runs
+on the other digits, those of scikit-learn, of 8 x 8 pixels (`--sizes 20 50 100 500 1000
+--test-size 700`).
+"""
+
+import argparse
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+from network import SOURCES, Training, error, prepare
+from study import (
+    WITH,
+    WITHOUT,
+    Array,
+    Tick,
+    draw_band,
+    learn,
+    parse,
+    parser,
+    run,
+    save_figure,
+    save_table,
+    spread,
+)
+
+QUICK = {"seeds": 2, "sizes": [20, 100], "steps": 50, "hidden": [64, 64]}
+BATCH = 100
+DROPOUT = {False: (0.0, 0.0, None), True: (0.2, 0.5, 2.0)}  # p of inputs, of units; max-norm
+
+# Percentages of figure 10 are not in the paper's text; this is what it says of them.
+PAPER = {100: "no gain", 500: "no gain", 1000: "gain", 4000: "gain"}
+
+
+def test_error(
+    size: int, dropout: bool, seed: int, options: argparse.Namespace, tick: Tick
+) -> float:
+    """Train one network on `size` examples and return its test error in percent."""
+    p_input, p_hidden, max_norm = DROPOUT[dropout]
+    experiment = prepare(
+        seed,
+        options.hidden,
+        p_input=p_input,
+        p_hidden=p_hidden,
+        source=options.data,
+        train_size=size,
+        test_size=options.test_size,
+    )
+    learn(experiment, Training(epochs(size, options.steps), BATCH, max_norm=max_norm), tick)
+    return error(experiment.network, experiment.test_set)
+
+
+def epochs(size: int, steps: int) -> int:
+    """Return how many epochs of `size` examples make about `steps` steps."""
+    return max(1, round(steps / -(-size // BATCH)))
+
+
+def plot(sizes: Sequence[int], errors: Array, source: str) -> Figure:
+    """Draw the errors, of shape (sizes, 2, seeds)."""
+    figure = Figure(figsize=(8, 4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    draw_band(left, sizes, errors[:, 0].T, color=WITHOUT, marker="o", label="without dropout")
+    draw_band(left, sizes, errors[:, 1].T, color=WITH, marker="o", label="with dropout")
+    left.set(xscale="log", yscale="log", ylabel="test error (%)")
+    left.set_yticks([2, 5, 10, 20, 50], ["2", "5", "10", "20", "50"])
+    left.set_yticks([], minor=True)
+    left.legend()
+    draw_band(right, sizes, (errors[:, 1] / errors[:, 0]).T, color=WITH, marker="o")
+    right.axhline(1, color="black", linewidth=0.8)
+    right.axvspan(100, 500, color="grey", alpha=0.15, label="no gain here in the paper")
+    right.set(xscale="log", ylabel="error with dropout over that without")
+    right.legend()
+    for axes in (left, right):
+        axes.set(xlabel=f"training examples ({source})", xticks=sizes)
+        axes.set_xticks([], minor=True)
+        axes.set_xticklabels([str(size) for size in sizes])
+        axes.grid(alpha=0.3)
+    return figure
+
+
+def main() -> None:
+    """Run the comparison and report it."""
+    own = parser(__doc__ or "", seeds=10)
+    own.add_argument(
+        "--sizes", type=int, nargs="+", default=[20, 50, 100, 500, 1000, 4000], help="to train on"
+    )
+    own.add_argument("--test-size", type=int, default=1000, help="to test on")
+    own.add_argument("--steps", type=int, default=1000, help="mini-batches of up to 100")
+    own.add_argument("--data", choices=SOURCES, default="mnist", help="what to learn")
+    own.add_argument("--hidden", type=int, nargs="+", default=[512, 512], help="units per layer")
+    options = parse(own, QUICK)
+    jobs = [
+        (size, dropout, seed)
+        for size in options.sizes
+        for dropout in DROPOUT
+        for seed in range(options.seeds)
+    ]
+    found = run(
+        lambda job, tick: test_error(*job, options, tick),
+        jobs,
+        steps=sum(epochs(size, options.steps) for size, _, _ in jobs),
+    )
+    errors = np.array(found).reshape(len(options.sizes), len(DROPOUT), options.seeds)
+    rows = [
+        {
+            "examples": f"{size:,}",
+            "without %": spread(without),
+            "with dropout %": spread(with_dropout),
+            "gain, points": spread(without - with_dropout),
+            "lower in": f"{np.count_nonzero(with_dropout < without)} of {options.seeds}",
+            "paper": PAPER.get(size, ""),
+        }
+        for size, (without, with_dropout) in zip(options.sizes, errors, strict=True)
+    ]
+    title = f"Test error: mean ± standard deviation, {options.seeds} seeds"
+    name = "data_size" if options.data == "mnist" else f"data_size_{options.data}"
+    save_table(rows, title, options.output / f"{name}.csv")
+    save_figure(plot(options.sizes, errors, options.data), options.output / f"{name}.png")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,202 @@
+"""Do hidden units co-adapt less under dropout? Features, activations, correlations.
+
+    python examples/features.py
+
+trains an autoencoder with one layer of 256 ReLU units on 4,000 digits, without dropout and with 0.5
+of its hidden units dropped, as Srivastava et al. did on MNIST (JMLR 15, 2014, section 7). It draws
+the features of the first units (figure 7: noise against spots, strokes and edges) and the histogram
+of activations on 1,000 other digits (figure 8: with dropout few are high, and most are near zero).
+The table has these as numbers, and the mean size of the correlation between two hidden units, also
+for the hidden layers of the classifier of `overfitting.py`.
+"""
+
+import argparse
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib.figure import Figure
+from network import Floats, Labels, Network, Training, prepare
+from study import (
+    WITH,
+    WITHOUT,
+    Array,
+    Tick,
+    learn,
+    parse,
+    parser,
+    run,
+    save_figure,
+    save_table,
+    spread,
+)
+
+PIXELS, SIDE = 784, 28
+SHOWN = 8  # rows and columns of features
+QUICK = {"seeds": 2, "epochs": 2, "units": 64, "train_size": 500}
+PAPER = ("about 2.0", "about 0.7")  # mean activation without and with dropout, figure 8
+NEAR_ZERO = 0.01
+
+
+class Autoencoder(Network):
+    """A network that is to give back its images, through a sigmoid and with cross-entropy."""
+
+    def gradients(self, images: Floats, labels: Labels) -> list[Floats]:
+        """Return the gradients of the cross-entropy, summed over pixels, by all `parameters`."""
+        logits = self.forward(images)
+        return self.backward((sigmoid(logits) - images) / np.float32(len(images)))
+
+
+def sigmoid(x: Floats) -> Floats:
+    """Return 1 / (1 + exp(-x)), without overflow."""
+    half = np.float32(0.5)
+    return np.asarray(half + half * np.tanh(half * x))
+
+
+@dataclass(frozen=True)
+class Layer:
+    """What is measured of a hidden layer, on digits that it was not trained on.
+
+    `activations` has shape (digits, units).
+    """
+
+    name: str
+    activations: Floats
+
+    def mean_activation(self) -> float:
+        """Return the mean over digits and units."""
+        return float(self.activations.mean())
+
+    def near_zero(self) -> float:
+        """Return the percentage of activations below `NEAR_ZERO`."""
+        return float(100 * np.mean(self.activations < NEAR_ZERO))
+
+    def correlation(self) -> float:
+        """Return the mean absolute correlation of two units, of those that are ever active."""
+        alive = self.activations[:, self.activations.std(axis=0) > 0]
+        between = np.asarray(np.corrcoef(alive.astype(np.float64), rowvar=False))
+        return float(np.abs(between[np.triu_indices(len(between), 1)]).mean())
+
+
+@dataclass(frozen=True)
+class Study:
+    """Of one seed and kind: hidden layers, the autoencoder's features, its error."""
+
+    layers: list[Layer]
+    features: Floats
+    reconstruction: float
+
+
+def study(dropout: bool, seed: int, options: argparse.Namespace, tick: Tick) -> Study:
+    """Train an autoencoder and a classifier and measure them."""
+    p_hidden = 0.5 if dropout else 0.0
+    experiment = prepare(
+        seed,
+        [options.units],
+        p_hidden=p_hidden,
+        train_size=options.train_size,
+        kind=Autoencoder,
+        outputs=PIXELS,
+    )
+    learn(experiment, Training(options.epochs, learning_rate=options.learning_rate), tick)
+    autoencoder, _, test_set, _ = experiment
+    output = sigmoid(autoencoder.outputs(test_set.images))
+    layers = [Layer("autoencoder", autoencoder.inputs[1])]
+
+    classes = prepare(
+        seed,
+        [512, 512],
+        p_input=0.2 if dropout else 0.0,
+        p_hidden=p_hidden,
+        train_size=options.train_size,
+    )
+    learn(classes, Training(options.epochs, max_norm=2.0 if dropout else None), tick)
+    classes.network.outputs(classes.test_set.images)
+    for i, inputs in enumerate(classes.network.inputs[1:], 1):
+        layers.append(Layer(f"classifier, layer {i}", inputs))
+    return Study(
+        layers,
+        autoencoder.weights[0].T.reshape(-1, SIDE, SIDE),
+        float(np.square(output - test_set.images).sum(axis=1).mean()),
+    )
+
+
+def mosaic(features: Floats) -> Array:
+    """Put the first features side by side, each with the range of its weights as grey levels."""
+    tiles = features[: SHOWN**2]
+    tiles = tiles / np.abs(tiles).max(axis=(1, 2), keepdims=True)
+    padded = np.pad(tiles, ((0, 0), (1, 1), (1, 1)), constant_values=1)
+    size = padded.shape[1]
+    rows = padded.reshape(SHOWN, SHOWN, size, size).transpose(0, 2, 1, 3)
+    return np.asarray(rows.reshape(SHOWN * size, SHOWN * size), np.float64)
+
+
+def plot(without: Study, with_dropout: Study) -> Figure:
+    """Draw features and histograms of one seed."""
+    figure = Figure(figsize=(9, 8), layout="constrained")
+    panels = figure.subplots(2, 2, gridspec_kw={"height_ratios": [3, 2]})
+    activations = [kind.layers[0].activations for kind in (without, with_dropout)]
+    edges = np.linspace(0, max(float(np.percentile(a, 99.9)) for a in activations), 60)
+    for column, (kind, values, name, colour) in enumerate(
+        zip(
+            (without, with_dropout),
+            activations,
+            ("without dropout", "0.5 of hidden units dropped"),
+            (WITHOUT, WITH),
+            strict=True,
+        )
+    ):
+        top, bottom = panels[:, column]
+        top.imshow(mosaic(kind.features), cmap="gray", vmin=-1, vmax=1)
+        top.set_axis_off()
+        top.set_title(f"features, {name}")
+        bottom.hist(np.clip(values.ravel(), 0, edges[-1]), edges, color=colour)
+        mean = values.mean()
+        bottom.axvline(mean, color="black", linestyle="--", label=f"mean {mean:.2f}")
+        bottom.set(yscale="log", xlabel="hidden activation", ylabel="count")
+        bottom.grid(alpha=0.3)
+        bottom.legend()
+    low = min(axes.get_ylim()[0] for axes in panels[1])
+    high = max(axes.get_ylim()[1] for axes in panels[1])
+    for axes in panels[1]:
+        axes.set_ylim(low, high)
+    return figure
+
+
+def main() -> None:
+    """Run the comparison and report it."""
+    own = parser(__doc__ or "", seeds=3)
+    own.add_argument("--epochs", type=int, default=60, help="passes over the training digits")
+    own.add_argument("--learning-rate", type=float, default=0.02, help="of the autoencoder")
+    own.add_argument("--units", type=int, default=256, help="of the autoencoder")
+    own.add_argument("--train-size", type=int, default=4000, help="digits to train on")
+    options = parse(own, QUICK)
+    jobs = [(dropout, seed) for dropout in (False, True) for seed in range(options.seeds)]
+    found = run(
+        lambda job, tick: study(*job, options, tick), jobs, steps=2 * len(jobs) * options.epochs
+    )
+    rows = []
+    for dropout in (False, True):
+        kinds = found[options.seeds :] if dropout else found[: options.seeds]
+        for i, layer in enumerate(kinds[0].layers):
+            layers = [kind.layers[i] for kind in kinds]
+            rows.append(
+                {
+                    "layer": layer.name,
+                    "dropout": "with" if dropout else "without",
+                    "mean activation": spread([one.mean_activation() for one in layers]),
+                    "in the paper": PAPER[dropout] if i == 0 else "",
+                    "near zero %": spread([one.near_zero() for one in layers], 1),
+                    "correlation": spread([one.correlation() for one in layers], 3),
+                    "squared error": spread([kind.reconstruction for kind in kinds], 1)
+                    if i == 0
+                    else "",
+                }
+            )
+    rows.sort(key=lambda row: row["layer"])
+    title = f"Hidden layers on test digits: mean ± standard deviation, {options.seeds} seeds"
+    save_table(rows, title, options.output / "features.csv")
+    save_figure(plot(found[0], found[options.seeds]), options.output / "features.png")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,124 @@
+"""What if units are lost? Hidden units removed at test time, from networks trained either way.
+
+    python examples/removal.py
+
+trains the network of `overfitting.py` on 1,000 digits without and with dropout, then removes a
+growing share of its hidden units, the same for all test digits: once as it is, and once with those
+that remain scaled up by 1 / (1 - share). A unit that was trained with dropout had to be useful
+among many random choices of others (Srivastava et al., JMLR 15, 2014, section 2, where sexual
+reproduction is the picture), so the loss of some should cost it less. The paper has no curve of it.
+"""
+
+import argparse
+
+import fastdrop as fd
+import numpy as np
+from matplotlib.figure import Figure
+from network import CLASSES, Mode, Training, percent_wrong, prepare
+from study import (
+    WITH,
+    WITHOUT,
+    Array,
+    Tick,
+    draw_band,
+    learn,
+    parse,
+    parser,
+    run,
+    save_figure,
+    save_table,
+    say,
+    spread,
+)
+
+QUICK = {"seeds": 2, "epochs": 5, "hidden": [64, 64], "draws": 2}
+SHARES = np.array([0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9])
+SCALING: tuple[Mode, Mode] = ("inverted", "standard")  # the rest scaled up; left as it is
+TEST_SIZE = 2000
+
+
+def errors_of(dropout: bool, seed: int, options: argparse.Namespace, tick: Tick) -> Array:
+    """Train one network and remove units; return test errors in percent, shape (2, shares)."""
+    experiment = prepare(
+        seed,
+        options.hidden,
+        p_input=0.2 if dropout else 0.0,
+        p_hidden=0.5 if dropout else 0.0,
+        test_size=TEST_SIZE,
+    )
+    how = Training(options.epochs, max_norm=2.0 if dropout else None)
+    learn(experiment, how, tick)
+    network, _, test_set, _ = experiment
+    errors = np.empty((len(SCALING), len(SHARES)))
+    hidden = len(network.dropouts) - 1
+    for i, mode in enumerate(SCALING):
+        for j, share in enumerate(SHARES):
+            # One decision per unit, shared by all digits; in training, standard mode only removes.
+            loss = fd.Dropout(share, mode=mode, broadcast_dims=(0,), rng=seed)
+            network.dropouts = [fd.Dropout(0.0), *[loss] * hidden]
+            errors[i, j] = np.mean(
+                [
+                    percent_wrong(network.forward(test_set.images), test_set.labels)
+                    for _ in range(options.draws)
+                ]
+            )
+    return errors
+
+
+def plot(errors: Array) -> Figure:
+    """Draw the errors, of shape (without and with, seeds, 2, shares)."""
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axes = figure.subplots()
+    for of_kind, colour, name in zip(errors, (WITHOUT, WITH), ("without", "with"), strict=True):
+        for i, (style, rest) in enumerate((("-", "rest scaled up"), ("--", "rest as it is"))):
+            label = f"trained {name} dropout, {rest}"
+            draw_band(
+                axes, SHARES, of_kind[:, i], color=colour, linestyle=style, marker="o", label=label
+            )
+    axes.axhline(100 - 100 / CLASSES, color="grey", linewidth=0.8)
+    axes.text(0, 100 - 100 / CLASSES, "chance", color="grey", va="bottom")
+    axes.set(
+        xlabel="share of hidden units removed at test time",
+        ylabel="test error (%)",
+        title=f"Mean ± standard deviation, {errors.shape[1]} seeds",
+    )
+    axes.grid(alpha=0.3)
+    axes.legend()
+    return figure
+
+
+def main() -> None:
+    """Run the comparison and report it."""
+    own = parser(__doc__ or "", seeds=5)
+    own.add_argument("--epochs", type=int, default=40, help="passes over the training digits")
+    own.add_argument("--hidden", type=int, nargs="+", default=[512, 512], help="units per layer")
+    own.add_argument("--draws", type=int, default=10, help="choices of units to average over")
+    options = parse(own, QUICK)
+    jobs = [(dropout, seed) for dropout in (False, True) for seed in range(options.seeds)]
+    found = run(
+        lambda job, tick: errors_of(*job, options, tick), jobs, steps=len(jobs) * options.epochs
+    )
+    errors = np.array(found).reshape(2, options.seeds, len(SCALING), len(SHARES))
+    rows = [
+        {
+            "removed": f"{share:.0%}",
+            "without %": spread(errors[0, :, 0, j]),
+            "with dropout %": spread(errors[1, :, 0, j]),
+            "unscaled: without %": spread(errors[0, :, 1, j]),
+            "with %": spread(errors[1, :, 1, j]),
+        }
+        for j, share in enumerate(SHARES)
+    ]
+    title = f"Test error, rest scaled up: mean ± standard deviation, {options.seeds} seeds"
+    save_table(rows, title, options.output / "removal.csv")
+    half = int(np.searchsorted(SHARES, 0.5))
+    more = (errors[:, :, 0, half] - errors[:, :, 0, 0]).mean(axis=1)
+    say(
+        f"Half of the hidden units cost {more[0]:.2f} points of a network trained without dropout "
+        f"and {more[1]:.2f} of one trained with it."
+    )
+    save_figure(plot(errors), options.output / "removal.png")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,160 @@
+"""What the example programs share beside the network: command line, progress, tables, figures."""
+
+import argparse
+import csv
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import Event
+from typing import Any, TypeVar
+
+import numpy as np
+from matplotlib.figure import Figure
+from network import Experiment, Training, train
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from threadpoolctl import threadpool_limits
+
+Array = NDArray[np.float64]
+Job = TypeVar("Job")
+Result = TypeVar("Result")
+Tick = Callable[[], None]
+"""Called after each epoch: moves the progress bar, and ends the work after Ctrl-C."""
+
+# From Okabe and Ito's palette, made to be told apart by colour-blind readers too.
+WITHOUT, WITH, THIRD, FOURTH = "#D55E00", "#0072B2", "#009E73", "#CC79A7"
+
+console = Console(width=None if sys.stdout.isatty() else 110)  # wide enough for every table
+
+
+def parser(documentation: str, *, seeds: int) -> argparse.ArgumentParser:
+    """Make a command line of the options that all programs have.
+
+    Parameters
+    ----------
+    documentation : str
+        The program's own; its first line is shown as help.
+    seeds : int
+        The default of ``--seeds``.
+    """
+    result = argparse.ArgumentParser(
+        description=documentation.partition("\n")[0],
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    result.add_argument("--seeds", type=int, default=seeds, help="how many seeds: 0, 1, ...")
+    result.add_argument("--output", type=Path, default=Path("results"), help="folder for results")
+    result.add_argument("--quick", action="store_true", help="a run of seconds, to see it work")
+    return result
+
+
+def parse(parser: argparse.ArgumentParser, quick: Mapping[str, Any]) -> argparse.Namespace:
+    """Read the command line; with --quick, `quick` has the defaults. Make the output folder.
+
+    Whatever number is asked for must be above 0, and at least two seeds, to have a spread.
+    """
+    if parser.parse_args().quick:
+        parser.set_defaults(**quick)
+    options = parser.parse_args()
+    for name, value in vars(options).items():
+        least = 2 if name == "seeds" else 0
+        for number in value if isinstance(value, list) else [value]:
+            is_number = isinstance(number, int | float) and not isinstance(number, bool)
+            if is_number and not (number >= least and number > 0):
+                bound = f"at least {least}" if least else "above 0"
+                parser.error(f"--{name.replace('_', '-')} must be {bound}, got {number}")
+    try:
+        options.output.mkdir(parents=True, exist_ok=True)
+    except OSError as failure:
+        parser.error(f"--output must be a folder: {failure}")
+    return options
+
+
+def run(work: Callable[[Job, Tick], Result], jobs: Sequence[Job], steps: int) -> list[Result]:
+    """Do all jobs, one at a time for each processor, with a progress bar; return their results.
+
+    The matrix products of a job use one thread: matrices of this size gain little from more, and
+    the numbers then do not depend on how many there are.
+
+    Parameters
+    ----------
+    work : function
+        From a job, and a `Tick` to call, to a result.
+    jobs : sequence
+        What there is to do.
+    steps : int
+        How often all of `work` together calls its `Tick`.
+    """
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("epochs,"),
+        TimeRemainingColumn(),
+        TextColumn("left"),
+    )
+    stop = Event()
+    pool = ThreadPoolExecutor(os.cpu_count())
+    with threadpool_limits(1), Progress(*columns, console=console) as progress:
+        task = progress.add_task(f"{len(jobs)} networks", total=steps)
+
+        def tick() -> None:
+            progress.advance(task)
+            if stop.is_set():
+                raise InterruptedError("stopped by another thread")
+
+        try:
+            return list(pool.map(lambda job: work(job, tick), jobs))
+        finally:
+            stop.set()
+            pool.shutdown(cancel_futures=True)
+
+
+def learn(experiment: Experiment, how: Training, tick: Tick) -> None:
+    """Train the experiment's network in place, to the end."""
+    for _ in train(experiment.network, experiment.train_set, how, experiment.batches_rng):
+        tick()
+
+
+def spread(values: Sequence[float] | Array, digits: int = 2, sign: str = "") -> str:
+    """Write the mean and the standard deviation of values that come one from each seed."""
+    array = np.asarray(values)
+    return f"{array.mean():{sign}.{digits}f} ± {array.std(ddof=1):.{digits}f}"
+
+
+def save_table(rows: Sequence[Mapping[str, str]], title: str, path: Path) -> None:
+    """Show rows, which map the columns' headings to cells, and save them as CSV."""
+    table = Table(title=title, title_justify="left")
+    for number, heading in enumerate(rows[0]):
+        table.add_column(heading, justify="right" if number else "left")
+    for row in rows:
+        table.add_row(*row.values())
+    console.print(table)
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    say(f"Table: {path}")
+
+
+def draw_band(axes: Any, x: Any, values: Array, **style: Any) -> None:
+    """Draw the mean of `values`, of shape (seeds, len(x)), in a band of standard deviation."""
+    mean, deviation = values.mean(axis=0), values.std(axis=0, ddof=1)
+    axes.plot(x, mean, **style)
+    axes.fill_between(
+        x, mean - deviation, mean + deviation, color=style.get("color"), alpha=0.2, linewidth=0
+    )
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Save a figure and say where."""
+    figure.savefig(path, dpi=150)
+    say(f"Figure: {path}")
+
+
+def say(text: str) -> None:
+    """Print a sentence, wrapped between words."""
+    console.print(text, soft_wrap=True, highlight=False)

@@ -1,0 +1,202 @@
+"""What does a network not know? Monte Carlo dropout on new digits, noise and rotated digits.
+
+    python examples/uncertainty.py
+
+trains the network of `overfitting.py` with dropout, on digits of nine classes: each seed leaves out
+another. Then it lets 100 thinned networks vote (Gal and Ghahramani, ICML 2016) on test digits of
+those nine classes, on digits of the class left out, on noise, and on test digits turned by 90
+degrees. The table and the figure show the entropy of their mean prediction (all doubt), their
+mutual information (how much they disagree), and the entropy of a single pass with dropout off; and,
+as the area under the ROC curve, how well each tells strange images from test digits. The figure has
+one digit turned step by step, with the predictions of all thinned networks.
+"""
+
+import argparse
+from dataclasses import dataclass
+
+import fastdrop as fd
+import numpy as np
+from matplotlib.figure import Figure
+from network import CLASSES, Digits, Floats, Network, Training, prepare, softmax
+from numpy.typing import NDArray
+from scipy.ndimage import rotate
+from sklearn.metrics import roc_auc_score
+from study import (
+    THIRD,
+    WITH,
+    WITHOUT,
+    Array,
+    Tick,
+    draw_band,
+    learn,
+    parse,
+    parser,
+    run,
+    save_figure,
+    save_table,
+    spread,
+)
+
+SIDE = 28
+TEST_SIZE = 1000
+ANGLES = np.arange(0, 181, 15)
+SHOWN_ANGLES = ANGLES[:7]
+SHOWN_DIGIT = 1  # the class of the digit that is turned in the figure
+GROUPS = ("test digits", "class left out", "noise", "turned by 90°")
+MEASURES = ("entropy", "mutual information", "single pass")
+QUICK = {"seeds": 2, "epochs": 5, "hidden": [64, 64], "samples": 10}
+
+
+@dataclass(frozen=True)
+class Doubt:
+    """What one network says: `groups[group][measure]`, shape (images,); the same over angles."""
+
+    groups: list[Array]
+    angles: Array  # (angles, measures), means over test digits
+    votes: Floats  # (samples, shown angles, classes), of one digit
+    digit: Floats  # (shown angles, SIDE, SIDE)
+
+
+def turn(images: Floats, angle: float) -> Floats:
+    """Turn images of shape (n, pixels) by `angle` degrees about their centre."""
+    square = images.reshape(-1, SIDE, SIDE)
+    turned = rotate(square, angle, axes=(1, 2), reshape=False, order=1)
+    return np.asarray(turned.reshape(images.shape), np.float32)
+
+
+def probabilities(network: Network, images: Floats, samples: int, key: fd.Key) -> Floats:
+    """Return the softmax outputs of thinned networks, shape (samples, images, classes)."""
+    thinned = fd.MonteCarlo(network.forward, network.dropouts, rng=key, shared=True)
+    return softmax(thinned.samples(images, samples))
+
+
+def measure(network: Network, images: Floats, samples: int, key: fd.Key) -> Array:
+    """Return the `MEASURES` of each image, shape (measures, images), in nats."""
+    sampled = probabilities(network, images, samples, key)
+    single = softmax(network.outputs(images))[np.newaxis]
+    return np.array(
+        [
+            fd.monte_carlo.predictive_entropy(sampled),
+            fd.monte_carlo.mutual_information(sampled),
+            fd.monte_carlo.predictive_entropy(single),
+        ]
+    )
+
+
+def doubts(seed: int, options: argparse.Namespace, tick: Tick) -> Doubt:
+    """Train one network without one class and measure its doubt."""
+    left_out = seed % CLASSES
+    experiment = prepare(
+        seed,
+        options.hidden,
+        p_input=0.2,
+        p_hidden=0.5,
+        train_size=options.train_size,
+        test_size=TEST_SIZE,
+    )
+    known = experiment.train_set.take(experiment.train_set.labels != left_out)
+    learn(experiment._replace(train_set=known), Training(options.epochs, max_norm=2.0), tick)
+    network, test_set, key = experiment.network, experiment.test_set, fd.Key(seed)
+
+    familiar: Digits = test_set.take(test_set.labels != left_out)
+    noise = np.random.default_rng(seed).random(familiar.images.shape, dtype=np.float32)
+    strange = test_set.take(test_set.labels == left_out).images
+    groups = [
+        measure(network, images, options.samples, key)
+        for images in (familiar.images, strange, noise, turn(familiar.images, 90))
+    ]
+    angles = np.array(
+        [
+            measure(network, turn(familiar.images[:200], float(angle)), options.samples, key).mean(
+                axis=1
+            )
+            for angle in ANGLES
+        ]
+    )
+    one = test_set.images[test_set.labels == SHOWN_DIGIT][:1]
+    digit = np.concatenate([turn(one, float(angle)) for angle in SHOWN_ANGLES])
+    votes = probabilities(network, digit, options.samples, key)
+    return Doubt(groups, angles, votes, digit.reshape(-1, SIDE, SIDE))
+
+
+def detection(groups: list[Array]) -> NDArray[np.float64]:
+    """Return areas under the ROC curve, shape (groups, measures), each group against the first."""
+    areas = np.full((len(groups), len(MEASURES)), np.nan)
+    for i, group in enumerate(groups[1:], 1):
+        truth = np.repeat([0, 1], [groups[0].shape[1], group.shape[1]])
+        for j, scores in enumerate(np.concatenate([groups[0], group], axis=1)):
+            areas[i, j] = roc_auc_score(truth, scores)
+    return areas
+
+
+def plot(found: list[Doubt]) -> Figure:
+    """Draw one digit with its votes, entropies of all groups, and doubt over the angle."""
+    figure = Figure(figsize=(9, 9), layout="constrained")
+    top, bottom = figure.subfigures(2, 1, squeeze=False)[:, 0]
+    first = found[0]
+    panels = top.subplots(
+        2, len(SHOWN_ANGLES), gridspec_kw={"height_ratios": [2, 3]}, squeeze=False
+    )
+    for i, (angle, digit) in enumerate(zip(SHOWN_ANGLES, first.digit, strict=True)):
+        panels[0, i].imshow(digit, cmap="gray_r")
+        panels[0, i].set_axis_off()
+        panels[0, i].set_title(f"{angle}°")
+        votes = first.votes[:, i]
+        x = np.broadcast_to(np.arange(CLASSES), votes.shape)
+        panels[1, i].plot(x.ravel(), votes.ravel(), ".", color=WITH, alpha=0.15, markersize=4)
+        panels[1, i].plot(np.arange(CLASSES), votes.mean(axis=0), "_", color=WITHOUT, markersize=8)
+        panels[1, i].set(ylim=(-0.03, 1.03), xticks=range(0, CLASSES, 2))
+        panels[1, i].tick_params(labelsize="small")
+        if i:
+            panels[1, i].set_yticklabels([])
+    panels[1, 0].set_ylabel("probability")
+    top.supxlabel("class (dots: each thinned network; bars: their mean)", fontsize="medium")
+
+    left, right = bottom.subplots(1, 2)
+    colours = (WITH, WITHOUT, THIRD, "black")
+    for i, (name, colour) in enumerate(zip(GROUPS, colours, strict=True)):
+        entropy = np.concatenate([doubt.groups[i][0] for doubt in found])
+        edges = np.linspace(0, np.log(CLASSES), 40)
+        left.hist(
+            entropy, edges, density=True, histtype="step", color=colour, linewidth=2, label=name
+        )
+    left.set(xlabel="entropy of the mean prediction (nats)", ylabel="density")
+    for j, (name, colour) in enumerate(zip(MEASURES, (WITH, THIRD, WITHOUT), strict=True)):
+        values = np.array([doubt.angles[:, j] for doubt in found])
+        draw_band(right, ANGLES, values, color=colour, marker="o", label=name)
+    right.set(xlabel="test digits turned by (degrees)", ylabel="mean (nats)", xticks=ANGLES[::3])
+    for axes in (left, right):
+        axes.grid(alpha=0.3)
+        axes.legend()
+    return figure
+
+
+def main() -> None:
+    """Run the networks and report their doubt."""
+    own = parser(__doc__ or "", seeds=5)
+    own.add_argument("--epochs", type=int, default=40, help="passes over the training digits")
+    own.add_argument("--hidden", type=int, nargs="+", default=[512, 512], help="units per layer")
+    own.add_argument("--train-size", type=int, default=2000, help="digits to train on")
+    own.add_argument("--samples", type=int, default=100, help="thinned networks")
+    options = parse(own, QUICK)
+    found = run(
+        lambda seed, tick: doubts(seed, options, tick),
+        range(options.seeds),
+        steps=options.seeds * options.epochs,
+    )
+    areas = np.array([detection(doubt.groups) for doubt in found])
+    rows = []
+    for i, name in enumerate(GROUPS):
+        row = {"images": name}
+        for j, heading in enumerate(MEASURES):
+            row[heading] = spread([float(doubt.groups[i][j].mean()) for doubt in found])
+        for j, heading in enumerate(("ROC entropy", "ROC mutual", "ROC single")):
+            row[heading] = spread(areas[:, i, j]) if i else ""
+        rows.append(row)
+    title = f"Doubt in nats, area under the ROC curve: mean ± deviation, {options.seeds} seeds"
+    save_table(rows, title, options.output / "uncertainty.csv")
+    save_figure(plot(found), options.output / "uncertainty.png")
+
+
+if __name__ == "__main__":
+    main()
