@@ -16,7 +16,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
-from network import SOURCES, Training, error, prepare
+from network import DROPOUT, MAX_NORM, NO_DROPOUT, SOURCES, Training, error, prepare
 from study import (
     WITH,
     WITHOUT,
@@ -34,7 +34,6 @@ from study import (
 
 QUICK = {"seeds": 2, "sizes": [20, 100], "steps": 50, "hidden": [64, 64]}
 BATCH = 100
-DROPOUT = {False: (0.0, 0.0, None), True: (0.2, 0.5, 2.0)}  # p of inputs, of units; max-norm
 
 # Percentages of figure 10 are not in the paper's text; this is what it says of them.
 PAPER = {100: "no gain", 500: "no gain", 1000: "gain", 4000: "gain"}
@@ -44,17 +43,16 @@ def test_error(
     size: int, dropout: bool, seed: int, options: argparse.Namespace, tick: Tick
 ) -> float:
     """Train one network on `size` examples and return its test error in percent."""
-    p_input, p_hidden, max_norm = DROPOUT[dropout]
     experiment = prepare(
         seed,
         options.hidden,
-        p_input=p_input,
-        p_hidden=p_hidden,
+        DROPOUT if dropout else NO_DROPOUT,
         source=options.data,
         train_size=size,
         test_size=options.test_size,
     )
-    learn(experiment, Training(epochs(size, options.steps), BATCH, max_norm=max_norm), tick)
+    bound = MAX_NORM if dropout else None
+    learn(experiment, Training(epochs(size, options.steps), BATCH, max_norm=bound), tick)
     return error(experiment.network, experiment.test_set)
 
 
@@ -100,7 +98,7 @@ def main() -> None:
     jobs = [
         (size, dropout, seed)
         for size in options.sizes
-        for dropout in DROPOUT
+        for dropout in (False, True)
         for seed in range(options.seeds)
     ]
     found = run(
@@ -108,7 +106,7 @@ def main() -> None:
         jobs,
         steps=sum(epochs(size, options.steps) for size, _, _ in jobs),
     )
-    errors = np.array(found).reshape(len(options.sizes), len(DROPOUT), options.seeds)
+    errors = np.array(found).reshape(len(options.sizes), 2, options.seeds)
     rows = [
         {
             "examples": f"{size:,}",

@@ -4,8 +4,9 @@
 
 trains an autoencoder with one layer of 256 ReLU units on 4,000 digits, without dropout and with 0.5
 of its hidden units dropped, as Srivastava et al. did on MNIST (JMLR 15, 2014, section 7). It draws
-the features of the first units (figure 7: noise against spots, strokes and edges) and the histogram
-of activations on 1,000 other digits (figure 8: with dropout few are high, and most are near zero).
+the features of units that are ever active (figure 7: noise against spots, strokes and edges) and
+the histogram of activations on 1,000 other digits (figure 8: with dropout few are high, and most
+are near zero).
 The table has these as numbers, and the mean size of the correlation between two hidden units, also
 for the hidden layers of the classifier of `overfitting.py`.
 """
@@ -15,7 +16,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.figure import Figure
-from network import Floats, Labels, Network, Training, prepare
+from network import DROPOUT, MAX_NORM, NO_DROPOUT, Floats, Labels, Network, Rates, Training, prepare
+from numpy.typing import NDArray
 from study import (
     WITH,
     WITHOUT,
@@ -70,16 +72,20 @@ class Layer:
         """Return the percentage of activations below `NEAR_ZERO`."""
         return float(100 * np.mean(self.activations < NEAR_ZERO))
 
+    def alive(self) -> NDArray[np.bool_]:
+        """Return which units are active for any digit, shape (units,)."""
+        return np.asarray(self.activations.any(axis=0))
+
     def correlation(self) -> float:
-        """Return the mean absolute correlation of two units, of those that are ever active."""
-        alive = self.activations[:, self.activations.std(axis=0) > 0]
+        """Return the mean absolute correlation of two units that are alive."""
+        alive = self.activations[:, self.alive()]
         between = np.asarray(np.corrcoef(alive.astype(np.float64), rowvar=False))
         return float(np.abs(between[np.triu_indices(len(between), 1)]).mean())
 
 
 @dataclass(frozen=True)
 class Study:
-    """Of one seed and kind: hidden layers, the autoencoder's features, its error."""
+    """Of one seed and kind: hidden layers; the autoencoder's features and its error."""
 
     layers: list[Layer]
     features: Floats
@@ -88,11 +94,11 @@ class Study:
 
 def study(dropout: bool, seed: int, options: argparse.Namespace, tick: Tick) -> Study:
     """Train an autoencoder and a classifier and measure them."""
-    p_hidden = 0.5 if dropout else 0.0
+    rates = DROPOUT if dropout else NO_DROPOUT
     experiment = prepare(
         seed,
         [options.units],
-        p_hidden=p_hidden,
+        Rates(0.0, rates.hidden),
         train_size=options.train_size,
         kind=Autoencoder,
         outputs=PIXELS,
@@ -102,20 +108,14 @@ def study(dropout: bool, seed: int, options: argparse.Namespace, tick: Tick) -> 
     output = sigmoid(autoencoder.outputs(test_set.images))
     layers = [Layer("autoencoder", autoencoder.inputs[1])]
 
-    classes = prepare(
-        seed,
-        [512, 512],
-        p_input=0.2 if dropout else 0.0,
-        p_hidden=p_hidden,
-        train_size=options.train_size,
-    )
-    learn(classes, Training(options.epochs, max_norm=2.0 if dropout else None), tick)
+    classes = prepare(seed, [512, 512], rates, train_size=options.train_size)
+    learn(classes, Training(options.epochs, max_norm=MAX_NORM if dropout else None), tick)
     classes.network.outputs(classes.test_set.images)
     for i, inputs in enumerate(classes.network.inputs[1:], 1):
         layers.append(Layer(f"classifier, layer {i}", inputs))
     return Study(
         layers,
-        autoencoder.weights[0].T.reshape(-1, SIDE, SIDE),
+        autoencoder.weights[0].T[layers[0].alive()].reshape(-1, SIDE, SIDE),
         float(np.square(output - test_set.images).sum(axis=1).mean()),
     )
 
@@ -124,7 +124,8 @@ def mosaic(features: Floats) -> Array:
     """Put the first features side by side, each with the range of its weights as grey levels."""
     tiles = features[: SHOWN**2]
     tiles = tiles / np.abs(tiles).max(axis=(1, 2), keepdims=True)
-    padded = np.pad(tiles, ((0, 0), (1, 1), (1, 1)), constant_values=1)
+    missing = SHOWN**2 - len(tiles)
+    padded = np.pad(tiles, ((0, missing), (1, 1), (1, 1)), constant_values=1)
     size = padded.shape[1]
     rows = padded.reshape(SHOWN, SHOWN, size, size).transpose(0, 2, 1, 3)
     return np.asarray(rows.reshape(SHOWN * size, SHOWN * size), np.float64)
@@ -166,7 +167,7 @@ def main() -> None:
     """Run the comparison and report it."""
     own = parser(__doc__ or "", seeds=3)
     own.add_argument("--epochs", type=int, default=60, help="passes over the training digits")
-    own.add_argument("--learning-rate", type=float, default=0.02, help="of the autoencoder")
+    own.add_argument("--learning-rate", type=float, default=0.002, help="of the autoencoder")
     own.add_argument("--units", type=int, default=256, help="of the autoencoder")
     own.add_argument("--train-size", type=int, default=4000, help="digits to train on")
     options = parse(own, QUICK)
@@ -186,6 +187,9 @@ def main() -> None:
                     "mean activation": spread([one.mean_activation() for one in layers]),
                     "in the paper": PAPER[dropout] if i == 0 else "",
                     "near zero %": spread([one.near_zero() for one in layers], 1),
+                    "never active %": spread(
+                        [float(100 * np.mean(~one.alive())) for one in layers], 1
+                    ),
                     "correlation": spread([one.correlation() for one in layers], 3),
                     "squared error": spread([kind.reconstruction for kind in kinds], 1)
                     if i == 0

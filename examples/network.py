@@ -29,7 +29,23 @@ Floats = NDArray[np.float32]
 Labels = NDArray[np.int64]
 Mode = Literal["inverted", "standard"]
 
+
+class Rates(NamedTuple):
+    """Probabilities to drop an input and a hidden unit."""
+
+    input: float
+    hidden: float
+
+
+NO_DROPOUT = Rates(0.0, 0.0)
+
+# The dropout of the examples, where they do not say otherwise, as in the papers, and the bound on
+# weights that the papers pair it with. The initial weights have a norm of about 1.41.
+DROPOUT = Rates(input=0.2, hidden=0.5)
+MAX_NORM = 1.4
+
 CLASSES = 10
+
 FASHION = Path("/usr/share/datasets/fashion-mnist")  # where Debian's package puts it
 
 
@@ -149,8 +165,8 @@ class Network:
     ----------
     sizes : sequence of int
         Number of inputs, of units in each hidden layer, and of classes.
-    p_input, p_hidden : float
-        Probability to drop an input and a hidden unit; 0 is no dropout.
+    rates : Rates
+        Probabilities to drop; 0 is no dropout.
     weights_rng : numpy.random.Generator
         Draws the initial weights: He et al. (2015), normal with variance 2 / fan-in; biases are 0.
     dropout_rng : numpy.random.Generator
@@ -175,15 +191,14 @@ class Network:
     def __init__(
         self,
         sizes: Sequence[int],
-        p_input: float,
-        p_hidden: float,
+        rates: Rates,
         *,
         weights_rng: np.random.Generator,
         dropout_rng: np.random.Generator,
         mode: Mode = "inverted",
     ) -> None:
-        rates = [p_input] + [p_hidden] * (len(sizes) - 2)
-        self.scales = [1 / (1 - p) if mode == "standard" else 1.0 for p in rates]
+        each = [rates.input] + [rates.hidden] * (len(sizes) - 2)
+        self.scales = [1 / (1 - p) if mode == "standard" else 1.0 for p in each]
         self.weights: list[Floats] = [
             weights_rng.standard_normal((fan_in, fan_out), dtype=np.float32)
             * np.float32(np.sqrt(2 / fan_in) * scale)
@@ -191,7 +206,7 @@ class Network:
         ]
         self.biases: list[Floats] = [np.zeros(size, np.float32) for size in sizes[1:]]
         self.parameters = [*self.weights, *self.biases]
-        self.dropouts = [Dropout(p, mode=mode, rng=dropout_rng) for p in rates]
+        self.dropouts = [Dropout(p, mode=mode, rng=dropout_rng) for p in each]
         self.inputs: list[Floats] = []
 
     def train(self, mode: bool = True) -> None:
@@ -252,9 +267,8 @@ class Experiment(NamedTuple):
 def prepare(
     seed: int,
     hidden: Sequence[int],
+    rates: Rates = NO_DROPOUT,
     *,
-    p_input: float = 0.0,
-    p_hidden: float = 0.0,
     mode: Mode = "inverted",
     source: str = "mnist",
     train_size: int = 1000,
@@ -271,7 +285,7 @@ def prepare(
     division, weights, masks, batches = independent(seed)
     train_set, test_set = split(load(source), train_size, test_size, division)
     sizes = (train_set.images.shape[1], *hidden, outputs)
-    network = kind(sizes, p_input, p_hidden, mode=mode, weights_rng=weights, dropout_rng=masks)
+    network = kind(sizes, rates, mode=mode, weights_rng=weights, dropout_rng=masks)
     return Experiment(network, train_set, test_set, batches)
 
 

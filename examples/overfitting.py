@@ -22,7 +22,19 @@ from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.figure import Figure
-from network import SOURCES, Mode, Training, error, load, prepare, train
+from network import (
+    DROPOUT,
+    MAX_NORM,
+    NO_DROPOUT,
+    SOURCES,
+    Mode,
+    Rates,
+    Training,
+    error,
+    load,
+    prepare,
+    train,
+)
 from study import (
     THIRD,
     WITH,
@@ -53,18 +65,17 @@ PAPER_WITHOUT, PAPER_WITH = 1.60, 1.06
 
 @dataclass(frozen=True)
 class Variant:
-    """One of the networks that are compared; `p_*` are probabilities to drop."""
+    """One of the networks that are compared."""
 
     name: str
     colour: str
-    p_input: float = 0.2
-    p_hidden: float = 0.5
+    rates: Rates = DROPOUT
     mode: Mode = "inverted"
-    max_norm: float | None = 2.0
+    max_norm: float | None = MAX_NORM
 
 
 VARIANTS = (
-    Variant("without dropout", WITHOUT, p_input=0.0, p_hidden=0.0, max_norm=None),
+    Variant("without dropout", WITHOUT, NO_DROPOUT, max_norm=None),
     Variant("with dropout", WITH),
     Variant("standard mode", THIRD, mode="standard"),
 )
@@ -75,8 +86,7 @@ def learn(variant: Variant, seed: int, options: argparse.Namespace, tick: Tick) 
     experiment = prepare(
         seed,
         options.hidden,
-        p_input=variant.p_input,
-        p_hidden=variant.p_hidden,
+        variant.rates,
         mode=variant.mode,
         source=options.data,
         train_size=options.train_size,
@@ -103,7 +113,7 @@ def tabulate(last: Array) -> list[dict[str, str]]:
                 "test %": spread(errors[:, 1]),
                 "difference": spread(errors[:, 1] - errors[:, 0]),
                 "less by": spread(less) if variant is not VARIANTS[0] else "",
-                "paper %": f"{PAPER_WITH if variant.p_hidden else PAPER_WITHOUT:.2f}",
+                "paper %": f"{PAPER_WITH if variant.rates.hidden else PAPER_WITHOUT:.2f}",
             }
         )
     return rows

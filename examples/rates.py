@@ -16,7 +16,7 @@ import argparse
 
 import numpy as np
 from matplotlib.figure import Figure
-from network import CLASSES, Training, error, prepare
+from network import CLASSES, Rates, Training, error, prepare
 from study import (
     WITH,
     WITHOUT,
@@ -42,7 +42,7 @@ def errors_of(
 ) -> tuple[float, float]:
     """Train one network; return its training and its test error in percent."""
     experiment = prepare(
-        seed, [units, units], p_hidden=1 - share, train_size=options.train_size, test_size=2000
+        seed, [units, units], Rates(0.0, 1 - share), train_size=options.train_size, test_size=2000
     )
     learn(experiment, Training(options.epochs, learning_rate=options.learning_rate), tick)
     network, train_set, test_set, _ = experiment

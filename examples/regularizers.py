@@ -13,7 +13,7 @@ from itertools import product
 
 import numpy as np
 from matplotlib.figure import Figure
-from network import Digits, Training, percent_wrong, prepare
+from network import DROPOUT, NO_DROPOUT, Digits, Training, percent_wrong, prepare
 from study import (
     WITH,
     WITHOUT,
@@ -29,9 +29,9 @@ from study import (
 )
 
 VALIDATION, TEST = 1000, 3000
-RATES = (0.05, 0.1, 0.2)
-L2S = (3e-4, 1e-3, 3e-3)
-NORMS = (1.0, 2.0, 3.0)
+LEARNING_RATES = (0.1, 0.2, 0.3)
+L2S = (1e-4, 3e-4, 1e-3)
+NORMS = (0.7, 1.0, 1.4)
 QUICK = {"seeds": 2, "epochs": 2, "hidden": [32, 32], "train_size": 200}
 
 # What the rows of the table are called, which strengths they try, and, in percent, what the paper
@@ -51,8 +51,7 @@ def errors_of(
     experiment = prepare(
         seed,
         options.hidden,
-        p_input=0.2 if dropout else 0.0,
-        p_hidden=0.5 if dropout else 0.0,
+        DROPOUT if dropout else NO_DROPOUT,
         train_size=options.train_size,
         test_size=VALIDATION + TEST,
     )
@@ -93,7 +92,9 @@ def main() -> None:
     grid = {
         (name, dropout): [
             Training(options.epochs, learning_rate=rate, l2=l2, max_norm=norm)
-            for rate, l2, norm in product(RATES[-1:] if options.quick else RATES, l2s, norms)
+            for rate, l2, norm in product(
+                LEARNING_RATES[: 1 if options.quick else None], l2s, norms
+            )
         ]
         for name, l2s, norms, _, _ in ROWS
         for dropout in (False, True)

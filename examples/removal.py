@@ -14,7 +14,7 @@ import argparse
 import fastdrop as fd
 import numpy as np
 from matplotlib.figure import Figure
-from network import CLASSES, Mode, Training, percent_wrong, prepare
+from network import CLASSES, DROPOUT, MAX_NORM, NO_DROPOUT, Mode, Training, percent_wrong, prepare
 from study import (
     WITH,
     WITHOUT,
@@ -39,14 +39,9 @@ TEST_SIZE = 2000
 
 def errors_of(dropout: bool, seed: int, options: argparse.Namespace, tick: Tick) -> Array:
     """Train one network and remove units; return test errors in percent, shape (2, shares)."""
-    experiment = prepare(
-        seed,
-        options.hidden,
-        p_input=0.2 if dropout else 0.0,
-        p_hidden=0.5 if dropout else 0.0,
-        test_size=TEST_SIZE,
-    )
-    how = Training(options.epochs, max_norm=2.0 if dropout else None)
+    rates = DROPOUT if dropout else NO_DROPOUT
+    experiment = prepare(seed, options.hidden, rates, test_size=TEST_SIZE)
+    how = Training(options.epochs, max_norm=MAX_NORM if dropout else None)
     learn(experiment, how, tick)
     network, _, test_set, _ = experiment
     errors = np.empty((len(SCALING), len(SHARES)))

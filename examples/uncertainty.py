@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import fastdrop as fd
 import numpy as np
 from matplotlib.figure import Figure
-from network import CLASSES, Digits, Floats, Network, Training, prepare, softmax
+from network import CLASSES, DROPOUT, MAX_NORM, Digits, Floats, Network, Training, prepare, softmax
 from numpy.typing import NDArray
 from scipy.ndimage import rotate
 from sklearn.metrics import roc_auc_score
@@ -89,13 +89,12 @@ def doubts(seed: int, options: argparse.Namespace, tick: Tick) -> Doubt:
     experiment = prepare(
         seed,
         options.hidden,
-        p_input=0.2,
-        p_hidden=0.5,
+        DROPOUT,
         train_size=options.train_size,
         test_size=TEST_SIZE,
     )
     known = experiment.train_set.take(experiment.train_set.labels != left_out)
-    learn(experiment._replace(train_set=known), Training(options.epochs, max_norm=2.0), tick)
+    learn(experiment._replace(train_set=known), Training(options.epochs, max_norm=MAX_NORM), tick)
     network, test_set, key = experiment.network, experiment.test_set, fd.Key(seed)
 
     familiar: Digits = test_set.take(test_set.labels != left_out)

@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
 import batchnorm
 import features
 import network
-from network import Digits, Experiment, Network, Training
+from network import Digits, Experiment, Network, Rates, Training
 
 Generators = list[np.random.Generator]
 
@@ -31,7 +31,11 @@ def some_digits(n: int, pixels: int, seed: int = 0) -> Digits:
 def dense(kind: type[Network], outputs: int, mode: network.Mode) -> Network:
     weights_rng, dropout_rng = generators(1, 2)
     return kind(
-        [12, 9, 8, outputs], 0.2, 0.5, mode=mode, weights_rng=weights_rng, dropout_rng=dropout_rng
+        [12, 9, 8, outputs],
+        Rates(0.2, 0.5),
+        mode=mode,
+        weights_rng=weights_rng,
+        dropout_rng=dropout_rng,
     )
 
 
@@ -139,7 +143,9 @@ def test_a_network_does_not_learn() -> None:
     images = rng.standard_normal((10, 12))[labels] * 3 + rng.standard_normal((200, 12)) * 0.1
     digits = Digits(images.astype(np.float32), labels)
     weights_rng, dropout_rng = generators(0, 2)
-    model = Network([12, 64, 64, 10], 0.1, 0.3, weights_rng=weights_rng, dropout_rng=dropout_rng)
+    model = Network(
+        [12, 64, 64, 10], Rates(0.1, 0.3), weights_rng=weights_rng, dropout_rng=dropout_rng
+    )
     before = network.error(model, digits)
     how = Training(30, batch_size=20, learning_rate=0.02)
     assert list(network.train(model, digits, how, rng)) == list(range(1, 31))
@@ -192,7 +198,7 @@ def test_one_seed_gives_networks_that_differ_in_more_than_dropout(
     digits = Digits(np.random.default_rng(0).random((300, 4), np.float32), np.arange(300) % 10)
     monkeypatch.setattr(network, "load", lambda source: digits)
     made: list[Experiment] = [
-        network.prepare(5, [6], p_hidden=p, train_size=100, test_size=100) for p in (0.0, 0.5)
+        network.prepare(5, [6], Rates(0.0, p), train_size=100, test_size=100) for p in (0.0, 0.5)
     ]
     for a, b in zip(*(experiment.network.weights for experiment in made), strict=True):
         np.testing.assert_array_equal(a, b)
