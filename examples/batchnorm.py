@@ -2,18 +2,20 @@
 
     python examples/batchnorm.py
 
-trains two convolutions and a linear layer on 1,000 digits, without and with batch normalization,
-each with four kinds of dropout: none; single elements behind each convolution; whole channels
-there; and single elements in front of the linear layer only, behind all normalization. Convolutions
-have few weights for what they see, and batch normalization adds noise of its own, so there is less
-for dropout to do. Where dropout stands in front of a batch normalization it does harm besides: in
-evaluation the variance is another than the one that was averaged in training. Li et al. ("Under-
-standing the disharmony between dropout and batch normalization by variance shift", CVPR 2019) call
-the ratio of both the variance shift; the table has it for the second convolution.
+trains two convolutions and a linear layer on 1,000 and on 4,000 digits, without and with batch
+normalization, each with four kinds of dropout: none; single elements behind each convolution; whole
+channels there; and single elements in front of the linear layer only, behind all normalization.
+Convolutions have few weights for what they see, and batch normalization adds noise of its own, so
+there is less for dropout to do. Where dropout stands in front of a batch normalization, moreover,
+the variance in evaluation is another than the one that was averaged in training. Li et al.
+("Understanding the disharmony between dropout and batch normalization by variance shift", CVPR
+2019) call the ratio of both the variance shift; the table has it for the second normalization.
 """
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 
 import fastdrop as fd
 import numpy as np
@@ -35,7 +37,9 @@ from numpy.lib.stride_tricks import sliding_window_view
 from study import (
     WITH,
     WITHOUT,
+    Array,
     Tick,
+    epochs,
     parse,
     parser,
     run,
@@ -48,8 +52,8 @@ SIDE = 28
 CHANNELS = (16, 32)
 KERNEL, STRIDE = 4, 2  # 28 -> 13 -> 5 pixels
 EPSILON, KEPT_OF_AVERAGE = 1e-5, 0.9
-TEST_SIZE = 2000
-QUICK = {"seeds": 2, "epochs": 1, "train_size": 300}
+TEST_SIZE = 1000
+QUICK = {"seeds": 2, "steps": 3, "train_sizes": [100, 300]}
 
 
 @dataclass(frozen=True)
@@ -229,68 +233,79 @@ class Found:
 
 
 def errors_of(
-    normalized: bool, kind: Kind, seed: int, options: argparse.Namespace, tick: Tick
+    size: int, normalized: bool, kind: Kind, seed: int, options: argparse.Namespace, tick: Tick
 ) -> Found:
     """Train one network and measure it."""
     division, weights, masks, batches = independent(seed)
-    train_set, test_set = split(load(), options.train_size, TEST_SIZE, division)
+    train_set, test_set = split(load(), size, TEST_SIZE, division)
     network = ConvolutionalNetwork(kind, normalized, weights, masks)
-    for _ in train(
-        network, train_set, Training(options.epochs, learning_rate=options.learning_rate), batches
-    ):
+    how = Training(epochs(size, options.steps), learning_rate=options.learning_rate)
+    for _ in train(network, train_set, how, batches):
         tick()
     train_error, test_error = error(network, train_set), error(network, test_set)
     norm = network.norms[1]
     return Found(train_error, test_error, float((norm.seen / norm.variance).mean()))
 
 
-def plot(found: list[list[Found]]) -> Figure:
-    """Draw test errors, of shape (cases, seeds), cases being (normalized, kind)."""
-    figure = Figure(figsize=(8, 4), layout="constrained")
-    axes = figure.subplots()
-    for normalized, (colour, label) in enumerate(
-        ((WITHOUT, "without batch normalization"), (WITH, "with batch normalization"))
-    ):
-        cases = found[normalized * len(KINDS) : (normalized + 1) * len(KINDS)]
-        errors = np.array([[one.test_error for one in case] for case in cases])
-        where = np.arange(len(KINDS)) + 0.2 * (2 * normalized - 1)
-        deviation = errors.std(axis=1, ddof=1)
-        axes.bar(
-            where, errors.mean(axis=1), 0.38, yerr=deviation, color=colour, capsize=3, label=label
-        )
-    axes.set(xlabel="dropout", ylabel="test error (%)")
-    axes.set_xticks(range(len(KINDS)), [kind.name for kind in KINDS])
-    axes.grid(axis="y", alpha=0.3)
-    axes.legend()
+def plot(sizes: Sequence[int], errors: Array) -> Figure:
+    """Draw test errors, of shape (sizes, without and with normalization, kinds, seeds)."""
+    figure = Figure(figsize=(9, 4), layout="constrained")
+    panels = figure.subplots(1, len(sizes), squeeze=False)[0]
+    for axes, size, of_size in zip(panels, sizes, errors, strict=True):
+        for side, colour, label, of_norm in zip(
+            (-0.2, 0.2), (WITHOUT, WITH), ("without", "with"), of_size, strict=True
+        ):
+            axes.bar(
+                np.arange(len(KINDS)) + side,
+                of_norm.mean(axis=1),
+                0.38,
+                yerr=of_norm.std(axis=1, ddof=1),
+                color=colour,
+                capsize=3,
+                label=f"{label} batch normalization",
+            )
+        axes.set(xlabel=f"dropout ({size:,} training digits)", ylabel="test error (%)")
+        axes.set_xticks(range(len(KINDS)), [kind.name for kind in KINDS])
+        axes.grid(axis="y", alpha=0.3)
+    panels[-1].legend(loc="lower right")
     return figure
 
 
 def main() -> None:
     """Run the comparison and report it."""
     own = parser(__doc__ or "", seeds=5)
-    own.add_argument("--epochs", type=int, default=30, help="passes over the training digits")
+    own.add_argument(
+        "--train-sizes", type=int, nargs="+", default=[1000, 4000], help="digits to train on"
+    )
+    own.add_argument("--steps", type=int, default=600, help="mini-batches of up to 100")
     own.add_argument("--learning-rate", type=float, default=0.05, help="at the start, for all")
-    own.add_argument("--train-size", type=int, default=1000, help="digits to train on")
     options = parse(own, QUICK)
-    cases = [(normalized, kind) for normalized in (False, True) for kind in KINDS]
+    cases = list(product(options.train_sizes, (False, True), KINDS))
     jobs = [(*case, seed) for case in cases for seed in range(options.seeds)]
     results = iter(
-        run(lambda job, tick: errors_of(*job, options, tick), jobs, len(jobs) * options.epochs)
+        run(
+            lambda job, tick: errors_of(*job, options, tick),
+            jobs,
+            steps=sum(epochs(size, options.steps) for size, *_ in jobs),
+        )
     )
     found = [[next(results) for _ in range(options.seeds)] for _ in cases]
     rows = [
         {
+            "digits": f"{size:,}",
             "batch norm": "with" if normalized else "without",
             "dropout": kind.name,
             "training %": spread([one.train_error for one in case]),
             "test %": spread([one.test_error for one in case]),
             "variance shift": spread([one.shift for one in case]) if normalized else "",
         }
-        for (normalized, kind), case in zip(cases, found, strict=True)
+        for (size, normalized, kind), case in zip(cases, found, strict=True)
     ]
     title = f"Errors: mean ± standard deviation, {options.seeds} seeds"
     save_table(rows, title, options.output / "batchnorm.csv")
-    save_figure(plot(found), options.output / "batchnorm.png")
+    errors = np.array([[one.test_error for one in case] for case in found])
+    errors = errors.reshape(len(options.train_sizes), 2, len(KINDS), options.seeds)
+    save_figure(plot(options.train_sizes, errors), options.output / "batchnorm.png")
 
 
 if __name__ == "__main__":

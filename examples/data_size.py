@@ -23,6 +23,7 @@ from study import (
     Array,
     Tick,
     draw_band,
+    epochs,
     learn,
     parse,
     parser,
@@ -33,7 +34,6 @@ from study import (
 )
 
 QUICK = {"seeds": 2, "sizes": [20, 100], "steps": 50, "hidden": [64, 64]}
-BATCH = 100
 
 # Percentages of figure 10 are not in the paper's text; this is what it says of them.
 PAPER = {100: "no gain", 500: "no gain", 1000: "gain", 4000: "gain"}
@@ -52,13 +52,8 @@ def test_error(
         test_size=options.test_size,
     )
     bound = MAX_NORM if dropout else None
-    learn(experiment, Training(epochs(size, options.steps), BATCH, max_norm=bound), tick)
+    learn(experiment, Training(epochs(size, options.steps), max_norm=bound), tick)
     return error(experiment.network, experiment.test_set)
-
-
-def epochs(size: int, steps: int) -> int:
-    """Return how many epochs of `size` examples make about `steps` steps."""
-    return max(1, round(steps / -(-size // BATCH)))
 
 
 def plot(sizes: Sequence[int], errors: Array, source: str) -> Figure:

@@ -113,6 +113,11 @@ def run(work: Callable[[Job, Tick], Result], jobs: Sequence[Job], steps: int) ->
             pool.shutdown(cancel_futures=True)
 
 
+def epochs(size: int, steps: int) -> int:
+    """Return how many epochs of `size` examples make about `steps` mini-batches."""
+    return max(1, round(steps / -(-size // Training.batch_size)))
+
+
 def learn(experiment: Experiment, how: Training, tick: Tick) -> None:
     """Train the experiment's network in place, to the end."""
     for _ in train(experiment.network, experiment.train_set, how, experiment.batches_rng):
