@@ -38,6 +38,7 @@ SHOWN = 8  # rows and columns of features
 QUICK = {"seeds": 2, "epochs": 2, "units": 64, "train_size": 500}
 PAPER = ("2.0", "0.7")  # mean activation without and with dropout, figure 8
 NEAR_ZERO = 0.01
+CLASSIFIER_EPOCHS = 40
 
 
 class Autoencoder(Network):
@@ -110,7 +111,8 @@ def study(dropout: bool, seed: int, options: argparse.Namespace, tick: Tick) -> 
     layers = [Layer("autoencoder", autoencoder.inputs[1])]
 
     classes = prepare(seed, [512, 512], rates, train_size=options.train_size)
-    learn(classes, Training(options.epochs, max_norm=MAX_NORM if dropout else None), tick)
+    epochs = min(options.epochs, CLASSIFIER_EPOCHS)
+    learn(classes, Training(epochs, max_norm=MAX_NORM if dropout else None), tick)
     classes.network.outputs(classes.test_set.images)
     for i, inputs in enumerate(classes.network.inputs[1:], 1):
         layers.append(Layer(f"classifier, layer {i}", inputs))
@@ -167,15 +169,14 @@ def plot(without: Study, with_dropout: Study) -> Figure:
 def main() -> None:
     """Run the comparison and report it."""
     own = parser(__doc__ or "", seeds=3)
-    own.add_argument("--epochs", type=int, default=60, help="passes over the training digits")
-    own.add_argument("--learning-rate", type=float, default=0.002, help="of the autoencoder")
+    own.add_argument("--epochs", type=int, default=100, help="of the autoencoder")
+    own.add_argument("--learning-rate", type=float, default=0.005, help="of the autoencoder")
     own.add_argument("--units", type=int, default=256, help="of the autoencoder")
     own.add_argument("--train-size", type=int, default=4000, help="digits to train on")
     options = parse(own, QUICK)
     jobs = [(dropout, seed) for dropout in (False, True) for seed in range(options.seeds)]
-    found = run(
-        lambda job, tick: study(*job, options, tick), jobs, steps=2 * len(jobs) * options.epochs
-    )
+    steps = len(jobs) * (options.epochs + min(options.epochs, CLASSIFIER_EPOCHS))
+    found = run(lambda job, tick: study(*job, options, tick), jobs, steps)
     rows = []
     for dropout in (False, True):
         kinds = found[options.seeds :] if dropout else found[: options.seeds]
