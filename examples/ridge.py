@@ -91,7 +91,7 @@ def slope(counts: Sequence[int], distance: Array) -> float:
 
 def plot(counts: Sequence[int], distance: Array, p: float) -> Figure:
     """Draw distances, of shape (seeds, len(counts)), and the law of large numbers."""
-    figure = Figure(figsize=(7, 5), layout="constrained")
+    figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.subplots()
     draw_band(axes, counts, distance, color=WITH, marker="o", label="dropout on the inputs")
     expected = distance[:, -1].mean() * np.sqrt(counts[-1] / np.array(counts))
@@ -101,7 +101,7 @@ def plot(counts: Sequence[int], distance: Array, p: float) -> Figure:
         yscale="log",
         xlabel="masks k",
         ylabel="distance from ridge regression, relative",
-        title=f"Linear regression with dropout, p = {p}: mean ± standard deviation, "
+        title=f"Dropout with p = {p} in linear regression: mean ± standard deviation, "
         f"{len(distance)} seeds",
     )
     axes.grid(alpha=0.3)
