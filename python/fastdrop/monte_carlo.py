@@ -76,7 +76,8 @@ class MonteCarlo:
 
     See Also
     --------
-    mean, variance, predictive_entropy, mutual_information : in ``fd.monte_carlo``.
+    monte_carlo.mean, monte_carlo.variance : over the samples.
+    monte_carlo.predictive_entropy, monte_carlo.mutual_information : of probabilities of classes.
     Dropout.hold : masks that stay from call to call until `release`, without this class.
 
     Notes

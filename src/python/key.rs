@@ -33,11 +33,8 @@ pub(super) type Words = (u32, u32, u32, u32);
 ///
 /// Notes
 /// -----
-/// Equal keys give equal masks. Bits are drawn by Philox4x32-10 [1]_, which is no cryptographic generator.
-///
-/// References
-/// ----------
-/// .. [1] Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011.
+/// Equal keys give equal masks. Bits are drawn by Philox4x32-10, which is no cryptographic generator: Salmon, Moraes,
+/// Dror, Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011.
 ///
 /// Examples
 /// --------

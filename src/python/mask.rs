@@ -49,8 +49,8 @@ use crate::mask::Mask;
 ///
 /// Notes
 /// -----
-/// Whether an element is kept depends on `key`, `p` and the element's C-order index alone. Masks of one key are
-/// nested: what a small `p` drops, a larger one drops too.
+/// Whether an element is kept depends on key, p and the element's C-order index alone. Masks of one key are
+/// nested: what a small p drops, a larger one drops too.
 ///
 /// Examples
 /// --------
@@ -195,7 +195,7 @@ impl PyMask {
     /// Returns
     /// -------
     /// Mask
-    ///     Of shape `shape`.
+    ///     Of this extent.
     ///
     /// Raises
     /// ------

@@ -62,7 +62,7 @@ class Noise:
 
     @property
     def std(self) -> float:
-        """Standard deviation of the factors: sqrt(p / (1 - p)); 0 for p = 1."""
+        """Standard deviation of the factors, sqrt(p / (1 - p)); 0 for p = 1."""
         return 0.0 if self.p == 1.0 else math.sqrt(self.p / (1.0 - self.p))
 
     def region(

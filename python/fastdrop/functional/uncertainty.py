@@ -21,7 +21,7 @@ def mean(samples: ArrayLike) -> Array:
     Parameters
     ----------
     samples : array_like, shape (n, ...)
-        Outputs, as `MonteCarlo.samples` returns them.
+        Outputs, as `fastdrop.MonteCarlo.samples` returns them.
 
     Returns
     -------
@@ -52,7 +52,7 @@ def variance(samples: ArrayLike, ddof: SupportsIndex = 0) -> Array:
     Parameters
     ----------
     samples : array_like, shape (n, ...)
-        Outputs, as `MonteCarlo.samples` returns them.
+        Outputs, as `fastdrop.MonteCarlo.samples` returns them.
     ddof : int, default 0
         What to subtract from n; 1 makes it unbiased.
 

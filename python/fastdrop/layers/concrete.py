@@ -111,7 +111,7 @@ class ConcreteDropout(ElementwiseLayer[ConcreteMask]):
 
     @property
     def logit(self) -> float:
-        """The parameter: log(p / (1 - p))."""
+        """The parameter, log(p / (1 - p))."""
         return self._logit
 
     @logit.setter
