@@ -61,6 +61,10 @@ examples-smoke:  ## Run every example in its quick mode, into results/
 figures:  ## Run every example in full, into docs/figures/ (half an hour)
 	for name in $(EXPERIMENTS) thinned; do python examples/$$name.py --output docs/figures || exit 1; done
 
+.PHONY: docs
+docs:  ## Build the documentation into docs/_build/html; a warning is an error
+	sphinx-build -E -W --keep-going -q -b html docs docs/_build/html
+
 .PHONY: wheel
 wheel:  ## Build a wheel into dist/
 	pip wheel --no-deps --wheel-dir dist .
