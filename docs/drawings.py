@@ -23,7 +23,7 @@ BASE = "var(--pst-color-text-base, #000)"
 MUTED = "var(--pst-color-text-muted, #555)"
 LINE = "var(--pst-color-border, #bbb)"
 KEPT = "var(--pst-color-primary, #0a7d91)"
-DROPPED = "var(--pst-color-warning, #b35900)"
+DROPPED = "var(--pst-color-danger, #b3261e)"
 
 
 def bits(number: int, count: int) -> list[int]:
@@ -33,7 +33,7 @@ def bits(number: int, count: int) -> list[int]:
 
 def text(x: float, y: float, words: str, **attributes: object) -> str:
     """Return a piece of text, in the middle of x."""
-    options = {"text-anchor": "middle", "fill": BASE} | attributes
+    options = {"text_anchor": "middle", "fill": BASE} | attributes
     return f"<text x='{x:g}' y='{y:g}' {written(options)}>{words}</text>"
 
 

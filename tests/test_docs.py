@@ -21,6 +21,19 @@ NAMES = {"np": np, "fd": fd}  # what a docstring may take as imported; a documen
 NEEDS = {"fastdrop.torch": "torch", "fastdrop.dask": "dask", "fastdrop.jax": "jax"}
 RUNS = {"fastdrop.__main__"}
 
+PAGES = [path for path in sorted(ROOT.glob("docs/**/*.md")) if "_build" not in path.parts]
+# Pages without code, those of measurements and lists, and those that Sphinx makes from docstrings.
+WITHOUT_EXAMPLES = {
+    "docs/changelog.md",
+    "docs/contributing.md",
+    "docs/family.md",
+    "docs/guide/index.md",
+    "docs/performance.md",
+    "docs/stream.md",
+    *(f"docs/reference/{path.name}" for path in ROOT.glob("docs/reference/*.md")),
+    *(f"docs/why/{path.name}" for path in ROOT.glob("docs/why/*.md")),
+}
+
 MODULES = ["fastdrop"] + [
     module.name
     for module in pkgutil.walk_packages(fd.__path__, "fastdrop.")
@@ -60,13 +73,58 @@ def test_every_public_name_is_documented() -> None:
         assert not callable(thing) or (thing.__doc__ or "").strip(), name
 
 
-@pytest.mark.parametrize(
-    "path", [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md"))], ids=lambda path: path.name
-)
+def named(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+@pytest.mark.parametrize("path", [ROOT / "README.md", *PAGES], ids=named)
 def test_a_document_shows_what_does_not_happen(path: Path) -> None:
     text = re.sub(r"^```.*$", "", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
     examples = doctest.DocTestParser().get_doctest(text, {}, path.name, str(path), 0)
     results = doctest.DocTestRunner(optionflags=FLAGS).run(examples)
     assert results.failed == 0
-    if path.name == "README.md":
-        assert results.attempted > 0, "the README shows no example"
+    if named(path) not in WITHOUT_EXAMPLES:
+        assert results.attempted > 0, "the page shows no example"
+
+
+def test_the_pages_are_not_found() -> None:
+    names = {named(path) for path in PAGES}
+    assert {"docs/index.md", "docs/start.md", "docs/guide/seeds.md"} <= names
+    assert names >= WITHOUT_EXAMPLES, "a page that is gone is excused from examples"
+    assert not any(name.startswith("docs/_build/") for name in names)
+
+
+def test_the_reference_misses_a_name_or_describes_none() -> None:
+    """Each name in one place; `Layer` and `ElementwiseLayer` are what the layers inherit."""
+    described = []
+    for path in sorted((ROOT / "docs" / "reference").glob("*.md")):
+        module = ""
+        for line in path.read_text(encoding="utf-8").splitlines():
+            if match := re.fullmatch(r"\.\. (?:current)?module:: (\S+)", line):
+                module = match[1]
+            elif match := re.fullmatch(r"\.\. auto(?:function|class):: (\S+)", line):
+                described.append(f"{module}.{match[1]}")
+    names = {f"fastdrop.{name}" for name in fd.__all__}
+    names -= {"fastdrop.__version__", "fastdrop.schedules", "fastdrop.monte_carlo"}
+    names |= {f"fastdrop.schedules.{name}" for name in fd.schedules.__all__}
+    names |= {f"fastdrop.monte_carlo.{name}" for name in fd.monte_carlo.__all__}
+    names -= {"fastdrop.monte_carlo.MonteCarlo"}  # is fastdrop.MonteCarlo
+    names |= {f"fastdrop.layers.base.{name}" for name in ("Layer", "ElementwiseLayer")}
+    assert sorted(described) == sorted(names)
+
+
+def test_the_index_of_the_reference_misses_a_name() -> None:
+    text = (ROOT / "docs" / "reference" / "index.md").read_text(encoding="utf-8")
+    listed = re.findall(r"^   (\S+)$", text, flags=re.MULTILINE)
+    names = {*fd.__all__, *(f"schedules.{name}" for name in fd.schedules.__all__)}
+    names |= {f"monte_carlo.{name}" for name in fd.monte_carlo.__all__ if name != "MonteCarlo"}
+    assert sorted(listed) == sorted(names - {"__version__", "schedules", "monte_carlo"})
+
+
+def test_the_drawing_is_stale() -> None:
+    spec = importlib.util.spec_from_file_location("drawings", ROOT / "docs" / "drawings.py")
+    assert spec is not None
+    assert spec.loader is not None
+    drawings = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(drawings)
+    assert drawings.FILE.read_text(encoding="utf-8") == drawings.drawing()
