@@ -90,8 +90,8 @@ def variance(samples: ArrayLike, ddof: SupportsIndex = 0) -> Array:
 def predictive_entropy(probabilities: ArrayLike) -> NDArray[np.float64]:
     r"""Return the entropy of the mean of class probabilities: all doubt, in nats.
 
-    .. math:: H[\bar p] = -\sum_c \bar p_c \log \bar p_c, \qquad
-        \bar p_c = \frac{1}{n} \sum_k p_{k c}
+    .. math:: H[q] = -\sum_c q_c \, \log q_c, \qquad
+        q_c = \frac{1}{n} \sum_k p_{k c}
 
     Parameters
     ----------
@@ -127,7 +127,9 @@ def predictive_entropy(probabilities: ArrayLike) -> NDArray[np.float64]:
 def mutual_information(probabilities: ArrayLike) -> NDArray[np.float64]:
     r"""Return how much samples disagree on class probabilities, in nats: the model's doubt (BALD).
 
-    .. math:: H[\bar p] - \frac{1}{n} \sum_k H[p_k]
+    .. math:: H[q] - \frac{1}{n} \sum_k H[p_k]
+
+    with the mean q and the entropy H of `predictive_entropy`.
 
     Parameters
     ----------
