@@ -64,7 +64,9 @@ ALONE = [
     "contributing",
     "changelog",
 ]
-html_sidebars = {page: [] for page in ALONE}  # no pages beside it that a sidebar could show
+html_sidebars: dict[str, list[str]] = {
+    page: [] for page in ALONE
+}  # no pages beside it that a sidebar could show
 html_theme_options = {
     "header_links_before_dropdown": 6,
     "navbar_align": "left",
