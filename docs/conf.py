@@ -64,13 +64,13 @@ ALONE = [
     "contributing",
     "changelog",
 ]
-html_sidebars: dict[str, list[str]] = {
-    page: [] for page in ALONE
-}  # no pages beside it that a sidebar could show
+# No pages stand beside these that a sidebar could show.
+html_sidebars: dict[str, list[str]] = {page: [] for page in ALONE}
 html_theme_options = {
     "header_links_before_dropdown": 6,
     "navbar_align": "left",
     "show_toc_level": 2,
+    "secondary_sidebar_items": {"**": ["page-toc"], "family": []},  # a wide table, and no more
     "footer_start": ["copyright"],
     "footer_end": ["sphinx-version"],
     "pygments_light_style": "a11y-high-contrast-light",
