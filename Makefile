@@ -75,4 +75,4 @@ vectors:  ## Write the golden vectors from the reference
 	python tests/make_vectors.py
 
 .PHONY: check
-check: lint test test-settings  ## All that must pass
+check: lint test test-settings docs  ## All that must pass

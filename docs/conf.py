@@ -36,6 +36,7 @@ default_role = "autolink"
 toc_object_entries_show_parents = "hide"
 autosummary_generate = False  # the pages of reference/ are written by hand
 autodoc_typehints = "none"  # the docstrings say it in words
+autodoc_preserve_defaults = True
 autodoc_member_order = "bysource"
 autodoc_default_options = {"members": True, "special-members": "__call__"}
 napoleon_google_docstring = False
