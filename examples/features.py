@@ -136,10 +136,10 @@ def mosaic(features: Floats) -> Array:
 
 def plot(without: Study, with_dropout: Study) -> Figure:
     """Draw features and histograms of one seed."""
-    figure = Figure(figsize=(9, 8), layout="constrained")
+    figure = Figure(figsize=(7, 6.4), layout="constrained")
     panels = figure.subplots(2, 2, gridspec_kw={"height_ratios": [3, 2]})
     activations = [kind.layers[0].activations for kind in (without, with_dropout)]
-    edges = np.linspace(0, max(float(np.percentile(a, 99.9)) for a in activations), 60)
+    edges = np.linspace(0, max(float(values.max()) for values in activations), 60)
     for column, (kind, values, name, colour) in enumerate(
         zip(
             (without, with_dropout),
@@ -153,7 +153,7 @@ def plot(without: Study, with_dropout: Study) -> Figure:
         top.imshow(mosaic(kind.features), cmap="gray", vmin=-1, vmax=1)
         top.set_axis_off()
         top.set_title(f"features, {name}")
-        bottom.hist(np.clip(values.ravel(), 0, edges[-1]), edges, color=colour)
+        bottom.hist(values.ravel(), edges, color=colour)
         mean = values.mean()
         bottom.axvline(mean, color="black", linestyle="--", label=f"mean {mean:.2f}")
         bottom.set(yscale="log", xlabel="hidden activation", ylabel="count")
