@@ -12,25 +12,9 @@ import argparse
 
 import fastdrop as fd
 import numpy as np
+import study
 from matplotlib.figure import Figure
 from network import DROPOUT, MAX_NORM, Training, error, percent_wrong, prepare, softmax
-from study import (
-    FOURTH,
-    THIRD,
-    WITH,
-    WITHOUT,
-    Array,
-    Tick,
-    draw_band,
-    learn,
-    parse,
-    parser,
-    run,
-    save_figure,
-    save_table,
-    say,
-    spread,
-)
 
 QUICK = {"seeds": 2, "epochs": 5, "hidden": [64, 64], "largest": 10, "repeats": 1}
 MEETS = 50  # k at which the paper's average is as good as weight scaling
@@ -38,7 +22,9 @@ TEST_SIZE = 2000
 SHOWN = (1, 2, 5, 10, 20, 50, 100, 120)
 
 
-def errors_of(seed: int, options: argparse.Namespace, tick: Tick) -> tuple[Array, float]:
+def errors_of(
+    seed: int, options: argparse.Namespace, tick: study.Tick
+) -> tuple[study.Array, float]:
     """Train one network and sample from it.
 
     Returns
@@ -50,7 +36,7 @@ def errors_of(seed: int, options: argparse.Namespace, tick: Tick) -> tuple[Array
         Test error of weight scaling.
     """
     experiment = prepare(seed, options.hidden, DROPOUT, test_size=TEST_SIZE)
-    learn(experiment, Training(options.epochs, max_norm=MAX_NORM), tick)
+    study.learn(experiment, Training(options.epochs, max_norm=MAX_NORM), tick)
     network, _, test_set, _ = experiment
     labels = test_set.labels
     samples = fd.MonteCarlo(network.forward, network.dropouts, rng=fd.Key(seed), shared=True)
@@ -69,22 +55,24 @@ def errors_of(seed: int, options: argparse.Namespace, tick: Tick) -> tuple[Array
     return errors / options.repeats, error(network, test_set)
 
 
-def plain_error(seed: int, options: argparse.Namespace, tick: Tick) -> float:
+def plain_error(seed: int, options: argparse.Namespace, tick: study.Tick) -> float:
     """Train the same network without dropout and return its test error in percent."""
     experiment = prepare(seed, options.hidden, test_size=TEST_SIZE)
-    learn(experiment, Training(options.epochs), tick)
+    study.learn(experiment, Training(options.epochs), tick)
     return error(experiment.network, experiment.test_set)
 
 
-def plot(sampled: Array, scaled: Array, plain: Array) -> Figure:
+def plot(sampled: study.Array, scaled: study.Array, plain: study.Array) -> Figure:
     """Draw errors over k, from shapes (seeds, 2, k), (seeds,) and (seeds,)."""
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.subplots()
     k = np.arange(1, sampled.shape[2] + 1)
-    draw_band(axes, k, sampled[:, 0], color=WITH, label="average of k thinned networks")
-    axes.plot(k, sampled[:, 1].mean(axis=0), color=THIRD, label="majority vote of k")
-    axes.axhline(scaled.mean(), color=FOURTH, linestyle="--", label="weight scaling, one pass")
-    axes.axhline(plain.mean(), color=WITHOUT, linestyle=":", label="trained without dropout")
+    study.draw_band(axes, k, sampled[:, 0], color=study.WITH, label="average of k thinned networks")
+    axes.plot(k, sampled[:, 1].mean(axis=0), color=study.THIRD, label="majority vote of k")
+    axes.axhline(
+        scaled.mean(), color=study.FOURTH, linestyle="--", label="weight scaling, one pass"
+    )
+    axes.axhline(plain.mean(), color=study.WITHOUT, linestyle=":", label="trained without dropout")
     axes.axvline(MEETS, color="grey", alpha=0.5, label="k where they meet in the paper")
     axes.set(
         xscale="log",
@@ -102,21 +90,21 @@ def plot(sampled: Array, scaled: Array, plain: Array) -> Figure:
 
 def main() -> None:
     """Run the comparison and report it."""
-    own = parser(__doc__ or "", seeds=5)
+    own = study.parser(__doc__ or "", seeds=5)
     own.add_argument("--epochs", type=int, default=40, help="passes over the training digits")
     own.add_argument("--hidden", type=int, nargs="+", default=[512, 512], help="units per layer")
     own.add_argument("--largest", type=int, default=120, help="thinned networks k")
     own.add_argument("--repeats", type=int, default=4, help="other k to average over")
-    options = parse(own, QUICK)
+    options = study.parse(own, QUICK)
     seeds = range(options.seeds)
     per_seed = options.epochs + options.largest * options.repeats
-    found = run(
+    found = study.run(
         lambda seed, tick: errors_of(seed, options, tick), seeds, steps=options.seeds * per_seed
     )
     sampled = np.array([pair[0] for pair in found])
     scaled = np.array([pair[1] for pair in found])
     plain = np.array(
-        run(
+        study.run(
             lambda seed, tick: plain_error(seed, options, tick),
             seeds,
             steps=options.seeds * options.epochs,
@@ -125,29 +113,29 @@ def main() -> None:
     rows = [
         {
             "k": f"{k}",
-            "average %": spread(sampled[:, 0, k - 1]),
-            "vote %": spread(sampled[:, 1, k - 1]),
-            "average - scaling": spread(sampled[:, 0, k - 1] - scaled, sign="+"),
+            "average %": study.spread(sampled[:, 0, k - 1]),
+            "vote %": study.spread(sampled[:, 1, k - 1]),
+            "average - scaling": study.spread(sampled[:, 0, k - 1] - scaled, sign="+"),
         }
         for k in SHOWN
         if k <= options.largest
     ]
     rows.append(
-        {"k": "scaling", "average %": spread(scaled), "vote %": "", "average - scaling": ""}
+        {"k": "scaling", "average %": study.spread(scaled), "vote %": "", "average - scaling": ""}
     )
     rows.append(
-        {"k": "no dropout", "average %": spread(plain), "vote %": "", "average - scaling": ""}
+        {"k": "no dropout", "average %": study.spread(plain), "vote %": "", "average - scaling": ""}
     )
     title = f"Test error: mean ± standard deviation, {options.seeds} networks"
-    save_table(rows, title, options.output / "averaging.csv")
+    study.save_table(rows, title, options.output / "averaging.csv")
     behind = sampled[:, 0] - scaled[:, np.newaxis]
     ahead = np.flatnonzero(behind.mean(axis=0) <= behind.std(axis=0, ddof=1))
     meets = f"from k = {ahead[0] + 1}" if len(ahead) else f"at no k up to {options.largest}"
-    say(
+    study.say(
         "The average comes to within a standard deviation of weight scaling "
         f"{meets}; in the paper at about {MEETS}."
     )
-    save_figure(plot(sampled, scaled, plain), options.output / "averaging.png")
+    study.save_figure(plot(sampled, scaled, plain), options.output / "averaging.png")
 
 
 if __name__ == "__main__":

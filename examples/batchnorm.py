@@ -19,6 +19,7 @@ from itertools import product
 
 import fastdrop as fd
 import numpy as np
+import study
 from matplotlib.figure import Figure
 from network import (
     CLASSES,
@@ -34,19 +35,6 @@ from network import (
     train,
 )
 from numpy.lib.stride_tricks import sliding_window_view
-from study import (
-    WITH,
-    WITHOUT,
-    Array,
-    Tick,
-    epochs,
-    parse,
-    parser,
-    run,
-    save_figure,
-    save_table,
-    spread,
-)
 
 SIDE = 28
 CHANNELS = (16, 32)
@@ -233,13 +221,18 @@ class Found:
 
 
 def errors_of(
-    size: int, normalized: bool, kind: Kind, seed: int, options: argparse.Namespace, tick: Tick
+    size: int,
+    normalized: bool,
+    kind: Kind,
+    seed: int,
+    options: argparse.Namespace,
+    tick: study.Tick,
 ) -> Found:
     """Train one network and measure it."""
     division, weights, masks, batches = independent(seed)
     train_set, test_set = split(load(), size, TEST_SIZE, division)
     network = ConvolutionalNetwork(kind, normalized, weights, masks)
-    how = Training(epochs(size, options.steps), learning_rate=options.learning_rate)
+    how = Training(study.epochs(size, options.steps), learning_rate=options.learning_rate)
     for _ in train(network, train_set, how, batches):
         tick()
     train_error, test_error = error(network, train_set), error(network, test_set)
@@ -247,13 +240,13 @@ def errors_of(
     return Found(train_error, test_error, float((norm.seen / norm.variance).mean()))
 
 
-def plot(sizes: Sequence[int], errors: Array) -> Figure:
+def plot(sizes: Sequence[int], errors: study.Array) -> Figure:
     """Draw test errors, of shape (sizes, without and with normalization, kinds, seeds)."""
     figure = Figure(figsize=(9, 4), layout="constrained")
     panels = figure.subplots(1, len(sizes), squeeze=False)[0]
     for axes, size, of_size in zip(panels, sizes, errors, strict=True):
         for side, colour, label, of_norm in zip(
-            (-0.2, 0.2), (WITHOUT, WITH), ("without", "with"), of_size, strict=True
+            (-0.2, 0.2), (study.WITHOUT, study.WITH), ("without", "with"), of_size, strict=True
         ):
             axes.bar(
                 np.arange(len(KINDS)) + side,
@@ -273,20 +266,20 @@ def plot(sizes: Sequence[int], errors: Array) -> Figure:
 
 def main() -> None:
     """Run the comparison and report it."""
-    own = parser(__doc__ or "", seeds=5)
+    own = study.parser(__doc__ or "", seeds=5)
     own.add_argument(
         "--train-sizes", type=int, nargs="+", default=[1000, 4000], help="digits to train on"
     )
     own.add_argument("--steps", type=int, default=600, help="mini-batches of up to 100")
     own.add_argument("--learning-rate", type=float, default=0.05, help="at the start, for all")
-    options = parse(own, QUICK)
+    options = study.parse(own, QUICK)
     cases = list(product(options.train_sizes, (False, True), KINDS))
     jobs = [(*case, seed) for case in cases for seed in range(options.seeds)]
     results = iter(
-        run(
+        study.run(
             lambda job, tick: errors_of(*job, options, tick),
             jobs,
-            steps=sum(epochs(size, options.steps) for size, *_ in jobs),
+            steps=sum(study.epochs(size, options.steps) for size, *_ in jobs),
         )
     )
     found = [[next(results) for _ in range(options.seeds)] for _ in cases]
@@ -295,17 +288,17 @@ def main() -> None:
             "digits": f"{size:,}",
             "batch norm": "with" if normalized else "without",
             "dropout": kind.name,
-            "training %": spread([one.train_error for one in case]),
-            "test %": spread([one.test_error for one in case]),
-            "variance shift": spread([one.shift for one in case]) if normalized else "",
+            "training %": study.spread([one.train_error for one in case]),
+            "test %": study.spread([one.test_error for one in case]),
+            "variance shift": study.spread([one.shift for one in case]) if normalized else "",
         }
         for (size, normalized, kind), case in zip(cases, found, strict=True)
     ]
     title = f"Errors: mean ± standard deviation, {options.seeds} seeds"
-    save_table(rows, title, options.output / "batchnorm.csv")
+    study.save_table(rows, title, options.output / "batchnorm.csv")
     errors = np.array([[one.test_error for one in case] for case in found])
     errors = errors.reshape(len(options.train_sizes), 2, len(KINDS), options.seeds)
-    save_figure(plot(options.train_sizes, errors), options.output / "batchnorm.png")
+    study.save_figure(plot(options.train_sizes, errors), options.output / "batchnorm.png")
 
 
 if __name__ == "__main__":

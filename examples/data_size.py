@@ -15,23 +15,9 @@ import argparse
 from collections.abc import Sequence
 
 import numpy as np
+import study
 from matplotlib.figure import Figure
 from network import DROPOUT, MAX_NORM, NO_DROPOUT, SOURCES, Training, error, prepare
-from study import (
-    WITH,
-    WITHOUT,
-    Array,
-    Tick,
-    draw_band,
-    epochs,
-    learn,
-    parse,
-    parser,
-    run,
-    save_figure,
-    save_table,
-    spread,
-)
 
 QUICK = {"seeds": 2, "sizes": [20, 100], "steps": 50, "hidden": [64, 64]}
 
@@ -40,7 +26,7 @@ PAPER = {100: "no gain", 500: "no gain", 1000: "gain", 4000: "gain"}
 
 
 def test_error(
-    size: int, dropout: bool, seed: int, options: argparse.Namespace, tick: Tick
+    size: int, dropout: bool, seed: int, options: argparse.Namespace, tick: study.Tick
 ) -> float:
     """Train one network on `size` examples and return its test error in percent."""
     experiment = prepare(
@@ -52,21 +38,23 @@ def test_error(
         test_size=options.test_size,
     )
     bound = MAX_NORM if dropout else None
-    learn(experiment, Training(epochs(size, options.steps), max_norm=bound), tick)
+    study.learn(experiment, Training(study.epochs(size, options.steps), max_norm=bound), tick)
     return error(experiment.network, experiment.test_set)
 
 
-def plot(sizes: Sequence[int], errors: Array, source: str) -> Figure:
+def plot(sizes: Sequence[int], errors: study.Array, source: str) -> Figure:
     """Draw the errors, of shape (sizes, 2, seeds)."""
     figure = Figure(figsize=(8, 4), layout="constrained")
     left, right = figure.subplots(1, 2)
-    draw_band(left, sizes, errors[:, 0].T, color=WITHOUT, marker="o", label="without dropout")
-    draw_band(left, sizes, errors[:, 1].T, color=WITH, marker="o", label="with dropout")
+    study.draw_band(
+        left, sizes, errors[:, 0].T, color=study.WITHOUT, marker="o", label="without dropout"
+    )
+    study.draw_band(left, sizes, errors[:, 1].T, color=study.WITH, marker="o", label="with dropout")
     left.set(xscale="log", yscale="log", ylabel="test error (%)")
     left.set_yticks([2, 5, 10, 20, 50], ["2", "5", "10", "20", "50"])
     left.set_yticks([], minor=True)
     left.legend()
-    draw_band(right, sizes, (errors[:, 1] / errors[:, 0]).T, color=WITH, marker="o")
+    study.draw_band(right, sizes, (errors[:, 1] / errors[:, 0]).T, color=study.WITH, marker="o")
     right.axhline(1, color="black", linewidth=0.8)
     right.axvspan(100, 500, color="grey", alpha=0.15, label="no gain here in the paper")
     right.set(xscale="log", ylabel="error with dropout over that without")
@@ -81,7 +69,7 @@ def plot(sizes: Sequence[int], errors: Array, source: str) -> Figure:
 
 def main() -> None:
     """Run the comparison and report it."""
-    own = parser(__doc__ or "", seeds=10)
+    own = study.parser(__doc__ or "", seeds=10)
     own.add_argument(
         "--sizes", type=int, nargs="+", default=[20, 50, 100, 500, 1000, 4000], help="to train on"
     )
@@ -89,25 +77,25 @@ def main() -> None:
     own.add_argument("--steps", type=int, default=1000, help="mini-batches of up to 100")
     own.add_argument("--data", choices=SOURCES, default="mnist", help="what to learn")
     own.add_argument("--hidden", type=int, nargs="+", default=[512, 512], help="units per layer")
-    options = parse(own, QUICK)
+    options = study.parse(own, QUICK)
     jobs = [
         (size, dropout, seed)
         for size in options.sizes
         for dropout in (False, True)
         for seed in range(options.seeds)
     ]
-    found = run(
+    found = study.run(
         lambda job, tick: test_error(*job, options, tick),
         jobs,
-        steps=sum(epochs(size, options.steps) for size, _, _ in jobs),
+        steps=sum(study.epochs(size, options.steps) for size, _, _ in jobs),
     )
     errors = np.array(found).reshape(len(options.sizes), 2, options.seeds)
     rows = [
         {
             "examples": f"{size:,}",
-            "without %": spread(without),
-            "with dropout %": spread(with_dropout),
-            "gain, points": spread(without - with_dropout),
+            "without %": study.spread(without),
+            "with dropout %": study.spread(with_dropout),
+            "gain, points": study.spread(without - with_dropout),
             "lower in": f"{np.count_nonzero(with_dropout < without)} of {options.seeds}",
             "paper": PAPER.get(size, ""),
         }
@@ -115,8 +103,8 @@ def main() -> None:
     ]
     title = f"Test error: mean ± standard deviation, {options.seeds} seeds"
     name = "data_size" if options.data == "mnist" else f"data_size_{options.data}"
-    save_table(rows, title, options.output / f"{name}.csv")
-    save_figure(plot(options.sizes, errors, options.data), options.output / f"{name}.png")
+    study.save_table(rows, title, options.output / f"{name}.csv")
+    study.save_figure(plot(options.sizes, errors, options.data), options.output / f"{name}.png")
 
 
 if __name__ == "__main__":

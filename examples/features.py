@@ -16,22 +16,10 @@ import argparse
 from dataclasses import dataclass
 
 import numpy as np
+import study
 from matplotlib.figure import Figure
 from network import DROPOUT, MAX_NORM, NO_DROPOUT, Floats, Labels, Network, Rates, Training, prepare
 from numpy.typing import NDArray
-from study import (
-    WITH,
-    WITHOUT,
-    Array,
-    Tick,
-    learn,
-    parse,
-    parser,
-    run,
-    save_figure,
-    save_table,
-    spread,
-)
 
 PIXELS, SIDE = 784, 28
 SHOWN = 8  # rows and columns of features
@@ -86,7 +74,7 @@ class Layer:
 
 
 @dataclass(frozen=True)
-class Study:
+class Measured:
     """Of one seed and kind: hidden layers; the autoencoder's features and its error."""
 
     layers: list[Layer]
@@ -94,7 +82,7 @@ class Study:
     reconstruction: float
 
 
-def study(dropout: bool, seed: int, options: argparse.Namespace, tick: Tick) -> Study:
+def measure(dropout: bool, seed: int, options: argparse.Namespace, tick: study.Tick) -> Measured:
     """Train an autoencoder and a classifier and measure them."""
     rates = DROPOUT if dropout else NO_DROPOUT
     experiment = prepare(
@@ -105,25 +93,25 @@ def study(dropout: bool, seed: int, options: argparse.Namespace, tick: Tick) -> 
         kind=Autoencoder,
         outputs=PIXELS,
     )
-    learn(experiment, Training(options.epochs, learning_rate=options.learning_rate), tick)
+    study.learn(experiment, Training(options.epochs, learning_rate=options.learning_rate), tick)
     autoencoder, _, test_set, _ = experiment
     output = sigmoid(autoencoder.outputs(test_set.images))
     layers = [Layer("autoencoder", autoencoder.inputs[1])]
 
     classes = prepare(seed, [512, 512], rates, train_size=options.train_size)
     epochs = min(options.epochs, CLASSIFIER_EPOCHS)
-    learn(classes, Training(epochs, max_norm=MAX_NORM if dropout else None), tick)
+    study.learn(classes, Training(epochs, max_norm=MAX_NORM if dropout else None), tick)
     classes.network.outputs(classes.test_set.images)
     for i, inputs in enumerate(classes.network.inputs[1:], 1):
         layers.append(Layer(f"classifier, layer {i}", inputs))
-    return Study(
+    return Measured(
         layers,
         autoencoder.weights[0].T[layers[0].alive()].reshape(-1, SIDE, SIDE),
         float(np.square(output - test_set.images).sum(axis=1).mean()),
     )
 
 
-def mosaic(features: Floats) -> Array:
+def mosaic(features: Floats) -> study.Array:
     """Put the first features side by side, each with the range of its weights as grey levels."""
     tiles = features[: SHOWN**2]
     tiles = tiles / np.abs(tiles).max(axis=(1, 2), keepdims=True)
@@ -134,7 +122,7 @@ def mosaic(features: Floats) -> Array:
     return np.asarray(rows.reshape(SHOWN * size, SHOWN * size), np.float64)
 
 
-def plot(without: Study, with_dropout: Study) -> Figure:
+def plot(without: Measured, with_dropout: Measured) -> Figure:
     """Draw features and histograms of one seed."""
     figure = Figure(figsize=(7, 6.4), layout="constrained")
     panels = figure.subplots(2, 2, gridspec_kw={"height_ratios": [3, 2]})
@@ -145,7 +133,7 @@ def plot(without: Study, with_dropout: Study) -> Figure:
             (without, with_dropout),
             activations,
             ("without dropout", "0.5 of hidden units dropped"),
-            (WITHOUT, WITH),
+            (study.WITHOUT, study.WITH),
             strict=True,
         )
     ):
@@ -168,15 +156,15 @@ def plot(without: Study, with_dropout: Study) -> Figure:
 
 def main() -> None:
     """Run the comparison and report it."""
-    own = parser(__doc__ or "", seeds=3)
+    own = study.parser(__doc__ or "", seeds=3)
     own.add_argument("--epochs", type=int, default=100, help="of the autoencoder")
     own.add_argument("--learning-rate", type=float, default=0.005, help="of the autoencoder")
     own.add_argument("--units", type=int, default=256, help="of the autoencoder")
     own.add_argument("--train-size", type=int, default=4000, help="digits to train on")
-    options = parse(own, QUICK)
+    options = study.parse(own, QUICK)
     jobs = [(dropout, seed) for dropout in (False, True) for seed in range(options.seeds)]
     steps = len(jobs) * (options.epochs + min(options.epochs, CLASSIFIER_EPOCHS))
-    found = run(lambda job, tick: study(*job, options, tick), jobs, steps)
+    found = study.run(lambda job, tick: measure(*job, options, tick), jobs, steps)
     rows = []
     for dropout in (False, True):
         kinds = found[options.seeds :] if dropout else found[: options.seeds]
@@ -186,20 +174,22 @@ def main() -> None:
                 {
                     "layer": layer.name,
                     "dropout": "with" if dropout else "without",
-                    "mean": spread([one.mean_activation() for one in layers]),
+                    "mean": study.spread([one.mean_activation() for one in layers]),
                     "paper": PAPER[dropout] if i == 0 else "",
-                    "near zero %": spread([one.near_zero() for one in layers], 1),
-                    "silent %": spread([float(100 * np.mean(~one.alive())) for one in layers], 1),
-                    "correlation": spread([one.correlation() for one in layers], 3),
-                    "squared error": spread([kind.reconstruction for kind in kinds], 1)
+                    "near zero %": study.spread([one.near_zero() for one in layers], 1),
+                    "silent %": study.spread(
+                        [float(100 * np.mean(~one.alive())) for one in layers], 1
+                    ),
+                    "correlation": study.spread([one.correlation() for one in layers], 3),
+                    "squared error": study.spread([kind.reconstruction for kind in kinds], 1)
                     if i == 0
                     else "",
                 }
             )
     rows.sort(key=lambda row: row["layer"])
     title = f"Hidden layers on test digits: mean ± standard deviation, {options.seeds} seeds"
-    save_table(rows, title, options.output / "features.csv")
-    save_figure(plot(found[0], found[options.seeds]), options.output / "features.png")
+    study.save_table(rows, title, options.output / "features.csv")
+    study.save_figure(plot(found[0], found[options.seeds]), options.output / "features.png")
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ import argparse
 from dataclasses import dataclass
 
 import numpy as np
+import study
 from matplotlib.figure import Figure
 from network import (
     DROPOUT,
@@ -34,21 +35,6 @@ from network import (
     load,
     prepare,
     train,
-)
-from study import (
-    THIRD,
-    WITH,
-    WITHOUT,
-    Array,
-    Tick,
-    draw_band,
-    parse,
-    parser,
-    run,
-    save_figure,
-    save_table,
-    say,
-    spread,
 )
 
 QUICK = {"seeds": 2, "epochs": 10, "train_size": 500, "hidden": [64, 64]}
@@ -75,13 +61,15 @@ class Variant:
 
 
 VARIANTS = (
-    Variant("without dropout", WITHOUT, NO_DROPOUT, max_norm=None),
-    Variant("with dropout", WITH),
-    Variant("standard mode", THIRD, mode="standard"),
+    Variant("without dropout", study.WITHOUT, NO_DROPOUT, max_norm=None),
+    Variant("with dropout", study.WITH),
+    Variant("standard mode", study.THIRD, mode="standard"),
 )
 
 
-def learn(variant: Variant, seed: int, options: argparse.Namespace, tick: Tick) -> Array:
+def learn(
+    variant: Variant, seed: int, options: argparse.Namespace, tick: study.Tick
+) -> study.Array:
     """Train one network; return its training and test errors, in percent, shape (epochs, 2)."""
     experiment = prepare(
         seed,
@@ -101,7 +89,7 @@ def learn(variant: Variant, seed: int, options: argparse.Namespace, tick: Tick) 
     return np.array(errors)
 
 
-def tabulate(last: Array) -> list[dict[str, str]]:
+def tabulate(last: study.Array) -> list[dict[str, str]]:
     """Make the rows of the table from errors after the last epoch, shape (variants, seeds, 2)."""
     rows = []
     for variant, errors in zip(VARIANTS, last, strict=True):
@@ -109,17 +97,17 @@ def tabulate(last: Array) -> list[dict[str, str]]:
         rows.append(
             {
                 "network": variant.name,
-                "training %": spread(errors[:, 0]),
-                "test %": spread(errors[:, 1]),
-                "difference": spread(errors[:, 1] - errors[:, 0]),
-                "less by": spread(less) if variant is not VARIANTS[0] else "",
+                "training %": study.spread(errors[:, 0]),
+                "test %": study.spread(errors[:, 1]),
+                "difference": study.spread(errors[:, 1] - errors[:, 0]),
+                "less by": study.spread(less) if variant is not VARIANTS[0] else "",
                 "paper %": f"{PAPER_WITH if variant.rates.hidden else PAPER_WITHOUT:.2f}",
             }
         )
     return rows
 
 
-def conclude(without: Array, with_dropout: Array) -> str:
+def conclude(without: study.Array, with_dropout: study.Array) -> str:
     """Say what the test errors of the last epoch, arrays of shape (seeds,), show."""
     difference = with_dropout - without
     mean = difference.mean()
@@ -134,7 +122,7 @@ def conclude(without: Array, with_dropout: Array) -> str:
     )
 
 
-def plot(errors: Array, options: argparse.Namespace) -> Figure:
+def plot(errors: study.Array, options: argparse.Namespace) -> Figure:
     """Draw the curves, from an array of shape (variants, seeds, epochs, 2)."""
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.subplots()
@@ -144,7 +132,9 @@ def plot(errors: Array, options: argparse.Namespace) -> Figure:
             label = f"{name} error, {variant.name}"
             if variant.mode == "inverted":
                 values = of_variant[:, :, kind]
-                draw_band(axes, epochs, values, linestyle=style, color=variant.colour, label=label)
+                study.draw_band(
+                    axes, epochs, values, linestyle=style, color=variant.colour, label=label
+                )
             else:  # on top of the other mode's curves
                 mean = of_variant[:, :, kind].mean(axis=0)
                 axes.plot(epochs, mean, ":", color=variant.colour, linewidth=2.5, label=label)
@@ -163,33 +153,33 @@ def plot(errors: Array, options: argparse.Namespace) -> Figure:
 
 def main() -> None:
     """Run the comparison and report it."""
-    own = parser(__doc__ or "", seeds=5)
+    own = study.parser(__doc__ or "", seeds=5)
     own.add_argument("--epochs", type=int, default=40, help="passes over the training set")
     own.add_argument("--learning-rate", type=float, default=0.1, help="at the start, for all")
     own.add_argument("--data", choices=SOURCES, default="mnist", help="what to learn")
     own.add_argument("--train-size", type=int, default=1000, help="images to train on")
     own.add_argument("--test-size", type=int, help="images to test on (all others)")
     own.add_argument("--hidden", type=int, nargs="+", default=[512, 512], help="units per layer")
-    options = parse(own, QUICK)
+    options = study.parse(own, QUICK)
     if options.test_size is None:
         options.test_size = len(load(options.data).labels) - options.train_size
 
     jobs = [(variant, seed) for variant in VARIANTS for seed in range(options.seeds)]
-    curves = run(
+    curves = study.run(
         lambda job, tick: learn(*job, options, tick), jobs, steps=len(jobs) * options.epochs
     )
     errors = np.array(curves).reshape(len(VARIANTS), options.seeds, options.epochs, 2)
     last = errors[:, :, -1]
     title = f"After the last epoch: mean ± standard deviation, {options.seeds} seeds"
-    save_table(tabulate(last), title, options.output / "overfitting.csv")
-    say(conclude(last[0, :, 1], last[1, :, 1]))
+    study.save_table(tabulate(last), title, options.output / "overfitting.csv")
+    study.say(conclude(last[0, :, 1], last[1, :, 1]))
     apart = np.abs(errors[1] - errors[2])
-    say(
+    study.say(
         f"The two modes: test errors differ by {apart[..., 1].mean():.3f} points on average and by "
         f"{apart[..., 1].max():.2f} at most, from rounding alone."
     )
-    say("The paper trained on all 60,000 digits of MNIST, and larger networks for longer.")
-    save_figure(plot(errors, options), options.output / "overfitting.png")
+    study.say("The paper trained on all 60,000 digits of MNIST, and larger networks for longer.")
+    study.save_figure(plot(errors, options), options.output / "overfitting.png")
 
 
 if __name__ == "__main__":

@@ -15,22 +15,9 @@ a larger one, networks that keep a tenth of their units do not learn at all.
 import argparse
 
 import numpy as np
+import study
 from matplotlib.figure import Figure
 from network import CLASSES, Rates, Training, error, prepare
-from study import (
-    WITH,
-    WITHOUT,
-    Array,
-    Tick,
-    draw_band,
-    learn,
-    parse,
-    parser,
-    run,
-    save_figure,
-    save_table,
-    spread,
-)
 
 QUICK = {"seeds": 2, "epochs": 2, "units": 64, "kept_units": 16}
 KEPT = np.array([0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0])
@@ -38,18 +25,18 @@ FLAT = (0.4, 0.8)  # in the paper, with the number of units fixed
 
 
 def errors_of(
-    share: float, units: int, seed: int, options: argparse.Namespace, tick: Tick
+    share: float, units: int, seed: int, options: argparse.Namespace, tick: study.Tick
 ) -> tuple[float, float]:
     """Train one network; return its training and its test error in percent."""
     experiment = prepare(
         seed, [units, units], Rates(0.0, 1 - share), train_size=options.train_size, test_size=2000
     )
-    learn(experiment, Training(options.epochs, learning_rate=options.learning_rate), tick)
+    study.learn(experiment, Training(options.epochs, learning_rate=options.learning_rate), tick)
     network, train_set, test_set, _ = experiment
     return error(network, train_set), error(network, test_set)
 
 
-def plot(errors: Array, options: argparse.Namespace) -> Figure:
+def plot(errors: study.Array, options: argparse.Namespace) -> Figure:
     """Draw the errors, of shape (2 ways, shares, seeds, 2)."""
     figure = Figure(figsize=(9, 4), layout="constrained")
     panels = figure.subplots(1, 2, sharey=True)
@@ -58,8 +45,12 @@ def plot(errors: Array, options: argparse.Namespace) -> Figure:
         f"{options.kept_units} kept units expected in each layer",
     )
     for axes, title, of_way in zip(panels, titles, errors, strict=True):
-        draw_band(axes, KEPT, of_way[..., 1].T, color=WITH, marker="o", label="test error")
-        draw_band(axes, KEPT, of_way[..., 0].T, color=WITHOUT, marker="o", label="training error")
+        study.draw_band(
+            axes, KEPT, of_way[..., 1].T, color=study.WITH, marker="o", label="test error"
+        )
+        study.draw_band(
+            axes, KEPT, of_way[..., 0].T, color=study.WITHOUT, marker="o", label="training error"
+        )
         axes.set(
             xlabel="share of hidden units kept, 1 - p",
             title=title,
@@ -74,13 +65,13 @@ def plot(errors: Array, options: argparse.Namespace) -> Figure:
 
 def main() -> None:
     """Run the comparison and report it."""
-    own = parser(__doc__ or "", seeds=5)
+    own = study.parser(__doc__ or "", seeds=5)
     own.add_argument("--epochs", type=int, default=60, help="passes over the training digits")
     own.add_argument("--learning-rate", type=float, default=0.05, help="at the start, for all")
     own.add_argument("--units", type=int, default=512, help="per layer, where that is fixed")
     own.add_argument("--kept-units", type=int, default=128, help="per layer, where that is fixed")
     own.add_argument("--train-size", type=int, default=1000, help="digits to train on")
-    options = parse(own, QUICK)
+    options = study.parse(own, QUICK)
     sizes = np.array([np.full(KEPT.shape, options.units), np.rint(options.kept_units / KEPT)])
     jobs = [
         (float(share), int(units), seed)
@@ -88,7 +79,7 @@ def main() -> None:
         for share, units in zip(KEPT, of_way, strict=True)
         for seed in range(options.seeds)
     ]
-    found = run(
+    found = study.run(
         lambda job, tick: errors_of(*job, options, tick), jobs, steps=len(jobs) * options.epochs
     )
     errors = np.array(found).reshape(2, len(KEPT), options.seeds, 2)
@@ -98,16 +89,16 @@ def main() -> None:
             "kept": f"{share:.1f}",
             "p": f"{1 - share:.1f}",
             "units": f"{units:.0f}",
-            "training %": spread(of_share[:, 0]),
-            "test %": spread(of_share[:, 1]),
+            "training %": study.spread(of_share[:, 0]),
+            "test %": study.spread(of_share[:, 1]),
         }
         for way, of_way, errors_of_way in zip(("units", "units kept"), sizes, errors, strict=True)
         for share, units, of_share in zip(KEPT, of_way, errors_of_way, strict=True)
     ]
     chance = 100 - 100 / CLASSES
     title = f"Errors: mean ± standard deviation, {options.seeds} seeds (chance: {chance:.0f} %)"
-    save_table(rows, title, options.output / "rates.csv")
-    save_figure(plot(errors, options), options.output / "rates.png")
+    study.save_table(rows, title, options.output / "rates.csv")
+    study.save_figure(plot(errors, options), options.output / "rates.png")
 
 
 if __name__ == "__main__":

@@ -12,21 +12,9 @@ import argparse
 from itertools import product
 
 import numpy as np
+import study
 from matplotlib.figure import Figure
 from network import DROPOUT, NO_DROPOUT, Digits, Training, percent_wrong, prepare
-from study import (
-    WITH,
-    WITHOUT,
-    Array,
-    Tick,
-    learn,
-    parse,
-    parser,
-    run,
-    save_figure,
-    save_table,
-    spread,
-)
 
 VALIDATION, TEST = 1000, 3000
 LEARNING_RATES = (0.1, 0.2, 0.3)
@@ -45,7 +33,7 @@ ROWS = (
 
 
 def errors_of(
-    dropout: bool, how: Training, seed: int, options: argparse.Namespace, tick: Tick
+    dropout: bool, how: Training, seed: int, options: argparse.Namespace, tick: study.Tick
 ) -> tuple[float, float]:
     """Train one network; return its errors on validation and test digits, in percent."""
     experiment = prepare(
@@ -55,7 +43,7 @@ def errors_of(
         train_size=options.train_size,
         test_size=VALIDATION + TEST,
     )
-    learn(experiment, how, tick)
+    study.learn(experiment, how, tick)
     digits: Digits = experiment.test_set
     scores = experiment.network.outputs(digits.images)
     return (
@@ -64,12 +52,12 @@ def errors_of(
     )
 
 
-def plot(names: list[str], chosen: list[list[Array]]) -> Figure:
+def plot(names: list[str], chosen: list[list[study.Array]]) -> Figure:
     """Draw test errors, `chosen[row][dropout]` of shape (seeds,), a bar each."""
     figure = Figure(figsize=(8, 4), layout="constrained")
     axes = figure.subplots()
     for dropout, (colour, label) in enumerate(
-        ((WITHOUT, "without dropout"), (WITH, "with dropout"))
+        ((study.WITHOUT, "without dropout"), (study.WITH, "with dropout"))
     ):
         where = np.arange(len(names)) + 0.2 * (2 * dropout - 1)
         means = [pair[dropout].mean() for pair in chosen]
@@ -84,11 +72,11 @@ def plot(names: list[str], chosen: list[list[Array]]) -> Figure:
 
 def main() -> None:
     """Run the comparison and report it."""
-    own = parser(__doc__ or "", seeds=5)
+    own = study.parser(__doc__ or "", seeds=5)
     own.add_argument("--epochs", type=int, default=40, help="passes over the training digits")
     own.add_argument("--train-size", type=int, default=1000, help="digits to train on")
     own.add_argument("--hidden", type=int, nargs="+", default=[512, 512], help="units per layer")
-    options = parse(own, QUICK)
+    options = study.parse(own, QUICK)
     grid = {
         (name, dropout): [
             Training(options.epochs, learning_rate=rate, l2=l2, max_norm=norm)
@@ -106,7 +94,9 @@ def main() -> None:
         for seed in range(options.seeds)
     ]
     found = iter(
-        run(lambda job, tick: errors_of(*job, options, tick), jobs, len(jobs) * options.epochs)
+        study.run(
+            lambda job, tick: errors_of(*job, options, tick), jobs, len(jobs) * options.epochs
+        )
     )
     best = {}
     for case, settings in grid.items():
@@ -126,14 +116,16 @@ def main() -> None:
                 {
                     "regularizer": name,
                     "dropout": "with" if dropout else "without",
-                    "test %": spread(test),
+                    "test %": study.spread(test),
                     "chosen": ", ".join(strengths),
                     "paper %": f"{paper[dropout]:.2f}" if paper[dropout] else "",
                 }
             )
     title = f"Test error: mean ± standard deviation, {options.seeds} seeds"
-    save_table(rows, title, options.output / "regularizers.csv")
-    save_figure(plot([name for name, *_ in ROWS], chosen), options.output / "regularizers.png")
+    study.save_table(rows, title, options.output / "regularizers.csv")
+    study.save_figure(
+        plot([name for name, *_ in ROWS], chosen), options.output / "regularizers.png"
+    )
 
 
 if __name__ == "__main__":

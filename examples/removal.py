@@ -13,23 +13,9 @@ import argparse
 
 import fastdrop as fd
 import numpy as np
+import study
 from matplotlib.figure import Figure
 from network import CLASSES, DROPOUT, MAX_NORM, NO_DROPOUT, Mode, Training, percent_wrong, prepare
-from study import (
-    WITH,
-    WITHOUT,
-    Array,
-    Tick,
-    draw_band,
-    learn,
-    parse,
-    parser,
-    run,
-    save_figure,
-    save_table,
-    say,
-    spread,
-)
 
 QUICK = {"seeds": 2, "epochs": 5, "hidden": [64, 64], "draws": 2}
 SHARES = np.array([0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9])
@@ -37,12 +23,14 @@ SCALING: tuple[Mode, Mode] = ("inverted", "standard")  # the rest scaled up; lef
 TEST_SIZE = 2000
 
 
-def errors_of(dropout: bool, seed: int, options: argparse.Namespace, tick: Tick) -> Array:
+def errors_of(
+    dropout: bool, seed: int, options: argparse.Namespace, tick: study.Tick
+) -> study.Array:
     """Train one network and remove units; return test errors in percent, shape (2, shares)."""
     rates = DROPOUT if dropout else NO_DROPOUT
     experiment = prepare(seed, options.hidden, rates, test_size=TEST_SIZE)
     how = Training(options.epochs, max_norm=MAX_NORM if dropout else None)
-    learn(experiment, how, tick)
+    study.learn(experiment, how, tick)
     network, _, test_set, _ = experiment
     errors = np.empty((len(SCALING), len(SHARES)))
     hidden = len(network.dropouts) - 1
@@ -60,14 +48,16 @@ def errors_of(dropout: bool, seed: int, options: argparse.Namespace, tick: Tick)
     return errors
 
 
-def plot(errors: Array) -> Figure:
+def plot(errors: study.Array) -> Figure:
     """Draw the errors, of shape (without and with, seeds, 2, shares)."""
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.subplots()
-    for of_kind, colour, name in zip(errors, (WITHOUT, WITH), ("without", "with"), strict=True):
+    for of_kind, colour, name in zip(
+        errors, (study.WITHOUT, study.WITH), ("without", "with"), strict=True
+    ):
         for i, (style, rest) in enumerate((("-", "rest scaled up"), ("--", "rest as it is"))):
             label = f"trained {name} dropout, {rest}"
-            draw_band(
+            study.draw_band(
                 axes, SHARES, of_kind[:, i], color=colour, linestyle=style, marker="o", label=label
             )
     axes.axhline(100 - 100 / CLASSES, color="grey", linewidth=0.8)
@@ -84,35 +74,35 @@ def plot(errors: Array) -> Figure:
 
 def main() -> None:
     """Run the comparison and report it."""
-    own = parser(__doc__ or "", seeds=5)
+    own = study.parser(__doc__ or "", seeds=5)
     own.add_argument("--epochs", type=int, default=40, help="passes over the training digits")
     own.add_argument("--hidden", type=int, nargs="+", default=[512, 512], help="units per layer")
     own.add_argument("--draws", type=int, default=10, help="choices of units to average over")
-    options = parse(own, QUICK)
+    options = study.parse(own, QUICK)
     jobs = [(dropout, seed) for dropout in (False, True) for seed in range(options.seeds)]
-    found = run(
+    found = study.run(
         lambda job, tick: errors_of(*job, options, tick), jobs, steps=len(jobs) * options.epochs
     )
     errors = np.array(found).reshape(2, options.seeds, len(SCALING), len(SHARES))
     rows = [
         {
             "removed": f"{share:.0%}",
-            "without %": spread(errors[0, :, 0, j]),
-            "with dropout %": spread(errors[1, :, 0, j]),
-            "unscaled: without %": spread(errors[0, :, 1, j]),
-            "with %": spread(errors[1, :, 1, j]),
+            "without %": study.spread(errors[0, :, 0, j]),
+            "with dropout %": study.spread(errors[1, :, 0, j]),
+            "unscaled: without %": study.spread(errors[0, :, 1, j]),
+            "with %": study.spread(errors[1, :, 1, j]),
         }
         for j, share in enumerate(SHARES)
     ]
     title = f"Test error, rest scaled up: mean ± standard deviation, {options.seeds} seeds"
-    save_table(rows, title, options.output / "removal.csv")
+    study.save_table(rows, title, options.output / "removal.csv")
     half = int(np.searchsorted(SHARES, 0.5))
     more = (errors[:, :, 0, half] - errors[:, :, 0, 0]).mean(axis=1)
-    say(
+    study.say(
         f"Half of the hidden units cost {more[0]:.2f} points of a network trained without dropout "
         f"and {more[1]:.2f} of one trained with it."
     )
-    save_figure(plot(errors), options.output / "removal.png")
+    study.save_figure(plot(errors), options.output / "removal.png")
 
 
 if __name__ == "__main__":

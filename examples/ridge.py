@@ -18,41 +18,31 @@ from collections.abc import Sequence
 
 import fastdrop as fd
 import numpy as np
+import study
 from matplotlib.figure import Figure
 from rich.progress import track
 from sklearn.datasets import load_diabetes
-from study import (
-    WITH,
-    WITHOUT,
-    Array,
-    console,
-    draw_band,
-    parse,
-    parser,
-    save_figure,
-    save_table,
-    say,
-    spread,
-)
 
 QUICK = {"largest": 256, "seeds": 3}
 
 
-def load() -> tuple[Array, Array]:
+def load() -> tuple[study.Array, study.Array]:
     """Return features and target, both with mean 0, the features with variance 1."""
     data = load_diabetes(scaled=False)
     features = (data.data - data.data.mean(axis=0)) / data.data.std(axis=0)
     return features, data.target - data.target.mean()
 
 
-def ridge(x: Array, y: Array, p: float) -> Array:
+def ridge(x: study.Array, y: study.Array, p: float) -> study.Array:
     """Solve ridge regression with weight p / (1 - p) on diag(X'X)."""
     gram = x.T @ x
     penalty = p / (1 - p) * np.diag(np.diag(gram))
     return np.linalg.solve(gram + penalty, x.T @ y).astype(np.float64)
 
 
-def distances(x: Array, y: Array, p: float, counts: Sequence[int], key: fd.Key) -> Array:
+def distances(
+    x: study.Array, y: study.Array, p: float, counts: Sequence[int], key: fd.Key
+) -> study.Array:
     """Return how far least squares over k dropped copies is from ridge regression, for each k.
 
     Parameters
@@ -84,18 +74,20 @@ def distances(x: Array, y: Array, p: float, counts: Sequence[int], key: fd.Key) 
     return np.array(found)
 
 
-def slope(counts: Sequence[int], distance: Array) -> float:
+def slope(counts: Sequence[int], distance: study.Array) -> float:
     """Fit the power of k with which distances, of shape (seeds, len(counts)), fall."""
     return float(np.polyfit(np.log(counts), np.log(distance).mean(axis=0), 1)[0])
 
 
-def plot(counts: Sequence[int], distance: Array, p: float) -> Figure:
+def plot(counts: Sequence[int], distance: study.Array, p: float) -> Figure:
     """Draw distances, of shape (seeds, len(counts)), and the law of large numbers."""
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.subplots()
-    draw_band(axes, counts, distance, color=WITH, marker="o", label="dropout on the inputs")
+    study.draw_band(
+        axes, counts, distance, color=study.WITH, marker="o", label="dropout on the inputs"
+    )
     expected = distance[:, -1].mean() * np.sqrt(counts[-1] / np.array(counts))
-    axes.plot(counts, expected, "--", color=WITHOUT, label="$k^{-1/2}$")
+    axes.plot(counts, expected, "--", color=study.WITHOUT, label="$k^{-1/2}$")
     axes.set(
         xscale="log",
         yscale="log",
@@ -111,33 +103,33 @@ def plot(counts: Sequence[int], distance: Array, p: float) -> Figure:
 
 def main() -> None:
     """Run the comparison and report it."""
-    own = parser(__doc__ or "", seeds=10)
+    own = study.parser(__doc__ or "", seeds=10)
     own.add_argument("--p", type=float, default=0.5, help="probability to drop a feature")
     own.add_argument("--largest", type=int, default=4096, help="number of masks k")
-    options = parse(own, QUICK)
+    options = study.parse(own, QUICK)
     counts = [2**exponent for exponent in range(options.largest.bit_length())]
     x, y = load()
     distance = np.array(
         [
             distances(x, y, options.p, counts, fd.Key(seed))
-            for seed in track(range(options.seeds), "averaging", console=console)
+            for seed in track(range(options.seeds), "averaging", console=study.console)
         ]
     )
     rows = [
         {
             "masks k": f"{k:,}",
-            "distance from ridge, %": spread(100 * of_k),
-            "times sqrt(k)": spread(100 * of_k * k**0.5, 1),
+            "distance from ridge, %": study.spread(100 * of_k),
+            "times sqrt(k)": study.spread(100 * of_k * k**0.5, 1),
         }
         for k, of_k in zip(counts, distance.T, strict=True)
     ]
     title = f"p = {options.p}: mean ± standard deviation, {options.seeds} seeds"
-    save_table(rows, title, options.output / "ridge.csv")
-    say(
+    study.save_table(rows, title, options.output / "ridge.csv")
+    study.say(
         f"The distance falls as k to the power of {slope(counts, distance):.3f} (mean of "
         f"{options.seeds} seeds); the law of large numbers says -0.5."
     )
-    save_figure(plot(counts, distance, options.p), options.output / "ridge.png")
+    study.save_figure(plot(counts, distance, options.p), options.output / "ridge.png")
 
 
 if __name__ == "__main__":

@@ -14,9 +14,9 @@ from typing import Any
 
 import fastdrop as fd
 import numpy as np
+import study
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from study import WITH, WITHOUT, save_figure
 
 UNITS = (5, 6, 6, 3)  # inputs, two hidden layers, outputs
 RATES = (0.2, 0.5, 0.5)  # p of inputs and of hidden units; outputs stay
@@ -46,9 +46,9 @@ def draw(axes: Any, kept: list[Kept]) -> None:
     for level, (row, layer) in enumerate(zip(places, kept, strict=True)):
         heights = np.full(len(row), level)
         style = {"s": 320, "zorder": 2, "facecolor": "white"}
-        axes.scatter(row[layer], heights[layer], edgecolor=WITH, linewidth=2, **style)
-        axes.scatter(row[~layer], heights[~layer], edgecolor=WITHOUT, linestyle="--", **style)
-        axes.scatter(row[~layer], heights[~layer], marker="x", s=160, color=WITHOUT, zorder=3)
+        axes.scatter(row[layer], heights[layer], edgecolor=study.WITH, linewidth=2, **style)
+        axes.scatter(row[~layer], heights[~layer], edgecolor=study.WITHOUT, linestyle="--", **style)
+        axes.scatter(row[~layer], heights[~layer], marker="x", s=160, color=study.WITHOUT, zorder=3)
     axes.margins(0.12)
     axes.set_axis_off()
 
@@ -70,7 +70,7 @@ def main() -> None:
     left.set_title("a standard network")
     draw(right, thin)
     right.set_title(f"thinned: p = {RATES[0]} below, {RATES[1]} inside")
-    save_figure(figure, options.output / "thinned.png")
+    study.save_figure(figure, options.output / "thinned.png")
 
 
 if __name__ == "__main__":

@@ -16,26 +16,12 @@ from dataclasses import dataclass
 
 import fastdrop as fd
 import numpy as np
+import study
 from matplotlib.figure import Figure
 from network import CLASSES, DROPOUT, MAX_NORM, Digits, Floats, Network, Training, prepare, softmax
 from numpy.typing import NDArray
 from scipy.ndimage import rotate
 from sklearn.metrics import roc_auc_score
-from study import (
-    THIRD,
-    WITH,
-    WITHOUT,
-    Array,
-    Tick,
-    draw_band,
-    learn,
-    parse,
-    parser,
-    run,
-    save_figure,
-    save_table,
-    spread,
-)
 
 SIDE = 28
 TEST_SIZE = 1000
@@ -51,8 +37,8 @@ QUICK = {"seeds": 2, "epochs": 5, "hidden": [64, 64], "samples": 10}
 class Doubt:
     """What one network says: `groups[group][measure]`, shape (images,); the same over angles."""
 
-    groups: list[Array]
-    angles: Array  # (angles, measures), means over test digits
+    groups: list[study.Array]
+    angles: study.Array  # (angles, measures), means over test digits
     votes: Floats  # (samples, shown angles, classes), of one digit
     digit: Floats  # (shown angles, SIDE, SIDE)
 
@@ -70,7 +56,7 @@ def probabilities(network: Network, images: Floats, samples: int, key: fd.Key) -
     return softmax(thinned.samples(images, samples))
 
 
-def measure(network: Network, images: Floats, samples: int, key: fd.Key) -> Array:
+def measure(network: Network, images: Floats, samples: int, key: fd.Key) -> study.Array:
     """Return the `MEASURES` of each image, shape (measures, images), in nats."""
     sampled = probabilities(network, images, samples, key)
     single = softmax(network.outputs(images))[np.newaxis]
@@ -83,7 +69,7 @@ def measure(network: Network, images: Floats, samples: int, key: fd.Key) -> Arra
     )
 
 
-def doubts(seed: int, options: argparse.Namespace, tick: Tick) -> Doubt:
+def doubts(seed: int, options: argparse.Namespace, tick: study.Tick) -> Doubt:
     """Train one network without one class and measure its doubt."""
     left_out = seed % CLASSES
     experiment = prepare(
@@ -94,7 +80,9 @@ def doubts(seed: int, options: argparse.Namespace, tick: Tick) -> Doubt:
         test_size=TEST_SIZE,
     )
     known = experiment.train_set.take(experiment.train_set.labels != left_out)
-    learn(experiment._replace(train_set=known), Training(options.epochs, max_norm=MAX_NORM), tick)
+    study.learn(
+        experiment._replace(train_set=known), Training(options.epochs, max_norm=MAX_NORM), tick
+    )
     network, test_set, key = experiment.network, experiment.test_set, fd.Key(seed)
 
     familiar: Digits = test_set.take(test_set.labels != left_out)
@@ -118,7 +106,7 @@ def doubts(seed: int, options: argparse.Namespace, tick: Tick) -> Doubt:
     return Doubt(groups, angles, votes, digit.reshape(-1, SIDE, SIDE))
 
 
-def detection(groups: list[Array]) -> NDArray[np.float64]:
+def detection(groups: list[study.Array]) -> NDArray[np.float64]:
     """Return areas under the ROC curve, shape (groups, measures), each group against the first."""
     areas = np.full((len(groups), len(MEASURES)), np.nan)
     for i, group in enumerate(groups[1:], 1):
@@ -142,8 +130,10 @@ def plot(found: list[Doubt]) -> Figure:
         panels[0, i].set_title(f"{angle}°")
         votes = first.votes[:, i]
         x = np.broadcast_to(np.arange(CLASSES), votes.shape)
-        panels[1, i].plot(x.ravel(), votes.ravel(), ".", color=WITH, alpha=0.15, markersize=4)
-        panels[1, i].plot(np.arange(CLASSES), votes.mean(axis=0), "_", color=WITHOUT, markersize=8)
+        panels[1, i].plot(x.ravel(), votes.ravel(), ".", color=study.WITH, alpha=0.15, markersize=4)
+        panels[1, i].plot(
+            np.arange(CLASSES), votes.mean(axis=0), "_", color=study.WITHOUT, markersize=8
+        )
         panels[1, i].set(ylim=(-0.03, 1.03), xticks=range(0, CLASSES, 2))
         panels[1, i].tick_params(labelsize="small")
         if i:
@@ -152,7 +142,7 @@ def plot(found: list[Doubt]) -> Figure:
     top.supxlabel("class (dots: each thinned network; bars: their mean)", fontsize="medium")
 
     left, right = bottom.subplots(1, 2)
-    colours = (WITH, WITHOUT, THIRD, "black")
+    colours = (study.WITH, study.WITHOUT, study.THIRD, "black")
     for i, (name, colour) in enumerate(zip(GROUPS, colours, strict=True)):
         entropy = np.concatenate([doubt.groups[i][0] for doubt in found])
         edges = np.linspace(0, np.log(CLASSES), 40)
@@ -160,9 +150,11 @@ def plot(found: list[Doubt]) -> Figure:
             entropy, edges, density=True, histtype="step", color=colour, linewidth=2, label=name
         )
     left.set(xlabel="entropy of the mean prediction (nats)", ylabel="density")
-    for j, (name, colour) in enumerate(zip(MEASURES, (WITH, THIRD, WITHOUT), strict=True)):
+    for j, (name, colour) in enumerate(
+        zip(MEASURES, (study.WITH, study.THIRD, study.WITHOUT), strict=True)
+    ):
         values = np.array([doubt.angles[:, j] for doubt in found])
-        draw_band(right, ANGLES, values, color=colour, marker="o", label=name)
+        study.draw_band(right, ANGLES, values, color=colour, marker="o", label=name)
     right.set(xlabel="test digits turned by (degrees)", ylabel="mean (nats)", xticks=ANGLES[::3])
     for axes in (left, right):
         axes.grid(alpha=0.3)
@@ -172,13 +164,13 @@ def plot(found: list[Doubt]) -> Figure:
 
 def main() -> None:
     """Run the networks and report their doubt."""
-    own = parser(__doc__ or "", seeds=5)
+    own = study.parser(__doc__ or "", seeds=5)
     own.add_argument("--epochs", type=int, default=40, help="passes over the training digits")
     own.add_argument("--hidden", type=int, nargs="+", default=[512, 512], help="units per layer")
     own.add_argument("--train-size", type=int, default=2000, help="digits to train on")
     own.add_argument("--samples", type=int, default=100, help="thinned networks")
-    options = parse(own, QUICK)
-    found = run(
+    options = study.parse(own, QUICK)
+    found = study.run(
         lambda seed, tick: doubts(seed, options, tick),
         range(options.seeds),
         steps=options.seeds * options.epochs,
@@ -188,13 +180,13 @@ def main() -> None:
     for i, name in enumerate(GROUPS):
         row = {"images": name}
         for j, heading in enumerate(MEASURES):
-            row[heading] = spread([float(doubt.groups[i][j].mean()) for doubt in found])
+            row[heading] = study.spread([float(doubt.groups[i][j].mean()) for doubt in found])
         for j, heading in enumerate(("ROC entropy", "ROC mutual", "ROC single")):
-            row[heading] = spread(areas[:, i, j]) if i else ""
+            row[heading] = study.spread(areas[:, i, j]) if i else ""
         rows.append(row)
     title = f"Doubt in nats, area under the ROC curve: mean ± deviation, {options.seeds} seeds"
-    save_table(rows, title, options.output / "uncertainty.csv")
-    save_figure(plot(found), options.output / "uncertainty.png")
+    study.save_table(rows, title, options.output / "uncertainty.csv")
+    study.save_figure(plot(found), options.output / "uncertainty.png")
 
 
 if __name__ == "__main__":
