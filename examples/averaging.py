@@ -90,9 +90,7 @@ def plot(sampled: study.Array, scaled: study.Array, plain: study.Array) -> Figur
 
 def main() -> None:
     """Run the comparison and report it."""
-    own = study.parser(__doc__ or "", seeds=5)
-    own.add_argument("--epochs", type=int, default=40, help="passes over the training digits")
-    own.add_argument("--hidden", type=int, nargs="+", default=[512, 512], help="units per layer")
+    own = study.parser(__doc__, seeds=5, epochs=40, hidden=[512, 512])
     own.add_argument("--largest", type=int, default=120, help="thinned networks k")
     own.add_argument("--repeats", type=int, default=4, help="other k to average over")
     options = study.parse(own, QUICK)

@@ -266,7 +266,7 @@ def plot(sizes: Sequence[int], errors: study.Array) -> Figure:
 
 def main() -> None:
     """Run the comparison and report it."""
-    own = study.parser(__doc__ or "", seeds=5)
+    own = study.parser(__doc__, seeds=5)
     own.add_argument(
         "--train-sizes", type=int, nargs="+", default=[1000, 4000], help="digits to train on"
     )

@@ -69,14 +69,13 @@ def plot(sizes: Sequence[int], errors: study.Array, source: str) -> Figure:
 
 def main() -> None:
     """Run the comparison and report it."""
-    own = study.parser(__doc__ or "", seeds=10)
+    own = study.parser(__doc__, seeds=10, hidden=[512, 512])
     own.add_argument(
         "--sizes", type=int, nargs="+", default=[20, 50, 100, 500, 1000, 4000], help="to train on"
     )
     own.add_argument("--test-size", type=int, default=1000, help="to test on")
     own.add_argument("--steps", type=int, default=1000, help="mini-batches of up to 100")
     own.add_argument("--data", choices=SOURCES, default="mnist", help="what to learn")
-    own.add_argument("--hidden", type=int, nargs="+", default=[512, 512], help="units per layer")
     options = study.parse(own, QUICK)
     jobs = [
         (size, dropout, seed)

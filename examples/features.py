@@ -156,8 +156,7 @@ def plot(without: Measured, with_dropout: Measured) -> Figure:
 
 def main() -> None:
     """Run the comparison and report it."""
-    own = study.parser(__doc__ or "", seeds=3)
-    own.add_argument("--epochs", type=int, default=100, help="of the autoencoder")
+    own = study.parser(__doc__, seeds=3, epochs=100)
     own.add_argument("--learning-rate", type=float, default=0.005, help="of the autoencoder")
     own.add_argument("--units", type=int, default=256, help="of the autoencoder")
     own.add_argument("--train-size", type=int, default=4000, help="digits to train on")

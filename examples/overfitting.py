@@ -153,13 +153,11 @@ def plot(errors: study.Array, options: argparse.Namespace) -> Figure:
 
 def main() -> None:
     """Run the comparison and report it."""
-    own = study.parser(__doc__ or "", seeds=5)
-    own.add_argument("--epochs", type=int, default=40, help="passes over the training set")
+    own = study.parser(__doc__, seeds=5, epochs=40, hidden=[512, 512])
     own.add_argument("--learning-rate", type=float, default=0.1, help="at the start, for all")
     own.add_argument("--data", choices=SOURCES, default="mnist", help="what to learn")
     own.add_argument("--train-size", type=int, default=1000, help="images to train on")
     own.add_argument("--test-size", type=int, help="images to test on (all others)")
-    own.add_argument("--hidden", type=int, nargs="+", default=[512, 512], help="units per layer")
     options = study.parse(own, QUICK)
     if options.test_size is None:
         options.test_size = len(load(options.data).labels) - options.train_size

@@ -65,8 +65,7 @@ def plot(errors: study.Array, options: argparse.Namespace) -> Figure:
 
 def main() -> None:
     """Run the comparison and report it."""
-    own = study.parser(__doc__ or "", seeds=5)
-    own.add_argument("--epochs", type=int, default=60, help="passes over the training digits")
+    own = study.parser(__doc__, seeds=5, epochs=60)
     own.add_argument("--learning-rate", type=float, default=0.05, help="at the start, for all")
     own.add_argument("--units", type=int, default=512, help="per layer, where that is fixed")
     own.add_argument("--kept-units", type=int, default=128, help="per layer, where that is fixed")

@@ -72,10 +72,8 @@ def plot(names: list[str], chosen: list[list[study.Array]]) -> Figure:
 
 def main() -> None:
     """Run the comparison and report it."""
-    own = study.parser(__doc__ or "", seeds=5)
-    own.add_argument("--epochs", type=int, default=40, help="passes over the training digits")
+    own = study.parser(__doc__, seeds=5, epochs=40, hidden=[512, 512])
     own.add_argument("--train-size", type=int, default=1000, help="digits to train on")
-    own.add_argument("--hidden", type=int, nargs="+", default=[512, 512], help="units per layer")
     options = study.parse(own, QUICK)
     grid = {
         (name, dropout): [

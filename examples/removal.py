@@ -74,9 +74,7 @@ def plot(errors: study.Array) -> Figure:
 
 def main() -> None:
     """Run the comparison and report it."""
-    own = study.parser(__doc__ or "", seeds=5)
-    own.add_argument("--epochs", type=int, default=40, help="passes over the training digits")
-    own.add_argument("--hidden", type=int, nargs="+", default=[512, 512], help="units per layer")
+    own = study.parser(__doc__, seeds=5, epochs=40, hidden=[512, 512])
     own.add_argument("--draws", type=int, default=10, help="choices of units to average over")
     options = study.parse(own, QUICK)
     jobs = [(dropout, seed) for dropout in (False, True) for seed in range(options.seeds)]

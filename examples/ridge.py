@@ -103,7 +103,7 @@ def plot(counts: Sequence[int], distance: study.Array, p: float) -> Figure:
 
 def main() -> None:
     """Run the comparison and report it."""
-    own = study.parser(__doc__ or "", seeds=10)
+    own = study.parser(__doc__, seeds=10)
     own.add_argument("--p", type=float, default=0.5, help="probability to drop a feature")
     own.add_argument("--largest", type=int, default=4096, help="number of masks k")
     options = study.parse(own, QUICK)

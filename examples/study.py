@@ -31,7 +31,13 @@ WITHOUT, WITH, THIRD, FOURTH = "#D55E00", "#0072B2", "#009E73", "#CC79A7"
 console = Console(width=None if sys.stdout.isatty() else 110)  # wide enough for every table
 
 
-def parser(documentation: str, *, seeds: int) -> argparse.ArgumentParser:
+def parser(
+    documentation: str | None,
+    *,
+    seeds: int,
+    epochs: int | None = None,
+    hidden: Sequence[int] | None = None,
+) -> argparse.ArgumentParser:
     """Make a command line of the options that all programs have.
 
     Parameters
@@ -40,14 +46,20 @@ def parser(documentation: str, *, seeds: int) -> argparse.ArgumentParser:
         The program's own; its first line is shown as help.
     seeds : int
         The default of ``--seeds``.
+    epochs, hidden : int, sequence of int, optional
+        The defaults of ``--epochs`` and ``--hidden``, for programs that have these.
     """
     result = argparse.ArgumentParser(
-        description=documentation.partition("\n")[0],
+        description=(documentation or "").partition("\n")[0],
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     result.add_argument("--seeds", type=int, default=seeds, help="how many seeds: 0, 1, ...")
     result.add_argument("--output", type=Path, default=Path("results"), help="folder for results")
     result.add_argument("--quick", action="store_true", help="a run of seconds, to see it work")
+    if epochs is not None:
+        result.add_argument("--epochs", type=int, default=epochs, help="passes over the digits")
+    if hidden is not None:
+        result.add_argument("--hidden", type=int, nargs="+", default=hidden, help="units per layer")
     return result
 
 

@@ -164,9 +164,7 @@ def plot(found: list[Doubt]) -> Figure:
 
 def main() -> None:
     """Run the networks and report their doubt."""
-    own = study.parser(__doc__ or "", seeds=5)
-    own.add_argument("--epochs", type=int, default=40, help="passes over the training digits")
-    own.add_argument("--hidden", type=int, nargs="+", default=[512, 512], help="units per layer")
+    own = study.parser(__doc__, seeds=5, epochs=40, hidden=[512, 512])
     own.add_argument("--train-size", type=int, default=2000, help="digits to train on")
     own.add_argument("--samples", type=int, default=100, help="thinned networks")
     options = study.parse(own, QUICK)
