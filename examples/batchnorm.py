@@ -260,7 +260,7 @@ def plot(sizes: Sequence[int], errors: study.Array) -> Figure:
         axes.set(xlabel=f"dropout ({size:,} training digits)", ylabel="test error (%)")
         axes.set_xticks(range(len(KINDS)), [kind.name for kind in KINDS])
         axes.grid(axis="y", alpha=0.3)
-    panels[-1].legend(loc="lower right")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
     return figure
 
 

@@ -132,7 +132,7 @@ def plot(without: Measured, with_dropout: Measured) -> Figure:
         zip(
             (without, with_dropout),
             activations,
-            ("without dropout", "0.5 of hidden units dropped"),
+            ("without dropout", "with dropout"),
             (study.WITHOUT, study.WITH),
             strict=True,
         )

@@ -66,7 +66,7 @@ def plot(names: list[str], chosen: list[list[study.Array]]) -> Figure:
     axes.set(ylabel="test error (%)")
     axes.set_xticks(range(len(names)), names)
     axes.grid(axis="y", alpha=0.3)
-    axes.legend()
+    figure.legend(loc="outside upper center", ncols=2)
     return figure
 
 
