@@ -18,8 +18,8 @@ from network import DROPOUT, NO_DROPOUT, Digits, Training, percent_wrong, prepar
 
 VALIDATION, TEST = 1000, 3000
 LEARNING_RATES = (0.1, 0.2, 0.3)
-L2S = (1e-4, 3e-4, 1e-3)
-NORMS = (0.7, 1.0, 1.4)
+L2S = (1e-4, 3e-4)
+NORMS = (1.0, 1.4)
 QUICK = {"seeds": 2, "epochs": 2, "hidden": [32, 32], "train_size": 200}
 
 # What the rows of the table are called, which strengths they try, and, in percent, what the paper
