@@ -102,6 +102,10 @@ def load(source: str = "mnist") -> Digits:
     return Digits(images.astype(np.float32), labels.astype(np.int64))
 
 
+class SizeError(ValueError):
+    """A training or test set cannot have the size that was asked for."""
+
+
 def split(
     digits: Digits, train_size: int, test_size: int, rng: np.random.Generator
 ) -> tuple[Digits, Digits]:
@@ -112,7 +116,7 @@ def split(
     digits : Digits
         What to draw from.
     train_size, test_size : int
-        Number of examples, positive multiples of the 10 classes; anything else is a ValueError.
+        Number of examples, positive multiples of the 10 classes; anything else is a SizeError.
     rng : numpy.random.Generator
         Chooses and shuffles the examples of each class; the classes take turns.
 
@@ -122,11 +126,11 @@ def split(
     """
     for name, size in (("train_size", train_size), ("test_size", test_size)):
         if size <= 0 or size % CLASSES:
-            raise ValueError(f"{name} must be a positive multiple of {CLASSES}, got {size}")
+            raise SizeError(f"{name} must be a positive multiple of {CLASSES}, got {size}")
     classes = [np.flatnonzero(digits.labels == label) for label in range(CLASSES)]
     rarest = min(map(len, classes))
     if train_size + test_size > rarest * CLASSES:
-        raise ValueError(
+        raise SizeError(
             f"train_size + test_size must be at most {rarest * CLASSES}, "
             f"got {train_size + test_size}"
         )

@@ -107,6 +107,8 @@ def main() -> None:
     own.add_argument("--p", type=float, default=0.5, help="probability to drop a feature")
     own.add_argument("--largest", type=int, default=4096, help="number of masks k")
     options = study.parse(own, QUICK)
+    if options.p >= 1:
+        own.error(f"--p must be below 1, got {options.p}")
     counts = [2**exponent for exponent in range(options.largest.bit_length())]
     x, y = load()
     distance = np.array(

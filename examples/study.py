@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 from matplotlib.figure import Figure
-from network import Experiment, Training, train
+from network import Experiment, SizeError, Training, train
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -120,6 +120,8 @@ def run(work: Callable[[Job, Tick], Result], jobs: Sequence[Job], steps: int) ->
 
         try:
             return list(pool.map(lambda job: work(job, tick), jobs))
+        except SizeError as failure:
+            raise SystemExit(f"error: {failure}") from None
         finally:
             stop.set()
             pool.shutdown(cancel_futures=True)

@@ -174,7 +174,7 @@ def test_a_split_shares_digits_or_prefers_a_class() -> None:
 )
 def test_a_split_of_impossible_sizes(sizes: tuple[int, int], message: str) -> None:
     digits = Digits(np.zeros((300, 1), np.float32), np.arange(300) % 10)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(network.SizeError, match=message):
         network.split(digits, *sizes, np.random.default_rng(0))
 
 
