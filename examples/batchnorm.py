@@ -1,15 +1,16 @@
-"""Where dropout does not help: a convolutional network with batch normalization.
+"""Where dropout helps less: a convolutional network with batch normalization.
 
     python examples/batchnorm.py
 
 trains two convolutions and a linear layer on 1,000 and on 4,000 digits, without and with batch
-normalization, each with four kinds of dropout: none; single elements behind each convolution; whole
-channels there; and single elements in front of the linear layer only, behind all normalization.
-Convolutions have few weights for what they see, and batch normalization adds noise of its own, so
-there is less for dropout to do. Where dropout stands in front of a batch normalization, moreover,
-the variance in evaluation is another than the one that was averaged in training. Li et al.
-("Understanding the disharmony between dropout and batch normalization by variance shift", CVPR
-2019) call the ratio of both the variance shift; the table has it for the second normalization.
+normalization, each with four kinds of dropout: none; single elements behind each convolution, with
+p = 0.5; whole channels there, with p = 0.2; and single elements in front of the linear layer only,
+behind all normalization, with p = 0.5. Convolutions have few weights for what they see, and batch
+normalization adds noise of its own, so there is less for dropout to do. Where dropout stands in
+front of a batch normalization, moreover, the variance in evaluation is another than the one that
+was averaged in training. Li et al. ("Understanding the disharmony between dropout and batch
+normalization by variance shift", CVPR 2019) call the ratio of both the variance shift; the table
+has it for the second normalization.
 """
 
 import argparse
@@ -56,9 +57,9 @@ class Kind:
 
 KINDS = (
     Kind("none"),
-    Kind("elements", p_maps=0.5, p_last=0.5),
-    Kind("channels", p_maps=0.2, channels=True, p_last=0.2),
-    Kind("last layer only", p_last=0.5),
+    Kind("elements, 0.5", p_maps=0.5, p_last=0.5),
+    Kind("channels, 0.2", p_maps=0.2, channels=True, p_last=0.2),
+    Kind("last layer, 0.5", p_last=0.5),
 )
 
 

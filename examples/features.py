@@ -6,10 +6,10 @@ trains an autoencoder with one layer of 256 ReLU units on 4,000 digits, without 
 of its hidden units dropped, as Srivastava et al. did on MNIST (JMLR 15, 2014, section 7). It draws
 the features of units that are ever active (figure 7: noise against spots, strokes and edges) and
 the histogram of activations on 1,000 other digits (figure 8: with dropout few are high, and most
-are near zero). The table has the mean activation, the share of activations near zero, the share of
-silent units, which no digit activates, and the mean size of the correlation between two others; the
-same of the hidden layers of the classifier of `overfitting.py`; and the autoencoder's squared
-error, summed over pixels.
+are near zero). The table has the share of silent units, which no digit activates, and of the others
+the mean activation, the share of activations near zero, and the mean size of the correlation
+between two; the same of the hidden layers of the classifier of `overfitting.py`; and the
+autoencoder's squared error, summed over pixels.
 """
 
 import argparse
@@ -54,22 +54,26 @@ class Layer:
     name: str
     activations: Floats
 
-    def mean_activation(self) -> float:
-        """Return the mean over digits and units."""
-        return float(self.activations.mean())
-
-    def near_zero(self) -> float:
-        """Return the percentage of activations below `NEAR_ZERO`."""
-        return float(100 * np.mean(self.activations < NEAR_ZERO))
-
     def alive(self) -> NDArray[np.bool_]:
         """Return which units are active for any digit, shape (units,)."""
         return np.asarray(self.activations.any(axis=0))
 
+    def silent(self) -> float:
+        """Return the percentage of units that are not alive. What follows is of the others."""
+        return float(100 * np.mean(~self.alive()))
+
+    def mean_activation(self) -> float:
+        """Return the mean over digits and units."""
+        return float(self.activations[:, self.alive()].mean())
+
+    def near_zero(self) -> float:
+        """Return the percentage of activations below `NEAR_ZERO`."""
+        return float(100 * np.mean(self.activations[:, self.alive()] < NEAR_ZERO))
+
     def correlation(self) -> float:
-        """Return the mean absolute correlation of two units that are alive."""
-        alive = self.activations[:, self.alive()]
-        between = np.asarray(np.corrcoef(alive.astype(np.float64), rowvar=False))
+        """Return the mean absolute correlation of two units."""
+        active = self.activations[:, self.alive()]
+        between = np.asarray(np.corrcoef(active.astype(np.float64), rowvar=False))
         return float(np.abs(between[np.triu_indices(len(between), 1)]).mean())
 
 
@@ -126,7 +130,8 @@ def plot(without: Measured, with_dropout: Measured) -> Figure:
     """Draw features and histograms of one seed."""
     figure = Figure(figsize=(7, 6.4), layout="constrained")
     panels = figure.subplots(2, 2, gridspec_kw={"height_ratios": [3, 2]})
-    activations = [kind.layers[0].activations for kind in (without, with_dropout)]
+    layers = [kind.layers[0] for kind in (without, with_dropout)]
+    activations = [layer.activations[:, layer.alive()] for layer in layers]
     edges = np.linspace(0, max(float(values.max()) for values in activations), 60)
     for column, (kind, values, name, colour) in enumerate(
         zip(
@@ -173,12 +178,10 @@ def main() -> None:
                 {
                     "layer": layer.name,
                     "dropout": "with" if dropout else "without",
+                    "silent %": study.spread([one.silent() for one in layers], 1),
                     "mean": study.spread([one.mean_activation() for one in layers]),
                     "paper": PAPER[dropout] if i == 0 else "",
                     "near zero %": study.spread([one.near_zero() for one in layers], 1),
-                    "silent %": study.spread(
-                        [float(100 * np.mean(~one.alive())) for one in layers], 1
-                    ),
                     "correlation": study.spread([one.correlation() for one in layers], 3),
                     "squared error": study.spread([kind.reconstruction for kind in kinds], 1)
                     if i == 0

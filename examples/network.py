@@ -102,6 +102,11 @@ def load(source: str = "mnist") -> Digits:
     return Digits(images.astype(np.float32), labels.astype(np.int64))
 
 
+def available(digits: Digits) -> int:
+    """Return how many examples there are if all classes are to be equally frequent."""
+    return int(np.bincount(digits.labels, minlength=CLASSES).min()) * CLASSES
+
+
 class SizeError(ValueError):
     """A training or test set cannot have the size that was asked for."""
 
@@ -127,13 +132,13 @@ def split(
     for name, size in (("train_size", train_size), ("test_size", test_size)):
         if size <= 0 or size % CLASSES:
             raise SizeError(f"{name} must be a positive multiple of {CLASSES}, got {size}")
-    classes = [np.flatnonzero(digits.labels == label) for label in range(CLASSES)]
-    rarest = min(map(len, classes))
-    if train_size + test_size > rarest * CLASSES:
+    if train_size + test_size > available(digits):
         raise SizeError(
-            f"train_size + test_size must be at most {rarest * CLASSES}, "
-            f"got {train_size + test_size}"
+            f"train_size + test_size must be at most {available(digits)}, "
+            f"got {train_size} + {test_size}"
         )
+    classes = [np.flatnonzero(digits.labels == label) for label in range(CLASSES)]
+    rarest = available(digits) // CLASSES
     # Shape (examples of a class, classes): any rows of it hold all classes equally often.
     table = np.stack([rng.permutation(members)[:rarest] for members in classes], axis=1)
     # The test set is taken first, so that with one seed it is the same for every train_size.
@@ -147,7 +152,7 @@ class Model(Protocol):
     parameters: list[Floats]
     """Its arrays, changed in place; first those in `scales`: weights, which L2 makes small."""
     scales: list[float]
-    """How many times as large as in inverted mode the weights are that stand for the same."""
+    """By which factor the weights exceed those of the same network in inverted mode."""
 
     def train(self, mode: bool = True) -> None:
         """Let the dropout layers drop, or with False pass everything on."""

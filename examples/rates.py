@@ -67,8 +67,10 @@ def main() -> None:
     """Run the comparison and report it."""
     own = study.parser(__doc__, seeds=5, epochs=60)
     own.add_argument("--learning-rate", type=float, default=0.05, help="at the start, for all")
-    own.add_argument("--units", type=int, default=512, help="per layer, where that is fixed")
-    own.add_argument("--kept-units", type=int, default=128, help="per layer, where that is fixed")
+    own.add_argument("--units", type=int, default=512, help="per layer, in the first curve")
+    own.add_argument(
+        "--kept-units", type=int, default=128, help="expected per layer, in the second"
+    )
     own.add_argument("--train-size", type=int, default=1000, help="digits to train on")
     options = study.parse(own, QUICK)
     sizes = np.array([np.full(KEPT.shape, options.units), np.rint(options.kept_units / KEPT)])

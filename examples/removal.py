@@ -45,6 +45,7 @@ def errors_of(
                     for _ in range(options.draws)
                 ]
             )
+            tick()
     return errors
 
 
@@ -79,7 +80,9 @@ def main() -> None:
     options = study.parse(own, QUICK)
     jobs = [(dropout, seed) for dropout in (False, True) for seed in range(options.seeds)]
     found = study.run(
-        lambda job, tick: errors_of(*job, options, tick), jobs, steps=len(jobs) * options.epochs
+        lambda job, tick: errors_of(*job, options, tick),
+        jobs,
+        steps=len(jobs) * (options.epochs + len(SCALING) * len(SHARES)),
     )
     errors = np.array(found).reshape(2, options.seeds, len(SCALING), len(SHARES))
     rows = [

@@ -105,18 +105,21 @@ def main() -> None:
     """Run the comparison and report it."""
     own = study.parser(__doc__, seeds=10)
     own.add_argument("--p", type=float, default=0.5, help="probability to drop a feature")
-    own.add_argument("--largest", type=int, default=4096, help="number of masks k")
+    own.add_argument(
+        "--largest", type=int, default=4096, help="masks k, rounded down to a power of 2"
+    )
     options = study.parse(own, QUICK)
     if options.p >= 1:
         own.error(f"--p must be below 1, got {options.p}")
+    if options.largest < 2:
+        own.error(f"--largest must be at least 2, got {options.largest}")
     counts = [2**exponent for exponent in range(options.largest.bit_length())]
     x, y = load()
-    distance = np.array(
-        [
-            distances(x, y, options.p, counts, fd.Key(seed))
-            for seed in track(range(options.seeds), "averaging", console=study.console)
-        ]
-    )
+    seeds = track(range(options.seeds), "averaging", console=study.console)
+    try:
+        distance = np.array([distances(x, y, options.p, counts, fd.Key(seed)) for seed in seeds])
+    except np.linalg.LinAlgError:
+        raise SystemExit(f"error: --p {options.p} drops all of a feature, try less") from None
     rows = [
         {
             "masks k": f"{k:,}",

@@ -23,7 +23,7 @@ Array = NDArray[np.float64]
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 Tick = Callable[[], None]
-"""Called after each epoch: moves the progress bar, and ends the work after Ctrl-C."""
+"""Called after each epoch or the like: moves the progress bar, ends the work after Ctrl-C."""
 
 # From Okabe and Ito's palette, made to be told apart by colour-blind readers too.
 WITHOUT, WITH, THIRD, FOURTH = "#D55E00", "#0072B2", "#009E73", "#CC79A7"
@@ -75,18 +75,23 @@ def parse(parser: argparse.ArgumentParser, quick: Mapping[str, Any]) -> argparse
         least = 2 if name == "seeds" else 0
         for number in value if isinstance(value, list) else [value]:
             is_number = isinstance(number, int | float) and not isinstance(number, bool)
-            if is_number and not (number >= least and number > 0):
+            if is_number and not (least <= number < np.inf and number > 0):
                 bound = f"at least {least}" if least else "above 0"
                 parser.error(f"--{name.replace('_', '-')} must be {bound}, got {number}")
-    try:
-        options.output.mkdir(parents=True, exist_ok=True)
-    except OSError as failure:
-        parser.error(f"--output must be a folder: {failure}")
+    make_folder(parser, options.output)
     return options
 
 
+def make_folder(parser: argparse.ArgumentParser, path: Path) -> None:
+    """Make the folder of --output if it is not there."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as failure:
+        parser.error(f"--output must be a folder: {failure}")
+
+
 def run(work: Callable[[Job, Tick], Result], jobs: Sequence[Job], steps: int) -> list[Result]:
-    """Do all jobs, one at a time for each processor, with a progress bar; return their results.
+    """Do all jobs, as many at a time as there are processors; show progress; return the results.
 
     The matrix products of a job use one thread: matrices of this size gain little from more, and
     the numbers then do not depend on how many there are.
@@ -104,12 +109,13 @@ def run(work: Callable[[Job, Tick], Result], jobs: Sequence[Job], steps: int) ->
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("epochs,"),
+        TextColumn("steps,"),
         TimeRemainingColumn(),
         TextColumn("left"),
     )
     stop = Event()
-    pool = ThreadPoolExecutor(os.cpu_count())
+    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
+    pool = ThreadPoolExecutor(len(allowed) if allowed else os.cpu_count())
     with threadpool_limits(1), Progress(*columns, console=console) as progress:
         task = progress.add_task(f"{len(jobs)} networks", total=steps)
 
@@ -122,6 +128,8 @@ def run(work: Callable[[Job, Tick], Result], jobs: Sequence[Job], steps: int) ->
             return list(pool.map(lambda job: work(job, tick), jobs))
         except SizeError as failure:
             raise SystemExit(f"error: {failure}") from None
+        except KeyboardInterrupt:
+            raise SystemExit(130) from None  # as shells say of a program ended by Ctrl-C
         finally:
             stop.set()
             pool.shutdown(cancel_futures=True)

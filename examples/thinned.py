@@ -62,7 +62,9 @@ def main() -> None:
     own.add_argument("--seed", type=int, default=1, help="of the masks")
     own.add_argument("--output", type=Path, default=Path("results"), help="folder for the figure")
     options = own.parse_args()
-    options.output.mkdir(parents=True, exist_ok=True)
+    if options.seed < 0:
+        own.error(f"--seed must be at least 0, got {options.seed}")
+    study.make_folder(own, options.output)
     thin = masks(options.seed)
     figure = Figure(figsize=(8, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2)

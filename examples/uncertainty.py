@@ -88,22 +88,19 @@ def doubts(seed: int, options: argparse.Namespace, tick: study.Tick) -> Doubt:
     familiar: Digits = test_set.take(test_set.labels != left_out)
     noise = np.random.default_rng(seed).random(familiar.images.shape, dtype=np.float32)
     strange = test_set.take(test_set.labels == left_out).images
-    groups = [
-        measure(network, images, options.samples, key)
-        for images in (familiar.images, strange, noise, turn(familiar.images, 90))
-    ]
-    angles = np.array(
-        [
-            measure(network, turn(familiar.images[:200], float(angle)), options.samples, key).mean(
-                axis=1
-            )
-            for angle in ANGLES
-        ]
-    )
+    groups = []
+    for images in (familiar.images, strange, noise, turn(familiar.images, 90)):
+        groups.append(measure(network, images, options.samples, key))
+        tick()
+    angles = []
+    for angle in ANGLES:
+        turned = turn(familiar.images[:200], float(angle))
+        angles.append(measure(network, turned, options.samples, key).mean(axis=1))
+        tick()
     one = test_set.images[test_set.labels == SHOWN_DIGIT][:1]
     digit = np.concatenate([turn(one, float(angle)) for angle in SHOWN_ANGLES])
     votes = probabilities(network, digit, options.samples, key)
-    return Doubt(groups, angles, votes, digit.reshape(-1, SIDE, SIDE))
+    return Doubt(groups, np.array(angles), votes, digit.reshape(-1, SIDE, SIDE))
 
 
 def detection(groups: list[study.Array]) -> NDArray[np.float64]:
@@ -164,14 +161,14 @@ def plot(found: list[Doubt]) -> Figure:
 
 def main() -> None:
     """Run the networks and report their doubt."""
-    own = study.parser(__doc__, seeds=5, epochs=40, hidden=[512, 512])
+    own = study.parser(__doc__, seeds=10, epochs=40, hidden=[512, 512])
     own.add_argument("--train-size", type=int, default=2000, help="digits to train on")
     own.add_argument("--samples", type=int, default=100, help="thinned networks")
     options = study.parse(own, QUICK)
     found = study.run(
         lambda seed, tick: doubts(seed, options, tick),
         range(options.seeds),
-        steps=options.seeds * options.epochs,
+        steps=options.seeds * (options.epochs + len(GROUPS) + len(ANGLES)),
     )
     areas = np.array([detection(doubt.groups) for doubt in found])
     rows = []
@@ -181,6 +178,9 @@ def main() -> None:
             row[heading] = study.spread([float(doubt.groups[i][j].mean()) for doubt in found])
         for j, heading in enumerate(("ROC entropy", "ROC mutual", "ROC single")):
             row[heading] = study.spread(areas[:, i, j]) if i else ""
+        row["entropy - single"] = (
+            study.spread(areas[:, i, 0] - areas[:, i, 2], sign="+") if i else ""
+        )
         rows.append(row)
     title = f"Doubt in nats, area under the ROC curve: mean ± deviation, {options.seeds} seeds"
     study.save_table(rows, title, options.output / "uncertainty.csv")

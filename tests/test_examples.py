@@ -169,7 +169,7 @@ def test_a_split_shares_digits_or_prefers_a_class() -> None:
     [
         ((15, 10), "train_size must be a positive multiple of 10, got 15"),
         ((10, 0), "test_size must be a positive multiple of 10, got 0"),
-        ((200, 110), "train_size [+] test_size must be at most 300, got 310"),
+        ((200, 110), "train_size [+] test_size must be at most 300, got 200 [+] 110"),
     ],
 )
 def test_a_split_of_impossible_sizes(sizes: tuple[int, int], message: str) -> None:
