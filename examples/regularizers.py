@@ -54,6 +54,11 @@ def errors_of(
     )
 
 
+def choose(validation: study.Array) -> int:
+    """Return which setting has the lowest mean of errors, of shape (settings, seeds)."""
+    return int(validation.mean(axis=1).argmin())
+
+
 def plot(names: list[str], chosen: list[list[study.Array]]) -> Figure:
     """Draw test errors, `chosen[row][dropout]` of shape (seeds,), a bar each."""
     figure = Figure(figsize=(8, 4), layout="constrained")
@@ -101,7 +106,7 @@ def main() -> None:
     best = {}
     for case, settings in grid.items():
         errors = np.array([[next(found) for _ in range(options.seeds)] for _ in settings])
-        index = int(errors[..., 0].mean(axis=1).argmin())
+        index = choose(errors[..., 0])
         best[case] = settings[index], errors[index, :, 1]
 
     rows, chosen = [], []
