@@ -17,11 +17,11 @@ import numpy as np
 from fastdrop._bench import Spread, machine, ratio, take_turns
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
-from network import Network, cross_entropy_gradient  # type: ignore[import-not-found]
+from network import DROPOUT, NO_DROPOUT, Network
 
 BATCH = 128
 SIZES = (784, 512, 512, 10)
-RATES = (0.2, 0.5, 0.5)
+RATES = (DROPOUT.input, DROPOUT.hidden, DROPOUT.hidden)
 
 
 class NumpyDropout:
@@ -49,13 +49,12 @@ def main() -> None:
     rng = np.random.default_rng(0)
     inputs = [rng.random((BATCH, size), dtype=np.float32) for size in SIZES[:-1]]
     labels = rng.integers(0, SIZES[-1], BATCH)
-    plain = Network(SIZES, 0.0, 0.0, weights_rng=rng, dropout_rng=rng)
-    velocities = [np.zeros_like(value) for value in (*plain.weights, *plain.biases)]
+    plain = Network(SIZES, NO_DROPOUT, weights_rng=rng, dropout_rng=rng)
+    velocities = [np.zeros_like(value) for value in plain.parameters]
 
     def step() -> None:
-        gradients = plain.backward(cross_entropy_gradient(plain.forward(inputs[0]), labels))
-        values = (*plain.weights, *plain.biases)
-        for value, velocity, gradient in zip(values, velocities, gradients, strict=True):
+        gradients = plain.gradients(inputs[0], labels)
+        for value, velocity, gradient in zip(plain.parameters, velocities, gradients, strict=True):
             velocity *= np.float32(0.9)
             velocity -= np.float32(1e-6) * gradient
             value += velocity
