@@ -259,7 +259,7 @@ def plot(sizes: Sequence[int], errors: study.Array) -> Figure:
                 label=f"{label} batch normalization",
             )
         axes.set(xlabel=f"dropout ({size:,} training digits)", ylabel="test error (%)")
-        axes.set_xticks(range(len(KINDS)), [kind.name for kind in KINDS])
+        axes.set_xticks(range(len(KINDS)), [kind.name.replace(", ", "\n") for kind in KINDS])
         axes.grid(axis="y", alpha=0.3)
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
     return figure
