@@ -6,7 +6,7 @@ use std::hint::black_box;
 
 use fastdrop::{Key, Mask, set_num_threads};
 
-const KEY: Key = Key::from_words([1, 2, 3, 4]);
+const KEY: Key = Key::from_bytes([7; 16]);
 
 fn mask(elements: u64, p: f64) -> Mask {
     Mask::new(&[elements], p, KEY).expect("p is a probability")

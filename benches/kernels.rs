@@ -7,11 +7,11 @@ use std::hint::black_box;
 use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use fastdrop::{Key, Level, Mask, philox, set_num_threads};
+use fastdrop::{Key, Level, Mask, ars, set_num_threads};
 
 const SIZES: [u32; 5] = [12, 17, 20, 23, 26];
 const PROBABILITIES: [f64; 3] = [0.5, 0.25, 0.1];
-const KEY: Key = Key::from_words([1, 2, 3, 4]);
+const KEY: Key = Key::from_bytes([7; 16]);
 
 fn throughput(elements: usize, bytes_each: usize) -> Throughput {
     Throughput::ElementsAndBytes { elements: elements as u64, bytes: (elements * bytes_each) as u64 }
@@ -27,14 +27,14 @@ fn arrays(elements: usize) -> (Vec<f32>, Vec<f32>) {
 }
 
 /// One block by the scalar definition; at the vector levels, a plane of blocks is a mask of p = 0.5.
-fn philox(criterion: &mut Criterion) {
-    let mut group = criterion.benchmark_group("philox");
+fn blocks(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("ars");
     group.throughput(throughput(128, 0));
     group.bench_function("scalar", |bencher| {
-        let mut index = 0;
+        let mut index = 0u128;
         bencher.iter(|| {
             index += 1;
-            philox::block([1, 2], [index, 0, 3, 4])
+            ars(KEY.to_bytes(), index.to_le_bytes())
         });
     });
     let elements = 1 << 13;
@@ -89,7 +89,7 @@ fn passes(criterion: &mut Criterion) {
 
 fn one_thread(criterion: &mut Criterion) {
     set_num_threads(1).expect("1 is a number of threads");
-    philox(criterion);
+    blocks(criterion);
     mask_bits(criterion);
     passes(criterion);
 }

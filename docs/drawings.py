@@ -1,4 +1,4 @@
-"""Draw figures/bernoulli.svg, the drawing of how.md: how bits of Philox decide who is dropped.
+"""Draw figures/bernoulli.svg, the drawing of how.md: how random bits decide who is dropped.
 
 `python docs/drawings.py` writes it. The bits are real: those of the first elements of a mask, from
 `tests/reference.py`, which needs NumPy only. Colours are those of the theme, where the page embeds
@@ -74,7 +74,7 @@ def column(number: int, uniform: int, threshold: list[int]) -> Iterator[str]:
 
 def drawing() -> str:
     """Return the drawing as SVG."""
-    key = ref.words_from_seed(SEED)
+    key = ref.key_from_seed(SEED)
     uniforms = [int(uniform) for uniform in ref.uniforms(key, np.arange(ELEMENTS))]
     threshold = ref.threshold(P)
     needed = 1 + max(ref.PLANES - (uniform ^ threshold).bit_length() for uniform in uniforms)

@@ -1,25 +1,27 @@
 //! Bit-sliced Bernoulli draws: from (key, p, group index) to 128 keep bits.
 //!
-//! Element i sits in group i / 128, lane i % 128. Bit-plane t of a group is Philox block (group, tag t); the
-//! lane's bits of planes 0, 1, ... 63 are the binary digits of its uniform U, most significant first. The
+//! Element i sits in group i / 128, lane i % 128. Bit-plane t of a group is block (group, tag t), whose bits are the lanes
+//! in order; a lane's bits of planes 0, 1, ... 63 are the binary digits of its uniform U, most significant first. The
 //! element is dropped iff U < T with T = floor(p 2^64).
 //!
 //! [`keep_group`] says that in scalar code. [`Sampler`] does it eight groups at a time on any CPU.
 
+use crate::ars::Schedule;
 use crate::error::Error;
-use crate::key::{Key, counter_word1};
-use crate::philox::{Prefix, Schedule};
+use crate::key::Key;
 use crate::simd::{Kernel, LANES, Level, Simd};
 use crate::walk::MORE;
 
-/// Elements in a group: the bits of one Philox block.
+/// Elements in a group: the bits of one block.
 pub(crate) const GROUP: usize = 128;
 /// 64-bit words of keep bits in a group.
 pub(crate) const GROUP_WORDS: usize = GROUP / 64;
+/// Groups in a vector.
+const GROUPS: usize = LANES / GROUP_WORDS;
 /// Groups that are drawn at once: as many as a tile has.
 pub(crate) const PIECE: usize = 64;
-/// Words of keep bits in a block of as many groups as a vector has lanes.
-const BLOCK_WORDS: usize = LANES * GROUP_WORDS;
+/// Vectors of groups that are drawn together: 1,024 elements.
+const VECTORS: usize = 2;
 /// Planes drawn before the first look at whether any element of 1,024 is still undecided. After seven planes eight
 /// are on average; the last one takes 11.3 planes.
 const SURE_PLANES: u32 = 8;
@@ -91,9 +93,9 @@ pub fn keep_group(key: Key, threshold: Threshold, group: u64) -> [u64; 2] {
     };
     let mut uniforms = [0u64; GROUP];
     for tag in 0..64 {
-        let words = key.block(group, tag);
+        let plane = key.block(group, tag);
         for (lane, uniform) in uniforms.iter_mut().enumerate() {
-            let bit = words[lane / 32] >> (lane % 32) & 1;
+            let bit = plane[lane / 8] >> (lane % 8) & 1;
             *uniform = *uniform << 1 | u64::from(bit);
         }
     }
@@ -126,7 +128,7 @@ impl Soon {
     /// Asks for the share of plane `plane` of a block's memory.
     #[inline(always)]
     fn ask<S: Simd>(self, simd: S, block: usize, plane: u32) {
-        let bytes = LANES * GROUP * self.size;
+        let bytes = VECTORS * LANES * 64 * self.size;
         let share = bytes / SURE_PLANES as usize;
         for input in self.inputs.into_iter().filter(|input| *input != 0) {
             let first = input.wrapping_add(block * bytes + plane as usize * share);
@@ -138,18 +140,26 @@ impl Soon {
 }
 
 /// Draws keep bits for one key and threshold.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct Sampler {
-    key: Key,
+    schedule: Schedule,
     threshold: u64,
     /// Planes that can matter: those up to the threshold's last 1 bit.
     planes: u32,
+    /// What each plane's tag changes after the first round.
+    tags: [[u64; 2]; 64],
 }
 
 impl Sampler {
     /// A sampler for uniforms below `threshold`, which is positive.
     pub(crate) fn new(key: Key, threshold: u64) -> Self {
-        Self { key, threshold, planes: u64::BITS - threshold.trailing_zeros() }
+        let schedule = key.schedule();
+        let planes = u64::BITS - threshold.trailing_zeros();
+        let mut tags = [[0; 2]; 64];
+        for (plane, tag) in tags[..planes as usize].iter_mut().enumerate() {
+            *tag = schedule.tag_difference(plane as u8);
+        }
+        Self { schedule, threshold, planes, tags }
     }
 
     /// Whether a draw takes so many planes that memory can be asked for between them.
@@ -159,38 +169,16 @@ impl Sampler {
 
     /// Keep bits of consecutive groups, two words each.
     pub(crate) fn fill(&self, level: Level, first_group: u64, soon: Option<Soon>, keep: &mut [u64]) {
-        let mut group = first_group;
-        let mut rest = keep;
-        let mut soon = soon;
-        while !rest.is_empty() {
-            // Counter word 1 holds the high part of the index, so a piece ends where that changes.
-            let until_carry = (1 << 32) - (group & 0xFFFF_FFFF);
-            let groups = (rest.len() / GROUP_WORDS).min(PIECE).min(until_carry.min(PIECE as u64) as usize);
-            let (piece, tail) = rest.split_at_mut(groups * GROUP_WORDS);
-            let groups = Groups::Consecutive(group);
-            group += (piece.len() / GROUP_WORDS) as u64;
-            level.run(Draw { sampler: self, groups, soon, keep: piece });
-            soon = soon.map(|soon| soon.moved([(PIECE * GROUP * soon.size) as isize; 1 + MORE]));
-            rest = tail;
-        }
+        level.run(Draw { sampler: self, groups: Groups::Consecutive(first_group), soon, keep });
     }
 
     /// Keep bits of any groups, two words each.
     pub(crate) fn gather(&self, level: Level, groups: &[u64], keep: &mut [u64]) {
-        for (groups, keep) in groups.chunks(PIECE).zip(keep.chunks_mut(PIECE * GROUP_WORDS)) {
-            if groups.iter().all(|group| group >> 32 == groups[0] >> 32) {
-                level.run(Draw { sampler: self, groups: Groups::Listed(groups), soon: None, keep });
-            } else {
-                for (group, keep) in groups.iter().zip(keep.chunks_exact_mut(GROUP_WORDS)) {
-                    let words = keep_group(self.key, Threshold::Below(self.threshold), *group);
-                    keep.copy_from_slice(&words);
-                }
-            }
-        }
+        level.run(Draw { sampler: self, groups: Groups::Listed(groups), soon: None, keep });
     }
 }
 
-/// The groups of one piece. All share the high half of their index.
+/// The groups of one draw.
 #[derive(Clone, Copy)]
 enum Groups<'a> {
     Consecutive(u64),
@@ -198,45 +186,32 @@ enum Groups<'a> {
 }
 
 impl Groups<'_> {
+    /// Counters of groups `at..at + 4`, with tag 0; those past the end are arbitrary.
     #[inline(always)]
-    fn high(self) -> u64 {
-        match self {
-            Self::Consecutive(first) => first,
-            Self::Listed(groups) => groups[0],
-        }
-    }
-
-    /// Indices of groups `at..at + LANES`; those past the end are arbitrary.
-    #[inline(always)]
-    fn lanes<S: Simd>(self, simd: S, at: usize) -> S::V {
+    fn counters<S: Simd>(self, simd: S, at: usize) -> S::V {
         match self {
             Self::Consecutive(first) => {
-                let first = simd.splat(first.wrapping_add(at as u64));
-                simd.add(first, simd.load(&[0, 1, 2, 3, 4, 5, 6, 7]))
+                let first = simd.splat_pair([first.wrapping_add(at as u64), 0]);
+                simd.add(first, simd.load(&[0, 0, 1, 0, 2, 0, 3, 0]))
             }
-            Self::Listed(groups) => simd.load(&std::array::from_fn(|lane| groups[(at + lane).min(groups.len() - 1)])),
+            Self::Listed(groups) => {
+                let group = |i: usize| groups[(at + i).min(groups.len() - 1)];
+                simd.load(&[group(0), 0, group(1), 0, group(2), 0, group(3), 0])
+            }
         }
     }
 }
 
-/// Eight groups on their way to a decision. Lane g holds group g: its elements 0..64 in the first vector
-/// of each pair, 64..128 in the second.
+/// Groups on their way to a decision.
 #[derive(Clone, Copy)]
 struct State<V> {
     /// Not dropped so far. Undecided elements count as kept, so that this is the answer once planes run out.
-    keep: [V; 2],
+    keep: V,
     /// The uniform's digits so far equal the threshold's.
-    undecided: [V; 2],
+    undecided: V,
 }
 
-/// A sampler with its key expanded.
-#[derive(Clone, Copy)]
-struct Stream<'a> {
-    sampler: &'a Sampler,
-    schedule: &'a Schedule,
-}
-
-/// Draws one piece of at most [`PIECE`] groups.
+/// Draws the groups whose bits `keep` has room for.
 struct Draw<'a> {
     sampler: &'a Sampler,
     groups: Groups<'a>,
@@ -250,80 +225,70 @@ impl Kernel for Draw<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
         let Self { sampler, groups, soon, keep } = self;
-        // Made here and not with the sampler, which stays small enough to be handed around by value.
-        let schedule = sampler.key.schedule();
-        let stream = Stream { sampler, schedule: &schedule };
-        let (blocks, rest) = keep.as_chunks_mut::<BLOCK_WORDS>();
-        let full = blocks.len() * LANES;
+        let (vectors, rest) = keep.as_chunks_mut::<LANES>();
+        let full = vectors.len();
+        let (blocks, single) = vectors.as_chunks_mut::<VECTORS>();
         for (block, keep) in blocks.iter_mut().enumerate() {
             let ask = |plane| {
                 if let Some(soon) = soon {
                     soon.ask(simd, block, plane);
                 }
             };
-            let drawn = self::block(simd, stream, groups, block * LANES, simd.splat(!0), ask);
-            simd.store_pairs(drawn, keep);
+            let at = block * VECTORS * GROUPS;
+            *keep = sampler.block(simd, groups, at, simd.splat(!0), ask).map(|keep| simd.to_array(keep));
+        }
+        for keep in single {
+            let at = (full - 1) * GROUPS;
+            [*keep] = sampler.block(simd, groups, at, simd.splat(!0), |_| ()).map(|keep| simd.to_array(keep));
         }
         if !rest.is_empty() {
             // Lanes past the end are decided: no plane is drawn for them alone.
-            let used = rest.len() / GROUP_WORDS;
-            let open = simd.load(&std::array::from_fn(|lane| if lane < used { !0 } else { 0 }));
-            let mut words = [0; BLOCK_WORDS];
-            simd.store_pairs(self::block(simd, stream, groups, full, open, |_| ()), &mut words);
-            rest.copy_from_slice(&words[..rest.len()]);
+            let open = simd.load(&std::array::from_fn(|lane| if lane < rest.len() { !0 } else { 0 }));
+            let [last] = sampler.block(simd, groups, full * GROUPS, open, |_| ());
+            rest.copy_from_slice(&simd.to_array(last)[..rest.len()]);
         }
     }
 }
 
-/// Keep bits of groups `at..at + LANES`, of which those in `open` are wanted. Calls `meanwhile` before each of the
-/// first planes.
-#[inline(always)]
-fn block<S: Simd>(
-    simd: S,
-    stream: Stream<'_>,
-    groups: Groups<'_>,
-    at: usize,
-    open: S::V,
-    meanwhile: impl Fn(u32),
-) -> [S::V; 2] {
-    let prefix = Prefix::new(simd, stream.schedule, groups.lanes(simd, at));
-    let mut state = State { keep: [simd.splat(!0); 2], undecided: [open; 2] };
-    for plane in 0..stream.sampler.planes {
-        let open = || simd.any(simd.or(state.undecided[0], state.undecided[1]));
-        if plane >= SURE_PLANES && !open() {
-            break;
+impl Sampler {
+    /// Keep bits of N vectors of groups from `at` on, of which those in `open` are wanted. Calls `meanwhile` before each
+    /// of the first planes.
+    #[inline(always)]
+    fn block<S: Simd, const N: usize>(
+        &self,
+        simd: S,
+        groups: Groups<'_>,
+        at: usize,
+        open: S::V,
+        meanwhile: impl Fn(u32),
+    ) -> [S::V; N] {
+        let first_rounds: [S::V; N] =
+            std::array::from_fn(|vector| self.schedule.first_round(simd, groups.counters(simd, at + vector * GROUPS)));
+        let mut states = [State { keep: simd.splat(!0), undecided: open }; N];
+        for plane in 0..self.planes {
+            if plane < SURE_PLANES {
+                meanwhile(plane);
+            } else {
+                let undecided =
+                    states.iter().skip(1).fold(states[0].undecided, |all, state| simd.or(all, state.undecided));
+                if !simd.any(undecided) {
+                    break;
+                }
+            }
+            let tag = simd.splat_pair(self.tags[plane as usize]);
+            let threshold_digit = self.threshold << plane >> 63;
+            for (state, first_round) in states.iter_mut().zip(first_rounds) {
+                let digits = self.schedule.later_rounds(simd, simd.xor(first_round, tag));
+                let State { keep, undecided } = *state;
+                *state = if threshold_digit == 1 {
+                    // 0 below 1 decides for dropping, 1 equals 1.
+                    State { keep: simd.clear_where(keep, undecided, digits), undecided: simd.and(undecided, digits) }
+                } else {
+                    // 1 above 0 decides for keeping, 0 equals 0.
+                    State { keep, undecided: simd.and_not(undecided, digits) }
+                };
+            }
         }
-        if plane < SURE_PLANES {
-            meanwhile(plane);
-        }
-        state = self::plane(simd, stream, groups.high(), prefix, state, plane);
+        states.map(|state| state.keep)
     }
-    state.keep
-}
-
-/// One more binary digit of 1,024 uniforms, compared with the threshold's digit.
-#[inline(always)]
-fn plane<S: Simd>(
-    simd: S,
-    stream: Stream<'_>,
-    high: u64,
-    prefix: Prefix<S::V>,
-    state: State<S::V>,
-    plane: u32,
-) -> State<S::V> {
-    let [x0, x1, x2, x3] = prefix.words(simd, stream.schedule, counter_word1(high, plane as u8));
-    let digits = [simd.pack_low(x0, x1), simd.pack_low(x2, x3)];
-    let State { mut keep, mut undecided } = state;
-    let threshold_digit = stream.sampler.threshold << plane >> 63;
-    for half in 0..2 {
-        if threshold_digit == 1 {
-            // 0 below 1 decides for dropping, 1 equals 1.
-            keep[half] = simd.clear_where(keep[half], undecided[half], digits[half]);
-            undecided[half] = simd.and(undecided[half], digits[half]);
-        } else {
-            // 1 above 0 decides for keeping, 0 equals 0.
-            undecided[half] = simd.and_not(undecided[half], digits[half]);
-        }
-    }
-    State { keep, undecided }
 }

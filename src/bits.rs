@@ -9,7 +9,7 @@ use smallvec::SmallVec;
 
 use crate::bernoulli::{GROUP, GROUP_WORDS, PIECE, Sampler, Soon, Threshold};
 use crate::mask::Mask;
-use crate::simd::{LANES, Level};
+use crate::simd::Level;
 use crate::walk::{Axis, Cursor, MORE, Place};
 
 /// Elements that are drawn, and then used, at a time.
@@ -42,7 +42,8 @@ impl Given {
 }
 
 /// Where keep bits come from.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
+#[allow(clippy::large_enum_variant, reason = "there is one in a call, and it is passed by reference")]
 pub(crate) enum Bits {
     /// All the same.
     Constant(bool),
@@ -89,8 +90,8 @@ impl<'a> Keep<'a> {
 type Words = SmallVec<[u64; TILE / 64 + 4]>;
 
 /// A buffer of keep bits, filled when they are asked for and kept until others are.
-pub(crate) struct Window {
-    bits: Bits,
+pub(crate) struct Window<'a> {
+    bits: &'a Bits,
     level: Level,
     words: Words,
     first_group: u64,
@@ -101,12 +102,12 @@ pub(crate) struct Window {
     memory: Option<Soon>,
 }
 
-impl Window {
-    pub(crate) fn new(bits: Bits, level: Level, memory: Option<Soon>) -> Self {
+impl<'a> Window<'a> {
+    pub(crate) fn new(bits: &'a Bits, level: Level, memory: Option<Soon>) -> Self {
         Self { bits, level, words: SmallVec::new(), first_group: 0, groups: 0, rows: SmallVec::new(), memory }
     }
 
-    pub(crate) fn bits(&self) -> Bits {
+    pub(crate) fn bits(&self) -> &'a Bits {
         self.bits
     }
 
@@ -131,12 +132,12 @@ impl Window {
         let row_step = outer.last().map_or(0, |axis| axis.bit);
         let dense = row_step > 0 && row_step <= 2 * inner.len as isize;
         // Short rows that lie far apart are gathered into full vectors.
-        let sparse = row_step > 2 * inner.len as isize && inner.bit == 1 && inner.len < LANES * GROUP;
+        let sparse = row_step > 2 * inner.len as isize && inner.bit == 1 && inner.len < 8 * GROUP;
         self.rows.clear();
         while at < range.end {
             let place = cursor.place().along(inner, column);
             let left = (inner.len - column).min(range.end - at);
-            let len = match self.bits {
+            let len = match *self.bits {
                 Bits::Constant(keep) => {
                     let len = left.min(TILE);
                     visit(place, if keep { Keep::All } else { Keep::None }, len);
@@ -147,10 +148,10 @@ impl Window {
                     visit(place, Keep::Bits(self.pack(given, place.bit, inner.bit, len), 0), len);
                     len
                 }
-                Bits::Drawn(sampler, origin) => {
+                Bits::Drawn(ref sampler, origin) => {
                     if sparse {
                         if self.rows.is_empty() {
-                            self.gather(&sampler, origin, inner.len, cursor.clone(), column, range.end - at);
+                            self.gather(sampler, origin, inner.len, cursor.clone(), column, range.end - at);
                         }
                         let offset = self.rows.pop().unwrap_or_default();
                         visit(place, Keep::Bits(&self.words, offset), left);
@@ -170,7 +171,7 @@ impl Window {
                     let needed = if inner.bit == 1 { len } else { 1 };
                     let ahead = if dense { (range.end - at).saturating_mul(2).min(TILE) } else { needed };
                     let soon = self.memory.map(|first| first.moved([place.src, place.more[0], place.more[1]]));
-                    let (words, offset) = self.draw(&sampler, index, needed, ahead, soon);
+                    let (words, offset) = self.draw(sampler, index, needed, ahead, soon);
                     let keep = match (inner.bit, word_at(words, offset) & 1) {
                         (0, 0) => Keep::None,
                         (0, _) => Keep::All,

@@ -63,7 +63,7 @@ impl Mask {
     ///
     /// ```
     /// use fastdrop::{Key, Mask};
-    /// let mask = Mask::new(&[8], 0.5, Key::from_words([1, 2, 3, 4]))?;
+    /// let mask = Mask::new(&[8], 0.5, Key::from_bytes([7; 16]))?;
     /// let mut y = [0.0f32; 8];
     /// mask.apply(&[1.0; 8], &mut y, None)?;
     /// assert!(y.iter().all(|y| *y == 0.0 || *y == 2.0));
@@ -159,11 +159,12 @@ pub(crate) unsafe fn run(
         Operation::Scale(_) => None,
         Operation::Fused(operation) => Some(operation),
     };
-    let call = Call { arrays, apply, fused, large, bits, threads, interrupt };
     let many = axes.last().is_some_and(|last| last.bit == 1 && last.len > REPEATED);
-    if many && matches!(bits, Bits::Drawn(..)) && axes.iter().any(|axis| axis.bit == 0) {
+    let drawn = matches!(bits, Bits::Drawn(..));
+    let call = Call { arrays, apply, fused, large, bits, threads, interrupt };
+    if many && drawn && axes.iter().any(|axis| axis.bit == 0) {
         for (mut axes, place) in cut_repeated(&axes) {
-            call.shift(place).walk(&mut axes)?;
+            call.clone().shift(place).walk(&mut axes)?;
         }
         Ok(())
     } else {
@@ -193,7 +194,7 @@ fn step_axis(step: Place, len: usize) -> Axis {
 }
 
 /// What stays the same through a call.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 struct Call<'a> {
     arrays: Arrays,
     apply: Apply,
@@ -255,9 +256,9 @@ impl Call<'_> {
     }
 
     fn walk(&self, axes: &mut Axes) -> Result<(), Error> {
-        match (self.bits, axes.last()) {
+        match (&self.bits, axes.last()) {
             (Bits::Drawn(sampler, origin), Some(inner)) if inner.bit > 1 && inner.len > 1 => {
-                self.columns(axes, sampler, origin)
+                self.columns(axes, sampler, *origin)
             }
             _ => self.rows(axes),
         }
@@ -265,7 +266,7 @@ impl Call<'_> {
 
     /// The last axis follows the mask (or the mask is no stream): runs along it.
     fn rows(&self, axes: &mut Axes) -> Result<(), Error> {
-        let Self { bits, apply, fused, arrays, .. } = *self;
+        let Self { ref bits, apply, fused, arrays, .. } = *self;
         let drawn = matches!(bits, Bits::Drawn(..));
         let repeated = drawn && repeat_inside(axes);
         let axes = &*axes;
@@ -298,7 +299,7 @@ impl Call<'_> {
 
     /// The memory to ask for while bits are drawn: where both take their time.
     fn soon(&self, inner: Axis) -> Option<Soon> {
-        let Self { bits, apply, arrays, large, .. } = *self;
+        let Self { ref bits, apply, arrays, large, .. } = *self;
         let size = apply.element.size();
         let takes_time = matches!(bits, Bits::Drawn(sampler, _) if sampler.takes_time());
         if !takes_time || !large || inner.bit != 1 {
@@ -310,7 +311,7 @@ impl Call<'_> {
     }
 
     /// The last axis goes across the mask: blocks, whose bits are turned.
-    fn columns(&self, axes: &Axes, sampler: Sampler, origin: u64) -> Result<(), Error> {
+    fn columns(&self, axes: &Axes, sampler: &Sampler, origin: u64) -> Result<(), Error> {
         let Self { mut apply, fused, arrays, .. } = *self;
         let mut outer = axes.clone();
         let inner = outer.pop().unwrap_or_default();
@@ -345,7 +346,7 @@ impl Call<'_> {
                 let end = (column + inner_side).min(before + inner.len);
                 let inner = Axis { len: end - column - cut, ..inner };
                 let lanes = Axis { len: lane_side.min(lanes.len - row), ..lanes };
-                let turned = Turned { sampler: &sampler, level: apply.level, first, lanes, inner };
+                let turned = Turned { sampler, level: apply.level, first, lanes, inner };
                 turned.walk(&mut buffers, packed.as_mut(), |place, keep, len| {
                     worker.apply(place.from(corner), keep, len);
                 });

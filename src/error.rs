@@ -44,9 +44,6 @@ pub enum Error {
         /// Shape of the mask it was asked of.
         whole: Extents,
     },
-    /// A child index that does not fit the counter.
-    #[error("the index of a child key must be an integer in [0, 2**56), got {0}")]
-    Child(u64),
     /// Two slices, or a slice and a mask, of different sizes.
     #[error("{what} must have as many elements as the mask ({expected}), got {got}")]
     Length {

@@ -2,7 +2,7 @@
 //!
 //! The pipeline, each step in a module that uses only those above it:
 //!
-//! 1. [`philox`]: a counter-based generator turns (key, counter) into 128 random bits.
+//! 1. [`ars`]: a counter-based generator turns (key, counter) into 128 random bits.
 //! 2. [`Key`]: names a stream of them, and derives child keys.
 //! 3. `bernoulli`: planes of those bits become keep bits of exactly the wanted probability.
 //! 4. `walk`, `bits`, `packed`, `turned`: keep bits in the order in which an array is walked.
@@ -19,6 +19,7 @@ compile_error!("fastdrop indexes elements with 64 bits, and needs a 64-bit CPU")
 // `unsafe` is denied but for the modules that say here why they need it.
 #[allow(unsafe_code, reason = "kernels work on strided memory of the caller's through raw pointers")]
 mod apply;
+mod ars;
 mod bernoulli;
 #[allow(unsafe_code, reason = "reads given masks from strided memory of the caller's")]
 mod bits;
@@ -40,7 +41,6 @@ mod mask;
 mod noise;
 mod normal;
 mod packed;
-pub mod philox;
 #[allow(unsafe_code, reason = "pools are leaked into atomic pointers, so that no lock is held across a fork")]
 mod pool;
 #[cfg(feature = "python")]
@@ -55,6 +55,7 @@ mod uniform;
 mod walk;
 
 pub use apply::Float;
+pub use ars::ars;
 pub use bernoulli::{Probability, Threshold, keep_group};
 pub use error::{Error, Extents};
 pub use key::Key;

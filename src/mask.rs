@@ -30,7 +30,7 @@ const BATCH: usize = 8;
 ///
 /// ```
 /// use fastdrop::{Key, Mask};
-/// let mask = Mask::new(&[4, 6], 0.5, Key::from_words([1, 2, 3, 4]))?;
+/// let mask = Mask::new(&[4, 6], 0.5, Key::from_bytes([7; 16]))?;
 /// let part = mask.region(&[1, 2], &[2, 3])?;
 /// assert_eq!(part.shape(), [2, 3]);
 /// # Ok::<(), fastdrop::Error>(())
@@ -215,7 +215,8 @@ impl Mask {
             .map(|(len, step)| Axis { len: *len as usize, bit: *step as isize, ..Axis::default() })
             .collect();
         normalize(&mut axes);
-        let mut window = Window::new(Bits::drawn(self, origin), Level::current()?, None);
+        let bits = Bits::drawn(self, origin);
+        let mut window = Window::new(&bits, Level::current()?, None);
         window.walk(&axes, first..first + size, TILE, 0, |_, keep, len| {
             let (words, offset) = keep.bits();
             visit(words, offset, len);

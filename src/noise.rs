@@ -5,13 +5,13 @@
 use std::ops::Range;
 
 use crate::apply::Element;
+use crate::ars::Schedule;
 use crate::bernoulli::GROUP;
 use crate::dropout::Arrays;
 use crate::error::Error;
 use crate::lanes::{Layout, Real};
 use crate::mask::Interrupt;
 use crate::normal;
-use crate::philox::Schedule;
 use crate::pool;
 use crate::simd::{Kernel, Level, Simd, WORD};
 use crate::walk::{Axes, Axis, Cursor, Place, normalize, positions};

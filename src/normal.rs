@@ -9,9 +9,9 @@
 
 use std::f64::consts::{FRAC_PI_2, LN_2};
 
+use crate::ars::Schedule;
 use crate::bernoulli::GROUP;
 use crate::key::Key;
-use crate::philox::Schedule;
 use crate::simd::{Kernel, Level, Simd};
 
 /// Tag of the first of the blocks of a group. Block i holds elements i, 32 + i, 64 + i and 96 + i.
@@ -136,14 +136,14 @@ impl Kernel for Draw<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        let bits: [[u64; BLOCKS]; 2] = Key::tagged(simd, self.schedule, self.group, TAG);
-        let bits = bits.as_flattened();
+        let blocks: [[u64; 2]; BLOCKS] = self.schedule.tagged(simd, self.group, TAG);
+        let bits: [u64; PAIRS] = std::array::from_fn(|i| blocks[i % BLOCKS][i / BLOCKS]);
         let (first, second) = self.normals.split_at_mut(PAIRS);
         // Two short loops: a CPU works on more lanes of these at a time than of one long loop.
-        for (first, bits) in first.iter_mut().zip(bits) {
+        for (first, bits) in first.iter_mut().zip(&bits) {
             *first = radius(*bits);
         }
-        for ((first, second), bits) in first.iter_mut().zip(second).zip(bits) {
+        for ((first, second), bits) in first.iter_mut().zip(second).zip(&bits) {
             let [x, y] = direction(*bits);
             *second = *first * y;
             *first *= x;
@@ -154,6 +154,7 @@ impl Kernel for Draw<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ars::halves;
 
     fn pair(bits: u64) -> [f64; 2] {
         direction(bits).map(|x| radius(bits) * x)
@@ -191,13 +192,13 @@ mod tests {
 
     #[test]
     fn levels_differ_in_the_last_digit() {
-        let key = Key::from_words([1, 2, 3, 4]);
-        for index in [0, 1, 1 << 32, (1 << 55) + 3] {
+        let key = Key::from_bytes([7; 16]);
+        for index in [0, 1, 1 << 32, u64::MAX - 3] {
             let mut expected = [0.0; GROUP];
             for i in 0..BLOCKS {
-                let [x0, x1, x2, x3] = key.block(index, TAG + i as u8).map(u64::from);
-                [expected[i], expected[i + 64]] = pair(x0 | x1 << 32);
-                [expected[i + 32], expected[i + 96]] = pair(x2 | x3 << 32);
+                let [low, high] = halves(key.block(index, TAG + i as u8));
+                [expected[i], expected[i + 64]] = pair(low);
+                [expected[i + 32], expected[i + 96]] = pair(high);
             }
             for level in Level::available() {
                 let normals = normal_group(level, key, index);

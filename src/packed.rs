@@ -49,7 +49,7 @@ impl Packed {
     /// with bits from `window`.
     pub(crate) fn walk(
         &mut self,
-        window: &mut Window,
+        window: &mut Window<'_>,
         axes: &[Axis],
         range: Range<usize>,
         mut visit: impl FnMut(Place, Keep<'_>, usize),
@@ -64,7 +64,7 @@ impl Packed {
             let place = cursor.place();
             let ahead = (outer.len - at % outer.len).min(range.end - at);
             let rows = rows_at_a_time(inner.len).min(ahead);
-            let rows = match window.bits() {
+            let rows = match *window.bits() {
                 Bits::Drawn(_, origin) if outer.bit == 0 && rows * inner.len >= SHORT => {
                     let index = origin.wrapping_add_signed(place.bit as i64);
                     self.flush(&mut visit);
@@ -91,15 +91,15 @@ impl Packed {
     /// these, `ahead` rows will be wanted soon.
     fn append_rows(
         &mut self,
-        window: &mut Window,
+        window: &mut Window<'_>,
         cursor: Cursor<'_>,
         [outer, inner]: [&Axis; 2],
         rows: usize,
         ahead: usize,
     ) -> usize {
         let bit = cursor.place().bit;
-        let (sampler, origin) = match window.bits() {
-            Bits::Drawn(sampler, origin) => (sampler, origin),
+        let (sampler, origin) = match *window.bits() {
+            Bits::Drawn(ref sampler, origin) => (sampler, origin),
             Bits::Given(given) => {
                 for row in 0..rows as isize {
                     let words = window.pack(given, bit + outer.bit * row, inner.bit, inner.len);
@@ -122,11 +122,11 @@ impl Packed {
             let rows = rows.min((TILE / step.max(1)).max(1));
             let index = origin.wrapping_add_signed(bit as i64);
             let span = (rows - 1) * step + taken;
-            let (words, offset) = window.draw(&sampler, index, span, (step * ahead + taken).min(TILE), None);
+            let (words, offset) = window.draw(sampler, index, span, (step * ahead + taken).min(TILE), None);
             self.append_drawn(words, (0..rows).map(|row| offset + row * step), inner);
             rows
         } else {
-            let (words, starts) = window.gather(&sampler, origin, taken, cursor, 0, rows * taken);
+            let (words, starts) = window.gather(sampler, origin, taken, cursor, 0, rows * taken);
             self.append_drawn(words, starts.iter().rev().copied(), inner);
             starts.len()
         }

@@ -45,11 +45,11 @@ struct Planes {
 }
 
 impl Kernel for Planes {
-    type Output = [[u64; 64]; 2];
+    type Output = [[u64; 2]; 64];
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) -> Self::Output {
-        Key::tagged(simd, &self.key.schedule(), self.group, 0)
+        self.key.schedule().tagged(simd, self.group, 0)
     }
 }
 
@@ -58,11 +58,9 @@ fn group(level: Level, key: Key, group: u64) -> [u64; GROUP] {
     let planes = level.run(Planes { key, group });
     let mut uniforms = [0; GROUP];
     let (low, high) = uniforms.split_at_mut(64);
-    for (half, planes) in [low, high].into_iter().zip(planes) {
-        // Plane 0 is the most significant digit.
-        for (row, plane) in half.iter_mut().rev().zip(planes) {
-            *row = plane;
-        }
+    // Plane 0 is the most significant digit.
+    for ((low, high), plane) in low.iter_mut().zip(high).rev().zip(planes) {
+        [*low, *high] = plane;
     }
     for half in uniforms.as_chunks_mut::<64>().0 {
         transpose(level, half);
@@ -77,7 +75,7 @@ mod tests {
 
     #[test]
     fn uniforms_are_not_those_that_masks_compare() {
-        let key = Key::from_words([1, 2, 3, 4]);
+        let key = Key::from_bytes([7; 16]);
         for index in [0, 5] {
             let uniforms = group(Level::portable(), key, index);
             for threshold in [1 << 63, 1 << 60 | 12345, !0] {

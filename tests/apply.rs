@@ -6,7 +6,7 @@ use fastdrop::{Error, Float, Key, Level, Mask, set_num_threads};
 use half::{bf16, f16};
 use num_complex::Complex;
 
-const KEY: Key = Key::from_words([1, 2, 3, 4]);
+const KEY: Key = Key::from_bytes([7; 16]);
 
 /// Lengths around the edges of a word, a group, a vector of groups, a tile, a unit, and what wakes the threads.
 const LENGTHS: [usize; 20] = [

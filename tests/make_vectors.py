@@ -1,4 +1,4 @@
-"""Write the golden vectors, `vectors/stream_v1.json`, from the reference implementation.
+"""Write the golden vectors, `vectors/stream_v2.json`, from the reference implementation.
 
 Run `python tests/make_vectors.py`; the output is the same at every run, and the test suite checks
 that the committed file is what this script writes.
@@ -13,42 +13,36 @@ from typing import Any
 import numpy as np
 import reference as ref
 
-PATH = Path(__file__).parent / "vectors" / "stream_v1.json"
+PATH = Path(__file__).parent / "vectors" / "stream_v2.json"
 
 ABOUT = (
-    "Golden vectors of version 1 of the mask stream, for implementations in any language. "
-    "Words are unsigned 32-bit integers; seeds, indices and starts may exceed 2^53, so they are "
-    "decimal strings. In 'masks', 'threshold' is floor(p * 2^64) as 16 hex digits (null when p is "
-    "1, where it is 2^64), and 'kept' is the hex form of the bytes that hold the bits of elements "
-    "start_index, start_index + 1, ..., least significant bit first, 1 for kept. In 'normals', "
-    "'bits' are the IEEE 754 bits of the standard normal numbers of elements start_index, "
-    "start_index + 1, ..., as 16 hex digits each."
+    "Golden vectors of version 2 of the mask stream, for implementations in any language. Keys, "
+    "counters and blocks are 16 bytes as 32 hex digits, the first byte first; seeds, indices and "
+    "starts may exceed 2^53, so they are decimal strings. In 'masks', 'threshold' is "
+    "floor(p * 2^64) as 16 hex digits (null when p is 1, where it is 2^64), and 'kept' is the hex "
+    "form of the bytes that hold the bits of elements start_index, start_index + 1, ..., least "
+    "significant bit first, 1 for kept. In 'normals', 'bits' are the IEEE 754 bits of the standard "
+    "normal numbers of elements start_index, start_index + 1, ..., as 16 hex digits each."
 )
 
-KEYS: list[ref.Words] = [
-    (0, 0, 0, 0),
-    (1, 2, 3, 4),
-    (0xFFFFFFFF, 0xFFFFFFFF, 0xFFFFFFFF, 0xFFFFFFFF),
-    (0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344),
+KEYS: list[ref.Key] = [
+    bytes(16),
+    bytes(range(16)),
+    b"\xff" * 16,
+    bytes.fromhex("243f6a8885a308d313198a2e03707344"),
 ]
 
-# Counter and key of the known answers that come with Random123, then one carry-prone input more.
-BLOCKS: list[tuple[list[int], list[int]]] = [
-    ([0, 0, 0, 0], [0, 0]),
-    ([0xFFFFFFFF] * 4, [0xFFFFFFFF] * 2),
-    ([0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344], [0xA4093822, 0x299F31D0]),
-    ([1, 0, 0, 0], [0, 0]),
-    ([0, 1, 0, 0], [0, 0]),
-    ([0, 0, 1, 0], [0, 0]),
-    ([0, 0, 0, 1], [0, 0]),
-    ([0, 0, 0, 0], [1, 0]),
-    ([0, 0, 0, 0], [0, 1]),
-    ([0xFFFFFFFF, 0x3FFFFFFF, 0x80000000, 0x7FFFFFFF], [0x61C88647, 0x4498517B]),
+# Counter and key: two known answers of Random123 (as 32-bit words there), then one bit at a time.
+BLOCKS: list[tuple[bytes, bytes]] = [
+    ((1).to_bytes(16, "little"), (1).to_bytes(16, "little")),
+    (bytes.fromhex("243f6a8885a308d313198a2e03707344"), bytes(15) + b"\x80"),
+    *((bytes(at) + b"\x01" + bytes(15 - at), bytes(16)) for at in range(16)),
+    *((bytes(16), bytes(at) + b"\x80" + bytes(15 - at)) for at in range(16)),
 ]
 
 SEEDS = [0, 1, 42, 2**32, 2**64 - 1, 2**128 + 7]
 
-FOLD_INDICES = [0, 1, 127, 2**24, 2**32 - 1, 2**32, 2**32 + 1, 2**40 + 3, 2**56 - 1]
+FOLD_INDICES = [0, 1, 127, 2**24, 2**32 - 1, 2**32, 2**32 + 1, 2**40 + 3, 2**56, 2**64 - 1]
 
 # p: zero, drops nothing though not zero (T = 0), T = 1, T odd with 64 planes, everyday values,
 # the double next below one half and next below one, one.
@@ -83,11 +77,11 @@ SPANS = [
 ]
 
 
-def mask_vector(key: ref.Words, p: float, start: int, count: int) -> dict[str, Any]:
+def mask_vector(key: ref.Key, p: float, start: int, count: int) -> dict[str, Any]:
     limit = ref.threshold(p)
     keep = ref.kept(key, p, np.uint64(start) + np.arange(count, dtype=np.uint64))
     return {
-        "key": list(key),
+        "key": key.hex(),
         "p": p,
         "threshold": None if limit == 2**64 else f"{limit:016x}",
         "start_index": str(start),
@@ -96,29 +90,33 @@ def mask_vector(key: ref.Words, p: float, start: int, count: int) -> dict[str, A
     }
 
 
-def normal_vector(key: ref.Words, start: int, count: int) -> dict[str, Any]:
+def normal_vector(key: ref.Key, start: int, count: int) -> dict[str, Any]:
     normals = ref.normals(key, np.uint64(start) + np.arange(count, dtype=np.uint64))
     bits = "".join(f"{int(word):016x}" for word in normals.view(np.uint64))
-    return {"key": list(key), "start_index": str(start), "count": count, "bits": bits}
+    return {"key": key.hex(), "start_index": str(start), "count": count, "bits": bits}
 
 
 def vectors() -> dict[str, Any]:
     """All the vectors, as the dictionary that the file holds."""
     return {
         "about": ABOUT,
-        "version": 1,
-        "philox": [
-            {"counter": counter, "key": key, "output": [int(w) for w in ref.philox(counter, key)]}
+        "version": 2,
+        "ars": [
+            {
+                "counter": counter.hex(),
+                "key": key.hex(),
+                "block": ref.ars(key, np.frombuffer(counter, dtype=np.uint8)).tobytes().hex(),
+            }
             for counter, key in BLOCKS
         ],
-        "seeds": [{"seed": str(seed), "words": list(ref.words_from_seed(seed))} for seed in SEEDS],
+        "seeds": [{"seed": str(seed), "key": ref.key_from_seed(seed).hex()} for seed in SEEDS],
         "fold_in": [
-            {"key": list(key), "index": str(index), "words": list(ref.fold_in(key, index))}
+            {"key": key.hex(), "index": str(index), "child": ref.fold_in(key, index).hex()}
             for key in KEYS
             for index in FOLD_INDICES
         ],
         "split": [
-            {"key": list(key), "children": [list(words) for words in ref.split(key, 5)]}
+            {"key": key.hex(), "children": [child.hex() for child in ref.split(key, 5)]}
             for key in KEYS
         ],
         "masks": [

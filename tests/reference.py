@@ -4,28 +4,26 @@ This is the oracle the tests compare the library with. It shares no code with th
 does not import it: it is written to be read, and draws all 64 bit-planes of every group it needs.
 `make_vectors.py` writes the golden vectors from it.
 
-The generator is Philox4x32-10 of Salmon, Moraes, Dror and Shaw, "Parallel random numbers: as easy
-as 1, 2, 3", SC 2011.
+The generator is ARS-7 of Salmon, Moraes, Dror and Shaw, "Parallel random numbers: as easy as 1, 2,
+3", SC 2011: seven rounds of AES (FIPS 197) under round keys that a Weyl sequence makes.
 """
 
 from __future__ import annotations
 
+import functools
 import math
+import operator
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-Words = tuple[int, int, int, int]
+Key = bytes  # 16 of them
+Bytes = NDArray[np.uint8]
 
-# Philox4x32: the multipliers, and the two Weyl constants that step the key.
-MULTIPLIER_0, MULTIPLIER_1 = 0xD2511F53, 0xCD9E8D57
-WEYL_0, WEYL_1 = 0x9E3779B9, 0xBB67AE85
-ROUNDS = 10
-
-LOW_32 = np.uint64(0xFFFFFFFF)
-HIGH_32 = np.uint64(32)
+ROUNDS = 7
+WEYL_A, WEYL_B = 0x9E3779B97F4A7C15, 0xBB67AE8584CAA73B
 
 PLANES = 64  # bits in the uniform of one element
 GROUP = 128  # elements whose bits one block holds
@@ -37,75 +35,99 @@ GROUPS_AT_ONCE = 1024  # bounds the reference's own memory, changes no bit
 # --- The block -----------------------------------------------------------------------------------
 
 
-def philox(counter: Sequence[Any], key: Sequence[int]) -> list[NDArray[np.uint64]]:
-    """Philox4x32-10 of four counter words (integers or arrays of them) under two key words."""
-    c0, c1, c2, c3 = (np.asarray(word, dtype=np.uint64) for word in counter)
-    k0, k1 = key
-    for _ in range(ROUNDS):
-        product_0 = c0 * np.uint64(MULTIPLIER_0)
-        product_1 = c2 * np.uint64(MULTIPLIER_1)
-        c0, c1, c2, c3 = (
-            (product_1 >> HIGH_32) ^ c1 ^ np.uint64(k0),
-            product_1 & LOW_32,
-            (product_0 >> HIGH_32) ^ c3 ^ np.uint64(k1),
-            product_0 & LOW_32,
-        )
-        k0, k1 = (k0 + WEYL_0) % 2**32, (k1 + WEYL_1) % 2**32
-    return [c0, c1, c2, c3]
+def double(x: int) -> int:
+    """Multiply by two in the field of 256 elements that AES works in."""
+    return x << 1 if x < 128 else x << 1 ^ 0x11B
 
 
-def block(key: Words, index: Any, tag: Any) -> list[NDArray[np.uint64]]:
-    """Block `index` (below 2**56) of kind `tag` (below 2**8): one bit-plane, or one child key."""
-    index, tag = np.asarray(index, dtype=np.uint64), np.asarray(tag, dtype=np.uint64)
-    low = index & LOW_32
-    high = (index >> HIGH_32) | (tag << np.uint64(24))
-    return philox((low, high, key[2], key[3]), key[:2])
+def product(x: int, y: int) -> int:
+    """Multiply in that field, bit by bit of y."""
+    total = 0
+    while y:
+        total ^= x if y & 1 else 0
+        x, y = double(x), y >> 1
+    return total
+
+
+def substitute(x: int) -> int:
+    """Return the S-box of AES at x: the inverse in the field (of 0, 0), then an affine map."""
+    inverse = next((y for y in range(256) if product(x, y) == 1), 0)
+    rotations = (inverse << turn | inverse >> (8 - turn) for turn in range(5))
+    return functools.reduce(operator.xor, rotations, 0x63) & 0xFF
+
+
+SBOX = np.array([substitute(x) for x in range(256)], dtype=np.uint8)
+DOUBLE = np.array([double(x) for x in range(256)], dtype=np.uint8)
+
+# Byte i of a block is row i % 4 of column i // 4. Row r takes its bytes from r columns on.
+SHIFTED = [(i + 4 * (i % 4)) % 16 for i in range(16)]
+
+
+def mix_columns(state: Bytes) -> Bytes:
+    """Multiply each column by the matrix with rows 2 3 1 1, 1 2 3 1, 1 1 2 3, 3 1 1 2."""
+    columns = state.reshape(*state.shape[:-1], 4, 4)
+    second, third, fourth = (np.roll(columns, -turn, axis=-1) for turn in (1, 2, 3))
+    return (DOUBLE[columns] ^ DOUBLE[second] ^ second ^ third ^ fourth).reshape(state.shape)
+
+
+def round_key(key: Key, i: int) -> Bytes:
+    """Key number i: the halves of `key`, each with i times its Weyl constant added."""
+    a, b = (int.from_bytes(half, "little") for half in (key[:8], key[8:]))
+    a, b = (a + i * WEYL_A) % 2**64, (b + i * WEYL_B) % 2**64
+    return np.frombuffer(a.to_bytes(8, "little") + b.to_bytes(8, "little"), dtype=np.uint8)
+
+
+def ars(key: Key, counters: Bytes, rounds: int = ROUNDS) -> Bytes:
+    """ARS of counters of 16 bytes each, along the last axis."""
+    v = counters ^ round_key(key, 0)
+    for i in range(1, rounds):
+        v = mix_columns(SBOX[v][..., SHIFTED]) ^ round_key(key, i)
+    return np.ascontiguousarray(SBOX[v][..., SHIFTED]) ^ round_key(key, rounds)
+
+
+def block(key: Key, index: Any, tag: Any) -> Bytes:
+    """Block `index` (below 2**64) of kind `tag` (below 2**8), or many of them: (..., 16) bytes."""
+    index, tag = np.broadcast_arrays(np.asarray(index, dtype="<u8"), np.asarray(tag, dtype="<u8"))
+    return ars(key, np.stack([index, tag], axis=-1).view(np.uint8))
 
 
 # --- Keys ----------------------------------------------------------------------------------------
 
 
-def words_from_rng(rng: np.random.Generator) -> Words:
-    """Draw a key from a NumPy generator: two 64-bit draws, low halves first."""
+def key_from_rng(rng: np.random.Generator) -> Key:
+    """Draw a key from a NumPy generator: two 64-bit draws, low bytes first."""
     a, b = (int(draw) for draw in rng.integers(0, 2**64, size=2, dtype=np.uint64))
-    return a % 2**32, a >> 32, b % 2**32, b >> 32
+    return a.to_bytes(8, "little") + b.to_bytes(8, "little")
 
 
-def words_from_seed(seed: Any) -> Words:
+def key_from_seed(seed: Any) -> Key:
     """Return the key of a seed."""
-    return words_from_rng(np.random.default_rng(seed))
+    return key_from_rng(np.random.default_rng(seed))
 
 
-def child(key: Words, index: int, tag: int) -> Words:
-    """Return the key whose words are the four words of a block."""
-    w0, w1, w2, w3 = (int(word) for word in block(key, index, tag))
-    return w0, w1, w2, w3
-
-
-def fold_in(key: Words, index: int) -> Words:
+def fold_in(key: Key, index: int) -> Key:
     """Child `index` of the fold_in family."""
-    return child(key, index, TAG_FOLD_IN)
+    return block(key, index, TAG_FOLD_IN).tobytes()
 
 
-def split(key: Words, count: int) -> list[Words]:
+def split(key: Key, count: int) -> list[Key]:
     """Children 0, 1, ..., count - 1 of the split family."""
-    return [child(key, index, TAG_SPLIT) for index in range(count)]
+    return [block(key, index, TAG_SPLIT).tobytes() for index in range(count)]
 
 
 # --- Elements ------------------------------------------------------------------------------------
 
 
-def group_uniforms(key: Words, groups: NDArray[np.uint64]) -> NDArray[np.uint64]:
+def group_uniforms(key: Key, groups: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """Draw the uniforms of all the elements of some groups, shape (len(groups), 128)."""
-    words = block(key, groups[:, np.newaxis], np.arange(PLANES))
-    planes = np.stack(words, axis=-1).astype("<u4")  # (group, plane, word)
-    bits = np.unpackbits(planes.view(np.uint8), axis=-1, bitorder="little")  # (group, plane, lane)
+    planes = block(key, groups[:, np.newaxis], np.arange(PLANES))  # (group, plane, byte)
+    bits = np.unpackbits(planes, axis=-1, bitorder="little")  # (group, plane, lane)
     octets = np.packbits(bits, axis=1, bitorder="big")  # plane 0 is the most significant bit
     octets = np.ascontiguousarray(octets.transpose(0, 2, 1))  # (group, lane, octet)
     return octets.view(">u8")[..., 0].astype(np.uint64)
 
 
-def uniforms(key: Words, indices: ArrayLike) -> NDArray[np.uint64]:
+def uniforms(key: Key, indices: ArrayLike) -> NDArray[np.uint64]:
     """Draw the 64-bit uniform of each element, for element indices below 2**63."""
     indices = np.asarray(indices, dtype=np.uint64)
     groups, position = np.unique(indices >> np.uint64(7), return_inverse=True)
@@ -123,7 +145,7 @@ def threshold(p: float) -> int:
     return (numerator << PLANES) // denominator
 
 
-def kept(key: Words, p: float, indices: ArrayLike) -> NDArray[np.bool_]:
+def kept(key: Key, p: float, indices: ArrayLike) -> NDArray[np.bool_]:
     """Which elements stay: those whose uniform is not below the threshold."""
     limit = threshold(p)
     if limit == 2**PLANES:  # p = 1; the limit itself does not fit in 64 bits
@@ -148,7 +170,7 @@ def element_indices(
 
 
 def mask(
-    key: Words,
+    key: Key,
     p: float,
     whole: Sequence[int],
     start: Sequence[int] | None = None,
@@ -236,13 +258,13 @@ def normal_pairs(bits: NDArray[np.uint64]) -> tuple[Floats, Floats]:
     return r * first, r * second
 
 
-def normals(key: Words, indices: ArrayLike) -> Floats:
+def normals(key: Key, indices: ArrayLike) -> Floats:
     """Draw the standard normal number of each element, for element indices below 2**63."""
     indices = np.asarray(indices, dtype=np.uint64)
     lane = indices & np.uint64(GROUP - 1)
-    x0, x1, x2, x3 = block(key, indices >> np.uint64(7), TAG_NORMAL + (lane & np.uint64(31)))
-    low = (lane & np.uint64(32)) == 0
-    first, second = normal_pairs(np.where(low, x0 | x1 << HIGH_32, x2 | x3 << HIGH_32))
+    halves = block(key, indices >> np.uint64(7), TAG_NORMAL + (lane & np.uint64(31))).view("<u8")
+    low, high = halves[..., 0], halves[..., 1]
+    first, second = normal_pairs(np.where((lane & np.uint64(32)) == 0, low, high))
     return np.where(lane < GROUP // 2, first, second)
 
 
@@ -293,7 +315,7 @@ def inverse_keep(p: float) -> float:
 def dropout(
     x: NDArray[Any],
     p: float,
-    key: Words,
+    key: Key,
     *,
     training: bool = True,
     mode: str = "inverted",

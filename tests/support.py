@@ -13,9 +13,9 @@ from typing import Any
 import fastdrop as fd
 import ml_dtypes
 import numpy as np
+import reference as ref
 from fastdrop import _core
 from numpy.typing import NDArray
-from reference import Words
 
 # A run with FASTDROP_SIMD set tests that level alone.
 FORCED_LEVEL = os.environ.get("FASTDROP_SIMD")
@@ -39,12 +39,12 @@ EDGES = [0, 1, 31, 32, 33, 127, 128, 129, 1023, 1024, 1025, 8191, 8192, 8193, 65
 # Large enough that every thread of a small pool has many tiles, and a whole number of nothing.
 MANY = 3_000_017
 
-KEY: Words = (0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344)
+KEY: ref.Key = bytes.fromhex("243f6a8885a308d313198a2e03707344")
 
 
-def as_key(words: Words) -> fd.Key:
-    """Return the library's key with these words."""
-    return fd.Key.from_words(*words)
+def as_key(key: ref.Key) -> fd.Key:
+    """Return the library's key with these bytes."""
+    return fd.Key.from_bytes(key)
 
 
 @contextmanager

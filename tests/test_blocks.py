@@ -30,7 +30,7 @@ def covered(seeds: NDArray[np.bool_], block: Sequence[int]) -> NDArray[np.bool_]
 
 
 def kept_2d(
-    shape: tuple[int, ...], p: float, block: Any, key: ref.Words, shared: bool = False
+    shape: tuple[int, ...], p: float, block: Any, key: ref.Key, shared: bool = False
 ) -> NDArray[np.bool_]:
     """The mask of images in (batch, channels, height, width), said plainly."""
     batch, channels, *lengths = shape

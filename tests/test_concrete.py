@@ -19,13 +19,13 @@ SHAPE = (3, 40, 7)
 LOGITS = [-30.0, -3.0, -0.5, 0.0, 1.0, 4.0, 30.0]
 
 
-def uniforms(shape: tuple[int, ...], key: ref.Words = KEY) -> NDArray[np.float64]:
+def uniforms(shape: tuple[int, ...], key: ref.Key = KEY) -> NDArray[np.float64]:
     """u of the formula; 53 bits of it, which only its ends would notice."""
     numbers = ref.uniforms(key, np.arange(math.prod(shape))).reshape(shape)
     return 1.0 - (numbers.astype(np.float64) + 0.5) / 2.0**64
 
 
-def factors(shape: tuple[int, ...], logit: float, t: float, key: ref.Words = KEY) -> Any:
+def factors(shape: tuple[int, ...], logit: float, t: float, key: ref.Key = KEY) -> Any:
     """(1 - z) / (1 - p) and the derivative by the logit, as written."""
     p, u = 1 / (1 + np.exp(-logit)), uniforms(shape, key)
     with np.errstate(over="ignore"):
@@ -317,7 +317,7 @@ def test_a_saved_or_copied_layer_loses_its_place() -> None:
     drop(x)
     drop.logit = 50.0  # p is 1 but for less than its rounding
     state, twin = drop.state_dict(), pickle.loads(pickle.dumps(drop))
-    assert state == {"key": KEY, "calls": 1, "p": 1.0, "logit": 50.0}
+    assert state == {"key": KEY.hex(), "calls": 1, "p": 1.0, "logit": 50.0}
     expected = drop(x)
     assert_same(twin(x), expected)
     other = fd.ConcreteDropout(rng=9)

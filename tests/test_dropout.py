@@ -247,7 +247,7 @@ def test_a_mask_that_is_not_boolean_is_guessed_at(mask: Any) -> None:
 @pytest.mark.parametrize("rng", [0, 7, [1, 2], np.random.SeedSequence(3)])
 def test_a_seed_gives_two_masks(rng: Any) -> None:
     x = np.ones(500)
-    expected = ref.dropout(x, 0.5, ref.words_from_seed(copy.deepcopy(rng)))
+    expected = ref.dropout(x, 0.5, ref.key_from_seed(copy.deepcopy(rng)))
     for _ in range(2):
         assert_same(fd.dropout(x, 0.5, rng=copy.deepcopy(rng)), expected)
 
@@ -256,7 +256,7 @@ def test_a_generator_gives_one_mask() -> None:
     x = np.ones(500)
     ours, theirs = np.random.default_rng(3), np.random.default_rng(3)
     for _ in range(3):
-        expected = ref.dropout(x, 0.5, ref.words_from_rng(theirs))
+        expected = ref.dropout(x, 0.5, ref.key_from_rng(theirs))
         assert_same(fd.dropout(x, 0.5, rng=ours), expected)
 
 

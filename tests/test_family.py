@@ -80,7 +80,7 @@ def gelu(x: float, approximate: str) -> float:
     return 0.5 * x * math.erfc(-x / math.sqrt(2))
 
 
-def statement(member: Case, x: Array, p: float, key: ref.Words) -> Array:
+def statement(member: Case, x: Array, p: float, key: ref.Key) -> Array:
     """Say what a training call does to float64."""
     options = member.options
     shape = ref.shared_shape(x.shape, member.shared)

@@ -23,7 +23,7 @@ fd.set_num_threads({threads})
 x = {array}
 out = np.full_like(x, 1)
 small = {small}
-for _ in range(3):  # what is set up once: threads, stacks
+for _ in range(3):  # what is set up once: threads, stacks, pages of code
     fd.dropout(small, {p}, rng=1, broadcast_dims={dims}, out=np.empty_like(small))
 open("/proc/self/clear_refs", "w").write("5")
 before = peak()
@@ -61,7 +61,7 @@ def test_a_layer_keeps_its_input_or_mask_for_backward() -> None:
 def test_a_call_needs_memory_beside_its_output(layout: str, p: float, threads: int) -> None:
     array, dims = ARRAYS[layout]
     code = MEASURE.format(
-        array=array.format(n=20_000), small=array.format(n=1000), p=p, dims=dims, threads=threads
+        array=array.format(n=20_000), small=array.format(n=5000), p=p, dims=dims, threads=threads
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     kilobytes = int(re.fullmatch(r"(\d+)\n", done.stdout)[1])  # type: ignore[index]

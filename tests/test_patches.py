@@ -18,7 +18,7 @@ SHAPE = (5, 37, 6)
 
 
 def chosen(
-    batch: int, tokens: int, kept: int, prefix: int, ordered: bool, key: ref.Words
+    batch: int, tokens: int, kept: int, prefix: int, ordered: bool, key: ref.Key
 ) -> NDArray[np.int64]:
     """The tokens with the least uniforms, row by row."""
     rows = []

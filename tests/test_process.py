@@ -202,7 +202,7 @@ def test_ctrl_c_waits_for_the_end_of_a_long_call(call: str, threads: str) -> Non
     lines = output.split()
     assert len(lines) == 2, "the call ended by itself, or KeyboardInterrupt was lost"
     assert float(lines[0]) - sent < PATIENCE
-    assert int(lines[1]) == np.count_nonzero(ref.kept(ref.words_from_seed(0), 0.5, range(10**6)))
+    assert int(lines[1]) == np.count_nonzero(ref.kept(ref.key_from_seed(0), 0.5, range(10**6)))
 
 
 # --- Environment ---------------------------------------------------------------------------------
@@ -247,7 +247,7 @@ def test_show_config_shows_something_else(capsys: pytest.CaptureFixture[str]) ->
         config = fd.show_config(mode="dicts")
         assert config["simd"] == LEVELS[0]
         assert config["threads"] == 2
-        assert config["stream"] == 1
+        assert config["stream"] == 2
         assert list(config["simd_available"]) == list(_core.simd_levels())
         assert config["version"] == fd.__version__
         fd.show_config()

@@ -4,7 +4,7 @@ from typing import Literal, overload
 
 from fastdrop import _core
 
-STREAM_VERSION = 1
+STREAM_VERSION = 2
 
 
 @overload
@@ -39,7 +39,7 @@ def show_config(mode: Literal["stdout", "dicts"] = "stdout") -> dict[str, object
     --------
     >>> import fastdrop as fd
     >>> fd.show_config("dicts")["stream"]
-    1
+    2
     """
     if mode not in ("stdout", "dicts"):
         raise ValueError(f"mode must be 'stdout' or 'dicts', got {mode!r}")

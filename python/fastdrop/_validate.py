@@ -389,15 +389,17 @@ def check_state(state: Mapping[str, Any]) -> tuple[Key, int, float]:
             f"state must have the entries key, calls and p, got {sorted(map(str, state))}"
         )
     try:
-        words = tuple(state["key"])
+        key = bytes.fromhex(state["key"])
         calls = operator.index(state["calls"])
     except TypeError:
         raise TypeError(
-            "state must have a sequence of four integers as key and an integer as calls, "
+            "state must have a str as key and an integer as calls, "
             f"got {state['key']!r} and {state['calls']!r}"
         ) from None
-    if len(words) != 4:
-        raise ValueError(f"state must have four integers as key, got {state['key']!r}")
-    if not 0 <= calls <= 2**56:
-        raise ValueError(f"state must have calls in [0, 2**56], got {calls}")
-    return Key.from_words(*words), calls, _core.probability(state["p"])
+    except ValueError:
+        key = b""
+    if len(key) != 16:
+        raise ValueError(f"state must have 32 hexadecimal digits as key, got {state['key']!r}")
+    if not 0 <= calls <= 2**64:
+        raise ValueError(f"state must have calls in [0, 2**64], got {calls}")
+    return Key.from_bytes(key), calls, _core.probability(state["p"])

@@ -1,5 +1,6 @@
 """Where keys come from: all entropy that fastdrop uses enters here."""
 
+import os
 from collections.abc import Sequence
 from typing import TypeAlias
 
@@ -21,8 +22,8 @@ Seed: TypeAlias = (
 RNG: TypeAlias = Seed | Key
 
 
-def seed_words(seed: Seed) -> tuple[int, int, int, int]:
-    """Draw the four words of a key.
+def seed_bytes(seed: Seed) -> bytes:
+    """Draw the 16 bytes of a key.
 
     They are drawn from the generator's stream, not read from its seed sequence. So this works for
     every generator, advances it, and its saved state is enough to repeat all that follows.
@@ -30,30 +31,31 @@ def seed_words(seed: Seed) -> tuple[int, int, int, int]:
     Parameters
     ----------
     seed : None, int, sequence of int, SeedSequence, BitGenerator or Generator
-        As for `numpy.random.default_rng`.
+        As for `numpy.random.default_rng`; None takes entropy from the operating system.
 
     Returns
     -------
-    tuple of four int
-        The words (k0, k1, n0, n1), each in [0, 2**32).
+    bytes
+        Two draws of 64 bits, the low byte of each first.
 
     Raises
     ------
     TypeError, ValueError
-        If `seed` is none of these.
+        If `seed` is not one of these.
 
     Examples
     --------
-    >>> from fastdrop.random import seed_words
-    >>> seed_words(42) == seed_words(42)
+    >>> from fastdrop.random import seed_bytes
+    >>> seed_bytes(42) == seed_bytes(42)
     True
     """
+    if seed is None:
+        return os.urandom(16)
     try:
         rng = np.random.default_rng(seed)
     except (TypeError, ValueError) as error:
         raise type(error)(f"seed must be {_SEED}, got {seed!r}") from None
-    a, b = (int(word) for word in rng.integers(0, 2**64, size=2, dtype=np.uint64))
-    return a & 0xFFFFFFFF, a >> 32, b & 0xFFFFFFFF, b >> 32
+    return rng.integers(0, 2**64, size=2, dtype=np.uint64).astype("<u8", copy=False).tobytes()
 
 
 def as_key(rng: RNG) -> Key:
@@ -62,7 +64,7 @@ def as_key(rng: RNG) -> Key:
     Parameters
     ----------
     rng : Key, None, int, sequence of int, SeedSequence, BitGenerator or Generator
-        A key is used as it is, all else as in `seed_words`.
+        A key is used as it is, all else as in `seed_bytes`.
 
     Returns
     -------
@@ -71,7 +73,7 @@ def as_key(rng: RNG) -> Key:
     Raises
     ------
     TypeError, ValueError
-        If `rng` is none of these.
+        If `rng` is not one of these.
 
     Examples
     --------

@@ -1,30 +1,21 @@
 //! `fastdrop.Key`.
 
-use pyo3::exceptions::PyValueError;
+use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::PyList;
+use pyo3::types::{PyBytes, PyList};
 
 use super::arguments::{shown, unsigned};
-use crate::error::Error;
-use crate::key::{INDEX_BITS, Key};
+use crate::key::Key;
 
-/// The words of a key, in Python.
-pub(super) type Words = (u32, u32, u32, u32);
-
-/// The name of a stream of random bits: 128 bits, immutable.
+/// The name of a stream of random bits: 16 bytes, immutable.
 ///
 /// Parameters
 /// ----------
 /// seed : None, int, sequence of int, SeedSequence, BitGenerator or Generator, optional
 ///     As for `numpy.random.default_rng`. `None` draws fresh entropy from the operating system; a BitGenerator or
 ///     Generator is advanced by two draws of 64 bits.
-///
-/// Attributes
-/// ----------
-/// words : tuple of four int
-///     The key itself, as four 32-bit words (k0, k1, n0, n1).
 ///
 /// Raises
 /// ------
@@ -33,8 +24,9 @@ pub(super) type Words = (u32, u32, u32, u32);
 ///
 /// Notes
 /// -----
-/// Equal keys give equal masks. Bits are drawn by Philox4x32-10, which is no cryptographic generator: Salmon, Moraes,
-/// Dror, Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011.
+/// Equal keys give equal masks. `bytes(key)` is the key itself, and `Key.from_bytes` takes it back. Bits are drawn by
+/// ARS-7, which is not a cryptographic generator: Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as 1,
+/// 2, 3", SC 2011.
 ///
 /// Examples
 /// --------
@@ -53,50 +45,40 @@ impl PyKey {
     #[new]
     #[pyo3(signature = (seed=None))]
     fn new(py: Python<'_>, seed: Option<Bound<'_, PyAny>>) -> PyResult<Self> {
-        static SEED_WORDS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-        let words = SEED_WORDS.import(py, "fastdrop.random", "seed_words")?.call1((seed,))?.extract()?;
-        Ok(Self(Key::from_words(words)))
+        static SEED_BYTES: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+        let bytes = SEED_BYTES.import(py, "fastdrop.random", "seed_bytes")?.call1((seed,))?;
+        Self::from_bytes(&bytes)
     }
 
-    /// The key with these four words.
+    /// Return the key with these bytes.
     ///
     /// Parameters
     /// ----------
-    /// k0, k1, n0, n1 : int
-    ///     Words in [0, 2**32).
+    /// data : bytes
+    ///     16 bytes, such as `bytes(key)` gives.
     ///
     /// Returns
     /// -------
     /// Key
     ///
-    /// Raises
-    /// ------
-    /// TypeError, ValueError
-    ///     If a word is no integer, or out of range.
-    ///
     /// Examples
     /// --------
     /// >>> import fastdrop as fd
-    /// >>> fd.Key.from_words(1, 2, 3, 4).words
-    /// (1, 2, 3, 4)
+    /// >>> key = fd.Key(42)
+    /// >>> fd.Key.from_bytes(bytes(key)) == key
+    /// True
     #[staticmethod]
-    fn from_words(
-        k0: &Bound<'_, PyAny>,
-        k1: &Bound<'_, PyAny>,
-        n0: &Bound<'_, PyAny>,
-        n1: &Bound<'_, PyAny>,
-    ) -> PyResult<Self> {
-        let word = |name: &str, got: &Bound<'_, PyAny>| {
-            u32::try_from(unsigned(name, got)?).map_err(|_| {
-                PyValueError::new_err(format!("{name} must be an integer in [0, 2**32), got {}", shown(got)))
-            })
-        };
-        Ok(Self(Key::from_words([word("k0", k0)?, word("k1", k1)?, word("n0", n0)?, word("n1", n1)?])))
+    fn from_bytes(data: &Bound<'_, PyAny>) -> PyResult<Self> {
+        let text = || format!("data must be 16 bytes, got {}", shown(data));
+        let bytes = data.cast::<PyBytes>().map_err(|_| PyTypeError::new_err(text()))?;
+        match bytes.as_bytes().try_into() {
+            Ok(bytes) => Ok(Self(Key::from_bytes(bytes))),
+            Err(_) => Err(PyValueError::new_err(text())),
+        }
     }
 
-    #[getter]
-    fn words(&self) -> Words {
-        self.0.words().into()
+    fn __bytes__<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
+        PyBytes::new(py, &self.0.to_bytes())
     }
 
     /// Derive the child key of a number, such as a step, a layer or a rank.
@@ -104,7 +86,7 @@ impl PyKey {
     /// Parameters
     /// ----------
     /// index : int
-    ///     Number of the child, in [0, 2**56).
+    ///     Number of the child, in [0, 2**64).
     ///
     /// Returns
     /// -------
@@ -125,7 +107,7 @@ impl PyKey {
     /// False
     fn fold_in(&self, index: &Bound<'_, PyAny>) -> PyResult<Self> {
         let number = unsigned("index", index)?;
-        self.0.fold_in(number).map(Self).map_err(Into::into)
+        Ok(Self(self.0.fold_in(number)))
     }
 
     /// Derive several child keys at once.
@@ -152,12 +134,9 @@ impl PyKey {
     fn split<'py>(&self, n: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyList>> {
         let py = n.py();
         let count = unsigned("n", n)?;
-        if count > 1 << INDEX_BITS {
-            return Err(Error::Child(count - 1).into());
-        }
         // Room for all of them first, so that too many are a MemoryError at once.
         let list = PyList::new(py, [py.None()])?.into_any().mul(count)?.cast_into::<PyList>()?;
-        for (index, key) in self.0.split(count).enumerate() {
+        for (index, key) in self.0.split(count as usize).enumerate() {
             list.set_item(index, Self(key))?;
             if index % (1 << 16) == 0 {
                 py.check_signals()?;
@@ -167,11 +146,10 @@ impl PyKey {
     }
 
     pub(super) fn __repr__(&self) -> String {
-        let [k0, k1, n0, n1] = self.0.words();
-        format!("Key.from_words({k0}, {k1}, {n0}, {n1})")
+        format!("Key.from_bytes(bytes.fromhex('{}'))", self.0)
     }
 
-    fn __reduce__<'py>(slf: &Bound<'py, Self>) -> PyResult<(Bound<'py, PyAny>, Words)> {
-        Ok((slf.get_type().getattr(intern!(slf.py(), "from_words"))?, slf.get().words()))
+    fn __reduce__<'py>(slf: &Bound<'py, Self>) -> PyResult<(Bound<'py, PyAny>, (Bound<'py, PyBytes>,))> {
+        Ok((slf.get_type().getattr(intern!(slf.py(), "from_bytes"))?, (slf.get().__bytes__(slf.py()),)))
     }
 }

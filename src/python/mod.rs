@@ -17,7 +17,6 @@ use crate::pool;
 use crate::simd::Level;
 use arguments::{DETACH, detached, dims, shown, unsigned};
 use arrays::zeros;
-use key::Words;
 
 /// Set how many threads large calls use.
 ///
@@ -95,10 +94,10 @@ fn set_simd(name: &str) -> PyResult<()> {
     Ok(())
 }
 
-/// One Philox4x32-10 block.
+/// The block of ARS-7 for a key and a counter.
 #[pyfunction]
-fn philox(counter: [u32; 4], key: [u32; 2]) -> Words {
-    crate::philox::block(key, counter).into()
+fn ars(key: [u8; 16], counter: [u8; 16]) -> [u8; 16] {
+    crate::ars(key, counter)
 }
 
 /// The 64-bit uniforms of the elements of `shape`, in C order: an element is dropped where this is below p 2**64.
@@ -129,7 +128,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(arrays::float_array, module)?)?;
     module.add_function(wrap_pyfunction!(get_num_threads, module)?)?;
     module.add_function(wrap_pyfunction!(apply::noise, module)?)?;
-    module.add_function(wrap_pyfunction!(philox, module)?)?;
+    module.add_function(wrap_pyfunction!(ars, module)?)?;
     module.add_function(wrap_pyfunction!(arguments::probability, module)?)?;
     module.add_function(wrap_pyfunction!(set_num_threads, module)?)?;
     module.add_function(wrap_pyfunction!(set_simd, module)?)?;

@@ -1,17 +1,19 @@
-//! AVX2 (with F16C): eight 64-bit lanes are two registers.
+//! AVX2 (with AES-NI and F16C): eight 64-bit lanes are two registers.
 
 use std::arch::x86_64::*;
 
 use super::{Kernel, LANES, Simd, WORD};
 
-/// Token of a CPU with AVX2 and F16C; only [`Avx2::detect`] makes one.
+/// Token of a CPU with AVX2, AES-NI and F16C; only [`Avx2::detect`] makes one.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Avx2(());
 
 impl Avx2 {
     #[inline]
     pub(super) fn detect() -> Option<Self> {
-        (is_x86_feature_detected!("avx2") && is_x86_feature_detected!("f16c")).then_some(Self(()))
+        let all =
+            is_x86_feature_detected!("avx2") && is_x86_feature_detected!("aes") && is_x86_feature_detected!("f16c");
+        all.then_some(Self(()))
     }
 }
 
@@ -23,10 +25,22 @@ macro_rules! both {
         // SAFETY: the token proves AVX2.
         unsafe { [$f($($a[0]),+), $f($($a[1]),+)] }
     };
-    ($f:ident::<$n:literal>($($a:ident),+)) => {
-        // SAFETY: the token proves AVX2.
-        unsafe { [$f::<$n>($($a[0]),+), $f::<$n>($($a[1]),+)] }
-    };
+}
+
+/// The code of one block, for all four.
+macro_rules! blocks {
+    ($f:ident($a:ident, $key:ident)) => {{
+        let mut result = $a;
+        for (a, key) in result.iter_mut().zip($key) {
+            // SAFETY: the token proves AVX2 and AES-NI.
+            unsafe {
+                let low = $f(_mm256_castsi256_si128(*a), _mm256_castsi256_si128(key));
+                let high = $f(_mm256_extracti128_si256::<1>(*a), _mm256_extracti128_si256::<1>(key));
+                *a = _mm256_set_m128i(high, low);
+            }
+        }
+        result
+    }};
 }
 
 /// `bits`: for each vector of `WORD / N` a constant that holds, per 32-bit lane, that lane's bit in half a word.
@@ -137,7 +151,7 @@ impl Simd for Avx2 {
 
     #[inline(always)]
     fn vectorize<K: Kernel>(self, kernel: K) -> K::Output {
-        #[target_feature(enable = "avx2,f16c")]
+        #[target_feature(enable = "avx2,aes,f16c")]
         fn inner<K: Kernel>(simd: Avx2, kernel: K) -> K::Output {
             kernel.run(simd)
         }
@@ -164,19 +178,9 @@ impl Simd for Avx2 {
         unsafe { std::mem::transmute(a) }
     }
     #[inline(always)]
-    fn store_pairs(self, [a, b]: [Self::V; 2], to: &mut [u64; 2 * LANES]) {
-        let low = both!(_mm256_unpacklo_epi64(a, b)); // a0 b0 a2 b2
-        let high = both!(_mm256_unpackhi_epi64(a, b)); // a1 b1 a3 b3
-        let first = both!(_mm256_permute2x128_si256::<0x20>(low, high));
-        let second = both!(_mm256_permute2x128_si256::<0x31>(low, high));
-        // SAFETY: the token proves AVX2, and `to` is 128 bytes.
-        unsafe {
-            let to = to.as_mut_ptr().cast::<__m256i>();
-            for register in 0..2 {
-                _mm256_storeu_si256(to.add(2 * register), first[register]);
-                _mm256_storeu_si256(to.add(2 * register + 1), second[register]);
-            }
-        }
+    fn splat_pair(self, [low, high]: [u64; 2]) -> Self::V {
+        // SAFETY: the token proves AVX2.
+        unsafe { [_mm256_broadcastsi128_si256(_mm_set_epi64x(high as i64, low as i64)); 2] }
     }
     #[inline(always)]
     fn add(self, a: Self::V, b: Self::V) -> Self::V {
@@ -199,17 +203,12 @@ impl Simd for Avx2 {
         both!(_mm256_xor_si256(a, b))
     }
     #[inline(always)]
-    fn mul_low(self, a: Self::V, b: Self::V) -> Self::V {
-        both!(_mm256_mul_epu32(a, b))
+    fn aes_round(self, a: Self::V, key: Self::V) -> Self::V {
+        blocks!(_mm_aesenc_si128(a, key))
     }
     #[inline(always)]
-    fn high(self, a: Self::V) -> Self::V {
-        both!(_mm256_srli_epi64::<32>(a))
-    }
-    #[inline(always)]
-    fn pack_low(self, a: Self::V, b: Self::V) -> Self::V {
-        let b = both!(_mm256_slli_epi64::<32>(b));
-        both!(_mm256_blend_epi32::<0xAA>(a, b))
+    fn aes_last_round(self, a: Self::V, key: Self::V) -> Self::V {
+        blocks!(_mm_aesenclast_si128(a, key))
     }
     #[inline(always)]
     fn any(self, a: Self::V) -> bool {

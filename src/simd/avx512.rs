@@ -1,10 +1,10 @@
-//! AVX-512 (F, BW, DQ, VL): eight 64-bit lanes are one register, and keep bits are mask registers as they stand.
+//! AVX-512 (F, BW, DQ, VL) with VAES: eight 64-bit lanes are one register, and keep bits are mask registers as they stand.
 
 use std::arch::x86_64::*;
 
 use super::{Kernel, LANES, Simd, WORD};
 
-/// Token of a CPU with AVX-512 F, BW, DQ and VL; only [`Avx512::detect`] makes one.
+/// Token of a CPU with AVX-512 F, BW, DQ, VL and VAES; only [`Avx512::detect`] makes one.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Avx512(());
 
@@ -14,14 +14,13 @@ impl Avx512 {
         let all = is_x86_feature_detected!("avx512f")
             && is_x86_feature_detected!("avx512bw")
             && is_x86_feature_detected!("avx512dq")
-            && is_x86_feature_detected!("avx512vl");
+            && is_x86_feature_detected!("avx512vl")
+            && is_x86_feature_detected!("vaes");
         all.then_some(Self(()))
     }
 }
 
-/// Truth tables of `vpternlogq`, indexed by the bits of its operands.
-const XOR3: i32 = 0x96;
-/// `a & !(b & !c)`
+/// Truth table of `vpternlogq`, indexed by the bits of its operands: `a & !(b & !c)`.
 const CLEAR_WHERE: i32 = 0xB0;
 
 /// Sixteen float16 or bfloat16 at once: widen, select, narrow.
@@ -56,7 +55,7 @@ impl Simd for Avx512 {
 
     #[inline(always)]
     fn vectorize<K: Kernel>(self, kernel: K) -> K::Output {
-        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,vaes")]
         fn inner<K: Kernel>(simd: Avx512, kernel: K) -> K::Output {
             kernel.run(simd)
         }
@@ -80,15 +79,9 @@ impl Simd for Avx512 {
         unsafe { std::mem::transmute(a) }
     }
     #[inline(always)]
-    fn store_pairs(self, [a, b]: [Self::V; 2], to: &mut [u64; 2 * LANES]) {
-        // SAFETY: the token proves AVX-512, and `to` is 128 bytes.
-        unsafe {
-            let first = _mm512_setr_epi64(0, 8, 1, 9, 2, 10, 3, 11);
-            let second = _mm512_setr_epi64(4, 12, 5, 13, 6, 14, 7, 15);
-            let to = to.as_mut_ptr().cast::<__m512i>();
-            _mm512_storeu_si512(to, _mm512_permutex2var_epi64(a, first, b));
-            _mm512_storeu_si512(to.add(1), _mm512_permutex2var_epi64(a, second, b));
-        }
+    fn splat_pair(self, [low, high]: [u64; 2]) -> Self::V {
+        // SAFETY: the token proves AVX-512.
+        unsafe { _mm512_broadcast_i64x2(_mm_set_epi64x(high as i64, low as i64)) }
     }
     #[inline(always)]
     fn add(self, a: Self::V, b: Self::V) -> Self::V {
@@ -116,29 +109,19 @@ impl Simd for Avx512 {
         unsafe { _mm512_xor_si512(a, b) }
     }
     #[inline(always)]
-    fn xor3(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V {
-        // SAFETY: the token proves AVX-512.
-        unsafe { _mm512_ternarylogic_epi64::<XOR3>(a, b, c) }
-    }
-    #[inline(always)]
     fn clear_where(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V {
         // SAFETY: the token proves AVX-512.
         unsafe { _mm512_ternarylogic_epi64::<CLEAR_WHERE>(a, b, c) }
     }
     #[inline(always)]
-    fn mul_low(self, a: Self::V, b: Self::V) -> Self::V {
-        // SAFETY: the token proves AVX-512.
-        unsafe { _mm512_mul_epu32(a, b) }
+    fn aes_round(self, a: Self::V, key: Self::V) -> Self::V {
+        // SAFETY: the token proves AVX-512 and VAES.
+        unsafe { _mm512_aesenc_epi128(a, key) }
     }
     #[inline(always)]
-    fn high(self, a: Self::V) -> Self::V {
-        // SAFETY: the token proves AVX-512.
-        unsafe { _mm512_srli_epi64::<32>(a) }
-    }
-    #[inline(always)]
-    fn pack_low(self, a: Self::V, b: Self::V) -> Self::V {
-        // SAFETY: the token proves AVX-512.
-        unsafe { _mm512_mask_shuffle_epi32::<_MM_PERM_CCAA>(a, 0xAAAA, b) }
+    fn aes_last_round(self, a: Self::V, key: Self::V) -> Self::V {
+        // SAFETY: the token proves AVX-512 and VAES.
+        unsafe { _mm512_aesenclast_epi128(a, key) }
     }
     #[inline(always)]
     fn any(self, a: Self::V) -> bool {

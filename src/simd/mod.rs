@@ -4,6 +4,7 @@
 //! uses it is written once, as a [`Kernel`], and [`Level::run`] is the one place that picks a token. The files
 //! beside this one are the only ones that know instructions; no algorithm is in them.
 
+pub(crate) mod aes;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
@@ -21,7 +22,8 @@ pub(crate) const LANES: usize = 8;
 /// Elements that a `select` method handles: one word of keep bits.
 pub(crate) const WORD: usize = 64;
 
-/// The operations that differ between CPUs. Vectors are eight 64-bit lanes.
+/// The operations that differ between CPUs. Vectors are eight 64-bit lanes, or four blocks of 128 bits: lanes 2 i and
+/// 2 i + 1 are the low and the high half of block i.
 ///
 /// Methods on elements read `WORD` elements at `src` and write as many at `dst`: kept ones times `scale`, +0.0
 /// for the others; bit i of `keep` is element i. `src` and `dst` may be equal, but must not overlap otherwise.
@@ -35,8 +37,8 @@ pub(crate) trait Simd: Copy {
     fn splat(self, x: u64) -> Self::V;
     fn load(self, from: &[u64; LANES]) -> Self::V;
     fn to_array(self, a: Self::V) -> [u64; LANES];
-    /// Writes a0, b0, a1, b1, ...
-    fn store_pairs(self, ab: [Self::V; 2], to: &mut [u64; 2 * LANES]);
+    /// Four times this block.
+    fn splat_pair(self, block: [u64; 2]) -> Self::V;
     /// Lane by lane, modulo 2^64.
     fn add(self, a: Self::V, b: Self::V) -> Self::V;
     fn and(self, a: Self::V, b: Self::V) -> Self::V;
@@ -44,21 +46,15 @@ pub(crate) trait Simd: Copy {
     fn and_not(self, a: Self::V, b: Self::V) -> Self::V;
     fn or(self, a: Self::V, b: Self::V) -> Self::V;
     fn xor(self, a: Self::V, b: Self::V) -> Self::V;
-    #[inline(always)]
-    fn xor3(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V {
-        self.xor(self.xor(a, b), c)
-    }
     /// `a & !(b & !c)`
     #[inline(always)]
     fn clear_where(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V {
         self.and_not(a, self.and_not(b, c))
     }
-    /// Product of the low halves.
-    fn mul_low(self, a: Self::V, b: Self::V) -> Self::V;
-    /// The high half, moved to the low half.
-    fn high(self, a: Self::V) -> Self::V;
-    /// Low half of `a` below the low half of `b`.
-    fn pack_low(self, a: Self::V, b: Self::V) -> Self::V;
+    /// ShiftRows, SubBytes and MixColumns of AES on each block, then xor with `key`.
+    fn aes_round(self, a: Self::V, key: Self::V) -> Self::V;
+    /// As [`Simd::aes_round`], without MixColumns.
+    fn aes_last_round(self, a: Self::V, key: Self::V) -> Self::V;
     /// Whether any bit is set.
     fn any(self, a: Self::V) -> bool;
 
@@ -222,25 +218,26 @@ mod tests {
     struct Operations;
 
     impl Kernel for Operations {
-        type Output = Vec<[u64; 2 * LANES]>;
+        type Output = Vec<[u64; LANES]>;
 
         #[inline(always)]
         fn run<S: Simd>(self, simd: S) -> Self::Output {
             let scramble = |seed: u64| std::array::from_fn(|i| (seed + i as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15));
             let [a, b, c] = [1, 100, 10_000].map(|seed| simd.load(&scramble(seed)));
             [
-                [simd.and(a, b), simd.and_not(a, b)],
-                [simd.or(a, b), simd.xor(a, b)],
-                [simd.xor3(a, b, c), simd.clear_where(a, b, c)],
-                [simd.mul_low(a, b), simd.high(a)],
-                [simd.pack_low(a, b), simd.splat(u64::from(simd.any(a)))],
-                [simd.splat(u64::from(simd.any(simd.xor(a, a)))), simd.add(a, c)],
+                simd.splat(u64::from(simd.any(simd.xor(a, a)))),
+                simd.splat(u64::from(simd.any(a))),
+                simd.splat_pair([1, 2]),
+                simd.and(a, b),
+                simd.and_not(a, b),
+                simd.or(a, b),
+                simd.xor(a, b),
+                simd.clear_where(a, b, c),
+                simd.add(a, c),
+                simd.aes_round(a, b),
+                simd.aes_last_round(a, b),
             ]
-            .map(|pair| {
-                let mut words = [0; 2 * LANES];
-                simd.store_pairs(pair, &mut words);
-                words
-            })
+            .map(|a| simd.to_array(a))
             .to_vec()
         }
     }
@@ -248,7 +245,7 @@ mod tests {
     #[test]
     fn every_level_computes_what_portable_does() {
         let expected = Level::portable().run(Operations);
-        assert_eq!(expected[5][0], 0, "any() of zeros");
+        assert_eq!([expected[0][0], expected[1][0]], [0, 1], "any() of zeros, of others");
         for level in Level::available() {
             assert_eq!(level.run(Operations), expected, "{level:?}");
         }

@@ -2,7 +2,7 @@
 
 use half::{bf16, f16};
 
-use super::{Kernel, LANES, Simd, WORD};
+use super::{Kernel, LANES, Simd, WORD, aes};
 
 /// Token of the level that every CPU has.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -13,6 +13,15 @@ fn lanes(f: impl Fn(usize) -> u64) -> [u64; LANES] {
     let mut result = [0; LANES];
     for (lane, word) in result.iter_mut().enumerate() {
         *word = f(lane);
+    }
+    result
+}
+
+#[inline(always)]
+fn blocks(a: [u64; LANES], b: [u64; LANES], f: impl Fn(aes::Block, aes::Block) -> aes::Block) -> [u64; LANES] {
+    let mut result = [0; LANES];
+    for i in (0..LANES).step_by(2) {
+        [result[i], result[i + 1]] = f([a[i], a[i + 1]], [b[i], b[i + 1]]);
     }
     result
 }
@@ -57,11 +66,8 @@ impl Simd for Portable {
         a
     }
     #[inline(always)]
-    fn store_pairs(self, [a, b]: [Self::V; 2], to: &mut [u64; 2 * LANES]) {
-        for (lane, pair) in to.chunks_exact_mut(2).enumerate() {
-            pair[0] = a[lane];
-            pair[1] = b[lane];
-        }
+    fn splat_pair(self, block: [u64; 2]) -> Self::V {
+        lanes(|i| block[i % 2])
     }
     #[inline(always)]
     fn add(self, a: Self::V, b: Self::V) -> Self::V {
@@ -84,16 +90,12 @@ impl Simd for Portable {
         lanes(|i| a[i] ^ b[i])
     }
     #[inline(always)]
-    fn mul_low(self, a: Self::V, b: Self::V) -> Self::V {
-        lanes(|i| (a[i] & 0xFFFF_FFFF) * (b[i] & 0xFFFF_FFFF))
+    fn aes_round(self, a: Self::V, key: Self::V) -> Self::V {
+        blocks(a, key, aes::round)
     }
     #[inline(always)]
-    fn high(self, a: Self::V) -> Self::V {
-        lanes(|i| a[i] >> 32)
-    }
-    #[inline(always)]
-    fn pack_low(self, a: Self::V, b: Self::V) -> Self::V {
-        lanes(|i| a[i] & 0xFFFF_FFFF | b[i] << 32)
+    fn aes_last_round(self, a: Self::V, key: Self::V) -> Self::V {
+        blocks(a, key, aes::last_round)
     }
     #[inline(always)]
     fn any(self, a: Self::V) -> bool {

@@ -50,12 +50,12 @@ class BlockMask:
     >>> mask.shape
     (3, 6)
     >>> mask.seeds.to_numpy().astype(int)
-    array([[0, 0, 1, 1],
-           [1, 0, 0, 1]])
+    array([[0, 1, 1, 0],
+           [1, 1, 0, 1]])
     >>> mask.to_numpy().astype(int)
-    array([[0, 0, 0, 0, 1, 1],
-           [0, 0, 0, 0, 0, 1],
-           [1, 0, 0, 0, 0, 1]])
+    array([[0, 0, 0, 0, 0, 0],
+           [0, 0, 0, 0, 0, 0],
+           [1, 1, 0, 0, 0, 1]])
     """
 
     seeds: Mask
@@ -261,11 +261,11 @@ def drop_block2d(
     >>> import fastdrop as fd
     >>> import numpy as np
     >>> fd.drop_block2d(np.ones((1, 1, 5, 8), dtype=np.float32), 0.5, 3, rng=1)[0, 0]
-    array([[2., 2., 2., 2., 0., 0., 0., 2.],
-           [2., 0., 0., 0., 0., 0., 0., 2.],
-           [0., 0., 0., 0., 0., 0., 0., 0.],
-           [0., 0., 0., 0., 0., 0., 0., 0.],
-           [0., 0., 0., 2., 2., 0., 0., 0.]], dtype=float32)
+    array([[0., 0., 0., 2., 2., 2., 2., 2.],
+           [0., 0., 0., 0., 2., 2., 2., 2.],
+           [0., 0., 0., 0., 2., 2., 2., 2.],
+           [2., 0., 0., 0., 2., 2., 2., 2.],
+           [2., 2., 2., 2., 2., 2., 2., 2.]], dtype=float32)
     """
     return _drop_block(x, 4, p, block_size, training, shared, channel_axis, rng, out)
 
@@ -323,9 +323,9 @@ def drop_block3d(
     >>> import numpy as np
     >>> y = fd.drop_block3d(np.ones((1, 1, 2, 3, 6), dtype=np.float32), 0.5, (2, 3, 2), rng=1)
     >>> y[0, 0, 0]
-    array([[2., 2., 2., 0., 0., 0.],
-           [2., 2., 2., 0., 0., 0.],
-           [2., 2., 2., 0., 0., 0.]], dtype=float32)
+    array([[0., 0., 2., 2., 0., 0.],
+           [0., 0., 2., 2., 0., 0.],
+           [0., 0., 2., 2., 0., 0.]], dtype=float32)
     """
     return _drop_block(x, 5, p, block_size, training, shared, channel_axis, rng, out)
 

@@ -107,9 +107,9 @@ def drop_connect_linear(
     >>> import fastdrop as fd
     >>> import numpy as np
     >>> fd.drop_connect_linear(np.ones((3, 4)), np.ones((2, 4)), rng=0)
-    array([[6., 6.],
-           [6., 2.],
-           [4., 6.]])
+    array([[6., 4.],
+           [2., 4.],
+           [8., 4.]])
     """
     p = _core.probability(p)
     check_mode(mode)
@@ -215,8 +215,8 @@ def drop_connect_linear_backward(
     >>> x, weight, key = np.ones((3, 4)), np.ones((2, 4)), fd.Key(0)
     >>> dx, dweight, dbias = fd.drop_connect_linear_backward(np.ones((3, 2)), x, weight, rng=key)
     >>> dweight
-    array([[6., 2., 6., 2.],
-           [4., 2., 2., 6.]])
+    array([[6., 4., 4., 2.],
+           [2., 2., 4., 4.]])
     >>> dbias
     array([3., 3.])
     """

@@ -70,7 +70,7 @@ def dropout_add(
     >>> import fastdrop as fd
     >>> import numpy as np
     >>> fd.dropout_add(np.ones(6), np.full(6, 10.0), 0.5, rng=1)
-    array([10., 12., 10., 10., 10., 10.])
+    array([10., 12., 10., 10., 10., 12.])
     """
     array = _core.float_array(x, "x")
     mask, scale = decision(array.shape, p, training, mode, rng)

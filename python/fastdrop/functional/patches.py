@@ -65,11 +65,11 @@ class PatchMask:
     >>> mask.kept
     3
     >>> mask.indices()
-    array([[0, 1, 5],
-           [0, 4, 5]])
+    array([[0, 3, 5],
+           [0, 3, 5]])
     >>> mask.to_numpy().astype(int)
-    array([[1, 1, 0, 0, 0, 1],
-           [1, 0, 0, 0, 1, 1]])
+    array([[1, 0, 0, 1, 0, 1],
+           [1, 0, 0, 1, 0, 1]])
     """
 
     shape: tuple[int, int]
@@ -188,11 +188,11 @@ def patch_dropout(
     >>> x = np.arange(12.0).reshape(2, 6)
     >>> tokens, indices = fd.patch_dropout(x, 0.5, prefix=1, rng=0)
     >>> tokens
-    array([[ 0.,  1.,  5.],
-           [ 6., 10., 11.]])
+    array([[ 0.,  3.,  5.],
+           [ 6.,  9., 11.]])
     >>> indices
-    array([[0, 1, 5],
-           [0, 4, 5]])
+    array([[0, 3, 5],
+           [0, 3, 5]])
     """
     p = _core.probability(p)
     check_flag(training, "training")

@@ -56,7 +56,7 @@ def zoneout(
     >>> import fastdrop as fd
     >>> import numpy as np
     >>> fd.zoneout(np.ones(6), np.zeros(6), 0.5, rng=1)
-    array([0., 1., 0., 0., 0., 0.])
+    array([0., 1., 0., 0., 0., 1.])
     >>> fd.zoneout(np.ones(6), np.zeros(6), 0.25, training=False)
     array([0.75, 0.75, 0.75, 0.75, 0.75, 0.75])
     """

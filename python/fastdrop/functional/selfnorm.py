@@ -60,7 +60,7 @@ def alpha_dropout(
     >>> x = np.random.default_rng(0).standard_normal(100_000)
     >>> y = fd.alpha_dropout(x, 0.5, rng=1)
     >>> print(f"{y.mean():.2f} {y.var():.2f}")
-    0.01 1.00
+    -0.00 1.00
     """
     array = _core.float_array(x, "x")
     return _drop(array, array.shape, p, training, rng, out)

@@ -173,7 +173,7 @@ def dropout3d(
     >>> import numpy as np
     >>> y = fd.dropout3d(np.ones((1, 2, 2, 8, 4), dtype=np.float32), 0.5, channel_axis=3, rng=1)
     >>> y.mean(axis=(1, 2, 4))
-    array([[0., 2., 0., 0., 0., 0., 2., 0.]], dtype=float32)
+    array([[0., 2., 0., 0., 0., 2., 2., 0.]], dtype=float32)
     """
     return _feature_dropout(x, 5, p, training, mode, channel_axis, rng, out)
 
@@ -239,8 +239,8 @@ def locked_dropout(
     >>> import fastdrop as fd
     >>> import numpy as np
     >>> fd.locked_dropout(np.ones((2, 1, 6), dtype=np.float32), 0.5, rng=1)[:, 0]
-    array([[0., 2., 0., 0., 0., 0.],
-           [0., 2., 0., 0., 0., 0.]], dtype=float32)
+    array([[0., 2., 0., 0., 0., 2.],
+           [0., 2., 0., 0., 0., 2.]], dtype=float32)
     """
     array = _core.float_array(x, "x")
     dims = (as_axis(time_axis, array.ndim, "time_axis"),)

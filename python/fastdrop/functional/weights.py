@@ -116,7 +116,7 @@ def drop_connect(
     >>> import numpy as np
     >>> fd.drop_connect(np.ones((2, 3), dtype=np.float32), 0.5, rng=1)
     array([[0., 2., 0.],
-           [0., 0., 0.]], dtype=float32)
+           [0., 0., 2.]], dtype=float32)
     """
     array = _core.float_array(weight, "weight")
     return dropout(array, p, training=training, mode=mode, rng=rng, out=out)
@@ -164,7 +164,7 @@ def weight_drop(
     >>> forget, update = fd.weight_drop([np.eye(2), np.eye(2)], 0.5, rng=1)
     >>> update
     array([[0., 0.],
-           [0., 2.]])
+           [0., 0.]])
     """
     p = _core.probability(p)
     check_flag(training, "training")

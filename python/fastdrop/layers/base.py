@@ -121,15 +121,15 @@ class Layer(Generic[Recipe]):
         Returns
         -------
         dict
-            "key" (tuple of four int), "calls" (int) and "p" (float).
+            "key" (str, its bytes as hexadecimal digits), "calls" (int) and "p" (float).
 
         Examples
         --------
         >>> import fastdrop as fd
-        >>> fd.Dropout(0.2, rng=fd.Key.from_words(1, 2, 3, 4)).state_dict()
-        {'key': (1, 2, 3, 4), 'calls': 0, 'p': 0.2}
+        >>> fd.Dropout(0.2, rng=fd.Key.from_bytes(b"sixteen bytes...")).state_dict()
+        {'key': '7369787465656e2062797465732e2e2e', 'calls': 0, 'p': 0.2}
         """
-        return {"key": self._key.words, "calls": self._calls, "p": self._p}
+        return {"key": bytes(self._key).hex(), "calls": self._calls, "p": self._p}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over what `state_dict` returned, here or elsewhere.
@@ -137,7 +137,7 @@ class Layer(Generic[Recipe]):
         Parameters
         ----------
         state : dict
-            With the entries of `state_dict`; the key may be any sequence of four int.
+            With the entries of `state_dict`.
 
         Raises
         ------

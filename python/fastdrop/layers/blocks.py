@@ -85,9 +85,9 @@ class DropBlock2d(_DropBlock):
     >>> import numpy as np
     >>> drop = fd.DropBlock2d(0.5, (2, 3), rng=0)
     >>> drop(np.ones((1, 1, 4, 6), dtype=np.float32))[0, 0]
-    array([[2., 2., 2., 0., 0., 0.],
-           [2., 0., 0., 0., 0., 0.],
-           [2., 0., 0., 0., 0., 0.],
+    array([[2., 2., 2., 2., 2., 2.],
+           [2., 2., 2., 2., 2., 2.],
+           [2., 2., 2., 2., 2., 2.],
            [2., 2., 2., 2., 2., 2.]], dtype=float32)
     >>> drop.mask.seeds.shape
     (1, 1, 3, 4)
@@ -130,9 +130,9 @@ class DropBlock3d(_DropBlock):
     >>> import numpy as np
     >>> drop = fd.DropBlock3d(0.5, 2, rng=0)
     >>> drop(np.ones((1, 1, 2, 3, 4), dtype=np.float32))[0, 0, 0]
-    array([[2., 2., 0., 0.],
-           [0., 0., 0., 0.],
-           [0., 0., 0., 0.]], dtype=float32)
+    array([[2., 2., 2., 2.],
+           [0., 0., 0., 2.],
+           [0., 0., 0., 2.]], dtype=float32)
     """
 
     _ndim = 5

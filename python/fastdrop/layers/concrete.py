@@ -75,12 +75,12 @@ class ConcreteDropout(ElementwiseLayer[ConcreteMask]):
     >>> drop = fd.ConcreteDropout(0.5, rng=0)
     >>> y = drop(np.ones(4))
     >>> y.round(3)
-    array([1.416, 1.988, 0.   , 0.   ])
+    array([2.   , 0.834, 2.   , 0.   ])
     >>> dx = drop.backward(y)
     >>> value, dweight, dlogit = drop.regularization(np.ones((2, 4)))
     >>> drop.logit -= 0.1 * (drop.grad_logit + dlogit)
     >>> round(drop.p, 3)
-    0.577
+    0.493
     """
 
     def __init__(
@@ -184,8 +184,8 @@ class ConcreteDropout(ElementwiseLayer[ConcreteMask]):
         Examples
         --------
         >>> import fastdrop as fd
-        >>> fd.ConcreteDropout(0.5, rng=fd.Key.from_words(1, 2, 3, 4)).state_dict()
-        {'key': (1, 2, 3, 4), 'calls': 0, 'p': 0.5, 'logit': 0.0}
+        >>> fd.ConcreteDropout(0.5, rng=fd.Key.from_bytes(b"sixteen bytes...")).state_dict()
+        {'key': '7369787465656e2062797465732e2e2e', 'calls': 0, 'p': 0.5, 'logit': 0.0}
         """
         return {**super().state_dict(), "logit": self._logit}
 

@@ -66,11 +66,11 @@ class Dropout(ElementwiseLayer[Mask]):
     >>> drop = fd.Dropout(0.5, rng=0)
     >>> x = np.ones((2, 4), dtype=np.float32)
     >>> drop(x)
-    array([[2., 2., 0., 0.],
-           [0., 0., 2., 0.]], dtype=float32)
+    array([[2., 0., 2., 0.],
+           [0., 2., 2., 2.]], dtype=float32)
     >>> drop.backward(x)
-    array([[2., 2., 0., 0.],
-           [0., 0., 2., 0.]], dtype=float32)
+    array([[2., 0., 2., 0.],
+           [0., 2., 2., 2.]], dtype=float32)
     >>> drop.eval()(x) is x
     True
     """

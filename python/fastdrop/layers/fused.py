@@ -73,9 +73,9 @@ class DropoutAdd(_ScalingLayer):
     >>> import numpy as np
     >>> drop = fd.DropoutAdd(0.5, rng=0)
     >>> drop(np.ones(4), np.full(4, 10.0))
-    array([12., 12., 10., 10.])
+    array([12., 10., 12., 10.])
     >>> drop.backward(np.ones(4))
-    (array([2., 2., 0., 0.]), array([1., 1., 1., 1.]))
+    (array([2., 0., 2., 0.]), array([1., 1., 1., 1.]))
     """
 
     def __init__(self, p: float = 0.5, *, mode: Mode = "inverted", rng: RNG = None) -> None:
@@ -120,10 +120,10 @@ class BiasDropoutAdd(_ScalingLayer):
     >>> import numpy as np
     >>> drop = fd.BiasDropoutAdd(0.5, rng=0)
     >>> drop(np.ones((2, 2)), np.array([1.0, 2.0]), np.zeros((2, 2)))
-    array([[4., 6.],
-           [0., 0.]])
+    array([[4., 0.],
+           [4., 0.]])
     >>> drop.backward(np.ones((2, 2)))[1]
-    array([2., 2.])
+    array([4., 0.])
     """
 
     def __init__(self, p: float = 0.5, *, mode: Mode = "inverted", rng: RNG = None) -> None:
@@ -171,9 +171,9 @@ class Zoneout(Layer[Mask]):
     >>> import numpy as np
     >>> drop = fd.Zoneout(0.5, rng=0)
     >>> drop(np.ones(4), np.zeros(4))
-    array([1., 1., 0., 0.])
+    array([1., 0., 1., 0.])
     >>> drop.backward(np.ones(4))
-    (array([1., 1., 0., 0.]), array([0., 0., 1., 1.]))
+    (array([1., 0., 1., 0.]), array([0., 1., 0., 1.]))
     """
 
     def __init__(self, p: float = 0.5, *, rng: RNG = None) -> None:
@@ -267,9 +267,9 @@ class ReluDropout(_ActivationDropout):
     >>> import numpy as np
     >>> drop = fd.ReluDropout(0.5, rng=0)
     >>> drop(np.array([1.0, -2.0, 3.0, 4.0]))
-    array([2., 0., 0., 0.])
+    array([2., 0., 6., 0.])
     >>> drop.backward(np.ones(4))
-    array([2., 0., 0., 0.])
+    array([2., 0., 2., 0.])
     """
 
     def __init__(self, p: float = 0.5, *, mode: Mode = "inverted", rng: RNG = None) -> None:
@@ -307,7 +307,7 @@ class GeluDropout(_ActivationDropout):
     >>> import fastdrop as fd
     >>> import numpy as np
     >>> fd.GeluDropout(0.5, rng=0)(np.array([1.0, -2.0, 3.0, 4.0])).round(4)
-    array([ 1.6827, -0.091 ,  0.    ,  0.    ])
+    array([1.6827, 0.    , 5.9919, 0.    ])
     """
 
     def __init__(

@@ -34,7 +34,7 @@ class AlphaDropout(ElementwiseLayer[Mask]):
     >>> import fastdrop as fd
     >>> import numpy as np
     >>> fd.AlphaDropout(0.5, rng=0)(np.zeros(4)).round(3)
-    array([ 0.779,  0.779, -0.779, -0.779])
+    array([ 0.779, -0.779,  0.779, -0.779])
     """
 
     def __init__(self, p: float = 0.5, inplace: bool = False, *, rng: RNG = None) -> None:
@@ -79,7 +79,7 @@ class FeatureAlphaDropout(AlphaDropout):
     >>> import fastdrop as fd
     >>> import numpy as np
     >>> fd.FeatureAlphaDropout(0.5, rng=0)(np.zeros((2, 2, 2)))[1].round(3)
-    array([[-0.779, -0.779],
+    array([[ 0.779,  0.779],
            [-0.779, -0.779]])
     """
 
@@ -129,7 +129,7 @@ class GaussianDropout(ElementwiseLayer[Noise]):
     >>> import numpy as np
     >>> drop = fd.GaussianDropout(0.2, rng=0)
     >>> drop(np.ones(3)).round(3)
-    array([1.344, 0.91 , 0.724])
+    array([0.161, 1.751, 1.434])
     >>> drop.mask.std
     0.5
     """

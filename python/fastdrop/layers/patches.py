@@ -53,9 +53,9 @@ class PatchDropout(Layer[PatchMask]):
     >>> drop = fd.PatchDropout(0.5, prefix=1, rng=0)
     >>> tokens, indices = drop(np.ones((1, 5, 8)))
     >>> tokens.shape, indices
-    ((1, 3, 8), array([[0, 2, 3]]))
+    ((1, 3, 8), array([[0, 3, 4]]))
     >>> drop.backward(tokens)[0, :, 0]
-    array([1., 0., 1., 1., 0.])
+    array([1., 0., 0., 1., 1.])
     """
 
     def __init__(

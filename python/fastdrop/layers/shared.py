@@ -70,7 +70,7 @@ class Dropout1d(_FeatureDropout):
     >>> import numpy as np
     >>> fd.Dropout1d(0.5, rng=0)(np.ones((1, 2, 3), dtype=np.float32))
     array([[[2., 2., 2.],
-            [2., 2., 2.]]], dtype=float32)
+            [0., 0., 0.]]], dtype=float32)
     """
 
     _ndim = 3
@@ -102,7 +102,7 @@ class Dropout2d(_FeatureDropout):
     >>> import fastdrop as fd
     >>> import numpy as np
     >>> fd.Dropout2d(0.5, rng=0)(np.ones((1, 4, 5, 5), dtype=np.float32)).mean(axis=(2, 3))
-    array([[2., 2., 0., 0.]], dtype=float32)
+    array([[2., 0., 2., 0.]], dtype=float32)
     """
 
     _ndim = 4
@@ -134,7 +134,7 @@ class Dropout3d(_FeatureDropout):
     >>> import fastdrop as fd
     >>> import numpy as np
     >>> fd.Dropout3d(0.5, rng=0)(np.ones((1, 4, 2, 5, 5), dtype=np.float32)).mean(axis=(2, 3, 4))
-    array([[2., 2., 0., 0.]], dtype=float32)
+    array([[2., 0., 2., 0.]], dtype=float32)
     """
 
     _ndim = 5
@@ -166,8 +166,8 @@ class LockedDropout(Dropout):
     >>> import fastdrop as fd
     >>> import numpy as np
     >>> fd.LockedDropout(0.5, rng=0)(np.ones((2, 4), dtype=np.float32))
-    array([[2., 2., 0., 0.],
-           [2., 2., 0., 0.]], dtype=float32)
+    array([[2., 0., 2., 0.],
+           [2., 0., 2., 0.]], dtype=float32)
     """
 
     def __init__(
@@ -223,8 +223,8 @@ class DropPath(Dropout):
     >>> import numpy as np
     >>> fd.DropPath(0.5, rng=0)(np.ones((4, 3), dtype=np.float32))
     array([[2., 2., 2.],
-           [2., 2., 2.],
            [0., 0., 0.],
+           [2., 2., 2.],
            [0., 0., 0.]], dtype=float32)
     """
 

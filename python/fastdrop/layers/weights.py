@@ -41,8 +41,8 @@ class EmbeddingDropout(Dropout):
     >>> import numpy as np
     >>> fd.EmbeddingDropout(0.5, rng=0)(np.ones((4, 2), dtype=np.float32))
     array([[2., 2.],
-           [2., 2.],
            [0., 0.],
+           [2., 2.],
            [0., 0.]], dtype=float32)
     """
 
@@ -87,8 +87,8 @@ class DropConnect(Dropout):
     >>> import fastdrop as fd
     >>> import numpy as np
     >>> fd.DropConnect(0.5, rng=0)(np.ones((2, 3), dtype=np.float32))
-    array([[2., 2., 0.],
-           [0., 0., 0.]], dtype=float32)
+    array([[2., 0., 2.],
+           [0., 0., 2.]], dtype=float32)
     """
 
     _of_weights = True

@@ -1,0 +1,146 @@
+//! ARS-7 (Salmon, Moraes, Dror, Shaw: "Parallel random numbers: as easy as 1, 2, 3", SC 2011): a counter-based
+//! generator whose rounds are those of AES, under round keys that a Weyl sequence makes.
+//!
+//! [`ars`] is the definition. The vector body is [`Schedule::blocks`], in two halves because blocks that share an index
+//! share the first round. Nothing here knows what the bits are for.
+
+use crate::simd::{Simd, aes};
+
+const ROUNDS: usize = 7;
+/// What the two halves of the key grow by from round to round: the golden ratio and the square root of 3, less 1.
+const WEYL: [u64; 2] = [0x9E37_79B9_7F4A_7C15, 0xBB67_AE85_84CA_A73B];
+
+/// The two little-endian halves of 16 bytes.
+pub(crate) fn halves(bytes: [u8; 16]) -> [u64; 2] {
+    let bytes = u128::from_le_bytes(bytes);
+    [bytes as u64, (bytes >> 64) as u64]
+}
+
+/// The 16 bytes that have these halves.
+pub(crate) fn joined([low, high]: [u64; 2]) -> [u8; 16] {
+    (u128::from(low) | u128::from(high) << 64).to_le_bytes()
+}
+
+/// The block of ARS-7 for a key and a counter.
+///
+/// ```
+/// // A known answer of Random123: the words are 1 and three zeros, in counter and key alike.
+/// let one = 1u128.to_le_bytes();
+/// let expected = [0x3523_162B_u32, 0xDC14_D20C, 0x7918_4077, 0x7218_4193].map(u32::to_le_bytes);
+/// assert_eq!(fastdrop::ars(one, one), expected.as_flattened());
+/// ```
+#[must_use]
+pub fn ars(key: [u8; 16], counter: [u8; 16]) -> [u8; 16] {
+    let keys = Schedule::new(key).keys;
+    let mut block = aes::xor(halves(counter), keys[0]);
+    for key in &keys[1..ROUNDS] {
+        block = aes::round(block, *key);
+    }
+    joined(aes::last_round(block, keys[ROUNDS]))
+}
+
+/// A key expanded: its round keys.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Schedule {
+    keys: [[u64; 2]; ROUNDS + 1],
+}
+
+impl Schedule {
+    pub(crate) fn new(key: [u8; 16]) -> Self {
+        let mut round = halves(key);
+        let keys = std::array::from_fn(|_| {
+            let this = round;
+            round = [round[0].wrapping_add(WEYL[0]), round[1].wrapping_add(WEYL[1])];
+            this
+        });
+        Self { keys }
+    }
+
+    /// The blocks of four counters.
+    #[inline(always)]
+    pub(crate) fn blocks<S: Simd>(&self, simd: S, counters: S::V) -> S::V {
+        self.later_rounds(simd, self.first_round(simd, counters))
+    }
+
+    #[inline(always)]
+    pub(crate) fn first_round<S: Simd>(&self, simd: S, counters: S::V) -> S::V {
+        simd.aes_round(simd.xor(counters, simd.splat_pair(self.keys[0])), simd.splat_pair(self.keys[1]))
+    }
+
+    /// What a tag of `tag` in place of 0 changes in a block after the first round, whatever its index.
+    ///
+    /// The tag is byte 8 of the counter, and no other byte of the first round's input depends on it. SubBytes takes it to
+    /// another byte, ShiftRows leaves it in place, and MixColumns, being linear, adds the difference to one column.
+    pub(crate) fn tag_difference(&self, tag: u8) -> [u64; 2] {
+        let byte = self.keys[0][1] as u8;
+        [0, u64::from(aes::mixed(byte ^ tag) ^ aes::mixed(byte))]
+    }
+
+    /// Rounds two to seven.
+    #[inline(always)]
+    pub(crate) fn later_rounds<S: Simd>(&self, simd: S, mut blocks: S::V) -> S::V {
+        for key in &self.keys[2..ROUNDS] {
+            blocks = simd.aes_round(blocks, simd.splat_pair(*key));
+        }
+        simd.aes_last_round(blocks, simd.splat_pair(self.keys[ROUNDS]))
+    }
+
+    /// N blocks of one index, with tags from `tag` on, as their halves. N is a multiple of four.
+    #[inline(always)]
+    pub(crate) fn tagged<S: Simd, const N: usize>(&self, simd: S, index: u64, tag: u8) -> [[u64; 2]; N] {
+        let mut blocks = [[0; 2]; N];
+        let (vectors, _) = blocks.as_chunks_mut::<4>();
+        for (at, four) in vectors.iter_mut().enumerate() {
+            let first = u64::from(tag) + 4 * at as u64;
+            let counters = simd.load(&[index, first, index, first + 1, index, first + 2, index, first + 3]);
+            let words = simd.to_array(self.blocks(simd, counters));
+            four.as_flattened_mut().copy_from_slice(&words);
+        }
+        blocks
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::simd::{Kernel, LANES, Level};
+
+    struct Blocks([[u8; 16]; 5]);
+
+    impl Kernel for Blocks {
+        type Output = [[[u64; LANES]; 2]; 1];
+
+        #[inline(always)]
+        fn run<S: Simd>(self, simd: S) -> Self::Output {
+            let [key, counters @ ..] = self.0;
+            let schedule = Schedule::new(key);
+            let counters = counters.map(halves);
+            let whole = schedule.blocks(simd, simd.load(counters.as_flattened().try_into().unwrap()));
+            // The same counters by way of tag 0.
+            let tag = counters[0][1] as u8;
+            let untagged = counters.map(|[index, tag_and_rest]| [index, tag_and_rest & !0xFF]);
+            let first = schedule.first_round(simd, simd.load(untagged.as_flattened().try_into().unwrap()));
+            let tagged = simd.xor(first, simd.splat_pair(schedule.tag_difference(tag)));
+            [[whole, schedule.later_rounds(simd, tagged)].map(|blocks| simd.to_array(blocks))]
+        }
+    }
+
+    #[test]
+    fn vectors_of_blocks_match_the_definition_and_so_do_shared_first_rounds() {
+        for tag in [0u8, 1, 63, 64, 255] {
+            let bytes = |seed: u64| -> [u8; 16] {
+                let words = [seed, seed + 1].map(|word| word.wrapping_mul(0x9E37_79B9_7F4A_7C15));
+                let mut bytes = joined(words);
+                bytes[8] = tag;
+                bytes
+            };
+            let [key, counters @ ..] = [3, 5, 7, 11, 13].map(bytes);
+            let expected = counters.map(|counter| halves(ars(key, counter)));
+            for level in Level::available() {
+                let [[whole, shared]] = level.run(Blocks([key, counters[0], counters[1], counters[2], counters[3]]));
+                assert_eq!(whole, expected.as_flattened(), "{level:?} tag {tag}");
+                assert_eq!(shared, expected.as_flattened(), "{level:?} tag {tag}");
+            }
+        }
+    }
+}
