@@ -67,13 +67,13 @@ impl Schedule {
         simd.aes_round(simd.xor(counters, simd.splat_pair(self.keys[0])), simd.splat_pair(self.keys[1]))
     }
 
-    /// What a tag of `tag` in place of 0 changes in a block after the first round, whatever its index.
+    /// What a tag of `tag` in place of 0 changes in bytes 8 to 11 of a block after the first round, whatever its index.
     ///
     /// The tag is byte 8 of the counter, and no other byte of the first round's input depends on it. SubBytes takes it to
     /// another byte, ShiftRows leaves it in place, and MixColumns, being linear, adds the difference to one column.
-    pub(crate) fn tag_difference(&self, tag: u8) -> [u64; 2] {
+    pub(crate) fn tag_difference(&self, tag: u8) -> u32 {
         let byte = self.keys[0][1] as u8;
-        [0, u64::from(aes::mixed(byte ^ tag) ^ aes::mixed(byte))]
+        aes::mixed(byte ^ tag) ^ aes::mixed(byte)
     }
 
     /// Rounds two to seven.
@@ -120,7 +120,7 @@ mod tests {
             let tag = counters[0][1] as u8;
             let untagged = counters.map(|[index, tag_and_rest]| [index, tag_and_rest & !0xFF]);
             let first = schedule.first_round(simd, simd.load(untagged.as_flattened().try_into().unwrap()));
-            let tagged = simd.xor(first, simd.splat_pair(schedule.tag_difference(tag)));
+            let tagged = simd.xor(first, simd.splat_pair([0, u64::from(schedule.tag_difference(tag))]));
             [[whole, schedule.later_rounds(simd, tagged)].map(|blocks| simd.to_array(blocks))]
         }
     }

@@ -147,7 +147,7 @@ pub(crate) struct Sampler {
     /// Planes that can matter: those up to the threshold's last 1 bit.
     planes: u32,
     /// What each plane's tag changes after the first round.
-    tags: [[u64; 2]; 64],
+    tags: [u32; 64],
 }
 
 impl Sampler {
@@ -155,7 +155,7 @@ impl Sampler {
     pub(crate) fn new(key: Key, threshold: u64) -> Self {
         let schedule = key.schedule();
         let planes = u64::BITS - threshold.trailing_zeros();
-        let mut tags = [[0; 2]; 64];
+        let mut tags = [0; 64];
         for (plane, tag) in tags[..planes as usize].iter_mut().enumerate() {
             *tag = schedule.tag_difference(plane as u8);
         }
@@ -275,7 +275,7 @@ impl Sampler {
                     break;
                 }
             }
-            let tag = simd.splat_pair(self.tags[plane as usize]);
+            let tag = simd.splat_pair([0, u64::from(self.tags[plane as usize])]);
             let threshold_digit = self.threshold << plane >> 63;
             for (state, first_round) in states.iter_mut().zip(first_rounds) {
                 let digits = self.schedule.later_rounds(simd, simd.xor(first_round, tag));
