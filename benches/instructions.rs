@@ -35,7 +35,7 @@ fn bits(p: f64, repeats: u32) {
     let mask = mask(1 << 17, p);
     let mut bytes = vec![0; 1 << 14];
     for _ in 0..repeats {
-        mask.packbits(black_box(&mut bytes), &|| false).expect("the size is right");
+        mask.packbits(black_box(&mut bytes)).expect("the size is right");
     }
 }
 

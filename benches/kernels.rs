@@ -42,7 +42,7 @@ fn blocks(criterion: &mut Criterion) {
     group.throughput(throughput(elements, 0));
     for level in Level::available() {
         level.set_current();
-        group.bench_function(level.name(), |bencher| bencher.iter(|| mask.packbits(black_box(&mut bytes), &|| false)));
+        group.bench_function(level.name(), |bencher| bencher.iter(|| mask.packbits(black_box(&mut bytes))));
     }
 }
 
@@ -57,7 +57,7 @@ fn mask_bits(criterion: &mut Criterion) {
         for p in PROBABILITIES {
             let mask = mask(elements, p);
             group.bench_function(BenchmarkId::new(level.name(), p), |bencher| {
-                bencher.iter(|| mask.packbits(black_box(&mut bytes), &|| false));
+                bencher.iter(|| mask.packbits(black_box(&mut bytes)));
             });
         }
     }

@@ -68,12 +68,21 @@ pub enum Error {
     /// A SIMD level that this CPU lacks.
     #[error("SIMD level (FASTDROP_SIMD) must be one that this CPU has, got {0}")]
     UnsupportedLevel(&'static str),
+    /// Other inputs than a fused operation has.
+    #[error("the fused operation {0} takes {1} inputs, which must not be complex if it is not linear")]
+    Inputs(&'static str, usize),
     /// A scale that is infinite or NaN.
     #[error("scale must be a finite number, got {0}")]
     Scale(f64),
     /// A thread count that is not positive.
     #[error("number of threads must be an integer of at least 1, got {0}")]
     Threads(String),
+    /// The operating system gave no entropy, and why.
+    #[error("a key without a seed needs entropy from the operating system: {0}")]
+    Entropy(String),
+    /// No memory for what a call needs beside its arrays.
+    #[error("no memory left for the call")]
+    Memory,
     /// The caller's interrupt callback asked to stop.
     #[error("interrupted")]
     Interrupted,

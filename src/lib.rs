@@ -1,47 +1,64 @@
 //! Dropout at the speed of memory, with masks that are pure functions of (key, p, element index).
 //!
-//! The pipeline, each step in a module that uses only those above it:
+//! A mask is a recipe of a few words, whatever its size. So it is the same for every number of threads, every CPU and
+//! every element type; any part of it can be drawn by itself; and the backward pass draws it again.
 //!
-//! 1. [`ars`]: a counter-based generator turns (key, counter) into 128 random bits.
-//! 2. [`Key`]: names a stream of them, and derives child keys.
-//! 3. `bernoulli`: planes of those bits become keep bits of exactly the wanted probability.
-//! 4. `walk`, `bits`, `packed`, `turned`: keep bits in the order in which an array is walked.
-//! 5. [`Mask`]: the recipe (shape, p, key) of which elements are kept.
-//! 6. `apply`, `dropout`: one pass over memory, tile by tile, on all threads. `fused` has what else kept and dropped
-//!    elements can become; `normal` and `noise` the multiplication by normal noise.
+//! ```
+//! use fastdrop::{Key, Mask};
 //!
-//! Instructions are in `simd`, chosen at run time; threads in `pool`; the Python module in `python`, behind the
-//! feature of that name.
+//! let key = Key::from_seed(42); // or Key::from_entropy()
+//! let mask = Mask::new(&[64, 1000], 0.1, key.fold_in(7))?; // p is the probability to drop
+//!
+//! let x = vec![1.0f32; 64_000];
+//! let mut y = vec![0.0; 64_000];
+//! mask.apply(&x, &mut y, None)?; // kept elements times 1 / (1 - p), 0.0 for the others
+//! assert_eq!(y.iter().filter(|y| **y != 0.0).count() as u64, mask.count()?);
+//!
+//! let last_row = mask.region(&[63, 0], &[1, 1000])?;
+//! let mut bits = [false; 1000];
+//! last_row.to_bools(&mut bits)?;
+//! assert!(bits.iter().zip(&y[63_000..]).all(|(kept, y)| *kept == (*y != 0.0)));
+//! # Ok::<(), fastdrop::Error>(())
+//! ```
+//!
+//! # What there is
+//!
+//! - [`Key`]: from a seed, from bytes, from entropy; [`fold_in`](Key::fold_in) and [`split`](Key::split) derive others.
+//! - [`Mask`]: [`apply`](Mask::apply) to slices, also [in place](Mask::apply_in_place); as
+//!   [booleans](Mask::to_bools) or [packed bits](Mask::packbits); [counted](Mask::count); in
+//!   [part](Mask::region); [fused](Mask::fused) with a residual, bias or activation.
+//! - [Gaussian](Mask::gaussian) dropout, and [uniforms](Key::uniforms) and [normals](Key::normals) by themselves.
+//!
+//! Large calls share their work among [threads](set_num_threads). Instructions are chosen at run time ([`Level`]).
+//!
+//! # Features
+//!
+//! | | |
+//! | --- | --- |
+//! | `num-complex` | complex elements |
+//! | `ndarray` | `Mask::apply_view` and others for views of any layout |
+//! | `rand_core` | `Key::rng`, a generator for `rand` and `rand_distr` |
+//! | `python` | the extension module of the Python package |
+//!
+//! # The stream
+//!
+//! Random bits come from ARS-7 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011), one bit-plane of
+//! 128 elements at a time. It passes statistical tests, and is not a cryptographic generator. The bits of a mask change
+//! only with the version of the stream, which `docs/stream.md` in the repository defines.
 
 #[cfg(not(target_pointer_width = "64"))]
 compile_error!("fastdrop indexes elements with 64 bits, and needs a 64-bit CPU");
 
 // `unsafe` is denied but for the modules that say here why they need it.
-#[allow(unsafe_code, reason = "kernels work on strided memory of the caller's through raw pointers")]
-mod apply;
-mod ars;
-mod bernoulli;
-#[allow(unsafe_code, reason = "reads given masks from strided memory of the caller's")]
-mod bits;
-#[allow(unsafe_code, reason = "carries raw pointers of the caller's to the threads")]
-mod dropout;
+#[allow(unsafe_code, reason = "carries the addresses of the caller's arrays to kernels and threads")]
+mod driver;
 mod error;
 #[allow(unsafe_code, reason = "kernels work on strided memory of the caller's through raw pointers")]
-#[cfg_attr(not(feature = "python"), allow(dead_code, reason = "only Python asks for it"))]
-mod fused;
-#[cfg_attr(not(feature = "python"), allow(dead_code, reason = "only Python asks for it"))]
-mod gelu;
-mod key;
-#[allow(unsafe_code, reason = "reads and writes strided memory of the caller's")]
-#[cfg_attr(not(feature = "python"), allow(dead_code, reason = "only Python asks for it"))]
-mod lanes;
+mod kernel;
 mod mask;
-#[allow(unsafe_code, reason = "works on strided memory of the caller's")]
-#[cfg_attr(not(feature = "python"), allow(dead_code, reason = "only Python asks for it"))]
-mod noise;
-mod normal;
-mod packed;
-#[allow(unsafe_code, reason = "pools are leaked into atomic pointers, so that no lock is held across a fork")]
+#[allow(unsafe_code, reason = "addresses of the caller's arrays are shared among threads")]
+mod operand;
+#[allow(unsafe_code, reason = "hands a borrowed closure to threads, and keeps what a fork must not lock")]
 mod pool;
 #[cfg(feature = "python")]
 #[allow(rustdoc::broken_intra_doc_links, reason = "docstrings for Python are not rustdoc")]
@@ -49,17 +66,20 @@ mod pool;
 mod python;
 #[allow(unsafe_code, reason = "instructions that not every CPU has")]
 mod simd;
-mod turned;
-#[cfg_attr(not(feature = "python"), allow(dead_code, reason = "only Python asks for it"))]
-mod uniform;
+#[allow(unsafe_code, reason = "borrowed slices become addresses")]
+mod slices;
+mod stream;
+#[allow(unsafe_code, reason = "reads given masks from strided memory of the caller's")]
 mod walk;
+mod words;
 
-pub use apply::Float;
-pub use ars::ars;
-pub use bernoulli::{Probability, Threshold, keep_group};
 pub use error::{Error, Extents};
-pub use key::Key;
-pub use mask::{Interrupt, Mask};
-pub use normal::normal_group;
+pub use kernel::op::{Formula, Kind};
+pub use mask::Mask;
+pub use operand::Float;
 pub use pool::{num_threads, set_num_threads};
 pub use simd::Level;
+pub use slices::apply_bools;
+pub use stream::ars::ars;
+pub use stream::bernoulli::{Probability, Threshold, keep_group};
+pub use stream::key::Key;

@@ -14,7 +14,6 @@ use std::thread::Thread;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use crate::error::Error;
-use crate::mask::Interrupt;
 
 /// More threads than this are never started.
 const MOST_THREADS: usize = 256;
@@ -105,45 +104,6 @@ pub(crate) fn share(range: Range<usize>, threads: usize, work: impl Fn(Units<'_>
     if let Some(panic) = panic {
         resume_unwind(panic);
     }
-}
-
-/// Shares units as [`share`] does, with a look at the interrupt after every `batch` of them.
-///
-/// # Errors
-/// [`Error::Interrupted`].
-pub(crate) fn batches(
-    units: usize,
-    batch: usize,
-    threads: usize,
-    interrupt: Interrupt<'_>,
-    work: impl Fn(Units<'_>) + Sync,
-) -> Result<(), Error> {
-    for first in (0..units).step_by(batch) {
-        share(first..units.min(first + batch), threads, &work);
-        if first + batch < units && interrupt() {
-            return Err(Error::Interrupted);
-        }
-    }
-    Ok(())
-}
-
-/// Calls `work(unit, chunk)` for all chunks of `size` items, as [`share`] does.
-#[cfg_attr(not(feature = "python"), allow(dead_code, reason = "only Python asks for it"))]
-pub(crate) fn share_chunks<T: Send>(
-    items: &mut [T],
-    size: usize,
-    threads: usize,
-    work: impl Fn(usize, &mut [T]) + Sync,
-) {
-    let chunks: Vec<Mutex<&mut [T]>> = items.chunks_mut(size).map(Mutex::new).collect();
-    share(0..chunks.len(), threads, |units| {
-        for unit in units {
-            // Nobody else has this unit, so the lock is free; and a panic ends the whole call.
-            if let Ok(mut chunk) = chunks[unit].lock() {
-                work(unit, &mut chunk);
-            }
-        }
-    });
 }
 
 /// Set in [`Job::inside`] when nobody may enter any more.

@@ -231,7 +231,7 @@ def test_copies_and_pickles_of_a_key_equal_it() -> None:
 
 @pytest.mark.parametrize("size", [0, 1, 127, 129, 8193])
 def test_uniforms_have_their_digits_in_another_order(level: str, threads: int, size: int) -> None:
-    drawn = _core.uniforms(size, as_key(KEY))
+    drawn = _core.uniforms((size,), as_key(KEY))
     np.testing.assert_array_equal(drawn, ref.uniforms(KEY, np.arange(size)))
 
 

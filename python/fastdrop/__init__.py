@@ -9,11 +9,13 @@ never stored: what is needed again is drawn again.
 """
 
 from fastdrop import functional, layers, monte_carlo, schedules
-from fastdrop._config import show_config
-from fastdrop._core import Key, Mask, __version__, get_num_threads, set_num_threads
+from fastdrop._config import get_num_threads, set_num_threads, show_config
+from fastdrop._core import __version__
+from fastdrop._mask import Mask
 from fastdrop.functional import *  # noqa: F403
 from fastdrop.layers import *  # noqa: F403
 from fastdrop.monte_carlo import MonteCarlo
+from fastdrop.random import Key
 
 __all__ = [
     "Key",

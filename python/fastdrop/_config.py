@@ -1,10 +1,52 @@
-"""What this installation is and uses. Nothing is decided here."""
+"""What this installation is and uses: threads, instructions, versions."""
 
-from typing import Literal, overload
+from typing import Literal, SupportsIndex, overload
 
 from fastdrop import _core
+from fastdrop._validate import as_count
 
 STREAM_VERSION = 2
+
+
+def set_num_threads(n: SupportsIndex) -> None:
+    """Set how many threads large calls use.
+
+    Parameters
+    ----------
+    n : int
+        At least 1; more than 256 are never used. It starts as the environment variable
+        FASTDROP_NUM_THREADS, or else as the number of CPUs that the process may use.
+
+    Notes
+    -----
+    Masks and results do not depend on it.
+
+    Examples
+    --------
+    >>> import fastdrop as fd
+    >>> before = fd.get_num_threads()
+    >>> fd.set_num_threads(1)
+    >>> fd.get_num_threads()
+    1
+    >>> fd.set_num_threads(before)
+    """
+    _core.set_num_threads(min(as_count(n, "n", 1), 2**62))
+
+
+def get_num_threads() -> int:
+    """Get how many threads large calls use.
+
+    Returns
+    -------
+    int
+
+    Examples
+    --------
+    >>> import fastdrop as fd
+    >>> fd.get_num_threads() >= 1
+    True
+    """
+    return _core.get_num_threads()
 
 
 @overload

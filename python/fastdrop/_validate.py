@@ -1,5 +1,6 @@
 """Checks of arguments. One sentence for every bad one: which, must be what, was what."""
 
+import itertools
 import math
 import operator
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,7 +11,6 @@ from numpy.lib.array_utils import normalize_axis_tuple
 from numpy.typing import DTypeLike, NDArray
 
 from fastdrop import _core
-from fastdrop._core import Key
 
 Mode = Literal["inverted", "standard"]
 Per = Literal["sample", "batch"]
@@ -19,7 +19,7 @@ Lengths = SupportsIndex | Sequence[SupportsIndex]
 
 
 def as_array(x: Any, name: str) -> NDArray[Any]:
-    """Convert `x` to a plain array; the compiled core calls this for all that is none.
+    """Convert `x` to a plain array.
 
     Raises
     ------
@@ -29,6 +29,82 @@ def as_array(x: Any, name: str) -> NDArray[Any]:
     if isinstance(x, np.ma.MaskedArray | np.matrix):
         raise TypeError(f"{name} must be a plain array, got {type(x).__name__}")
     return np.asarray(x)
+
+
+def float_array(x: Any, name: str) -> NDArray[Any]:
+    """Return `x` as a plain array of a dtype that fastdrop works on; `x` itself if it is one."""
+    array = x if type(x) is np.ndarray else as_array(x, name)
+    if not _core.works_on(array):
+        raise TypeError(
+            f"{name} must have dtype float32, float64, float16, bfloat16, complex64 or "
+            f"complex128, got {array.dtype}"
+        )
+    return array
+
+
+def probability(p: Any, name: str = "p") -> float:
+    """Return a probability as a double; -0.0 becomes 0.0."""
+    if type(p) is float and 0.0 <= p <= 1.0:
+        return p + 0.0
+    message = f"{name} must be a number in [0, 1], got {shown(p)}"
+    try:
+        number = _real(p)
+    except TypeError:
+        raise TypeError(message) from None
+    except OverflowError:
+        raise ValueError(message) from None
+    if not 0.0 <= number <= 1.0:
+        raise ValueError(message)
+    return number + 0.0
+
+
+def as_finite(number: Any, name: str) -> float:
+    """Return a finite number as a double."""
+    message = f"{name} must be a finite number, got {shown(number)}"
+    try:
+        value = _real(number)
+    except TypeError:
+        raise TypeError(message) from None
+    except OverflowError:
+        raise ValueError(message) from None
+    if not math.isfinite(value):
+        raise ValueError(message)
+    return value
+
+
+MOST_AXES = 64
+"""As in NumPy. A shape is read no further, so that an endless one is refused."""
+
+
+def as_unsigned(n: Any, name: str) -> int:
+    """Return an integer in [0, 2**64)."""
+    try:
+        number = operator.index(n)
+    except TypeError:
+        raise TypeError(f"{name} must be an integer of at least 0, got {n!r}") from None
+    if number < 0:
+        raise ValueError(f"{name} must be an integer of at least 0, got {shown(n)}")
+    if number >= 2**64:
+        raise ValueError(f"{name} must be an integer below 2**64, got {shown(n)}")
+    return number
+
+
+def as_shape(shape: Any, name: str) -> tuple[int, ...]:
+    """Return a shape, or a position, as a tuple of integers in [0, 2**64)."""
+    if not isinstance(shape, np.ndarray):
+        try:
+            return (as_unsigned(operator.index(shape), name),)
+        except TypeError:
+            pass
+    try:
+        lengths = tuple(itertools.islice(iter(shape), MOST_AXES + 1))
+    except TypeError:
+        raise TypeError(
+            f"{name} must be an integer or a sequence of integers, got {shape!r}"
+        ) from None
+    if len(lengths) > MOST_AXES:
+        raise ValueError(f"{name} must have at most {MOST_AXES} axes, got more")
+    return tuple(as_unsigned(length, name) for length in lengths)
 
 
 def as_arrays(several: Any, name: str) -> list[NDArray[Any]]:
@@ -41,7 +117,7 @@ def as_arrays(several: Any, name: str) -> list[NDArray[Any]]:
     """
     if isinstance(several, np.ndarray) or not isinstance(several, Iterable):
         raise TypeError(f"{name} must be a sequence of arrays, got {type(several).__name__}")
-    return [_core.float_array(one, name) for one in several]
+    return [float_array(one, name) for one in several]
 
 
 def shown(value: Any) -> str:
@@ -148,20 +224,6 @@ def feature_dims(shape: tuple[int, ...], ndim: int, channel_axis: SupportsIndex)
     return tuple(axis for axis in range(1, ndim) if axis != channel)
 
 
-def as_probability(p: Any, name: str) -> float:
-    """Return a probability that is not called p, as a double.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If it is no number in [0, 1].
-    """
-    try:
-        return _core.probability(p)
-    except (TypeError, ValueError) as error:
-        raise type(error)(f"{name} must be a number in [0, 1], got {shown(p)}") from None
-
-
 def as_positive(number: Any, name: str) -> float:
     """Return a number above 0 as a double.
 
@@ -190,7 +252,9 @@ def _real(value: Any) -> float:
     TypeError, OverflowError
         If it is none; if it is an int that is too large.
     """
-    if isinstance(value, np.ndarray | np.generic) and (value.ndim or value.dtype.kind in "cmMSU"):
+    if isinstance(value, bool):
+        raise TypeError("not a real number")
+    if isinstance(value, np.ndarray | np.generic) and (value.ndim or value.dtype.kind in "bcmMSU"):
         raise TypeError("not a real number")
     try:
         return math.fsum((value,))
@@ -293,7 +357,7 @@ def as_float_dtype(dtype: DTypeLike) -> np.dtype[Any]:
     except (TypeError, ValueError, SyntaxError):
         raise TypeError(f"{wanted}, got {dtype!r}") from None
     try:
-        same = _core.float_array(np.empty(0, dtype=made), "dtype").dtype == made
+        same = float_array(np.empty(0, dtype=made), "dtype").dtype == made
     except TypeError:
         same = False
     if not same:
@@ -315,7 +379,7 @@ def check_weights(saved: Any, own: NDArray[Any] | None, name: str) -> NDArray[An
             wanted = "None" if own is None else f"an array of shape {own.shape}"
             raise ValueError(f"state must have {wanted} as {name}, got {type(saved).__name__}")
         return None
-    array = _core.float_array(saved, name)
+    array = float_array(saved, name)
     if array.shape != own.shape:
         raise ValueError(f"state must have {name} of shape {own.shape}, got {array.shape}")
     if array.dtype.kind == "c" and own.dtype.kind != "c":
@@ -375,7 +439,7 @@ def split_state(
     return [others.pop(name) for name in names], others
 
 
-def check_state(state: Mapping[str, Any]) -> tuple[Key, int, float]:
+def check_state(state: Mapping[str, Any]) -> tuple[bytes, int, float]:
     """Return the key, the number of calls and p from what a layer's `state_dict` returned.
 
     Raises
@@ -402,4 +466,4 @@ def check_state(state: Mapping[str, Any]) -> tuple[Key, int, float]:
         raise ValueError(f"state must have 32 hexadecimal digits as key, got {state['key']!r}")
     if not 0 <= calls <= 2**64:
         raise ValueError(f"state must have calls in [0, 2**64], got {calls}")
-    return Key.from_bytes(key), calls, _core.probability(state["p"])
+    return key, calls, probability(state["p"])

@@ -25,7 +25,6 @@ from typing import Any, SupportsIndex
 import numpy as np
 from numpy.typing import ArrayLike
 
-from fastdrop._core import Key
 from fastdrop._validate import as_array, as_count, check_flag
 from fastdrop.functional.core import Array
 from fastdrop.functional.uncertainty import (
@@ -35,7 +34,7 @@ from fastdrop.functional.uncertainty import (
     variance,
 )
 from fastdrop.layers.base import ElementwiseLayer, Layer, Samples, as_layers
-from fastdrop.random import RNG, as_key
+from fastdrop.random import RNG, Key, as_key
 
 __all__ = ["MonteCarlo", "mean", "mutual_information", "predictive_entropy", "variance"]
 

@@ -14,7 +14,7 @@ Examples
 import math
 from dataclasses import dataclass
 
-from fastdrop._validate import as_count, as_positive, as_probability, check_flag
+from fastdrop._validate import as_count, as_positive, check_flag, probability
 
 __all__ = ["Constant", "Curriculum", "Early", "Late", "Linear", "Schedule"]
 
@@ -79,7 +79,7 @@ class Constant(Schedule):
     p: float
 
     def __post_init__(self) -> None:
-        self._set(p=as_probability(self.p, "p"))
+        self._set(p=probability(self.p, "p"))
 
     def _at(self, step: int) -> float:
         return self.p
@@ -122,8 +122,8 @@ class Linear(Schedule):
 
     def __post_init__(self) -> None:
         self._set(
-            start=as_probability(self.start, "start"),
-            stop=as_probability(self.stop, "stop"),
+            start=probability(self.start, "start"),
+            stop=probability(self.stop, "stop"),
             steps=as_count(self.steps, "steps"),
         )
 
@@ -172,7 +172,7 @@ class Early(Schedule):
 
     def __post_init__(self) -> None:
         check_flag(self.falling, "falling")
-        self._set(p=as_probability(self.p, "p"), steps=as_count(self.steps, "steps"))
+        self._set(p=probability(self.p, "p"), steps=as_count(self.steps, "steps"))
 
     def _at(self, step: int) -> float:
         if step >= self.steps:
@@ -214,7 +214,7 @@ class Late(Schedule):
     steps: int
 
     def __post_init__(self) -> None:
-        self._set(p=as_probability(self.p, "p"), steps=as_count(self.steps, "steps"))
+        self._set(p=probability(self.p, "p"), steps=as_count(self.steps, "steps"))
 
     def _at(self, step: int) -> float:
         return self.p if step >= self.steps else 0.0
@@ -255,7 +255,7 @@ class Curriculum(Schedule):
     gamma: float
 
     def __post_init__(self) -> None:
-        self._set(p=as_probability(self.p, "p"), gamma=as_positive(self.gamma, "gamma"))
+        self._set(p=probability(self.p, "p"), gamma=as_positive(self.gamma, "gamma"))
 
     def _at(self, step: int) -> float:
         if step >= 2**1023:  # more than a double holds

@@ -7,11 +7,10 @@ use numpy::{PyArrayDescr, PyArrayDescrMethods, PyUntypedArray, PyUntypedArrayMet
 use pyo3::PyTypeInfo;
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
 use smallvec::SmallVec;
 
-use crate::apply::Element;
 use crate::error::{Error, Extents};
+use crate::operand::{Each, Element};
 use crate::walk::{Axes, Axis};
 
 /// Strides of an operand, one per axis of the result.
@@ -40,29 +39,27 @@ pub(super) fn element(dtype: &Bound<'_, PyArrayDescr>) -> Option<Element> {
     }
 }
 
-/// `x` as a NumPy array and no subclass of it, sharing its memory where it can.
-pub(super) fn plain_array<'py>(x: &Bound<'py, PyAny>, name: &str) -> PyResult<Bound<'py, PyUntypedArray>> {
-    static AS_ARRAY: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-    if let Ok(array) = x.cast_exact::<PyUntypedArray>() {
-        return Ok(array.clone());
-    }
-    let as_array = AS_ARRAY.import(x.py(), "fastdrop._validate", "as_array")?;
-    Ok(as_array.call1((x, name))?.cast_into()?)
+/// Whether fastdrop works on arrays of this dtype.
+#[pyfunction]
+pub(super) fn works_on(array: &Bound<'_, PyUntypedArray>) -> bool {
+    element(&array.dtype()).is_some()
 }
 
-/// `x` as a NumPy array of a dtype that fastdrop works on; `x` itself if it is one.
-///
-/// Raises TypeError if it cannot be one.
-#[pyfunction]
-pub(super) fn float_array<'py>(x: &Bound<'py, PyAny>, name: &str) -> PyResult<Bound<'py, PyUntypedArray>> {
-    let array = plain_array(x, name)?;
-    if element(&array.dtype()).is_none() {
-        return Err(PyTypeError::new_err(format!(
-            "{name} must have dtype float32, float64, float16, bfloat16, complex64 or complex128, got {}",
-            array.dtype()
-        )));
+/// A dtype as error messages show it: its name, or with its byte order where that is not this CPU's.
+pub(super) fn dtype_name(dtype: &Bound<'_, PyArrayDescr>) -> String {
+    let (kind, size) = (dtype.kind(), dtype.itemsize());
+    match kind {
+        b'i' | b'u' | b'f' | b'c' if swapped(dtype) => {
+            let order = if cfg!(target_endian = "little") { '>' } else { '<' };
+            format!("{order}{}{size}", kind as char)
+        }
+        b'b' => "bool".to_owned(),
+        b'i' => format!("int{}", 8 * size),
+        b'u' => format!("uint{}", 8 * size),
+        b'f' => format!("float{}", 8 * size),
+        b'c' => format!("complex{}", 8 * size),
+        _ => dtype.typeobj().name().map_or_else(|_| (kind as char).to_string(), |name| name.to_string()),
     }
-    Ok(array)
 }
 
 pub(super) fn swapped(dtype: &Bound<'_, PyArrayDescr>) -> bool {
@@ -124,19 +121,6 @@ pub(super) fn empty_like<'py>(x: &Bound<'py, PyUntypedArray>) -> PyResult<Bound<
     }
 }
 
-/// A copy of `x` in the same layout.
-pub(super) fn copied<'py>(x: &Bound<'py, PyUntypedArray>) -> PyResult<Bound<'py, PyUntypedArray>> {
-    let copy = empty_like(x)?;
-    copy_into(&copy, x)?;
-    Ok(copy)
-}
-
-pub(super) fn copy_into(dst: &Bound<'_, PyUntypedArray>, src: &Bound<'_, PyUntypedArray>) -> PyResult<()> {
-    // SAFETY: both are arrays.
-    let status = unsafe { PY_ARRAY_API.PyArray_CopyInto(dst.py(), dst.as_array_ptr(), src.as_array_ptr()) };
-    if status == 0 { Ok(()) } else { Err(PyErr::fetch(dst.py())) }
-}
-
 /// The shape that two shapes broadcast to.
 pub(super) fn broadcast(mask: &[u64], array: &[usize]) -> PyResult<SmallVec<[usize; 6]>> {
     let ndim = mask.len().max(array.len());
@@ -166,15 +150,11 @@ pub(super) fn shared_steps(from: &[usize], strides: &[isize], shape: &[usize]) -
     (0..shape.len()).map(|axis| if axis < new || from[axis - new] == 1 { 0 } else { strides[axis - new] }).collect()
 }
 
-pub(super) fn axes(shape: &[usize], src: Option<&[isize]>, dst: &[isize], bits: impl Iterator<Item = isize>) -> Axes {
-    (shape.iter().zip(dst).zip(bits).enumerate())
-        .map(|(axis, ((len, dst), bit))| Axis {
-            len: *len,
-            src: src.map_or(0, |src| src[axis]),
-            dst: *dst,
-            bit,
-            ..Axis::default()
-        })
+/// The axes of a walk over `shape`: the steps of each array that is there, and those of what is drawn.
+pub(super) fn axes(shape: &[usize], steps: Each<&[isize]>, bits: &[isize]) -> Axes {
+    let step = |steps: &[isize], axis: usize| steps.get(axis).copied().unwrap_or(0);
+    (shape.iter().zip(bits).enumerate())
+        .map(|(axis, (len, bit))| Axis { len: *len, steps: steps.map(|steps| step(steps, axis)), bit: *bit })
         .collect()
 }
 
@@ -209,19 +189,15 @@ pub(super) fn surely_disjoint(array: &Bound<'_, PyUntypedArray>) -> bool {
     })
 }
 
-/// Checks `out`, and returns it as an array.
-pub(super) fn check_out<'py>(
-    out: &Bound<'py, PyAny>,
-    x: &Bound<'py, PyUntypedArray>,
+/// Checks that `array` can be the output of a call on `x`.
+pub(super) fn check_out(
+    array: &Bound<'_, PyUntypedArray>,
+    x: &Bound<'_, PyUntypedArray>,
     shape: &[usize],
-) -> PyResult<Bound<'py, PyUntypedArray>> {
-    if !out.is_instance_of::<PyUntypedArray>() {
-        return Err(PyTypeError::new_err(format!("out must be a numpy.ndarray, got {}", out.get_type().name()?)));
-    }
-    let array = plain_array(out, "out")?;
+) -> PyResult<()> {
     if element(&array.dtype()) != element(&x.dtype()) {
-        let text = format!("out must have the dtype of x, {}, got {}", x.dtype(), array.dtype());
-        return Err(PyTypeError::new_err(text));
+        let [expected, got] = [x, array].map(|array| dtype_name(&array.dtype()));
+        return Err(PyTypeError::new_err(format!("out must have the dtype of x, {expected}, got {got}")));
     }
     if array.shape() != shape {
         let text = format!("out must have shape {}, got {}", Extents::from(shape), Extents::from(array.shape()));
@@ -235,5 +211,5 @@ pub(super) fn check_out<'py>(
     if shared && !array.is_empty() {
         return Err(PyValueError::new_err("out must not have a stride of 0, got a broadcast array"));
     }
-    Ok(array)
+    Ok(())
 }

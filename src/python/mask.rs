@@ -1,110 +1,89 @@
-//! `fastdrop.Mask`.
+//! The compiled base of `fastdrop.Mask`.
 
 use std::hash::{Hash, Hasher};
 
 use numpy::{PyArray1, PyArrayMethods, PyUntypedArray, PyUntypedArrayMethods};
-use pyo3::exceptions::{PyTypeError, PyValueError};
-use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{IntoPyDict, PyTuple};
+use pyo3::types::PyTuple;
 use smallvec::SmallVec;
 
-use super::apply::apply_mask;
-use super::arguments::{DETACH, detached, dims, finite, probability, shown};
-use super::arrays::{axes, broadcast, data, empty, float_array, zeros};
-use super::key::PyKey;
-use crate::apply::Element;
-use crate::bits::Bits;
-use crate::dropout::{self, Arrays, Operation};
-use crate::mask::Mask;
+use super::arguments::{DETACH, detached};
+use super::arrays::{axes, data, empty, zeros};
+use super::key::{PyKey, new_object};
+use crate::driver;
+use crate::kernel::Operation;
+use crate::mask::{Dims, Mask};
+use crate::operand::{Element, Operands};
+use crate::walk::source::Source;
 
-/// Which elements of an array are kept: a recipe of a few words, whatever the array's size.
-///
-/// Parameters
-/// ----------
-/// shape : int or sequence of int
-///     Shape of the array, with at most 2**63 - 1 elements. No memory is used for them.
-/// p : float
-///     Probability to DROP an element, in [0, 1]; exact to 2**-64.
-/// key : Key
-///     Which bits to draw.
-///
-/// Attributes
-/// ----------
-/// shape : tuple of int
-///     The shape.
-/// ndim : int
-///     Number of axes.
-/// size : int
-///     Number of elements.
-/// p : float
-///     Probability to drop.
-/// key : Key
-///     The key.
-///
-/// Raises
-/// ------
-/// TypeError, ValueError
-///     If an argument is not of these kinds, or out of range.
-///
-/// Notes
-/// -----
-/// Whether an element is kept depends on key, p and the element's C-order index alone. Masks of one key are
-/// nested: what a small p drops, a larger one drops too.
-///
-/// Examples
-/// --------
-/// >>> import fastdrop as fd
-/// >>> mask = fd.Mask((2, 5), 0.5, fd.Key(0))
-/// >>> mask.to_numpy()
-/// array([[ True,  True,  True, False,  True],
-///        [False,  True, False,  True, False]])
-/// >>> mask.count()
-/// 6
-#[pyclass(name = "Mask", module = "fastdrop", frozen, eq, hash)]
-#[derive(PartialEq)]
-pub(super) struct PyMask(pub(super) Mask);
+/// A mask, with the object that its key was given as.
+#[pyclass(name = "Mask", module = "fastdrop._core", frozen, eq, hash, subclass)]
+pub(super) struct PyMask {
+    pub(super) mask: Mask,
+    key: Py<PyKey>,
+}
+
+impl PartialEq for PyMask {
+    fn eq(&self, other: &Self) -> bool {
+        self.mask == other.mask
+    }
+}
 
 impl Hash for PyMask {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        self.0.key().hash(state);
-        self.0.probability().get().to_bits().hash(state);
-        [self.0.whole(), self.0.start(), self.0.shape()].hash(state);
+        self.mask.hash(state);
     }
 }
 
 #[pymethods]
 impl PyMask {
+    /// The mask of an array of shape `whole`, or of the box of shape `shape` at `start` in it.
     #[new]
-    fn new(shape: &Bound<'_, PyAny>, p: &Bound<'_, PyAny>, key: &Bound<'_, PyAny>) -> PyResult<Self> {
-        let key =
-            key.cast::<PyKey>().map_err(|_| PyTypeError::new_err(format!("key must be a Key, got {}", shown(key))))?;
-        Ok(Self(Mask::new(&dims("shape", shape)?, probability(p)?, key.get().0)?))
+    #[pyo3(signature = (whole, p, key, start=None, shape=None))]
+    fn new(
+        whole: Vec<u64>,
+        p: f64,
+        key: Py<PyKey>,
+        start: Option<Vec<u64>>,
+        shape: Option<Vec<u64>>,
+    ) -> PyResult<Self> {
+        let mut mask = Mask::new(&whole, p, key.get().0)?;
+        if let (Some(start), Some(shape)) = (start, shape) {
+            mask = mask.region(&start, &shape)?;
+        }
+        Ok(Self { mask, key })
     }
 
     #[getter]
     fn shape<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
-        PyTuple::new(py, self.0.shape())
+        PyTuple::new(py, self.mask.shape())
     }
 
     #[getter]
     fn ndim(&self) -> usize {
-        self.0.shape().len()
+        self.mask.shape().len()
     }
 
     #[getter]
     fn size(&self) -> u64 {
-        self.0.size()
+        self.mask.size()
     }
 
     #[getter]
     fn p(&self) -> f64 {
-        self.0.probability().get()
+        self.mask.probability().get()
     }
 
     #[getter]
-    fn key(&self) -> PyKey {
-        PyKey(self.0.key())
+    fn key(&self, py: Python<'_>) -> Py<PyKey> {
+        self.key.clone_ref(py)
+    }
+
+    /// What `__new__` takes to make this mask again.
+    #[getter]
+    fn arguments<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyTuple>> {
+        let this = slf.get();
+        Self::arguments_of(slf.py(), &this.mask, &this.key)
     }
 
     /// Draw the mask as a boolean array.
@@ -125,17 +104,15 @@ impl PyMask {
     /// >>> fd.Mask(4, 0.5, fd.Key(0)).to_numpy()
     /// array([ True,  True,  True, False])
     fn to_numpy<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyUntypedArray>> {
-        let shape: SmallVec<[usize; 6]> = self.0.shape().iter().map(|len| *len as usize).collect();
-        let dtype = numpy::dtype::<bool>(py);
-        let out = empty(py, &shape, &dtype)?;
-        let (origin, steps) = self.0.indices();
-        let axes = axes(&shape, None, out.strides(), steps.iter().map(|step| *step as isize));
-        let dst = data(&out);
-        let arrays = Arrays::new(dst, dst, Element::Bool);
-        let bits = Bits::drawn(&self.0, origin);
+        let shape: SmallVec<[usize; 6]> = self.mask.shape().iter().map(|len| *len as usize).collect();
+        let out = empty(py, &shape, &numpy::dtype::<bool>(py))?;
+        let steps: SmallVec<[isize; 6]> = self.mask.steps().iter().map(|step| *step as isize).collect();
+        let axes = axes(&shape, [out.strides(), &[], &[], &[]], &steps);
+        let operands = Operands::new(Element::Bool, data(&out), &[]);
+        let source = Source::keep_bits(&self.mask);
         detached(py, out.len() >= DETACH, move |interrupt| {
             // SAFETY: `out` was just made in this shape, and nobody else has it yet.
-            unsafe { dropout::run(arrays, axes, bits, Operation::Scale(1.0), interrupt) }
+            unsafe { driver::run(&source, Operation::Store, operands, axes, interrupt) }
         })?;
         Ok(out)
     }
@@ -158,12 +135,12 @@ impl PyMask {
     /// >>> fd.Mask(10, 0.5, fd.Key(0)).packbits()
     /// array([87,  1], dtype=uint8)
     fn packbits<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyUntypedArray>> {
-        let size = self.0.size();
+        let size = self.mask.size();
         let out = zeros(py, &[size.div_ceil(8) as usize], &numpy::dtype::<u8>(py))?;
         let out = out.cast_into::<PyArray1<u8>>()?;
         let mut lent = out.readwrite();
         let bytes = lent.as_slice_mut()?;
-        detached(py, size >= DETACH as u64, move |interrupt| self.0.packbits(bytes, interrupt))?;
+        detached(py, size >= DETACH as u64, move |interrupt| self.mask.packbits_until(bytes, interrupt))?;
         drop(lent);
         Ok(out.into_any().cast_into()?)
     }
@@ -180,136 +157,21 @@ impl PyMask {
     /// >>> fd.Mask((1000, 1000), 0.25, fd.Key(0)).count()
     /// 750319
     fn count(&self, py: Python<'_>) -> PyResult<u64> {
-        detached(py, self.0.size() >= DETACH as u64, |interrupt| self.0.count(interrupt))
+        detached(py, self.mask.size() >= DETACH as u64, |interrupt| self.mask.count_until(interrupt))
     }
 
-    /// Take the part of the mask in a box: the same elements of the whole get the same bits.
-    ///
-    /// Parameters
-    /// ----------
-    /// start : int or sequence of int
-    ///     Position of the box's first element, one number per axis.
-    /// shape : int or sequence of int
-    ///     Extent of the box along each axis.
-    ///
-    /// Returns
-    /// -------
-    /// Mask
-    ///     Of this extent.
-    ///
-    /// Raises
-    /// ------
-    /// TypeError, ValueError
-    ///     If the box is not inside this mask.
-    ///
-    /// Examples
-    /// --------
-    /// >>> import fastdrop as fd
-    /// >>> whole = fd.Mask((1000, 1000), 0.5, fd.Key(0))
-    /// >>> part = whole.region((500, 20), (2, 3))
-    /// >>> bool((part.to_numpy() == whole.to_numpy()[500:502, 20:23]).all())
-    /// True
-    fn region(&self, start: &Bound<'_, PyAny>, shape: &Bound<'_, PyAny>) -> PyResult<Self> {
-        Ok(Self(self.0.region(&dims("start", start)?, &dims("shape", shape)?)?))
+    /// The part of the mask in a box, of the same class.
+    fn part<'py>(slf: &Bound<'py, Self>, start: Vec<u64>, shape: Vec<u64>) -> PyResult<Bound<'py, PyAny>> {
+        let this = slf.get();
+        let part = this.mask.region(&start, &shape)?;
+        new_object::<Self>(&slf.get_type(), &Self::arguments_of(slf.py(), &part, &this.key)?)
     }
+}
 
-    /// Apply the mask: kept elements times `scale`, +0.0 for the others.
-    ///
-    /// Parameters
-    /// ----------
-    /// x : array_like of float32, float64, float16, bfloat16, complex64 or complex128
-    ///     Array that broadcasts with the mask as in NumPy.
-    /// scale : float, optional
-    ///     What kept elements are multiplied by; 1 / (1 - p) if not given. Rounded once, to float64 for float64 and
-    ///     complex128 and to float32 for all others. Finite.
-    /// out : numpy.ndarray, optional
-    ///     Array to write into, of the result's shape and of x's dtype; may be `x` itself.
-    ///
-    /// Returns
-    /// -------
-    /// numpy.ndarray
-    ///     `out`, or a new array of x's dtype, with the memory layout that `np.empty_like(x)` has.
-    ///
-    /// Raises
-    /// ------
-    /// TypeError, ValueError
-    ///     If an argument is not of these kinds; no array is changed then.
-    ///
-    /// Examples
-    /// --------
-    /// >>> import fastdrop as fd
-    /// >>> import numpy as np
-    /// >>> mask = fd.Mask((2, 3), 0.5, fd.Key(0))
-    /// >>> mask.apply(np.ones((2, 3), dtype=np.float32))
-    /// array([[2., 2., 2.],
-    ///        [0., 2., 0.]], dtype=float32)
-    #[pyo3(signature = (x, scale=None, out=None))]
-    fn apply<'py>(
-        &self,
-        x: &Bound<'py, PyAny>,
-        scale: Option<&Bound<'py, PyAny>>,
-        out: Option<&Bound<'py, PyAny>>,
-    ) -> PyResult<Bound<'py, PyAny>> {
-        let x = float_array(x, "x")?;
-        let scale = match scale {
-            None => self.0.probability().inverted_scale(),
-            Some(scale) => finite(scale)?,
-        };
-        let shape = broadcast(self.0.shape(), x.shape())?;
-        apply_mask(&self.0, &shape, x, scale, out)
-    }
-
-    #[pyo3(signature = (dtype=None, copy=None))]
-    fn __array__<'py>(
-        slf: &Bound<'py, Self>,
-        dtype: Option<&Bound<'py, PyAny>>,
-        copy: Option<bool>,
-    ) -> PyResult<Bound<'py, PyAny>> {
-        if copy == Some(false) {
-            return Err(PyValueError::new_err("a Mask becomes an array only by drawing it, so copy must not be False"));
-        }
-        let array = slf.get().to_numpy(slf.py())?.into_any();
-        match dtype {
-            None => Ok(array),
-            Some(dtype) => array.call_method(
-                intern!(slf.py(), "astype"),
-                (dtype,),
-                Some(&[(intern!(slf.py(), "copy"), false)].into_py_dict(slf.py())?),
-            ),
-        }
-    }
-
-    fn __repr__(&self, py: Python<'_>) -> PyResult<String> {
-        let [whole, start, shape] = [self.0.whole(), self.0.start(), self.0.shape()].map(|dims| PyTuple::new(py, dims));
-        let (whole, start, shape) = (whole?, start?, shape?);
-        let p = self.0.probability().get();
-        let key = self.key().__repr__();
-        let base = format!("Mask({whole}, {p:?}, {key})");
-        Ok(if whole.eq(&shape)? { base } else { format!("{base}.region({start}, {shape})") })
-    }
-
-    fn __reduce__<'py>(slf: &Bound<'py, Self>) -> PyResult<(Bound<'py, PyAny>, Bound<'py, PyTuple>)> {
-        let (py, mask) = (slf.py(), &slf.get().0);
-        let dims = |dims: &[u64]| PyTuple::new(py, dims);
-        let arguments = (
-            dims(mask.whole())?,
-            mask.probability().get(),
-            PyKey(mask.key()),
-            dims(mask.start())?,
-            dims(mask.shape())?,
-        );
-        Ok((slf.get_type().getattr(intern!(py, "_rebuild"))?, arguments.into_pyobject(py)?))
-    }
-
-    /// What pickle calls: the region of a whole.
-    #[staticmethod]
-    fn _rebuild(
-        whole: &Bound<'_, PyAny>,
-        p: &Bound<'_, PyAny>,
-        key: &Bound<'_, PyAny>,
-        start: &Bound<'_, PyAny>,
-        shape: &Bound<'_, PyAny>,
-    ) -> PyResult<Self> {
-        Self::new(whole, p, key)?.region(start, shape)
+impl PyMask {
+    fn arguments_of<'py>(py: Python<'py>, mask: &Mask, key: &Py<PyKey>) -> PyResult<Bound<'py, PyTuple>> {
+        let dims = |dims: &[u64]| PyTuple::new(py, dims.iter().copied().collect::<Dims>());
+        let p = mask.probability().get();
+        (dims(mask.whole())?, p, key, dims(mask.start())?, dims(mask.shape())?).into_pyobject(py)
     }
 }

@@ -8,7 +8,7 @@ pub(crate) type Block = [u64; 2];
 
 /// Twice a byte, in the field of 256 elements.
 const fn doubled(byte: u8) -> u8 {
-    byte << 1 ^ (byte >> 7) * 0x1B
+    (byte << 1) ^ (0x1B * (byte >> 7))
 }
 
 /// The S-box: the inverse in the field, and an affine map of its bits.

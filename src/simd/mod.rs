@@ -188,6 +188,11 @@ impl Level {
         }
     }
 
+    /// Makes streamed writes visible to other threads.
+    pub(crate) fn fence(self) {
+        self.run(Fence);
+    }
+
     /// Runs `kernel` at this level.
     #[inline]
     pub(crate) fn run<K: Kernel>(self, kernel: K) -> K::Output {
@@ -198,6 +203,17 @@ impl Level {
             #[cfg(target_arch = "x86_64")]
             Token::Avx512(simd) => simd.vectorize(kernel),
         }
+    }
+}
+
+struct Fence;
+
+impl Kernel for Fence {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        simd.fence();
     }
 }
 

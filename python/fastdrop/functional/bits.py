@@ -8,7 +8,7 @@ from typing import Literal, SupportsFloat, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from fastdrop._core import Mask
+from fastdrop._mask import Mask
 from fastdrop._validate import Dims, check_flag
 from fastdrop.random import RNG, as_key
 

@@ -12,11 +12,20 @@ from typing import SupportsFloat
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastdrop import _core
-from fastdrop._core import Key, Mask
-from fastdrop._validate import Lengths, as_axis, as_block, check_flag, feature_dims
+from fastdrop._calls import apply
+from fastdrop._mask import Mask, make_mask
+from fastdrop._validate import (
+    Lengths,
+    as_axis,
+    as_block,
+    as_finite,
+    check_flag,
+    feature_dims,
+    float_array,
+    probability,
+)
 from fastdrop.functional.core import NO_KEY, Array, scaled, training_scale
-from fastdrop.random import RNG, as_key
+from fastdrop.random import RNG, Key, as_key
 
 
 @dataclass(frozen=True)
@@ -66,7 +75,7 @@ class BlockMask:
         if not isinstance(self.seeds, Mask):
             raise TypeError(f"seeds must be a Mask, got {type(self.seeds).__name__}")
         object.__setattr__(self, "block", as_block(self.block, self.seeds.ndim))
-        object.__setattr__(self, "p", _core.probability(self.p))
+        object.__setattr__(self, "p", probability(self.p))
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -115,9 +124,8 @@ class BlockMask:
         TypeError, ValueError
             If an argument is not of these kinds.
         """
-        if scale is None:
-            scale = training_scale(self.p, "inverted")
-        return _core.apply(self.to_numpy(), x, scale, out)
+        factor = training_scale(self.p, "inverted") if scale is None else as_finite(scale, "scale")
+        return apply(self.to_numpy(), float_array(x, "x"), factor, out)
 
 
 def draw_blocks(
@@ -137,7 +145,7 @@ def draw_blocks(
         sizes[axis] = size
     if shared is not None:
         places[shared] = 1
-    return BlockMask(Mask(places, seed_rate(p, lengths, clipped), key), tuple(sizes), p)
+    return BlockMask(make_mask(tuple(places), seed_rate(p, lengths, clipped), key), tuple(sizes), p)
 
 
 @lru_cache(maxsize=256)
@@ -341,10 +349,10 @@ def _drop_block(
     rng: RNG,
     out: Array | None,
 ) -> Array:
-    p = _core.probability(p)
+    p = probability(p)
     check_flag(training, "training")
     check_flag(shared, "shared")
-    array = _core.float_array(x, "x")
+    array = float_array(x, "x")
     dims = feature_dims(array.shape, ndim, channel_axis)
     block = as_block(block_size, ndim - 2)
     if not training:

@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastdrop import _core
-from fastdrop._core import Key
-from fastdrop._validate import as_count, as_number, check_flag
+from fastdrop._calls import apply
+from fastdrop._validate import as_count, as_number, check_flag, float_array
 from fastdrop.functional.core import NO_KEY, Array, scaled
-from fastdrop.random import RNG, as_key
+from fastdrop.random import RNG, Key, as_key
 
 CHUNK = 2**13
 """Elements that are computed at a time, so that what is computed on the way stays in the cache."""
@@ -225,7 +225,7 @@ def concrete_dropout(
            [2., 0., 2., 0.]], dtype=float32)
     """
     check_flag(training, "training")
-    array = _core.float_array(x, "x")
+    array = float_array(x, "x")
     value = as_number(logit, "logit", -math.inf)
     draws = value > -math.inf and training
     key = as_key(rng) if draws or isinstance(rng, Key) else NO_KEY
@@ -238,7 +238,7 @@ def relaxed(x: Array, mask: ConcreteMask, out: Array | None) -> Array:
     if mask.logit == -math.inf:
         return scaled(x, 1.0, out)
     product = _weighted(x, mask.factors()[0])
-    return product if out is None else _core.apply(None, product, 1.0, out)
+    return product if out is None else apply(None, product, 1.0, out)
 
 
 def concrete_dropout_backward(
@@ -292,7 +292,7 @@ def concrete_dropout_backward(
     >>> bool(abs(dlogit - (above - below).sum() / 2e-6) < 1e-8)
     True
     """
-    gradient, array = _core.float_array(dy, "dy"), _core.float_array(x, "x")
+    gradient, array = float_array(dy, "dy"), float_array(x, "x")
     if gradient.shape != array.shape:
         raise ValueError(f"dy must have the shape of x, {array.shape}, got {gradient.shape}")
     if not isinstance(rng, Key):

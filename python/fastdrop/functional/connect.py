@@ -14,15 +14,16 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
 from fastdrop import _core
-from fastdrop._core import Key, Mask
-from fastdrop._validate import Mode, check_flag, check_mode
+from fastdrop._calls import apply
+from fastdrop._mask import Mask, make_mask
+from fastdrop._validate import Mode, check_flag, check_mode, float_array, probability
 from fastdrop.functional.core import (
     NO_KEY,
     Array,
     evaluation_scale,
     training_scale,
 )
-from fastdrop.random import RNG, as_key
+from fastdrop.random import RNG, Key, as_key
 
 TILE = 2**18
 """Weights in a tile: a megabyte of float32. Half of it is slower, for the calls that it takes."""
@@ -111,7 +112,7 @@ def drop_connect_linear(
            [2., 4.],
            [8., 4.]])
     """
-    p = _core.probability(p)
+    p = probability(p)
     check_mode(mode)
     check_flag(training, "training")
     arrays = linear_arrays(x, weight, bias)
@@ -126,7 +127,7 @@ def draw_connections(
     if not training:
         return Connections(None, evaluation_scale(p, mode))
     shape = (math.prod(x.shape[:-1]), *weight.shape)
-    return Connections(Mask(shape, p, key), training_scale(p, mode))
+    return Connections(make_mask(shape, p, key), training_scale(p, mode))
 
 
 def linear_arrays(
@@ -139,14 +140,14 @@ def linear_arrays(
     TypeError, ValueError
         If they are of other dtypes, or do not fit.
     """
-    examples, weights = _core.float_array(x, "x"), _core.float_array(weight, "weight")
+    examples, weights = float_array(x, "x"), float_array(weight, "weight")
     if weights.ndim != 2:
         raise ValueError(f"weight must have 2 axes, (outputs, inputs), got shape {weights.shape}")
     if examples.shape[-1:] != weights.shape[1:]:
         raise ValueError(f"x must have the shape (..., {weights.shape[1]}), got {examples.shape}")
     if bias is None:
         return examples, weights, None
-    offset = _core.float_array(bias, "bias")
+    offset = float_array(bias, "bias")
     if offset.shape != weights.shape[:1]:
         raise ValueError(f"bias must have the shape {weights.shape[:1]}, got {offset.shape}")
     return examples, weights, offset
@@ -220,7 +221,7 @@ def drop_connect_linear_backward(
     >>> dbias
     array([3., 3.])
     """
-    p = _core.probability(p)
+    p = probability(p)
     check_mode(mode)
     if not isinstance(rng, Key):
         raise TypeError(f"rng must be the Key of the forward call, got {type(rng).__name__}")
@@ -233,7 +234,7 @@ def connect_grad(
     dy: ArrayLike, x: Array, weight: Array, drawn: Connections
 ) -> tuple[Array, Array, Array]:
     """Return the gradients for connections that are drawn."""
-    gradient = _core.float_array(dy, "dy")
+    gradient = float_array(dy, "dy")
     expected = (*x.shape[:-1], len(weight))
     if gradient.shape != expected:
         raise ValueError(f"dy must have the shape of the output, {expected}, got {gradient.shape}")
@@ -309,7 +310,7 @@ class _Tiles:
         """Return the tile's numbers where a connection is kept, else +0.0; in the buffer."""
         room = self.room(n, o)
         kept = self.mask.region((n.start, o.start, 0), room.shape)
-        return _core.apply(kept, np.broadcast_to(numbers, room.shape), 1.0, room)
+        return apply(kept, np.broadcast_to(numbers, room.shape), 1.0, room)
 
     def kept_weights(self, n: slice, o: slice) -> Array:
         """Return the weights of a tile's examples."""

@@ -8,8 +8,8 @@ from typing import Any, Literal, TypeAlias, overload
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastdrop import _core
-from fastdrop._core import Key, Mask
+from fastdrop._calls import apply
+from fastdrop._mask import Mask, make_mask
 from fastdrop._validate import (
     Dims,
     Mode,
@@ -17,9 +17,11 @@ from fastdrop._validate import (
     check_broadcast,
     check_flag,
     check_mode,
+    float_array,
     mask_shape,
+    probability,
 )
-from fastdrop.random import RNG, as_key
+from fastdrop.random import RNG, Key, as_key
 
 Array: TypeAlias = NDArray[Any]
 
@@ -41,7 +43,7 @@ def evaluation_scale(p: float, mode: Mode) -> float:
 
 def all_dropped(shape: tuple[int, ...]) -> Mask:
     """Return a mask that keeps nothing: a scale of 0 would keep NaN, infinity and signs."""
-    return Mask(shape, 1.0, NO_KEY)
+    return make_mask(shape, 1.0, NO_KEY)
 
 
 def scaled(x: Array, scale: float, out: Array | None) -> Array:
@@ -49,8 +51,8 @@ def scaled(x: Array, scale: float, out: Array | None) -> Array:
     if scale == 1.0 and (out is None or out is x):
         return x
     if scale == 0.0:
-        return _core.apply(all_dropped(x.shape), x, 1.0, out)
-    return _core.apply(None, x, scale, out)
+        return apply(all_dropped(x.shape), x, 1.0, out)
+    return apply(None, x, scale, out)
 
 
 @overload
@@ -179,9 +181,9 @@ def dropout(
     >>> fd.dropout(x, 0.5, training=False) is x
     True
     """
-    p = _core.probability(p)
+    p = probability(p)
     check_mode(mode)
-    array = _core.float_array(x, "x")
+    array = float_array(x, "x")
     if training is not True:
         check_flag(training, "training")
     if isinstance(mask, Mask):
@@ -189,10 +191,10 @@ def dropout(
         p = mask.p
     if not training:
         y = scaled(array, evaluation_scale(p, mode), out)
-        return (y, Mask(array.shape, 0.0, NO_KEY)) if return_mask else y
+        return (y, make_mask(array.shape, 0.0, NO_KEY)) if return_mask else y
     if mask is None:
         shape = mask_shape(array.shape, broadcast_dims)
-        mask = Mask(shape, p, as_key(rng) if p or isinstance(rng, Key) else NO_KEY)
+        mask = make_mask(shape, p, as_key(rng) if p or isinstance(rng, Key) else NO_KEY)
     elif rng is not None or as_dims(broadcast_dims):
         raise ValueError("mask must not be given together with rng or broadcast_dims")
     elif p == 1.0 and isinstance(mask, np.ndarray):
@@ -201,5 +203,5 @@ def dropout(
     if p == 0.0 and isinstance(mask, Mask):
         y = scaled(array, scale, out)
     else:
-        y = _core.apply(mask, array, scale, out)
+        y = apply(mask, array, scale, out)
     return (y, mask) if return_mask else y

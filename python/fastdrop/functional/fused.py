@@ -7,9 +7,9 @@ from typing import Literal
 
 from numpy.typing import ArrayLike
 
-from fastdrop import _core
-from fastdrop._core import Mask
-from fastdrop._validate import Mode, check_flag, check_mode
+from fastdrop._calls import fused
+from fastdrop._mask import Mask, make_mask
+from fastdrop._validate import Mode, check_flag, check_mode, float_array, probability
 from fastdrop.functional.core import (
     NO_KEY,
     Array,
@@ -72,9 +72,9 @@ def dropout_add(
     >>> fd.dropout_add(np.ones(6), np.full(6, 10.0), 0.5, rng=1)
     array([10., 12., 10., 10., 10., 12.])
     """
-    array = _core.float_array(x, "x")
+    array = float_array(x, "x")
     mask, scale = decision(array.shape, p, training, mode, rng)
-    return _core.fused("add", mask, [("x", array), ("residual", residual)], scale, out=out)
+    return fused("add", mask, [("x", array), ("residual", residual)], scale, out=out)
 
 
 def bias_dropout_add(
@@ -127,10 +127,10 @@ def bias_dropout_add(
     array([[0., 6.],
            [0., 0.]])
     """
-    array = _core.float_array(x, "x")
+    array = float_array(x, "x")
     mask, scale = decision(array.shape, p, training, mode, rng)
     inputs = [("x", array), ("bias", bias), ("residual", residual)]
-    return _core.fused("bias_add", mask, inputs, scale, out=out)
+    return fused("bias_add", mask, inputs, scale, out=out)
 
 
 def relu_dropout(
@@ -172,9 +172,9 @@ def relu_dropout(
     >>> fd.relu_dropout(np.array([1.0, 2.0, -3.0, 4.0]), 0.5, rng=1)
     array([0., 4., 0., 0.])
     """
-    array = _core.float_array(x, "x")
+    array = float_array(x, "x")
     mask, scale = decision(array.shape, p, training, mode, rng)
-    return _core.fused("relu", mask, [("x", array)], scale, out=out)
+    return fused("relu", mask, [("x", array)], scale, out=out)
 
 
 def relu_dropout_backward(
@@ -269,9 +269,9 @@ def gelu_dropout(
     >>> fd.gelu_dropout(np.array([1.0, 2.0, -3.0, 4.0]), 0.5, rng=1).round(4)
     array([0.   , 3.909, 0.   , 0.   ])
     """
-    array = _core.float_array(x, "x")
+    array = float_array(x, "x")
     mask, scale = decision(array.shape, p, training, mode, rng)
-    return _core.fused(gelu_name(approximate), mask, [("x", array)], scale, out=out)
+    return fused(gelu_name(approximate), mask, [("x", array)], scale, out=out)
 
 
 def gelu_dropout_backward(
@@ -339,12 +339,12 @@ def decision(
     shape: tuple[int, ...], p: float, training: bool, mode: Mode, rng: RNG
 ) -> tuple[Mask | None, float]:
     """Return the mask, if one is needed, and what kept elements are multiplied by."""
-    p = _core.probability(p)
+    p = probability(p)
     check_flag(training, "training")
     check_mode(mode)
     if not training:
         return evaluation(shape, p, mode)
-    return Mask(shape, p, as_key(rng) if p else NO_KEY), training_scale(p, mode)
+    return make_mask(shape, p, as_key(rng) if p else NO_KEY), training_scale(p, mode)
 
 
 def evaluation(shape: tuple[int, ...], p: float, mode: Mode) -> tuple[Mask | None, float]:
@@ -363,6 +363,6 @@ def _backward(
     rng: RNG,
     out: Array | None,
 ) -> Array:
-    array = _core.float_array(dy, "dy")
+    array = float_array(dy, "dy")
     mask, scale = decision(array.shape, p, training, mode, rng)
-    return _core.fused(name, mask, [("dy", array), ("x", x)], scale, out=out)
+    return fused(name, mask, [("dy", array), ("x", x)], scale, out=out)

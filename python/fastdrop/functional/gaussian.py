@@ -8,11 +8,18 @@ from typing import SupportsIndex
 import numpy as np
 from numpy.typing import ArrayLike
 
-from fastdrop import _core
-from fastdrop._core import Key, Mask
-from fastdrop._validate import Dims, check_broadcast, check_flag, mask_shape
+from fastdrop._calls import apply, noise
+from fastdrop._mask import Mask, make_mask
+from fastdrop._validate import (
+    Dims,
+    check_broadcast,
+    check_flag,
+    float_array,
+    mask_shape,
+    probability,
+)
 from fastdrop.functional.core import Array, scaled
-from fastdrop.random import RNG, as_key
+from fastdrop.random import RNG, Key, as_key
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,13 +86,13 @@ class Noise:
 
     def apply(self, x: ArrayLike, out: Array | None = None) -> Array:
         """Multiply an array, to whose shape the factors broadcast, as `gaussian_dropout` does."""
-        array = _core.float_array(x, "x")
+        array = float_array(x, "x")
         if self.p == 1.0:
-            return _core.apply(self.elements, array, 1.0, out)
+            return apply(self.elements, array, 1.0, out)
         if self.p == 0.0:
             check_broadcast(self.shape, array.shape)
             return scaled(array, 1.0, out)
-        return _core.noise(self.elements, array, self.std, out)
+        return noise(self.elements, array, self.std, out)
 
 
 def gaussian_dropout(
@@ -137,10 +144,10 @@ def gaussian_dropout(
     >>> fd.gaussian_dropout(np.ones(4), 0.5, rng=0).round(3)
     array([ 1.677,  2.006,  1.354, -0.482])
     """
-    p = _core.probability(p)
+    p = probability(p)
     check_flag(training, "training")
-    array = _core.float_array(x, "x")
+    array = float_array(x, "x")
     shape = mask_shape(array.shape, broadcast_dims)
     if not training or p == 0.0:
         return scaled(array, 1.0, out)
-    return Noise(Mask(shape, p, as_key(rng))).apply(array, out)
+    return Noise(make_mask(shape, p, as_key(rng))).apply(array, out)

@@ -11,10 +11,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastdrop import _core
-from fastdrop._core import Key
-from fastdrop._validate import as_count, check_flag, check_indices
+from fastdrop._validate import as_count, check_flag, check_indices, float_array, probability
 from fastdrop.functional.core import NO_KEY, Array
-from fastdrop.random import RNG, as_key
+from fastdrop.random import RNG, Key, as_key
 
 ROUNDING = Fraction(1, 2**50)
 """A fraction of this size is taken for the rounding of p: (1 - 0.1) * 10 is 9, not 8.999..."""
@@ -83,7 +82,7 @@ class PatchMask:
             raise TypeError(f"shape must be a tuple (batch, tokens), got {self.shape!r}")
         batch, tokens = (as_count(length, "shape") for length in self.shape)
         object.__setattr__(self, "shape", (batch, tokens))
-        object.__setattr__(self, "p", _core.probability(self.p))
+        object.__setattr__(self, "p", probability(self.p))
         if not isinstance(self.key, Key):
             raise TypeError(f"key must be a Key, got {type(self.key).__name__}")
         object.__setattr__(self, "prefix", as_count(self.prefix, "prefix"))
@@ -194,10 +193,10 @@ def patch_dropout(
     array([[0, 3, 5],
            [0, 3, 5]])
     """
-    p = _core.probability(p)
+    p = probability(p)
     check_flag(training, "training")
     check_flag(ordered, "ordered")
-    array = _core.float_array(x, "x")
+    array = float_array(x, "x")
     batch, tokens = token_shape(array.shape)
     if not training:
         p = 0.0
@@ -264,7 +263,7 @@ def patch_dropout_backward(dy: ArrayLike, indices: ArrayLike, tokens: SupportsIn
             [3., 4.],
             [0., 0.]]])
     """
-    array = _core.float_array(dy, "dy")
+    array = float_array(dy, "dy")
     tokens = as_count(tokens, "tokens")
     places = check_indices(indices, token_shape(array.shape, "dy"), tokens)
     dx = np.zeros((array.shape[0], tokens, *array.shape[2:]), dtype=array.dtype)

@@ -3,9 +3,9 @@
 import numpy as np
 from numpy.typing import ArrayLike
 
-from fastdrop import _core
-from fastdrop._core import Mask
-from fastdrop._validate import check_flag
+from fastdrop._calls import apply, fused
+from fastdrop._mask import Mask, make_mask
+from fastdrop._validate import check_flag, float_array, probability
 from fastdrop.functional.core import NO_KEY, Array, all_dropped, scaled
 from fastdrop.random import RNG, as_key
 
@@ -60,12 +60,12 @@ def zoneout(
     >>> fd.zoneout(np.ones(6), np.zeros(6), 0.25, training=False)
     array([0.75, 0.75, 0.75, 0.75, 0.75, 0.75])
     """
-    p = _core.probability(p)
+    p = probability(p)
     check_flag(training, "training")
-    array = _core.float_array(new, "new")
+    array = float_array(new, "new")
     mask = None
     if training:
-        mask = Mask(array.shape, p, as_key(rng) if p else NO_KEY)
+        mask = make_mask(array.shape, p, as_key(rng) if p else NO_KEY)
     return switched(array, previous, p, mask, out)
 
 
@@ -75,10 +75,10 @@ def switched(
     """Take new elements where the mask keeps and previous ones elsewhere; mix them without one."""
     inputs = [("new", new), ("previous", previous)]
     if mask is None and 0.0 < p < 1.0:
-        return _core.fused("mix", None, inputs, 1.0 - p, p, 0.0, out)
+        return fused("mix", None, inputs, 1.0 - p, p, 0.0, out)
     if mask is None and p == 1.0:
         mask = all_dropped(new.shape)
-    y = _core.fused("switch", mask, inputs, out=out)
+    y = fused("switch", mask, inputs, out=out)
     return new if p == 0.0 and out is None else y
 
 
@@ -113,10 +113,10 @@ def zoneout_backward(
     >>> fd.zoneout_backward(np.ones(4), 0.5, rng=fd.Key(1))
     (array([0., 1., 0., 0.]), array([1., 0., 1., 1.]))
     """
-    p = _core.probability(p)
+    p = probability(p)
     check_flag(training, "training")
-    array = _core.float_array(dy, "dy")
-    mask = Mask(array.shape, p, as_key(rng) if p else NO_KEY) if training else None
+    array = float_array(dy, "dy")
+    mask = make_mask(array.shape, p, as_key(rng) if p else NO_KEY) if training else None
     return unswitched(array, p, mask)
 
 
@@ -125,7 +125,7 @@ def unswitched(dy: Array, p: float, mask: Mask | None) -> tuple[Array, Array]:
     if mask is None:
         return scaled(dy, 1.0 - p, None), scaled(dy, p, None)
     zeros = np.broadcast_to(np.zeros((), dtype=dy.dtype), dy.shape)
-    previous = _core.fused(
+    previous = fused(
         "switch", mask, [("zeros", zeros), ("dy", dy)], out=np.empty_like(dy, subok=False)
     )
-    return _core.apply(mask, dy, 1.0, None), previous
+    return apply(mask, dy, 1.0, None), previous

@@ -6,8 +6,8 @@ from typing import SupportsFloat, SupportsIndex
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastdrop import _core
-from fastdrop._validate import as_count, as_number
+from fastdrop._calls import apply
+from fastdrop._validate import as_count, as_number, float_array
 from fastdrop.functional.concrete import parts, probability_of
 from fastdrop.functional.core import Array
 
@@ -85,7 +85,7 @@ def concrete_regularization(
     array([[2., 2., 2.],
            [2., 2., 2.]])
     """
-    array = _core.float_array(weight, "weight")
+    array = float_array(weight, "weight")
     a = as_number(logit, "logit", -math.inf)
     count = as_number(as_count(inputs, "inputs"), "inputs", 0.0)
     w = as_number(weight_regularizer, "weight_regularizer", 0.0)
@@ -99,5 +99,5 @@ def concrete_regularization(
             entropy = -p * float(np.logaddexp(0.0, -a)) - kept * float(np.logaddexp(0.0, a))
             slope = a * p * kept
     value = w * squares * (1.0 + odds) + d * count * entropy
-    dweight = _core.apply(None, array, 2.0 * w * (1.0 + odds))
+    dweight = apply(None, array, 2.0 * w * (1.0 + odds))
     return value, dweight, w * squares * odds + d * count * slope

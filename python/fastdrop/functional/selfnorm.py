@@ -4,9 +4,9 @@ import math
 
 from numpy.typing import ArrayLike
 
-from fastdrop import _core
-from fastdrop._core import Mask
-from fastdrop._validate import check_flag, feature_dims, mask_shape
+from fastdrop._calls import fused
+from fastdrop._mask import Mask, make_mask
+from fastdrop._validate import check_flag, feature_dims, float_array, mask_shape, probability
 from fastdrop.functional.core import Array, scaled
 from fastdrop.random import RNG, as_key
 
@@ -62,7 +62,7 @@ def alpha_dropout(
     >>> print(f"{y.mean():.2f} {y.var():.2f}")
     -0.00 1.00
     """
-    array = _core.float_array(x, "x")
+    array = float_array(x, "x")
     return _drop(array, array.shape, p, training, rng, out)
 
 
@@ -112,7 +112,7 @@ def feature_alpha_dropout(
     array([[[-0.779, -0.779, -0.779],
             [ 0.779,  0.779,  0.779]]])
     """
-    array = _core.float_array(x, "x")
+    array = float_array(x, "x")
     dims = feature_dims(array.shape, max(2, array.ndim), channel_axis)
     return _drop(array, mask_shape(array.shape, dims), p, training, rng, out)
 
@@ -125,11 +125,11 @@ def _drop(
     rng: RNG,
     out: Array | None,
 ) -> Array:
-    p = _core.probability(p)
+    p = probability(p)
     check_flag(training, "training")
     if not training or p == 0.0:
         return scaled(x, 1.0, out)
-    return alpha(x, Mask(shape, p, as_key(rng)), out)
+    return alpha(x, make_mask(shape, p, as_key(rng)), out)
 
 
 def alpha_scale(p: float) -> float:
@@ -143,4 +143,4 @@ def alpha(x: Array, mask: Mask, out: Array | None) -> Array:
         return scaled(x, 1.0, out)
     scale = alpha_scale(mask.p)
     shift = -scale * mask.p * ALPHA
-    return _core.fused("affine", mask, [("x", x)], scale, shift, scale * ALPHA + shift, out)
+    return fused("affine", mask, [("x", x)], scale, shift, scale * ALPHA + shift, out)

@@ -9,7 +9,6 @@ from typing import overload
 
 from numpy.typing import ArrayLike
 
-from fastdrop import _core
 from fastdrop._validate import (
     Mode,
     Per,
@@ -19,6 +18,8 @@ from fastdrop._validate import (
     check_flag,
     check_per,
     feature_dims,
+    float_array,
+    probability,
 )
 from fastdrop.functional.core import Array, dropout
 from fastdrop.random import RNG
@@ -188,7 +189,7 @@ def _feature_dropout(
     rng: RNG,
     out: Array | None,
 ) -> Array:
-    array = _core.float_array(x, "x")
+    array = float_array(x, "x")
     dims = feature_dims(array.shape, ndim, channel_axis)
     return dropout(array, p, training=training, mode=mode, broadcast_dims=dims, rng=rng, out=out)
 
@@ -242,7 +243,7 @@ def locked_dropout(
     array([[0., 2., 0., 0., 0., 2.],
            [0., 2., 0., 0., 0., 2.]], dtype=float32)
     """
-    array = _core.float_array(x, "x")
+    array = float_array(x, "x")
     dims = (as_axis(time_axis, array.ndim, "time_axis"),)
     return dropout(array, p, training=training, mode=mode, broadcast_dims=dims, rng=rng, out=out)
 
@@ -306,7 +307,7 @@ def drop_path(
            [0., 0., 0.],
            [0., 0., 0.]], dtype=float32)
     """
-    array = _core.float_array(x, "x")
+    array = float_array(x, "x")
     check_flag(training, "training")
     check_flag(scale_by_keep, "scale_by_keep")
     dims = path_dims(array.ndim, per, batch_axis)
@@ -368,7 +369,7 @@ def drop_path_rates(
     >>> fd.drop_path_rates(0.5, [2, 1], stagewise=True)
     [[0.0, 0.0], [0.5]]
     """
-    p = _core.probability(p)
+    p = probability(p)
     check_flag(stagewise, "stagewise")
     if isinstance(depth, Sequence):
         counts = as_counts(depth, "depth")

@@ -8,11 +8,9 @@ from collections.abc import Sequence
 
 from numpy.typing import ArrayLike
 
-from fastdrop import _core
-from fastdrop._core import Key
-from fastdrop._validate import Mode, as_arrays, check_flag, check_mode
+from fastdrop._validate import Mode, as_arrays, check_flag, check_mode, float_array, probability
 from fastdrop.functional.core import NO_KEY, Array, dropout
-from fastdrop.random import RNG, as_key
+from fastdrop.random import RNG, Key, as_key
 
 
 def embedding_dropout(
@@ -62,7 +60,7 @@ def embedding_dropout(
            [0., 0.],
            [0., 0.]], dtype=float32)
     """
-    table = _core.float_array(weight, "weight")
+    table = float_array(weight, "weight")
     if table.ndim != 2:
         raise ValueError(
             f"weight must have 2 axes, (vocabulary, dimension), got shape {table.shape}"
@@ -118,7 +116,7 @@ def drop_connect(
     array([[0., 2., 0.],
            [0., 0., 2.]], dtype=float32)
     """
-    array = _core.float_array(weight, "weight")
+    array = float_array(weight, "weight")
     return dropout(array, p, training=training, mode=mode, rng=rng, out=out)
 
 
@@ -166,7 +164,7 @@ def weight_drop(
     array([[0., 0.],
            [0., 0.]])
     """
-    p = _core.probability(p)
+    p = probability(p)
     check_flag(training, "training")
     check_mode(mode)
     arrays = as_arrays(weights, "weights")

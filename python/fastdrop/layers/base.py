@@ -12,11 +12,9 @@ from typing import Any, ClassVar, Generic, Self, TypeVar
 import numpy as np
 from numpy.typing import ArrayLike
 
-from fastdrop import _core
-from fastdrop._core import Key
-from fastdrop._validate import check_flag, check_inplace, check_state
+from fastdrop._validate import check_flag, check_inplace, check_state, float_array, probability
 from fastdrop.functional.core import Array
-from fastdrop.random import RNG, as_key
+from fastdrop.random import RNG, Key, as_key
 
 Recipe = TypeVar("Recipe")
 
@@ -57,7 +55,7 @@ class Layer(Generic[Recipe]):
 
     @p.setter
     def p(self, p: float) -> None:
-        self._p = _core.probability(p)
+        self._p = probability(p)
 
     @property
     def key(self) -> Key:
@@ -144,7 +142,8 @@ class Layer(Generic[Recipe]):
         TypeError, ValueError
             If an entry is missing, unknown or out of range; the layer is unchanged then.
         """
-        self._key, self._calls, self._p = check_state(state)
+        key, self._calls, self._p = check_state(state)
+        self._key = Key.from_bytes(key)
         self._held, self._held_call = False, False
         self._mask, self._shape = None, None
 
@@ -160,7 +159,7 @@ class Layer(Generic[Recipe]):
         """
         if self._shape is None:
             raise RuntimeError("backward needs a forward call before it")
-        array = _core.float_array(dy, "dy")
+        array = float_array(dy, "dy")
         if array.shape != self._shape:
             raise ValueError(f"dy must have the shape of x, {self._shape}, got {array.shape}")
         return array
@@ -216,7 +215,7 @@ class ElementwiseLayer(Layer[Recipe]):
         TypeError, ValueError
             If `x` is none of these; it is unchanged, and the call does not count.
         """
-        array = _core.float_array(x, "x")
+        array = float_array(x, "x")
         out = check_inplace(x, array) if self.inplace else None
         if self.training:
             if self._samples is None:

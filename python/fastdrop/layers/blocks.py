@@ -2,12 +2,11 @@
 
 from typing import ClassVar
 
-from fastdrop._core import Key
 from fastdrop._validate import Lengths, as_axis, as_block, check_flag, feature_dims
 from fastdrop.functional.blocks import BlockMask, draw_blocks, masked
 from fastdrop.functional.core import Array
 from fastdrop.layers.base import ElementwiseLayer
-from fastdrop.random import RNG
+from fastdrop.random import RNG, Key
 
 
 class _DropBlock(ElementwiseLayer[BlockMask]):

@@ -6,9 +6,7 @@ from typing import Any, SupportsFloat, SupportsIndex
 
 from numpy.typing import ArrayLike
 
-from fastdrop import _core
-from fastdrop._core import Key
-from fastdrop._validate import as_number, split_state
+from fastdrop._validate import as_number, float_array, probability, split_state
 from fastdrop.functional.concrete import (
     ConcreteMask,
     as_temperature,
@@ -20,7 +18,7 @@ from fastdrop.functional.concrete import (
 from fastdrop.functional.core import Array
 from fastdrop.functional.regularization import concrete_regularization
 from fastdrop.layers.base import ElementwiseLayer, Layer
-from fastdrop.random import RNG
+from fastdrop.random import RNG, Key
 
 ROUNDING = 1e-12
 """A p this close to that of a logit is the same: the rounding of the logit, of up to 745."""
@@ -106,7 +104,7 @@ class ConcreteDropout(ElementwiseLayer[ConcreteMask]):
 
     @p.setter
     def p(self, p: float) -> None:
-        self._p = _core.probability(p)
+        self._p = probability(p)
         self._logit = logit_of(self._p)
 
     @property
@@ -163,7 +161,7 @@ class ConcreteDropout(ElementwiseLayer[ConcreteMask]):
         TypeError, ValueError
             If an argument is not of these kinds.
         """
-        array = _core.float_array(weight, "weight")
+        array = float_array(weight, "weight")
         if inputs is None:
             if array.ndim < 2:
                 raise ValueError(

@@ -6,7 +6,7 @@ from typing import Any, SupportsIndex
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
-from fastdrop._core import Mask
+from fastdrop._mask import Mask
 from fastdrop._validate import (
     Mode,
     as_count,

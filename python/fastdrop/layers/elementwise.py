@@ -1,11 +1,11 @@
 """Dropout of single elements, or of whatever shares a decision, as layers. No mathematics here."""
 
-from fastdrop import _core
-from fastdrop._core import Key, Mask
+from fastdrop._calls import apply
+from fastdrop._mask import Mask, make_mask
 from fastdrop._validate import Dims, Mode, as_dims, check_mode, mask_shape
 from fastdrop.functional.core import Array, evaluation_scale, scaled, training_scale
 from fastdrop.layers.base import ElementwiseLayer
-from fastdrop.random import RNG
+from fastdrop.random import RNG, Key
 
 
 class Dropout(ElementwiseLayer[Mask]):
@@ -97,7 +97,7 @@ class Dropout(ElementwiseLayer[Mask]):
         return mask_shape(shape, self.broadcast_dims) if self.broadcast_dims else shape
 
     def _draw(self, shape: tuple[int, ...], key: Key) -> Mask:
-        return Mask(self._mask_shape(shape), self._p, key)
+        return make_mask(self._mask_shape(shape), self._p, key)
 
     def _train(self, x: Array, mask: Mask, out: Array | None) -> Array:
         scale = training_scale(self._p, self._training_mode())
@@ -125,4 +125,4 @@ class Dropout(ElementwiseLayer[Mask]):
 
 def _masked(x: Array, mask: Mask, scale: float, out: Array | None) -> Array:
     """Apply a mask, or only the scale where it keeps everything."""
-    return scaled(x, scale, out) if mask.p == 0.0 else _core.apply(mask, x, scale, out)
+    return scaled(x, scale, out) if mask.p == 0.0 else apply(mask, x, scale, out)

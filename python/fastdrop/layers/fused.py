@@ -3,14 +3,14 @@
 import numpy as np
 from numpy.typing import ArrayLike
 
-from fastdrop import _core
-from fastdrop._core import Key, Mask
-from fastdrop._validate import Mode, check_mode
+from fastdrop._calls import apply, fused
+from fastdrop._mask import Mask, make_mask
+from fastdrop._validate import Mode, check_mode, float_array
 from fastdrop.functional.core import Array, evaluation_scale, scaled, training_scale
 from fastdrop.functional.fused import Approximate, evaluation, gelu_name
 from fastdrop.functional.recurrent import switched, unswitched
 from fastdrop.layers.base import ElementwiseLayer, Layer
-from fastdrop.random import RNG
+from fastdrop.random import RNG, Key
 
 
 class _ScalingLayer(Layer[Mask]):
@@ -23,13 +23,13 @@ class _ScalingLayer(Layer[Mask]):
         self._scale = 1.0
 
     def _run(self, name: str, inputs: list[tuple[str, ArrayLike]], out: Array | None) -> Array:
-        x = _core.float_array(inputs[0][1], "x")
+        x = float_array(inputs[0][1], "x")
         if self.training:
-            mask: Mask | None = Mask(x.shape, self._p, self._key.fold_in(self._calls))
+            mask: Mask | None = make_mask(x.shape, self._p, self._key.fold_in(self._calls))
             scale = training_scale(self._p, self.mode)
         else:
             mask, scale = evaluation(x.shape, self._p, self.mode)
-        y = _core.fused(name, mask, [("x", x), *inputs[1:]], scale, out=out)
+        y = fused(name, mask, [("x", x), *inputs[1:]], scale, out=out)
         if self.training:
             self._count()
         self._mask = mask if self.training else None
@@ -40,7 +40,7 @@ class _ScalingLayer(Layer[Mask]):
     def _gradient(self, dy: Array) -> Array:
         if self._mask is None or self._mask.p == 0.0:
             return scaled(dy, self._scale, None)
-        return _core.apply(self._mask, dy, self._scale, None)
+        return apply(self._mask, dy, self._scale, None)
 
     def _options(self) -> str:
         return "" if self.mode == "inverted" else f", mode={self.mode!r}"
@@ -182,10 +182,10 @@ class Zoneout(Layer[Mask]):
 
     def __call__(self, new: ArrayLike, previous: ArrayLike, out: Array | None = None) -> Array:
         """Return the state to go on with, as `zoneout` does."""
-        array = _core.float_array(new, "new")
+        array = float_array(new, "new")
         mask = None
         if self.training:
-            mask = Mask(array.shape, self._p, self._key.fold_in(self._calls))
+            mask = make_mask(array.shape, self._p, self._key.fold_in(self._calls))
         y = switched(array, previous, self._p, mask, out)
         if mask is not None:
             self._count()
@@ -214,7 +214,7 @@ class _ActivationDropout(ElementwiseLayer[Mask]):
         raise NotImplementedError
 
     def _draw(self, shape: tuple[int, ...], key: Key) -> Mask:
-        return Mask(shape, self._p, key)
+        return make_mask(shape, self._p, key)
 
     def _train(self, x: Array, mask: Mask, out: Array | None) -> Array:
         return self._run(x, mask, training_scale(self._p, self.mode), out)
@@ -223,7 +223,7 @@ class _ActivationDropout(ElementwiseLayer[Mask]):
         return self._run(x, *evaluation(x.shape, self._p, self.mode), out)
 
     def _run(self, x: Array, mask: Mask | None, scale: float, out: Array | None) -> Array:
-        y = _core.fused(self._name(), mask, [("x", x)], scale, out=out)
+        y = fused(self._name(), mask, [("x", x)], scale, out=out)
         self._x, self._applied, self._scale = x, mask, scale
         return y
 
@@ -231,7 +231,7 @@ class _ActivationDropout(ElementwiseLayer[Mask]):
         assert self._x is not None, "the base has checked that there was a call"
         x = np.asarray(self._x, dtype=dy.dtype)
         inputs = [("dy", dy), ("x", x)]
-        return _core.fused(self._name() + "_gradient", self._applied, inputs, self._scale)
+        return fused(self._name() + "_gradient", self._applied, inputs, self._scale)
 
     def _options(self) -> str:
         return "" if self.mode == "inverted" else f", mode={self.mode!r}"

@@ -1,13 +1,13 @@
 """Layers whose dropped elements become no zeros: alpha dropout, and Gaussian noise."""
 
-from fastdrop import _core
-from fastdrop._core import Key, Mask
+from fastdrop._calls import apply
+from fastdrop._mask import Mask, make_mask
 from fastdrop._validate import Dims, as_axis_number, as_dims, feature_dims, mask_shape
 from fastdrop.functional.core import Array
 from fastdrop.functional.gaussian import Noise
 from fastdrop.functional.selfnorm import alpha, alpha_scale
 from fastdrop.layers.base import ElementwiseLayer
-from fastdrop.random import RNG
+from fastdrop.random import RNG, Key
 
 
 class AlphaDropout(ElementwiseLayer[Mask]):
@@ -41,7 +41,7 @@ class AlphaDropout(ElementwiseLayer[Mask]):
         super().__init__(p, inplace, rng)
 
     def _draw(self, shape: tuple[int, ...], key: Key) -> Mask:
-        return Mask(shape, self._p, key)
+        return make_mask(shape, self._p, key)
 
     def _train(self, x: Array, mask: Mask, out: Array | None) -> Array:
         return alpha(x, mask, out)
@@ -49,7 +49,7 @@ class AlphaDropout(ElementwiseLayer[Mask]):
     def _gradient(self, dy: Array, mask: Mask | None) -> Array:
         if mask is None or mask.p == 0.0:
             return dy
-        return _core.apply(mask, dy, alpha_scale(mask.p), None)
+        return apply(mask, dy, alpha_scale(mask.p), None)
 
 
 class FeatureAlphaDropout(AlphaDropout):
@@ -98,7 +98,7 @@ class FeatureAlphaDropout(AlphaDropout):
 
     def _draw(self, shape: tuple[int, ...], key: Key) -> Mask:
         dims = feature_dims(shape, max(2, len(shape)), self.channel_axis)
-        return Mask(mask_shape(shape, dims), self._p, key)
+        return make_mask(mask_shape(shape, dims), self._p, key)
 
     def _options(self) -> str:
         return "" if self.channel_axis == 1 else f", channel_axis={self.channel_axis}"
@@ -146,7 +146,7 @@ class GaussianDropout(ElementwiseLayer[Noise]):
         self.broadcast_dims = as_dims(broadcast_dims)
 
     def _draw(self, shape: tuple[int, ...], key: Key) -> Noise:
-        return Noise(Mask(mask_shape(shape, self.broadcast_dims), self._p, key))
+        return Noise(make_mask(mask_shape(shape, self.broadcast_dims), self._p, key))
 
     def _train(self, x: Array, mask: Noise, out: Array | None) -> Array:
         return mask.apply(x, out)

@@ -5,8 +5,7 @@ from typing import SupportsIndex
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastdrop import _core
-from fastdrop._validate import as_count, check_flag
+from fastdrop._validate import as_count, check_flag, float_array
 from fastdrop.functional.core import NO_KEY, Array
 from fastdrop.functional.patches import (
     PatchMask,
@@ -91,7 +90,7 @@ class PatchDropout(Layer[PatchMask]):
         TypeError, ValueError
             If `x` is none of these, or shorter than the prefix; the call does not count then.
         """
-        array = _core.float_array(x, "x")
+        array = float_array(x, "x")
         shape = token_shape(array.shape)
         if self.training:
             key = self._key.fold_in(self._calls)
@@ -127,7 +126,7 @@ class PatchDropout(Layer[PatchMask]):
         """
         if self._shape is None:
             raise RuntimeError("backward needs a forward call before it")
-        array = _core.float_array(dy, "dy")
+        array = float_array(dy, "dy")
         batch, tokens, *features = self._shape
         mask = self._mask
         expected = (batch, tokens if mask is None else mask.kept, *features)

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from fastdrop._validate import as_count, as_probability
+from fastdrop._validate import as_count, probability
 from fastdrop.layers.base import Layer, as_layers
 
 
@@ -73,7 +73,7 @@ class PSchedule:
                 f"factors must be one for each of {len(self.layers)} layers, got {len(several)}"
             )
         self.schedule = schedule
-        self.factors = tuple(as_probability(factor, "factors") for factor in several)
+        self.factors = tuple(probability(factor, "factors") for factor in several)
         self._steps = 0
         self._at(0)
 
@@ -127,7 +127,7 @@ class PSchedule:
         self._steps = steps
 
     def _at(self, step: int) -> float:
-        return as_probability(self.schedule(step), "what schedule returns")
+        return probability(self.schedule(step), "what schedule returns")
 
     def _apply(self, p: float) -> None:
         for layer, factor in zip(self.layers, self.factors, strict=True):

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from numpy.typing import ArrayLike
 
-from fastdrop._core import Mask
+from fastdrop._mask import Mask, make_mask
 from fastdrop._validate import Mode, as_arrays, check_mode
 from fastdrop.functional.core import Array, dropout
 from fastdrop.functional.weights import weight_drop
@@ -161,7 +161,7 @@ class WeightDrop(Layer[list[Mask]]):
         self._mask = None
         if self.training:
             self._mask = [
-                Mask(array.shape, self._p, key.fold_in(n)) for n, array in enumerate(arrays)
+                make_mask(array.shape, self._p, key.fold_in(n)) for n, array in enumerate(arrays)
             ]
             self._count()
         self._shapes = [array.shape for array in arrays]

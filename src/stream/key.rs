@@ -2,12 +2,25 @@
 //!
 //! Entropy is not drawn here; the Python layer (or the caller) brings the bytes.
 
-use crate::ars::{Schedule, ars, joined};
+use super::ars::{Schedule, ars, joined};
+use crate::error::Error;
 
 const TAG_SPLIT: u8 = 254;
 const TAG_FOLD_IN: u8 = 255;
 
-/// A key: 16 bytes.
+/// The key whose children are the keys of seeds: these bytes as text.
+const SEEDS: Key = Key::from_bytes(*b"fastdrop's seeds");
+
+/// A key: 16 bytes that name a stream of random bits.
+///
+/// Keys of different seeds, children of different indices, and children of different keys are independent.
+///
+/// ```
+/// use fastdrop::Key;
+/// let key = Key::from_seed(42);
+/// let (layer, step) = (3, 1_000);
+/// assert_ne!(key.fold_in(layer).fold_in(step), key.fold_in(step).fold_in(layer));
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Key {
     bytes: [u8; 16],
@@ -24,6 +37,37 @@ impl Key {
     #[must_use]
     pub const fn to_bytes(self) -> [u8; 16] {
         self.bytes
+    }
+
+    /// The key of a seed: child `seed`, as [`Key::fold_in`] derives it, of the key with the bytes `fastdrop's seeds`.
+    ///
+    /// This is not the key that `fastdrop.Key(seed)` has in Python, whose seeds are NumPy's: [`Key::from_words`] makes
+    /// that.
+    #[must_use]
+    pub fn from_seed(seed: u64) -> Self {
+        SEEDS.fold_in(seed)
+    }
+
+    /// The key of two words, as Python's `fastdrop.Key(seed)` draws them:
+    /// `numpy.random.default_rng(seed).integers(0, 2**64, size=2, dtype=numpy.uint64)`.
+    ///
+    /// ```
+    /// // What NumPy gives for the seed 42.
+    /// let key = fastdrop::Key::from_words([0xC621_FD69_64C9_B48A, 0x705A_E1C0_E293_3FFA]);
+    /// ```
+    #[must_use]
+    pub fn from_words(words: [u64; 2]) -> Self {
+        Self::from_bytes(joined(words))
+    }
+
+    /// A key of 16 bytes from the operating system's entropy.
+    ///
+    /// # Errors
+    /// [`Error::Entropy`] if it has none.
+    pub fn from_entropy() -> Result<Self, Error> {
+        let mut bytes = [0; 16];
+        getrandom::fill(&mut bytes).map_err(|error| Error::Entropy(error.to_string()))?;
+        Ok(Self::from_bytes(bytes))
     }
 
     /// The child key number `index`; children of different indices, and of different keys, are independent.

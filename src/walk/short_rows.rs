@@ -1,13 +1,15 @@
 //! Keep bits of short rows that follow each other in memory, packed so that they are applied as one run.
 //!
 //! A row of three elements must not cost more than three elements: the rows of an axis are drawn together and
-//! appended in one loop. Where the bits come from is in `bits` and `turned`; what they are used for is not known here.
+//! appended in one loop. Where the bits come from is in `source` and `transposed`; what they are used for is not known
+//! here.
 
 use std::ops::Range;
 
-use crate::bernoulli::GROUP;
-use crate::bits::{Bits, Keep, TILE, Window, word_at};
-use crate::walk::{Axis, Cursor, Place};
+use super::source::{Drawn, Source, TileBuffer};
+use super::{Axis, Cursor, Place, TILE};
+use crate::stream::bernoulli::GROUP;
+use crate::words::word_at;
 
 /// Rows shorter than this are worth joining.
 const SHORT: usize = TILE / 8;
@@ -18,7 +20,7 @@ pub(crate) fn joins(axes: &[Axis]) -> bool {
         return false;
     };
     let end = Place::default().along(inner, inner.len);
-    inner.len < SHORT && outer.src == end.src && outer.more == end.more && outer.dst == end.dst
+    inner.len < SHORT && outer.steps == end.offsets
 }
 
 /// How many rows of `len` elements to take at a time: a multiple of 64 if a tile has so many, so that all tiles
@@ -29,7 +31,7 @@ pub(crate) fn rows_at_a_time(len: usize) -> usize {
 }
 
 /// The bits of consecutive elements that were not visited yet: [`TILE`] at most.
-pub(crate) struct Packed {
+pub(crate) struct ShortRows {
     /// Of the last word, what lies past the end is 0.
     words: [u64; TILE / 64 + 1],
     len: usize,
@@ -39,20 +41,20 @@ pub(crate) struct Packed {
     repeated: (u64, usize),
 }
 
-impl Packed {
+impl ShortRows {
     pub(crate) fn new() -> Self {
         let nowhere = Place::default();
         Self { words: [0; TILE / 64 + 1], len: 0, first: nowhere, next: nowhere, repeated: (0, 0) }
     }
 
-    /// Calls `visit(place, keep, len)` for all elements of the rows `range` of the walk, for which [`joins`] holds,
-    /// with bits from `window`.
+    /// Calls `visit(place, drawn, len)` for all elements of the rows `range` of the walk, for which [`joins`] holds,
+    /// with bits from `buffer`.
     pub(crate) fn walk(
         &mut self,
-        window: &mut Window<'_>,
+        buffer: &mut TileBuffer<'_>,
         axes: &[Axis],
         range: Range<usize>,
-        mut visit: impl FnMut(Place, Keep<'_>, usize),
+        mut visit: impl FnMut(Place, Drawn<'_>, usize),
     ) {
         let [.., outer, inner] = axes else {
             return;
@@ -64,21 +66,21 @@ impl Packed {
             let place = cursor.place();
             let ahead = (outer.len - at % outer.len).min(range.end - at);
             let rows = rows_at_a_time(inner.len).min(ahead);
-            let rows = match *window.bits() {
-                Bits::Drawn(_, origin) if outer.bit == 0 && rows * inner.len >= SHORT => {
+            let rows = match *buffer.source() {
+                Source::Drawn(_, origin) if outer.bit == 0 && rows * inner.len >= SHORT => {
                     let index = origin.wrapping_add_signed(place.bit as i64);
                     self.flush(&mut visit);
                     if self.repeated.0 != index || self.repeated.1 < rows {
-                        self.append_rows(window, cursor, [outer, inner], rows, ahead);
+                        self.append_rows(buffer, cursor, [outer, inner], rows, ahead);
                         self.len = 0;
                         self.repeated = (index, rows);
                     }
-                    visit(place, Keep::Bits(&self.words, 0), rows * inner.len);
+                    visit(place, Drawn::Bits(&self.words, 0), rows * inner.len);
                     rows
                 }
                 _ => {
                     self.make_room(place, rows * inner.len, &mut visit);
-                    self.append_rows(window, cursor, [outer, inner], rows, ahead)
+                    self.append_rows(buffer, cursor, [outer, inner], rows, ahead)
                 }
             };
             self.next = place.along(outer, rows);
@@ -91,23 +93,24 @@ impl Packed {
     /// these, `ahead` rows will be wanted soon.
     fn append_rows(
         &mut self,
-        window: &mut Window<'_>,
+        buffer: &mut TileBuffer<'_>,
         cursor: Cursor<'_>,
         [outer, inner]: [&Axis; 2],
         rows: usize,
         ahead: usize,
     ) -> usize {
         let bit = cursor.place().bit;
-        let (sampler, origin) = match *window.bits() {
-            Bits::Drawn(ref sampler, origin) => (sampler, origin),
-            Bits::Given(given) => {
+        let (sampler, origin) = match *buffer.source() {
+            Source::Drawn(ref sampler, origin) => (sampler, origin),
+            Source::Given(given) => {
                 for row in 0..rows as isize {
-                    let words = window.pack(given, bit + outer.bit * row, inner.bit, inner.len);
+                    let words = buffer.pack(given, bit + outer.bit * row, inner.bit, inner.len);
                     self.append(inner.len, [|at: usize| words[at / 64]]);
                 }
                 return rows;
             }
-            Bits::Constant(keep) => {
+            Source::Normals(..) | Source::Uniforms(..) => unreachable!("rows of keep bits are joined"),
+            Source::Constant(keep) => {
                 let bits = if keep { !0 } else { 0 };
                 self.append(inner.len, (0..rows).map(|_| move |_| bits));
                 return rows;
@@ -122,11 +125,11 @@ impl Packed {
             let rows = rows.min((TILE / step.max(1)).max(1));
             let index = origin.wrapping_add_signed(bit as i64);
             let span = (rows - 1) * step + taken;
-            let (words, offset) = window.draw(sampler, index, span, (step * ahead + taken).min(TILE), None);
+            let (words, offset) = buffer.draw(sampler, index, span, (step * ahead + taken).min(TILE), None);
             self.append_drawn(words, (0..rows).map(|row| offset + row * step), inner);
             rows
         } else {
-            let (words, starts) = window.gather(sampler, origin, taken, cursor, 0, rows * taken);
+            let (words, starts) = buffer.gather(sampler, origin, taken, cursor, 0, rows * taken);
             self.append_drawn(words, starts.iter().rev().copied(), inner);
             starts.len()
         }
@@ -144,12 +147,8 @@ impl Packed {
     }
 
     /// Visits what is there, unless `len` elements at `place` follow it and there is room for them.
-    pub(crate) fn make_room(&mut self, place: Place, len: usize, visit: &mut impl FnMut(Place, Keep<'_>, usize)) {
-        if self.len + len > TILE
-            || self.next.src != place.src
-            || self.next.more != place.more
-            || self.next.dst != place.dst
-        {
+    pub(crate) fn make_room(&mut self, place: Place, len: usize, visit: &mut impl FnMut(Place, Drawn<'_>, usize)) {
+        if self.len + len > TILE || self.next.offsets != place.offsets {
             self.flush(visit);
         }
         if self.len == 0 {
@@ -158,7 +157,7 @@ impl Packed {
         self.repeated.1 = 0;
     }
 
-    /// Appends rows of `len` elements each; a row gives the 64 bits from an element on, rubbish past its end.
+    /// Appends rows of `len` elements each; a row gives the 64 bits from an element on, unspecified past its end.
     #[inline(always)]
     pub(crate) fn append<R: Fn(usize) -> u64>(&mut self, len: usize, rows: impl IntoIterator<Item = R>) {
         let (mut word, mut filled) = (self.len / 64, self.len % 64);
@@ -190,9 +189,9 @@ impl Packed {
     }
 
     /// Visits what is there.
-    pub(crate) fn flush(&mut self, visit: &mut impl FnMut(Place, Keep<'_>, usize)) {
+    pub(crate) fn flush(&mut self, visit: &mut impl FnMut(Place, Drawn<'_>, usize)) {
         if self.len > 0 {
-            visit(self.first, Keep::Bits(&self.words, 0), self.len);
+            visit(self.first, Drawn::Bits(&self.words, 0), self.len);
             self.len = 0;
         }
     }

@@ -9,9 +9,8 @@
 
 use std::f64::consts::{FRAC_PI_2, LN_2};
 
-use crate::ars::Schedule;
-use crate::bernoulli::GROUP;
-use crate::key::Key;
+use super::ars::Schedule;
+use super::bernoulli::GROUP;
 use crate::simd::{Kernel, Level, Simd};
 
 /// Tag of the first of the blocks of a group. Block i holds elements i, 32 + i, 64 + i and 96 + i.
@@ -112,23 +111,15 @@ fn direction(bits: u64) -> [f64; 2] {
     [f64::from_bits(turned_cos), f64::from_bits(turned_sin)]
 }
 
-/// The standard normal numbers of the 128 elements of one group, as the stream defines them; the same at each level.
-#[must_use]
-pub fn normal_group(level: Level, key: Key, group: u64) -> [f64; GROUP] {
-    let mut normals = [0.0; GROUP];
-    self::group(level, &key.schedule(), group, &mut normals);
-    normals
-}
-
-/// The normals of the elements of group `group`.
-pub(crate) fn group(level: Level, schedule: &Schedule, group: u64, normals: &mut [f64; GROUP]) {
+/// The normals of the elements of group `group`, as the bits of doubles.
+pub(crate) fn group(level: Level, schedule: &Schedule, group: u64, normals: &mut [u64; GROUP]) {
     level.run(Draw { schedule, group, normals });
 }
 
 struct Draw<'a> {
     schedule: &'a Schedule,
     group: u64,
-    normals: &'a mut [f64; GROUP],
+    normals: &'a mut [u64; GROUP],
 }
 
 impl Kernel for Draw<'_> {
@@ -139,14 +130,15 @@ impl Kernel for Draw<'_> {
         let blocks: [[u64; 2]; BLOCKS] = self.schedule.tagged(simd, self.group, TAG);
         let bits: [u64; PAIRS] = std::array::from_fn(|i| blocks[i % BLOCKS][i / BLOCKS]);
         let (first, second) = self.normals.split_at_mut(PAIRS);
+        let mut radii = [0.0; PAIRS];
         // Two short loops: a CPU works on more lanes of these at a time than of one long loop.
-        for (first, bits) in first.iter_mut().zip(&bits) {
-            *first = radius(*bits);
+        for (r, bits) in radii.iter_mut().zip(&bits) {
+            *r = radius(*bits);
         }
-        for ((first, second), bits) in first.iter_mut().zip(second).zip(&bits) {
+        for (((first, second), r), bits) in first.iter_mut().zip(second).zip(radii).zip(&bits) {
             let [x, y] = direction(*bits);
-            *second = *first * y;
-            *first *= x;
+            *first = (r * x).to_bits();
+            *second = (r * y).to_bits();
         }
     }
 }
@@ -154,7 +146,8 @@ impl Kernel for Draw<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ars::halves;
+    use crate::stream::ars::halves;
+    use crate::stream::key::Key;
 
     fn pair(bits: u64) -> [f64; 2] {
         direction(bits).map(|x| radius(bits) * x)
@@ -201,8 +194,9 @@ mod tests {
                 [expected[i + 32], expected[i + 96]] = pair(high);
             }
             for level in Level::available() {
-                let normals = normal_group(level, key, index);
-                assert_eq!(normals.map(f64::to_bits), expected.map(f64::to_bits), "{level:?}");
+                let mut normals = [0; GROUP];
+                group(level, &key.schedule(), index, &mut normals);
+                assert_eq!(normals, expected.map(f64::to_bits), "{level:?}");
             }
         }
     }

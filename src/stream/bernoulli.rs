@@ -6,11 +6,10 @@
 //!
 //! [`keep_group`] says that in scalar code. [`Sampler`] does it eight groups at a time on any CPU.
 
-use crate::ars::Schedule;
+use super::ars::Schedule;
+use super::key::Key;
 use crate::error::Error;
-use crate::key::Key;
 use crate::simd::{Kernel, LANES, Level, Simd};
-use crate::walk::MORE;
 
 /// Elements in a group: the bits of one block.
 pub(crate) const GROUP: usize = 128;
@@ -18,18 +17,26 @@ pub(crate) const GROUP: usize = 128;
 pub(crate) const GROUP_WORDS: usize = GROUP / 64;
 /// Groups in a vector.
 const GROUPS: usize = LANES / GROUP_WORDS;
-/// Groups that are drawn at once: as many as a tile has.
-pub(crate) const PIECE: usize = 64;
-/// Vectors of groups that are drawn together: 1,024 elements.
+/// Vectors of groups that are drawn together.
 const VECTORS: usize = 2;
+/// Elements that are drawn together.
+pub(crate) const BLOCK: usize = VECTORS * GROUPS * GROUP;
 /// Planes drawn before the first look at whether any element of 1,024 is still undecided. After seven planes eight
 /// are on average; the last one takes 11.3 planes.
-const SURE_PLANES: u32 = 8;
+pub(crate) const SURE_PLANES: u32 = 8;
 
-/// The probability to drop, held as the integer that uniforms are compared with.
-#[derive(Debug, Clone, Copy, PartialEq)]
+/// The probability to drop, with the integer that uniforms are compared with.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Probability {
-    p: f64,
+    /// Of the double, which is neither NaN nor -0.0: so equal probabilities have equal bits.
+    bits: u64,
+    threshold: Threshold,
+}
+
+impl std::fmt::Debug for Probability {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Probability({:?})", self.get())
+    }
 }
 
 impl Probability {
@@ -38,41 +45,42 @@ impl Probability {
     /// # Errors
     /// [`Error::Probability`] if it is not, or is NaN.
     pub fn new(p: f64) -> Result<Self, Error> {
-        if (0.0..=1.0).contains(&p) {
-            Ok(Self { p: p + 0.0 }) // -0.0 becomes 0.0
-        } else {
-            Err(Error::Probability(p))
+        if !(0.0..=1.0).contains(&p) {
+            return Err(Error::Probability(p));
         }
-    }
-
-    /// The probability as it was given.
-    #[must_use]
-    pub const fn get(self) -> f64 {
-        self.p
-    }
-
-    /// What the uniform is compared with: T = floor(p 2^64), exact because scaling by a power of two is.
-    #[must_use]
-    pub fn threshold(self) -> Threshold {
-        let scaled = self.p * 2f64.powi(64);
-        if self.p == 1.0 {
+        // Exact, because scaling by a power of two is.
+        let scaled = p * 2f64.powi(64);
+        let threshold = if p == 1.0 {
             Threshold::DropAll
         } else if scaled < 1.0 {
             Threshold::KeepAll
         } else {
             Threshold::Below(scaled as u64)
-        }
+        };
+        Ok(Self { bits: (p + 0.0).to_bits(), threshold }) // -0.0 becomes 0.0
+    }
+
+    /// The probability as it was given.
+    #[must_use]
+    pub const fn get(self) -> f64 {
+        f64::from_bits(self.bits)
+    }
+
+    /// What the uniform is compared with: T = floor(p 2^64).
+    #[must_use]
+    pub const fn threshold(self) -> Threshold {
+        self.threshold
     }
 
     /// 1 / (1 - p), what inverted dropout multiplies by; 0 for p = 1, where nothing is left to scale.
     #[must_use]
     pub fn inverted_scale(self) -> f64 {
-        if self.p == 1.0 { 0.0 } else { 1.0 / (1.0 - self.p) }
+        if self.threshold == Threshold::DropAll { 0.0 } else { 1.0 / (1.0 - self.get()) }
     }
 }
 
 /// Which uniforms are dropped.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Threshold {
     /// None: T = 0.
     KeepAll,
@@ -106,37 +114,16 @@ pub fn keep_group(key: Key, threshold: Threshold, group: u64) -> [u64; 2] {
     keep
 }
 
-/// Memory that is read right after a draw, and therefore asked for between its planes.
-///
-/// Drawing is arithmetic and applying is memory. One after the other, each leaves half of the CPU idle; so lines are
-/// asked for from the first planes on, a few at a time, and the rest of the draw hides their way to the cache.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Soon {
-    /// Addresses of what belongs to the first element, of each array; 0 for no array.
-    pub(crate) inputs: [usize; 1 + MORE],
-    /// Bytes of an element.
-    pub(crate) size: usize,
+/// Something else to do while bits are drawn, a share of it before each of the first planes.
+pub(crate) trait BetweenPlanes: Copy {
+    /// The share of plane `plane` (of [`SURE_PLANES`]) of the block number `block`, of [`BLOCK`] elements.
+    fn issue<S: Simd>(self, simd: S, block: usize, plane: u32);
 }
 
-impl Soon {
-    /// The same for elements further on: as many bytes from there in each array.
-    pub(crate) fn moved(self, bytes: [isize; 1 + MORE]) -> Self {
-        let move_one = |i: usize| if self.inputs[i] == 0 { 0 } else { self.inputs[i].wrapping_add_signed(bytes[i]) };
-        Self { inputs: std::array::from_fn(move_one), ..self }
-    }
-
-    /// Asks for the share of plane `plane` of a block's memory.
+/// Nothing else to do.
+impl BetweenPlanes for () {
     #[inline(always)]
-    fn ask<S: Simd>(self, simd: S, block: usize, plane: u32) {
-        let bytes = VECTORS * LANES * 64 * self.size;
-        let share = bytes / SURE_PLANES as usize;
-        for input in self.inputs.into_iter().filter(|input| *input != 0) {
-            let first = input.wrapping_add(block * bytes + plane as usize * share);
-            for line in (0..share).step_by(64) {
-                simd.prefetch_far(std::ptr::without_provenance(first.wrapping_add(line)));
-            }
-        }
-    }
+    fn issue<S: Simd>(self, _: S, _: usize, _: u32) {}
 }
 
 /// Draws keep bits for one key and threshold.
@@ -162,19 +149,19 @@ impl Sampler {
         Self { schedule, threshold, planes, tags }
     }
 
-    /// Whether a draw takes so many planes that memory can be asked for between them.
-    pub(crate) fn takes_time(&self) -> bool {
+    /// Whether a draw takes so many planes that there is time for something else between them.
+    pub(crate) fn is_long(&self) -> bool {
         self.planes >= SURE_PLANES
     }
 
     /// Keep bits of consecutive groups, two words each.
-    pub(crate) fn fill(&self, level: Level, first_group: u64, soon: Option<Soon>, keep: &mut [u64]) {
-        level.run(Draw { sampler: self, groups: Groups::Consecutive(first_group), soon, keep });
+    pub(crate) fn fill(&self, level: Level, first_group: u64, between: impl BetweenPlanes, keep: &mut [u64]) {
+        level.run(Draw { sampler: self, groups: Groups::Consecutive(first_group), between, keep });
     }
 
     /// Keep bits of any groups, two words each.
     pub(crate) fn gather(&self, level: Level, groups: &[u64], keep: &mut [u64]) {
-        level.run(Draw { sampler: self, groups: Groups::Listed(groups), soon: None, keep });
+        level.run(Draw { sampler: self, groups: Groups::Listed(groups), between: (), keep });
     }
 }
 
@@ -212,30 +199,26 @@ struct State<V> {
 }
 
 /// Draws the groups whose bits `keep` has room for.
-struct Draw<'a> {
+struct Draw<'a, B> {
     sampler: &'a Sampler,
     groups: Groups<'a>,
-    soon: Option<Soon>,
+    between: B,
     keep: &'a mut [u64],
 }
 
-impl Kernel for Draw<'_> {
+impl<B: BetweenPlanes> Kernel for Draw<'_, B> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        let Self { sampler, groups, soon, keep } = self;
+        let Self { sampler, groups, between, keep } = self;
         let (vectors, rest) = keep.as_chunks_mut::<LANES>();
         let full = vectors.len();
         let (blocks, single) = vectors.as_chunks_mut::<VECTORS>();
         for (block, keep) in blocks.iter_mut().enumerate() {
-            let ask = |plane| {
-                if let Some(soon) = soon {
-                    soon.ask(simd, block, plane);
-                }
-            };
+            let between = |plane| between.issue(simd, block, plane);
             let at = block * VECTORS * GROUPS;
-            *keep = sampler.block(simd, groups, at, simd.splat(!0), ask).map(|keep| simd.to_array(keep));
+            *keep = sampler.block(simd, groups, at, simd.splat(!0), between).map(|keep| simd.to_array(keep));
         }
         for keep in single {
             let at = (full - 1) * GROUPS;
@@ -251,7 +234,7 @@ impl Kernel for Draw<'_> {
 }
 
 impl Sampler {
-    /// Keep bits of N vectors of groups from `at` on, of which those in `open` are wanted. Calls `meanwhile` before each
+    /// Keep bits of N vectors of groups from `at` on, of which those in `open` are wanted. Calls `between` before each
     /// of the first planes.
     #[inline(always)]
     fn block<S: Simd, const N: usize>(
@@ -260,14 +243,14 @@ impl Sampler {
         groups: Groups<'_>,
         at: usize,
         open: S::V,
-        meanwhile: impl Fn(u32),
+        between: impl Fn(u32),
     ) -> [S::V; N] {
         let first_rounds: [S::V; N] =
             std::array::from_fn(|vector| self.schedule.first_round(simd, groups.counters(simd, at + vector * GROUPS)));
         let mut states = [State { keep: simd.splat(!0), undecided: open }; N];
         for plane in 0..self.planes {
             if plane < SURE_PLANES {
-                meanwhile(plane);
+                between(plane);
             } else {
                 let undecided =
                     states.iter().skip(1).fold(states[0].undecided, |all, state| simd.or(all, state.undecided));

@@ -1,0 +1,175 @@
+//! Elements of any layout and byte order, in and out: the one path for whatever does not lie side by side.
+//!
+//! A word of elements at a time is brought into a small buffer, in this CPU's byte order; and, for what is computed and
+//! not only selected, widened into floats and rounded once on its way out. A complex number is two floats.
+
+use half::slice::HalfFloatSliceExt;
+use half::{bf16, f16};
+
+use super::gelu::Arithmetic;
+use crate::operand::{Element, LARGEST};
+use crate::simd::WORD;
+
+/// The floats that elements are computed in.
+pub(crate) trait Real: Arithmetic + Default + Send + Sync {
+    fn from_halves<T>(_: &[T], _: &mut [Self])
+    where
+        [T]: HalfFloatSliceExt,
+    {
+        unreachable!("float16 and bfloat16 are computed in f32")
+    }
+    fn to_halves<T>(_: &[Self], _: &mut [T])
+    where
+        [T]: HalfFloatSliceExt,
+    {
+        unreachable!("float16 and bfloat16 are computed in f32")
+    }
+}
+
+impl Real for f32 {
+    fn from_halves<T>(from: &[T], to: &mut [Self])
+    where
+        [T]: HalfFloatSliceExt,
+    {
+        from.convert_to_f32_slice(to);
+    }
+    fn to_halves<T>(from: &[Self], to: &mut [T])
+    where
+        [T]: HalfFloatSliceExt,
+    {
+        to.convert_from_f32_slice(from);
+    }
+}
+
+impl Real for f64 {}
+
+/// Room for a word of elements of any type.
+#[repr(align(64))]
+pub(crate) struct Buffer([u8; WORD * LARGEST]);
+
+impl Buffer {
+    pub(crate) const fn new() -> Self {
+        Self([0; WORD * LARGEST])
+    }
+
+    pub(crate) fn as_mut_ptr(&mut self) -> *mut u8 {
+        self.0.as_mut_ptr()
+    }
+}
+
+/// How an array's elements lie in memory.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Layout {
+    pub(crate) element: Element,
+    /// In the other byte order than this CPU's.
+    pub(crate) swapped: bool,
+    /// From one element to the next, in bytes.
+    pub(crate) step: isize,
+}
+
+impl Layout {
+    /// Reads `len` elements, a word at most, into a buffer.
+    ///
+    /// # Safety
+    /// The elements must be readable from `src` on.
+    pub(crate) unsafe fn read(self, src: *const u8, len: usize, buffer: &mut Buffer) {
+        let size = self.element.size();
+        let bytes = &mut buffer.0[..len * size];
+        // SAFETY: the caller vouches for the elements; the buffer is not one of them.
+        unsafe { copy(src, self.step, bytes.as_mut_ptr(), size as isize, size, len) };
+        self.swap(bytes);
+    }
+
+    /// Writes `len` elements, a word at most, from a buffer, whose contents are unspecified afterwards.
+    ///
+    /// # Safety
+    /// The elements must be writeable from `dst` on.
+    pub(crate) unsafe fn write(self, buffer: &mut Buffer, len: usize, dst: *mut u8) {
+        let size = self.element.size();
+        let bytes = &mut buffer.0[..len * size];
+        self.swap(bytes);
+        // SAFETY: the caller vouches for the elements; the buffer is not one of them.
+        unsafe { copy(bytes.as_ptr(), size as isize, dst, self.step, size, len) };
+    }
+
+    fn swap(self, bytes: &mut [u8]) {
+        if self.swapped {
+            for part in bytes.chunks_exact_mut(self.element.size() / self.element.parts()) {
+                part.reverse();
+            }
+        }
+    }
+
+    /// Reads `to.len()` floats: a word of elements at most.
+    ///
+    /// # Safety
+    /// The elements must be readable from `src` on, and R be the float that they are computed in.
+    pub(crate) unsafe fn load<R: Real>(self, src: *const u8, to: &mut [R]) {
+        let len = to.len() / self.element.parts();
+        let mut buffer = Buffer::new();
+        // SAFETY: the caller vouches for the elements.
+        unsafe { self.read(src, len, &mut buffer) };
+        let from = buffer.0.as_ptr();
+        // SAFETY: the buffer is aligned for any type, holds `len` elements, and any bits are such.
+        unsafe {
+            match self.element {
+                Element::F16 => R::from_halves::<f16>(std::slice::from_raw_parts(from.cast(), len), to),
+                Element::Bf16 => R::from_halves::<bf16>(std::slice::from_raw_parts(from.cast(), len), to),
+                _ => to.as_mut_ptr().copy_from_nonoverlapping(from.cast(), to.len()),
+            }
+        }
+    }
+
+    /// Writes `from`: a word of elements at most.
+    ///
+    /// # Safety
+    /// The elements must be writeable from `dst` on, and R be the float that they are computed in.
+    pub(crate) unsafe fn store<R: Real>(self, from: &[R], dst: *mut u8) {
+        let len = from.len() / self.element.parts();
+        let mut buffer = Buffer::new();
+        let to = buffer.0.as_mut_ptr();
+        // SAFETY: the buffer is aligned for any type, holds `len` elements, and any bits are such.
+        unsafe {
+            match self.element {
+                Element::F16 => R::to_halves::<f16>(from, std::slice::from_raw_parts_mut(to.cast(), len)),
+                Element::Bf16 => R::to_halves::<bf16>(from, std::slice::from_raw_parts_mut(to.cast(), len)),
+                _ => to.cast::<R>().copy_from_nonoverlapping(from.as_ptr(), from.len()),
+            }
+        }
+        // SAFETY: the caller vouches for the elements.
+        unsafe { self.write(&mut buffer, len, dst) };
+    }
+}
+
+/// Copies `len` elements of `size` bytes between two strides.
+///
+/// # Safety
+/// The elements must be readable and writeable, and must not overlap.
+unsafe fn copy(src: *const u8, src_step: isize, dst: *mut u8, dst_step: isize, size: usize, len: usize) {
+    /// # Safety
+    /// As above, for elements of `SIZE` bytes.
+    #[inline(always)]
+    unsafe fn sized<const SIZE: usize>(src: *const u8, src_step: isize, dst: *mut u8, dst_step: isize, len: usize) {
+        for i in 0..len as isize {
+            // SAFETY: the caller vouches for each element; byte arrays need no alignment.
+            unsafe {
+                let element = src.offset(i * src_step).cast::<[u8; SIZE]>().read();
+                dst.offset(i * dst_step).cast::<[u8; SIZE]>().write(element);
+            }
+        }
+    }
+    // SAFETY: the obligations are the same, and the sizes are those of `Element::size`.
+    unsafe {
+        if src_step == size as isize && dst_step == size as isize {
+            return dst.copy_from_nonoverlapping(src, len * size);
+        }
+        match size {
+            1 => sized::<1>(src, src_step, dst, dst_step, len),
+            2 => sized::<2>(src, src_step, dst, dst_step, len),
+            4 => sized::<4>(src, src_step, dst, dst_step, len),
+            8 => sized::<8>(src, src_step, dst, dst_step, len),
+            16 => sized::<16>(src, src_step, dst, dst_step, len),
+            _ => unreachable!("elements have 1, 2, 4, 8 or 16 bytes"),
+        }
+    }
+}

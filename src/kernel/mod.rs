@@ -1,0 +1,174 @@
+//! What becomes of elements: a run of them along an axis at a time, with what was drawn for it.
+
+pub(crate) mod convert;
+pub(crate) mod gelu;
+pub(crate) mod op;
+pub(crate) mod select;
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::operand::{Each, INPUTS, Operands};
+use crate::simd::Level;
+use crate::walk::Place;
+use crate::walk::source::Drawn;
+use crate::words;
+
+/// How far ahead of its use memory is prefetched, where it comes from beyond the caches, in bytes.
+pub(crate) const PREFETCH_BYTES: isize = 4096;
+/// Streamed writes start at multiples of this.
+const LINE: usize = 64;
+
+/// How kernels use the CPU and its memory.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Memory {
+    pub(crate) level: Level,
+    /// Write past the caches; a fence must follow.
+    pub(crate) stream: bool,
+    /// Where to find, from an input's element on, what will be read some time later: in bytes.
+    pub(crate) ahead: Each<isize>,
+}
+
+/// Elements at equal distances.
+#[derive(Clone, Copy)]
+pub(crate) struct Run<'a> {
+    pub(crate) operands: &'a Operands,
+    /// Of the first one.
+    pub(crate) place: Place,
+    /// From one to the next, for each array.
+    pub(crate) steps: Each<isize>,
+    pub(crate) len: usize,
+}
+
+impl Run<'_> {
+    /// The address of the first element in an array: 0 is the output.
+    #[inline(always)]
+    fn address(&self, which: usize) -> *mut u8 {
+        self.operands.first[which].wrapping_offset(self.place.offsets[which])
+    }
+
+    /// How an array's elements lie in memory.
+    fn layout(&self, which: usize) -> convert::Layout {
+        convert::Layout {
+            element: self.operands.element,
+            swapped: self.operands.swapped[which],
+            step: self.steps[which],
+        }
+    }
+
+    /// Whether elements of `size` bytes lie side by side in this CPU's byte order, in the output and `inputs` inputs.
+    fn is_contiguous(&self, size: usize, inputs: usize) -> bool {
+        let arrays = 1 + inputs;
+        self.steps[..arrays].iter().all(|step| *step == size as isize)
+            && !self.operands.swapped[..arrays].contains(&true)
+    }
+}
+
+/// What becomes of the elements of a call.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Operation<'a> {
+    /// `kept ? x * scale : 0`; the factor is finite, and rounded once to the precision that the element is computed in.
+    Select { scale: f64 },
+    /// A formula of the table in [`op`].
+    Formula(op::Formula),
+    /// `x * (1 + std * z)` with the normals z that are drawn.
+    Noise { std: f64 },
+    /// What is drawn: keep bits as bytes; normals or uniforms into an array without gaps.
+    Store,
+    /// Keep bits as bits; offsets of the output are counted in them. Runs must come in the order of the output.
+    Pack,
+    /// Adds up how many elements are kept.
+    Count(&'a AtomicU64),
+}
+
+impl Operation<'_> {
+    /// How many inputs it has.
+    pub(crate) fn inputs(&self) -> usize {
+        match self {
+            Self::Select { .. } | Self::Noise { .. } => 1,
+            Self::Formula(formula) => formula.kind.inputs(),
+            Self::Store | Self::Pack | Self::Count(_) => 0,
+        }
+    }
+
+    /// Whether elements are written past the caches where the output is large.
+    pub(crate) fn streams(&self) -> bool {
+        matches!(self, Self::Select { .. } | Self::Formula(_))
+    }
+
+    /// Whether runs must come in the walk's order.
+    pub(crate) fn is_ordered(&self) -> bool {
+        matches!(self, Self::Pack | Self::Count(_))
+    }
+
+    /// Handles a run.
+    ///
+    /// # Safety
+    /// The run's elements must be readable and writeable, by this thread alone. Those of an input are those of the
+    /// output, or do not overlap them.
+    #[inline]
+    pub(crate) unsafe fn run(&self, memory: &Memory, drawn: Drawn<'_>, run: &Run<'_>) {
+        // SAFETY: the obligations are the same.
+        unsafe {
+            match *self {
+                Self::Select { .. } if matches!(drawn, Drawn::None) => select::zero(memory, run),
+                Self::Select { scale } => {
+                    let (words, offset) = drawn.bits();
+                    select::run(memory, scale, words, offset, run);
+                }
+                Self::Formula(formula) => {
+                    let (words, offset) = drawn.bits();
+                    formula.run(memory, words, offset, run);
+                }
+                Self::Noise { std } => {
+                    if let Drawn::Normals(normals) = drawn {
+                        op::noise(memory, std, normals, run);
+                    }
+                }
+                Self::Store => {
+                    if let Drawn::Uniforms(values) | Drawn::Normals(values) = drawn {
+                        run.address(0).cast::<u64>().copy_from_nonoverlapping(values.as_ptr(), values.len());
+                    } else {
+                        let (words, offset) = drawn.bits();
+                        select::run(memory, 1.0, words, offset, run);
+                    }
+                }
+                Self::Pack => {
+                    let (words, offset) = drawn.bits();
+                    pack(words, offset, run);
+                }
+                Self::Count(total) => {
+                    let (words, offset) = drawn.bits();
+                    let kept = words::words_at(words, offset, run.len).map(|word| u64::from(word.count_ones())).sum();
+                    total.fetch_add(kept, Ordering::Relaxed);
+                }
+            }
+        }
+    }
+}
+
+/// Writes keep bits as bits.
+///
+/// # Safety
+/// As for [`Operation::run`].
+unsafe fn pack(words: &[u64], offset: usize, run: &Run<'_>) {
+    let first = run.place.offsets[0] as usize;
+    // SAFETY: the caller vouches for the output's bits from `first` on, which begin in this byte.
+    let bytes = unsafe {
+        let begin = run.operands.first[0].add(first / 8);
+        std::slice::from_raw_parts_mut(begin, (first % 8 + run.len).div_ceil(8))
+    };
+    let mut at = first % 8;
+    // Whole words first, if they begin at words and bytes.
+    let whole = if offset.is_multiple_of(64) && at == 0 { run.len / 64 } else { 0 };
+    for (bytes, word) in bytes.as_chunks_mut::<8>().0.iter_mut().zip(&words[offset / 64..]).take(whole) {
+        *bytes = word.to_le_bytes();
+    }
+    let done = whole * 64;
+    at += done;
+    for (i, word) in words::words_at(words, offset + done, run.len - done).enumerate() {
+        let from = 64 * i;
+        words::put_bits(bytes, at + from, (run.len - done - from).min(64), word);
+    }
+}
+
+const _: () = assert!(INPUTS == 3, "formulas have the inputs x, a and b");

@@ -1,0 +1,377 @@
+//! Operations that go with dropout in one pass over memory, and those in which a dropped element does not become zero.
+//!
+//! The table of [`Kind`] is the definition of all of them. As in `select`, a word of keep bits is the unit; elements that
+//! are not floats side by side go through `convert`.
+
+use super::convert::Real;
+use super::gelu::{Arithmetic, gelu, slope};
+use super::{LINE, Memory, Run};
+use crate::operand::INPUTS;
+use crate::simd::{Kernel, LANES, Simd, WORD};
+use crate::stream::bernoulli::GROUP;
+use crate::words::{twice, word_at};
+
+/// Runs of this many elements are streamed, wherever they begin.
+const STREAMED_LEN: usize = 2048;
+/// Elements that are computed at a time.
+const COMPUTED: usize = 16;
+
+/// Makes the table: a type for each formula, so that each is compiled by itself, and [`Kind`], which names them.
+macro_rules! formulas {
+    (
+        |$x:ident, $a:ident, $b:ident, $scale:ident, $shift:ident, $fill:ident, $zero:ident|
+        $($(#[$doc:meta])* $name:ident, $text:literal, $inputs:literal, $complex:literal, $kept:expr, $dropped:expr;)+
+    ) => {
+        /// What is computed of the inputs x, a and b.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub enum Kind {
+            $($(#[$doc])* $name,)+
+        }
+
+        impl Kind {
+            /// All of them.
+            pub const ALL: &[Self] = &[$(Self::$name,)+];
+
+            /// Its name in Python.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $(Self::$name => $text,)+
+                }
+            }
+
+            /// How many inputs it has.
+            #[must_use]
+            pub const fn inputs(self) -> usize {
+                match self {
+                    $(Self::$name => $inputs,)+
+                }
+            }
+
+            /// Whether complex numbers, taken as two real ones, come out right.
+            #[must_use]
+            pub const fn takes_complex(self) -> bool {
+                match self {
+                    $(Self::$name => $complex,)+
+                }
+            }
+
+            #[inline(always)]
+            fn compute<R: Real, S: Simd>(self, simd: S, call: &Contiguous<'_, R>) {
+                match self {
+                    $(Self::$name => call.all::<S, table::$name>(simd),)+
+                }
+            }
+        }
+
+        mod table {
+            use super::*;
+
+            $(
+                pub(super) struct $name;
+
+                impl Compute for $name {
+                    const INPUTS: usize = $inputs;
+
+                    #[inline(always)]
+                    #[allow(unused_variables, reason = "few formulas need all")]
+                    fn value<R: Arithmetic>(keep: bool, [$x, $a, $b]: [R; INPUTS], [$scale, $shift, $fill]: [R; 3]) -> R {
+                        let $zero = R::from_f64(0.0);
+                        let (kept, dropped) = ($kept, $dropped);
+                        if keep { kept } else { dropped }
+                    }
+                }
+            )+
+        }
+    };
+}
+
+// The name, the name in Python, the number of inputs, whether complex numbers come out right, and what kept and dropped
+// elements become. A gradient stands below its function: x is then the gradient that arrives, a the function's input.
+// Where something is compared with 0, NaN is not at most 0, and stays.
+formulas! {
+    |x, a, b, scale, shift, fill, zero|
+    /// `kept ? x * scale + shift : fill`
+    Affine, "affine", 1, false, x * scale + shift, fill;
+    /// `kept ? a + x * scale : a`
+    Add, "add", 2, true, a + x * scale, a;
+    /// `kept ? b + (x + a) * scale : b`
+    BiasAdd, "bias_add", 3, true, b + (x + a) * scale, b;
+    /// `kept ? x : a`
+    Switch, "switch", 2, true, x, a;
+    /// `x * scale + a * shift`
+    Mix, "mix", 2, true, x * scale + a * shift, x * scale + a * shift;
+    /// `kept ? relu(x) * scale : 0`
+    Relu, "relu", 1, false, if x <= zero { zero } else { x * scale }, zero;
+    /// `kept ? x * scale * relu'(a) : 0`
+    ReluGradient, "relu_gradient", 2, false, if a <= zero { zero } else { x * scale }, zero;
+    /// `kept ? gelu(x) * scale : 0`
+    Gelu, "gelu", 1, false, gelu::<R, false>(x) * scale, zero;
+    /// `kept ? x * scale * gelu'(a) : 0`
+    GeluGradient, "gelu_gradient", 2, false, x * slope::<R, false>(a) * scale, zero;
+    /// As `Gelu`, with the approximation by tanh.
+    GeluTanh, "gelu_tanh", 1, false, gelu::<R, true>(x) * scale, zero;
+    /// As `GeluGradient`, with the approximation by tanh.
+    GeluTanhGradient, "gelu_tanh_gradient", 2, false, x * slope::<R, true>(a) * scale, zero;
+}
+
+/// A formula of the table.
+trait Compute {
+    const INPUTS: usize;
+
+    /// One element: from the inputs x, a, b and the numbers scale, shift, fill.
+    fn value<R: Arithmetic>(keep: bool, inputs: [R; INPUTS], numbers: [R; 3]) -> R;
+}
+
+/// A kind and its numbers, which are rounded once to the precision that elements are computed in.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Formula {
+    /// What is computed.
+    pub kind: Kind,
+    /// The number `scale` of its formula.
+    pub scale: f64,
+    /// The number `shift` of its formula.
+    pub shift: f64,
+    /// The number `fill` of its formula.
+    pub fill: f64,
+}
+
+impl Formula {
+    /// Handles one run with the keep bits from bit `offset` of `words` on, which must have a word to spare.
+    ///
+    /// # Safety
+    /// As for [`super::Operation::run`].
+    pub(super) unsafe fn run(&self, memory: &Memory, words: &[u64], offset: usize, run: &Run<'_>) {
+        assert!(offset + run.len <= (words.len() - 1) * 64 || run.len == 0);
+        // SAFETY: the obligations are the same.
+        unsafe {
+            if run.operands.element.is_double() {
+                self.run_in::<f64>(memory, words, offset, run);
+            } else {
+                self.run_in::<f32>(memory, words, offset, run);
+            }
+        }
+    }
+
+    /// # Safety
+    /// As for [`Formula::run`]; R must be what the elements are computed in.
+    unsafe fn run_in<R: Real>(self, memory: &Memory, words: &[u64], offset: usize, run: &Run<'_>) {
+        let len = run.len;
+        let inputs = self.kind.inputs();
+        let size = size_of::<R>();
+        if run.operands.element.size() == size && run.is_contiguous(size, inputs) {
+            let dst = run.address(0);
+            // Lines that are written in parts are better left to the cache: at the ends of short runs.
+            let lines = dst.addr().is_multiple_of(LINE) && (len * size).is_multiple_of(LINE);
+            let streams = memory.stream && dst.cast::<R>().is_aligned() && (lines || len >= STREAMED_LEN);
+            let ahead = streams.then(|| [memory.ahead[1], memory.ahead[2], memory.ahead[3]]);
+            let inputs = [1, 2, 3].map(|which| run.address(which).cast::<R>().cast_const());
+            let call = Contiguous { formula: self, ahead, inputs, dst: dst.cast(), words, offset, len };
+            return memory.level.run(call);
+        }
+        let parts = run.operands.element.parts();
+        let mut buffers = [[R::default(); 2 * WORD]; INPUTS];
+        for at in (0..len).step_by(WORD) {
+            let floats = WORD.min(len - at) * parts;
+            let word = word_at(words, offset + at);
+            let bits = if parts == 1 { [word, 0, 0] } else { [twice(word as u32), twice((word >> 32) as u32), 0] };
+            let place = |which: usize| run.address(which).wrapping_offset(at as isize * run.steps[which]);
+            for (buffer, which) in buffers[..inputs].iter_mut().zip(1..) {
+                // SAFETY: `at < len`, and the caller vouches for the elements.
+                unsafe { run.layout(which).load(place(which), &mut buffer[..floats]) };
+            }
+            let [x, a, b] = &mut buffers;
+            let (dst, more) = (x.as_mut_ptr(), [a.as_ptr(), b.as_ptr()]);
+            let inputs = [dst.cast_const(), more[0], more[1]];
+            let call = Contiguous { formula: self, ahead: None, inputs, dst, words: &bits, offset: 0, len: floats };
+            memory.level.run(call);
+            // SAFETY: `at < len`, and the caller vouches for the elements.
+            unsafe { run.layout(0).store(&buffers[0][..floats], place(0)) };
+        }
+    }
+}
+
+/// Multiplies a run by `1 + std * z`, with a normal z for each element, or one for all.
+///
+/// # Safety
+/// As for [`super::Operation::run`].
+pub(super) unsafe fn noise(memory: &Memory, std: f64, normals: &[u64], run: &Run<'_>) {
+    // SAFETY: the obligations are the same.
+    unsafe {
+        if run.operands.element.is_double() {
+            noise_in::<f64>(memory, std, normals, run);
+        } else {
+            noise_in::<f32>(memory, std, normals, run);
+        }
+    }
+}
+
+/// # Safety
+/// As for [`noise`]; R must be what the elements are computed in.
+unsafe fn noise_in<R: Real>(memory: &Memory, std: f64, normals: &[u64], run: &Run<'_>) {
+    let parts = run.operands.element.parts();
+    let size = size_of::<R>();
+    if run.operands.element.size() == size && run.is_contiguous(size, 1) && normals.len() == run.len {
+        let (src, dst) = (run.address(1).cast::<R>().cast_const(), run.address(0).cast::<R>());
+        return memory.level.run(Multiply { std, normals, src, dst });
+    }
+    let shared = R::from_f64(1.0 + std * f64::from_bits(normals[0]));
+    let mut x = [R::default(); 2 * WORD];
+    for at in (0..run.len).step_by(WORD) {
+        let len = WORD.min(run.len - at);
+        let x = &mut x[..len * parts];
+        let place = |which: usize| run.address(which).wrapping_offset(at as isize * run.steps[which]);
+        // SAFETY: `at + len` is at most the run's length, and the caller vouches for its elements.
+        unsafe {
+            run.layout(1).load(place(1), x);
+            for (i, element) in x.chunks_exact_mut(parts).enumerate() {
+                let normal = normals.get(at + i).filter(|_| normals.len() > 1);
+                let factor = normal.map_or(shared, |z| R::from_f64(1.0 + std * f64::from_bits(*z)));
+                element.iter_mut().for_each(|part| *part = *part * factor);
+            }
+            run.layout(0).store(x, place(0));
+        }
+    }
+}
+
+/// Elements that lie side by side, with the normals that go with them. Only [`noise_in`] makes one, of a run's.
+struct Multiply<'a, R> {
+    std: f64,
+    normals: &'a [u64],
+    src: *const R,
+    dst: *mut R,
+}
+
+impl<R: Real> Kernel for Multiply<'_, R> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) {
+        let Self { std, normals, src, dst } = self;
+        let (lines, rest) = normals.as_chunks::<COMPUTED>();
+        for (line, normals) in lines.iter().enumerate() {
+            // SAFETY: whoever made this vouches for as many elements as there are normals.
+            unsafe {
+                let mut x = src.cast::<[R; COMPUTED]>().add(line).read_unaligned();
+                for (x, normal) in x.iter_mut().zip(normals) {
+                    *x = *x * R::from_f64(1.0 + std * f64::from_bits(*normal));
+                }
+                dst.cast::<[R; COMPUTED]>().add(line).write_unaligned(x);
+            }
+        }
+        for (i, normal) in (lines.len() * COMPUTED..).zip(rest) {
+            // SAFETY: as above.
+            unsafe {
+                let x = src.add(i).read_unaligned();
+                dst.add(i).write_unaligned(x * R::from_f64(1.0 + std * f64::from_bits(*normal)));
+            }
+        }
+    }
+}
+
+const _: () = assert!(GROUP.is_multiple_of(COMPUTED), "the normals of whole groups have no rest");
+
+/// Floats that lie side by side. Only [`Formula::run_in`] makes one, of a run's elements or its own buffers; inputs that
+/// the formula does not have are not read.
+struct Contiguous<'a, R> {
+    formula: Formula,
+    /// Whether to write past the caches, and then how far ahead of its use each input is prefetched, in bytes.
+    ahead: Option<[isize; INPUTS]>,
+    inputs: [*const R; INPUTS],
+    dst: *mut R,
+    words: &'a [u64],
+    offset: usize,
+    len: usize,
+}
+
+impl<R: Real> Kernel for Contiguous<'_, R> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        self.formula.kind.compute(simd, &self);
+    }
+}
+
+impl<R: Real> Contiguous<'_, R> {
+    #[inline(always)]
+    fn all<S: Simd, C: Compute>(&self, simd: S) {
+        match self.ahead {
+            Some(ahead) => {
+                let head = (self.dst.addr().wrapping_neg() % LINE / size_of::<R>()).min(self.len);
+                self.part::<S, C, false>(simd, 0, head, ahead);
+                self.part::<S, C, true>(simd, head, self.len, ahead);
+            }
+            None => self.part::<S, C, false>(simd, 0, self.len, [0; INPUTS]),
+        }
+    }
+
+    /// The elements from `start` to `end`.
+    #[inline(always)]
+    fn part<S: Simd, C: Compute, const STREAM: bool>(&self, simd: S, start: usize, end: usize, ahead: [isize; INPUTS]) {
+        let Self { formula: Formula { scale, shift, fill, .. }, inputs, dst, words, offset, .. } = *self;
+        let numbers = [scale, shift, fill].map(R::from_f64);
+        let zero = R::from_f64(0.0);
+        let mut at = start;
+        while at < end {
+            let keep = word_at(words, offset + at);
+            // SAFETY: whoever made this vouches for `len` floats of each input in use and of the output; `at` is before
+            // the end by as much as is computed.
+            at += unsafe {
+                if end - at >= WORD {
+                    for line in (0..WORD).step_by(COMPUTED) {
+                        self.line::<S, C, STREAM>(simd, at + line, (keep >> line) as u32, numbers, ahead);
+                    }
+                    WORD
+                } else if end - at >= COMPUTED {
+                    self.line::<S, C, STREAM>(simd, at, keep as u32, numbers, ahead);
+                    COMPUTED
+                } else {
+                    let read = |i: usize| if i < C::INPUTS { inputs[i].add(at).read_unaligned() } else { zero };
+                    let y = C::value(keep & 1 != 0, [read(0), read(1), read(2)], numbers);
+                    dst.add(at).write_unaligned(y);
+                    1
+                }
+            };
+        }
+    }
+
+    /// [`COMPUTED`] elements from `at` on.
+    ///
+    /// # Safety
+    /// There must be as many; if they are streamed, `at` must be where a streamed line can begin.
+    #[inline(always)]
+    unsafe fn line<S: Simd, C: Compute, const STREAM: bool>(
+        &self,
+        simd: S,
+        at: usize,
+        keep: u32,
+        numbers: [R; 3],
+        ahead: [isize; INPUTS],
+    ) {
+        let Self { inputs, dst, .. } = *self;
+        let zeros = [R::from_f64(0.0); COMPUTED];
+        // SAFETY: the caller vouches for the elements and the alignment.
+        unsafe {
+            let read = |i: usize| {
+                if i < C::INPUTS { inputs[i].add(at).cast::<[R; COMPUTED]>().read_unaligned() } else { zeros }
+            };
+            let [x, a, b] = [read(0), read(1), read(2)];
+            let mut y = zeros;
+            for i in 0..COMPUTED {
+                y[i] = C::value(keep & 1 << i != 0, [x[i], a[i], b[i]], numbers);
+            }
+            if !STREAM {
+                return dst.add(at).cast::<[R; COMPUTED]>().write_unaligned(y);
+            }
+            for line in (0..COMPUTED * size_of::<R>()).step_by(LINE) {
+                for (input, ahead) in inputs.iter().zip(ahead).take(C::INPUTS) {
+                    let address = input.wrapping_add(at).cast::<u8>().wrapping_offset(ahead);
+                    simd.prefetch(address.wrapping_add(line));
+                }
+                let words = (&raw const y).cast::<u8>().add(line).cast::<[u64; LANES]>();
+                simd.stream(dst.add(at).cast::<u8>().add(line), simd.load(&words.read_unaligned()));
+            }
+        }
+    }
+}

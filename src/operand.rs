@@ -1,0 +1,108 @@
+//! The arrays of a call: what their elements are, and where they lie. The ground floor: nothing here works on them.
+
+use half::{bf16, f16};
+
+/// What the elements of an array are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Element {
+    F16,
+    Bf16,
+    F32,
+    F64,
+    Complex64,
+    Complex128,
+    /// A byte, 0 or 1: an output of keep bits, or a given mask.
+    Bool,
+    /// An output of uniforms.
+    U64,
+    /// An output of packed keep bits, whose offsets are counted in bits.
+    Bit,
+}
+
+/// Size of the largest element.
+pub(crate) const LARGEST: usize = 16;
+
+impl Element {
+    /// Bytes of an element.
+    pub(crate) const fn size(self) -> usize {
+        match self {
+            Self::Bool | Self::Bit => 1,
+            Self::F16 | Self::Bf16 => 2,
+            Self::F32 => 4,
+            Self::F64 | Self::Complex64 | Self::U64 => 8,
+            Self::Complex128 => 16,
+        }
+    }
+
+    /// Real numbers in an element. Byte orders are theirs.
+    pub(crate) const fn parts(self) -> usize {
+        match self {
+            Self::Complex64 | Self::Complex128 => 2,
+            _ => 1,
+        }
+    }
+
+    /// Whether its parts are computed in double precision; all others are in single precision.
+    pub(crate) const fn is_double(self) -> bool {
+        matches!(self, Self::F64 | Self::Complex128)
+    }
+}
+
+mod sealed {
+    pub trait Sealed {
+        const ELEMENT: super::Element;
+    }
+}
+
+/// The element types: `f32`, `f64`, [`half::f16`], [`half::bf16`], and complex numbers of `f32` and `f64` with the
+/// feature `num-complex`.
+pub trait Float: sealed::Sealed + Copy + Send + Sync {}
+
+macro_rules! float {
+    ($($type:ty => $element:ident),+) => {$(
+        impl sealed::Sealed for $type {
+            const ELEMENT: Element = Element::$element;
+        }
+        impl Float for $type {}
+    )+};
+}
+float!(f16 => F16, bf16 => Bf16, f32 => F32, f64 => F64);
+#[cfg(feature = "num-complex")]
+float!(num_complex::Complex<f32> => Complex64, num_complex::Complex<f64> => Complex128);
+
+/// The element of a type.
+pub(crate) const fn element_of<T: Float>() -> Element {
+    T::ELEMENT
+}
+
+/// Most inputs of an operation.
+pub(crate) const INPUTS: usize = 3;
+/// A number for each array of a call: the output first, then the inputs. Those that are not there have any.
+pub(crate) type Each<T> = [T; 4];
+
+/// The arrays of a call: the address of the first element of each, and its byte order.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Operands {
+    /// Of the output and all inputs.
+    pub(crate) element: Element,
+    pub(crate) first: Each<*mut u8>,
+    /// Whether the bytes are in the other order than this CPU's.
+    pub(crate) swapped: Each<bool>,
+}
+
+impl Operands {
+    /// Arrays in this CPU's byte order; inputs are not written.
+    pub(crate) fn new(element: Element, output: *mut u8, inputs: &[*const u8]) -> Self {
+        let mut first = [std::ptr::null_mut(); 1 + INPUTS];
+        first[0] = output;
+        for (first, input) in first[1..].iter_mut().zip(inputs) {
+            *first = input.cast_mut();
+        }
+        Self { element, first, swapped: [false; 1 + INPUTS] }
+    }
+}
+
+// SAFETY: the driver asks that nobody else touches the arrays, so it does not matter which thread works on them.
+unsafe impl Send for Operands {}
+// SAFETY: threads share them in the driver only, where units write disjoint elements.
+unsafe impl Sync for Operands {}

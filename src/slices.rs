@@ -1,0 +1,254 @@
+//! Masks and keys at work on slices: what there is without Python.
+
+use std::sync::atomic::AtomicU64;
+
+use crate::driver::{self, Interrupt};
+use crate::error::Error;
+use crate::kernel::Operation;
+use crate::kernel::op::Formula;
+use crate::mask::Mask;
+use crate::operand::{Each, Element, Float, INPUTS, Operands, element_of};
+use crate::stream::bernoulli::Threshold;
+use crate::stream::key::Key;
+use crate::walk::source::{MaskArray, Source};
+use crate::walk::{Axes, Axis};
+
+/// Asks nothing: calls on slices end by themselves.
+const NEVER: Interrupt<'static> = &|| false;
+
+impl Mask {
+    /// `kept ? x * scale : 0` for all elements in C order; scale `None` is 1 / (1 - p).
+    ///
+    /// ```
+    /// use fastdrop::{Key, Mask};
+    /// let mask = Mask::new(&[8], 0.5, Key::from_seed(0))?;
+    /// let mut y = [0.0f32; 8];
+    /// mask.apply(&[1.0; 8], &mut y, None)?;
+    /// assert!(y.iter().all(|y| *y == 0.0 || *y == 2.0));
+    /// # Ok::<(), fastdrop::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Length`] if a slice has another size than the mask; [`Error::Scale`]; an error of the environment's
+    /// settings.
+    pub fn apply<T: Float>(&self, x: &[T], out: &mut [T], scale: Option<f64>) -> Result<(), Error> {
+        self.check_length("x", x.len())?;
+        self.check_length("out", out.len())?;
+        let operation = Operation::Select { scale: self.scale(scale)? };
+        let operands = Operands::new(element_of::<T>(), out.as_mut_ptr().cast(), &[x.as_ptr().cast()]);
+        // SAFETY: the slices are borrowed, and have as many elements as the mask.
+        unsafe { self.run(&Source::keep_bits(self), operation, operands, NEVER) }
+    }
+
+    /// As [`Mask::apply`], into the input.
+    ///
+    /// # Errors
+    /// As [`Mask::apply`].
+    pub fn apply_in_place<T: Float>(&self, x: &mut [T], scale: Option<f64>) -> Result<(), Error> {
+        self.check_length("x", x.len())?;
+        let operation = Operation::Select { scale: self.scale(scale)? };
+        let x = x.as_mut_ptr().cast::<u8>();
+        let operands = Operands::new(element_of::<T>(), x, &[x.cast_const()]);
+        // SAFETY: the slice is borrowed, and has as many elements as the mask.
+        unsafe { self.run(&Source::keep_bits(self), operation, operands, NEVER) }
+    }
+
+    /// A fused operation: dropout combined with a residual, bias or activation in one pass. `inputs` are the x, a and b
+    /// of the formula, as many as it has.
+    ///
+    /// ```
+    /// use fastdrop::{Formula, Key, Kind, Mask};
+    /// let mask = Mask::new(&[4], 0.5, Key::from_seed(0))?;
+    /// let mut y = [0.0f64; 4];
+    /// // A residual connection: a + dropout(x).
+    /// let add = Formula { kind: Kind::Add, scale: 2.0, shift: 0.0, fill: 0.0 };
+    /// mask.fused(add, &[&[1.0; 4], &[10.0; 4]], &mut y)?;
+    /// assert!(y.iter().all(|y| *y == 10.0 || *y == 12.0));
+    /// # Ok::<(), fastdrop::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Inputs`] for another number of inputs, or complex ones where the formula does not take them; otherwise
+    /// as [`Mask::apply`].
+    pub fn fused<T: Float>(&self, formula: Formula, inputs: &[&[T]], out: &mut [T]) -> Result<(), Error> {
+        let element = element_of::<T>();
+        if inputs.len() != formula.kind.inputs() || element.parts() > 1 && !formula.kind.takes_complex() {
+            return Err(Error::Inputs(formula.kind.name(), formula.kind.inputs()));
+        }
+        for input in inputs {
+            self.check_length("each input", input.len())?;
+        }
+        self.check_length("out", out.len())?;
+        let mut addresses = [std::ptr::null(); INPUTS];
+        for (address, input) in addresses.iter_mut().zip(inputs) {
+            *address = input.as_ptr().cast();
+        }
+        let operands = Operands::new(element, out.as_mut_ptr().cast(), &addresses);
+        // SAFETY: the slices are borrowed, and have as many elements as the mask.
+        unsafe { self.run(&Source::keep_bits(self), Operation::Formula(formula), operands, NEVER) }
+    }
+
+    /// Gaussian dropout: `x * (1 + std * z)` with the standard normal numbers z of the mask's elements. Its p plays no
+    /// part; sqrt(p / (1 - p)) is the `std` of the noise that dropout with p makes.
+    ///
+    /// # Errors
+    /// [`Error::Length`] if a slice has another size than the mask; an error of the environment's settings.
+    pub fn gaussian<T: Float>(&self, std: f64, x: &[T], out: &mut [T]) -> Result<(), Error> {
+        self.check_length("x", x.len())?;
+        self.check_length("out", out.len())?;
+        let operands = Operands::new(element_of::<T>(), out.as_mut_ptr().cast(), &[x.as_ptr().cast()]);
+        let source = Source::normals(self.key(), self.origin());
+        // SAFETY: the slices are borrowed, and have as many elements as the mask.
+        unsafe { self.run(&source, Operation::Noise { std }, operands, NEVER) }
+    }
+
+    /// The mask itself, in C order: true is kept.
+    ///
+    /// # Errors
+    /// [`Error::Length`] if `out` has another size than the mask; an error of the environment's settings.
+    pub fn to_bools(&self, out: &mut [bool]) -> Result<(), Error> {
+        self.check_length("out", out.len())?;
+        let operands = Operands::new(Element::Bool, out.as_mut_ptr().cast(), &[]);
+        // SAFETY: the slice is borrowed, and has as many elements as the mask; bytes 0 and 1 are bools.
+        unsafe { self.run(&Source::keep_bits(self), Operation::Store, operands, NEVER) }
+    }
+
+    /// The mask as packed bits in C order, eight to a byte, the first in the lowest bit; the last byte is filled with 0.
+    ///
+    /// # Errors
+    /// [`Error::Length`] if `bytes` is not a byte per eight elements, rounded up; an error of the environment's settings.
+    pub fn packbits(&self, bytes: &mut [u8]) -> Result<(), Error> {
+        self.packbits_until(bytes, NEVER)
+    }
+
+    /// As [`Mask::packbits`], until the interrupt asks to stop.
+    pub(crate) fn packbits_until(&self, bytes: &mut [u8], interrupt: Interrupt<'_>) -> Result<(), Error> {
+        let expected = self.size().div_ceil(8);
+        if bytes.len() as u64 != expected {
+            return Err(Error::Length { what: "bytes", expected, got: bytes.len() as u64 });
+        }
+        let operands = Operands::new(Element::Bit, bytes.as_mut_ptr(), &[]);
+        // SAFETY: the slice is borrowed, and has a bit for each element of the mask.
+        unsafe { self.run(&Source::keep_bits(self), Operation::Pack, operands, interrupt) }
+    }
+
+    /// How many elements are kept.
+    ///
+    /// # Errors
+    /// An error of the environment's settings.
+    pub fn count(&self) -> Result<u64, Error> {
+        self.count_until(NEVER)
+    }
+
+    /// As [`Mask::count`], until the interrupt asks to stop.
+    pub(crate) fn count_until(&self, interrupt: Interrupt<'_>) -> Result<u64, Error> {
+        match self.probability().threshold() {
+            Threshold::KeepAll => return Ok(self.size()),
+            Threshold::DropAll => return Ok(0),
+            Threshold::Below(_) => {}
+        }
+        let total = AtomicU64::new(0);
+        let operands = Operands::new(Element::Bit, std::ptr::null_mut(), &[]);
+        // SAFETY: nothing is read or written.
+        unsafe { self.run(&Source::keep_bits(self), Operation::Count(&total), operands, interrupt)? };
+        Ok(total.into_inner())
+    }
+
+    fn check_length(&self, what: &'static str, got: usize) -> Result<(), Error> {
+        check_length(what, self.size(), got)
+    }
+
+    fn scale(&self, scale: Option<f64>) -> Result<f64, Error> {
+        scale.map_or_else(|| Ok(self.probability().inverted_scale()), finite)
+    }
+
+    /// Runs an operation on arrays of the mask's shape in C order.
+    ///
+    /// # Safety
+    /// The arrays of the operation must have as many elements as the mask, which nobody else touches meanwhile; the
+    /// output is one of the inputs, or overlaps none.
+    unsafe fn run(
+        &self,
+        source: &Source,
+        operation: Operation<'_>,
+        operands: Operands,
+        interrupt: Interrupt<'_>,
+    ) -> Result<(), Error> {
+        let mut axes = Axes::new();
+        let mut step = operands.element.size() as isize;
+        for (len, bit) in self.shape().iter().zip(&self.steps()).rev() {
+            axes.insert(0, Axis { len: *len as usize, steps: [step; 1 + INPUTS], bit: *bit as isize });
+            step = step.wrapping_mul(*len as isize);
+        }
+        // SAFETY: the axes reach the elements that the caller vouches for.
+        unsafe { driver::run(source, operation, operands, axes, interrupt) }
+    }
+}
+
+impl Key {
+    /// The uniforms of elements `first`, `first + 1`, ... of this key's stream: integers of 64 bits, of which a mask of
+    /// this key drops those below p 2^64.
+    ///
+    /// # Errors
+    /// An error of the environment's settings.
+    pub fn uniforms(self, first: u64, out: &mut [u64]) -> Result<(), Error> {
+        self.uniforms_until(first, out, NEVER)
+    }
+
+    /// As [`Key::uniforms`], until the interrupt asks to stop.
+    pub(crate) fn uniforms_until(self, first: u64, out: &mut [u64], interrupt: Interrupt<'_>) -> Result<(), Error> {
+        store(&Source::uniforms(self, first), out, interrupt)
+    }
+
+    /// The standard normal numbers of elements `first`, `first + 1`, ... of this key's stream: those of
+    /// [`Mask::gaussian`].
+    ///
+    /// # Errors
+    /// An error of the environment's settings.
+    pub fn normals(self, first: u64, out: &mut [f64]) -> Result<(), Error> {
+        store(&Source::normals(self, first), out, NEVER)
+    }
+}
+
+/// Stores values of eight bytes.
+fn store<T>(source: &Source, out: &mut [T], interrupt: Interrupt<'_>) -> Result<(), Error> {
+    const { assert!(size_of::<T>() == 8) };
+    let steps: Each<isize> = [8, 0, 0, 0];
+    let axes = Axes::from_iter([Axis { len: out.len(), steps, bit: 1 }]);
+    let operands = Operands::new(Element::U64, out.as_mut_ptr().cast(), &[]);
+    // SAFETY: the slice is borrowed, and the axis is its own.
+    unsafe { driver::run(source, Operation::Store, operands, axes, interrupt) }
+}
+
+/// `kept ? x * scale : 0` with keep bits that are given and not drawn.
+///
+/// ```
+/// let mut y = [0.0f32; 3];
+/// fastdrop::apply_bools(&[true, false, true], &[1.0, f32::NAN, 3.0], &mut y, 2.0)?;
+/// assert_eq!(y, [2.0, 0.0, 6.0]);
+/// # Ok::<(), fastdrop::Error>(())
+/// ```
+///
+/// # Errors
+/// As [`Mask::apply`].
+pub fn apply_bools<T: Float>(keep: &[bool], x: &[T], out: &mut [T], scale: f64) -> Result<(), Error> {
+    check_length("x", keep.len() as u64, x.len())?;
+    check_length("out", keep.len() as u64, out.len())?;
+    let operation = Operation::Select { scale: finite(scale)? };
+    let operands = Operands::new(element_of::<T>(), out.as_mut_ptr().cast(), &[x.as_ptr().cast()]);
+    let axes = Axes::from_iter([Axis { len: keep.len(), steps: [size_of::<T>() as isize; 1 + INPUTS], bit: 1 }]);
+    // SAFETY: the slices are borrowed, and have as many elements as `keep` has bytes.
+    unsafe {
+        let source = Source::Given(MaskArray::new(keep.as_ptr().cast()));
+        driver::run(&source, operation, operands, axes, NEVER)
+    }
+}
+
+fn check_length(what: &'static str, expected: u64, got: usize) -> Result<(), Error> {
+    let got = got as u64;
+    if got == expected { Ok(()) } else { Err(Error::Length { what, expected, got }) }
+}
+
+fn finite(scale: f64) -> Result<f64, Error> {
+    if scale.is_finite() { Ok(scale) } else { Err(Error::Scale(scale)) }
+}

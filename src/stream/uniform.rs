@@ -1,0 +1,59 @@
+//! The 64-bit uniforms themselves, for what compares them with each other or with many thresholds.
+//!
+//! `bernoulli` compares them with one threshold, and draws no more of their digits than that needs. Here all 64
+//! bit-planes are drawn.
+
+use super::ars::Schedule;
+use super::bernoulli::GROUP;
+use crate::simd::{Kernel, Level, Simd};
+use crate::words::transpose;
+
+/// The uniforms of the elements of group `group`.
+pub(crate) fn group(level: Level, schedule: &Schedule, group: u64, uniforms: &mut [u64; GROUP]) {
+    level.run(Draw { schedule, group, uniforms });
+}
+
+struct Draw<'a> {
+    schedule: &'a Schedule,
+    group: u64,
+    uniforms: &'a mut [u64; GROUP],
+}
+
+impl Kernel for Draw<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        let planes: [[u64; 2]; 64] = self.schedule.tagged(simd, self.group, 0);
+        let halves = self.uniforms.as_chunks_mut::<64>().0;
+        for (which, half) in halves.iter_mut().enumerate() {
+            // Plane 0 is the most significant digit.
+            for (row, plane) in half.iter_mut().rev().zip(planes) {
+                *row = plane[which];
+            }
+            transpose(half);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::stream::bernoulli::{Threshold, keep_group};
+    use crate::stream::key::Key;
+
+    #[test]
+    fn uniforms_are_those_that_masks_compare() {
+        let key = Key::from_bytes([7; 16]);
+        for index in [0, 5] {
+            let mut uniforms = [0; GROUP];
+            group(Level::portable(), &key.schedule(), index, &mut uniforms);
+            for threshold in [1 << 63, 1 << 60 | 12345, !0] {
+                let keep = keep_group(key, Threshold::Below(threshold), index);
+                for (lane, uniform) in uniforms.iter().enumerate() {
+                    assert_eq!(keep[lane / 64] >> (lane % 64) & 1 == 1, *uniform >= threshold, "lane {lane}");
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,186 @@
+//! Walks over strided arrays: axes, their order, and the odometer that steps through them.
+//!
+//! A walk visits the elements of some arrays and of a mask together. Here it knows strides, not what they point to;
+//! [`source`] brings keep bits in its order, [`short_rows`] joins rows, [`transposed`] crosses the stream.
+
+pub(crate) mod short_rows;
+pub(crate) mod source;
+pub(crate) mod transposed;
+
+use smallvec::SmallVec;
+
+use crate::operand::Each;
+use crate::stream::bernoulli::GROUP;
+
+/// Elements that are drawn, and then used, at a time: their bits stay in the nearest cache. A multiple of [`GROUP`].
+pub(crate) const TILE: usize = 64 * GROUP;
+/// Bits that are kept at once where rows come again.
+pub(crate) const REPEATED: usize = 8 * TILE;
+
+/// One axis of a walk. Steps are 0 where an array is shared along the axis.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Axis {
+    pub(crate) len: usize,
+    /// Steps of the arrays, in bytes.
+    pub(crate) steps: Each<isize>,
+    /// Step of the mask: in elements of the whole where bits are drawn, in bytes where they are given.
+    pub(crate) bit: isize,
+}
+
+impl Axis {
+    /// The same axis from its other end.
+    pub(crate) fn reversed(self) -> Self {
+        Self { steps: self.steps.map(|step| -step), bit: -self.bit, ..self }
+    }
+}
+
+/// The axes of a walk, the one that turns fastest last.
+pub(crate) type Axes = SmallVec<[Axis; 6]>;
+
+/// Orders axes so that the output is walked as it lies in memory, and joins those that act as one.
+pub(crate) fn normalize(axes: &mut Axes) {
+    axes.retain(|axis| axis.len != 1);
+    // Stable, so axes that are equal in memory stay in logical order. In logical order already? Then no work.
+    let step = |axis: &Axis| std::cmp::Reverse(axis.steps[0].unsigned_abs());
+    if !axes.is_sorted_by_key(step) {
+        axes.sort_by_key(step);
+    }
+    let mut kept = 0;
+    for next in 0..axes.len() {
+        let axis = axes[next];
+        match axes[..kept].last_mut() {
+            Some(outer) if Place::default().along(outer, 1) == Place::default().along(&axis, axis.len) => {
+                *outer = Axis { len: outer.len * axis.len, ..axis };
+            }
+            _ => {
+                axes[kept] = axis;
+                kept += 1;
+            }
+        }
+    }
+    axes.truncate(kept);
+    if axes.is_empty() {
+        axes.push(Axis { len: 1, ..Axis::default() });
+    }
+}
+
+/// Where a walk stands: the offset of each array, and of the mask, from its first element.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Place {
+    pub(crate) offsets: Each<isize>,
+    pub(crate) bit: isize,
+}
+
+impl Place {
+    /// This place moved by `steps` along `axis`. Past the end of a mask of nearly 2^63 elements, `bit` wraps; such
+    /// places are not used.
+    #[inline]
+    pub(crate) fn along(self, axis: &Axis, steps: usize) -> Self {
+        let steps = steps as isize;
+        let mut offsets = self.offsets;
+        for (offset, step) in offsets.iter_mut().zip(axis.steps) {
+            *offset = offset.wrapping_add(step.wrapping_mul(steps));
+        }
+        Self { offsets, bit: self.bit.wrapping_add(axis.bit.wrapping_mul(steps)) }
+    }
+
+    /// This place as seen from another corner.
+    pub(crate) fn from(self, corner: Self) -> Self {
+        let mut offsets = self.offsets;
+        for (offset, from) in offsets.iter_mut().zip(corner.offsets) {
+            *offset += from;
+        }
+        Self { offsets, bit: corner.bit.wrapping_add(self.bit) }
+    }
+}
+
+/// An odometer over axes.
+#[derive(Clone)]
+pub(crate) struct Cursor<'a> {
+    axes: &'a [Axis],
+    index: SmallVec<[usize; 6]>,
+    place: Place,
+}
+
+impl<'a> Cursor<'a> {
+    /// Stands at position `flat` of the walk.
+    pub(crate) fn at(axes: &'a [Axis], mut flat: usize) -> Self {
+        let mut index = SmallVec::from_elem(0, axes.len());
+        let mut place = Place::default();
+        for (axis, digit) in axes.iter().zip(&mut index).rev() {
+            *digit = flat % axis.len;
+            flat /= axis.len;
+            place = place.along(axis, *digit);
+        }
+        Self { axes, index, place }
+    }
+
+    pub(crate) fn place(&self) -> Place {
+        self.place
+    }
+
+    /// Steps to the next position; from the last one to the first.
+    pub(crate) fn advance(&mut self) {
+        for (axis, digit) in self.axes.iter().zip(&mut self.index).rev() {
+            *digit += 1;
+            if *digit < axis.len {
+                self.place = self.place.along(axis, 1);
+                return;
+            }
+            self.place = self.place.along(&axis.reversed(), axis.len - 1);
+            *digit = 0;
+        }
+    }
+}
+
+/// How many positions `axes` have.
+pub(crate) fn positions(axes: &[Axis]) -> usize {
+    axes.iter().map(|axis| axis.len).product()
+}
+
+/// Brings axes along which drawn bits are shared inside of those along which they are not, so that bits are drawn once
+/// per stretch instead of once per repetition. Returns whether it did.
+///
+/// That pays for runs that are long enough to be read in any order, and short enough to be kept.
+pub(crate) fn repeat_inside(axes: &mut [Axis]) -> bool {
+    let Some((inner, outer)) = axes.split_last_mut() else {
+        return false;
+    };
+    let repeats =
+        inner.bit == 1 && (TILE / 8..=REPEATED).contains(&inner.len) && outer.iter().any(|axis| axis.bit == 0);
+    if repeats {
+        outer.sort_by_key(|axis| axis.bit == 0);
+    }
+    repeats
+}
+
+/// Cuts the last axis where bits that come again are too many to keep: into stretches, and what is left over.
+pub(crate) fn cut_repeated(axes: &Axes) -> SmallVec<[(Axes, Place); 2]> {
+    let last = axes.last().copied().unwrap_or_default();
+    let stretches = last.len / REPEATED;
+    let outer = &axes[..axes.len() - 1];
+    let with = |inner: &[Axis]| outer.iter().chain(inner).copied().collect::<Axes>();
+    let scaled = |n: usize| Place::default().along(&last, n);
+    let main = [blocks_of(&last, REPEATED, stretches), Axis { len: REPEATED, ..last }];
+    let rest = Axis { len: last.len % REPEATED, ..last };
+    [(with(&main), Place::default()), (with(&[rest]), scaled(last.len - rest.len))]
+        .into_iter()
+        .filter(|(axes, _)| positions(axes) > 0)
+        .collect()
+}
+
+/// The axis of `len` blocks of `side` elements along `axis`.
+pub(crate) fn blocks_of(axis: &Axis, side: usize, len: usize) -> Axis {
+    let step = Place::default().along(axis, side);
+    Axis { len, steps: step.offsets, bit: step.bit }
+}
+
+/// Makes the axis along which the stream is consecutive the one that turns fastest, where it would else be crossed.
+pub(crate) fn along_the_stream(axes: &mut Axes) {
+    if axes.last().is_some_and(|inner| inner.bit > 1)
+        && let Some(position) = axes.iter().position(|axis| axis.bit == 1)
+    {
+        let axis = axes.remove(position);
+        axes.push(axis);
+    }
+}

@@ -1,0 +1,397 @@
+//! What a call draws, in the order of a walk: keep bits from a stream, from an array of bytes, or all the same; normals;
+//! uniforms.
+//!
+//! A [`TileBuffer`] holds the bits of one stretch at a time, so they stay in the nearest cache between being drawn and
+//! being used. What they are used for is not known here.
+
+use std::ops::Range;
+
+use smallvec::SmallVec;
+
+use super::{Axis, Cursor, Place, TILE};
+use crate::mask::Mask;
+use crate::operand::{Each, INPUTS};
+use crate::simd::{Level, Simd};
+use crate::stream::ars::Schedule;
+use crate::stream::bernoulli::{BLOCK, BetweenPlanes, GROUP, GROUP_WORDS, SURE_PLANES, Sampler, Threshold};
+use crate::stream::key::Key;
+use crate::stream::{normal, uniform};
+use crate::words;
+
+/// Groups that are gathered at once: as many as a tile has.
+pub(crate) const GATHERED: usize = TILE / GROUP;
+/// Words of bits that a tile needs: one to spare, and what its alignment adds.
+const TILE_WORDS: usize = TILE / 64 + 4;
+
+/// A boolean array of the caller's: one byte per element, any value but 0 is kept.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct MaskArray(*const u8);
+
+// SAFETY: the bytes are only read, and `MaskArray::new` asks that nobody writes them meanwhile.
+unsafe impl Send for MaskArray {}
+// SAFETY: as above.
+unsafe impl Sync for MaskArray {}
+
+impl MaskArray {
+    /// # Safety
+    /// `first` and every byte that a walk with this source reaches by its `bit` strides must stay readable, and
+    /// not be written, while this exists.
+    pub(crate) const unsafe fn new(first: *const u8) -> Self {
+        Self(first)
+    }
+}
+
+/// What a call draws. A number of type u64 is the index of the walk's first element in the whole.
+#[derive(Debug, Clone)]
+#[allow(clippy::large_enum_variant, reason = "a call has one, and passes it by reference")]
+pub(crate) enum Source {
+    /// The same keep bit everywhere.
+    Constant(bool),
+    /// Keep bits of a stream.
+    Drawn(Sampler, u64),
+    /// Keep bits of an array.
+    Given(MaskArray),
+    /// Normals of a stream.
+    Normals(Schedule, u64),
+    /// Uniforms of a stream.
+    Uniforms(Schedule, u64),
+}
+
+impl Source {
+    /// The keep bits of `mask`.
+    pub(crate) fn keep_bits(mask: &Mask) -> Self {
+        match mask.probability().threshold() {
+            Threshold::KeepAll => Self::Constant(true),
+            Threshold::DropAll => Self::Constant(false),
+            Threshold::Below(threshold) => Self::Drawn(Sampler::new(mask.key(), threshold), mask.origin()),
+        }
+    }
+
+    /// The normals of the elements from `origin` on.
+    pub(crate) fn normals(key: Key, origin: u64) -> Self {
+        Self::Normals(key.schedule(), origin)
+    }
+
+    /// The uniforms of the elements from `origin` on.
+    pub(crate) fn uniforms(key: Key, origin: u64) -> Self {
+        Self::Uniforms(key.schedule(), origin)
+    }
+
+    /// The same source from another place on.
+    pub(crate) fn from(&self, place: Place) -> Self {
+        let mut source = self.clone();
+        match &mut source {
+            Self::Constant(_) => {}
+            Self::Given(MaskArray(first)) => *first = first.wrapping_offset(place.bit),
+            Self::Drawn(_, origin) | Self::Normals(_, origin) | Self::Uniforms(_, origin) => {
+                *origin = origin.wrapping_add_signed(place.bit as i64);
+            }
+        }
+        source
+    }
+}
+
+/// What was drawn for a run of elements.
+#[derive(Clone, Copy)]
+pub(crate) enum Drawn<'a> {
+    All,
+    None,
+    /// Keep bits, from a bit of these words on; they hold a word to spare.
+    Bits(&'a [u64], usize),
+    /// A normal for each element, or one for all, as the bits of a double.
+    Normals(&'a [u64]),
+    /// A uniform for each element.
+    Uniforms(&'a [u64]),
+}
+
+impl<'a> Drawn<'a> {
+    /// Keep bits as words and the position of the first bit in them. All are kept where no bits were drawn.
+    pub(crate) fn bits(self) -> (&'a [u64], usize) {
+        static SAME: [[u64; TILE / 64 + 1]; 2] = [[0; TILE / 64 + 1], [!0; TILE / 64 + 1]];
+        match self {
+            Self::None => (&SAME[0], 0),
+            Self::Bits(words, offset) => (words, offset),
+            Self::All | Self::Normals(_) | Self::Uniforms(_) => (&SAME[1], 0),
+        }
+    }
+}
+
+/// Memory that is read right after a draw, and therefore prefetched between its planes.
+///
+/// Drawing is arithmetic and applying is memory. One after the other, each leaves half of the CPU idle; so lines are
+/// prefetched from the first planes on, a few at a time, and the rest of the draw hides their way to the cache.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Prefetch {
+    /// Addresses of the inputs' first elements; 0 for no input.
+    pub(crate) inputs: [usize; INPUTS],
+    /// Bytes of an element.
+    pub(crate) size: usize,
+}
+
+impl Prefetch {
+    /// The same for elements further on, at these offsets.
+    fn moved(self, offsets: Each<isize>) -> Self {
+        let mut inputs = self.inputs;
+        for (input, offset) in inputs.iter_mut().zip(&offsets[1..]) {
+            *input = if *input == 0 { 0 } else { input.wrapping_add_signed(*offset) };
+        }
+        Self { inputs, ..self }
+    }
+}
+
+impl BetweenPlanes for Prefetch {
+    #[inline(always)]
+    fn issue<S: Simd>(self, simd: S, block: usize, plane: u32) {
+        let bytes = BLOCK * self.size;
+        let share = bytes / SURE_PLANES as usize;
+        for input in self.inputs.into_iter().filter(|input| *input != 0) {
+            let first = input.wrapping_add(block * bytes + plane as usize * share);
+            for line in (0..share).step_by(64) {
+                simd.prefetch_far(std::ptr::without_provenance(first.wrapping_add(line)));
+            }
+        }
+    }
+}
+
+/// A buffer of what was drawn last, kept until something else is asked for.
+pub(crate) struct TileBuffer<'a> {
+    source: &'a Source,
+    level: Level,
+    words: SmallVec<[u64; TILE_WORDS]>,
+    first_group: u64,
+    groups: usize,
+    /// Where in `words` the bits of the rows to come begin, the next one last.
+    rows: SmallVec<[usize; GATHERED]>,
+    /// The memory of the walk's first element, if it is to be prefetched while bits are drawn.
+    prefetch: Option<Prefetch>,
+}
+
+impl<'a> TileBuffer<'a> {
+    pub(crate) fn new(source: &'a Source, level: Level, prefetch: Option<Prefetch>) -> Self {
+        Self { source, level, words: SmallVec::new(), first_group: 0, groups: 0, rows: SmallVec::new(), prefetch }
+    }
+
+    pub(crate) fn source(&self) -> &'a Source {
+        self.source
+    }
+
+    /// Calls `visit(place, drawn, len)` for runs of at most [`TILE`] elements (`piece`, if bits are drawn) along the
+    /// last axis, which together are the positions `range` of the walk. Runs of drawn bits end a multiple of 64 elements
+    /// behind `phase`, unless the row ends.
+    pub(crate) fn walk(
+        &mut self,
+        axes: &[Axis],
+        range: Range<usize>,
+        piece: usize,
+        phase: usize,
+        mut visit: impl FnMut(Place, Drawn<'_>, usize),
+    ) {
+        let Some((inner, outer)) = axes.split_last() else {
+            return;
+        };
+        let mut at = range.start;
+        let mut column = at.checked_rem(inner.len).unwrap_or(0);
+        let mut cursor = Cursor::at(outer, at.checked_div(inner.len).unwrap_or(0));
+        // Rows that follow each other closely are drawn together.
+        let row_step = outer.last().map_or(0, |axis| axis.bit);
+        let dense = row_step > 0 && row_step <= 2 * inner.len as isize;
+        // Short rows that lie far apart are gathered into full vectors.
+        let sparse = row_step > 2 * inner.len as isize && inner.bit == 1 && inner.len < BLOCK;
+        self.rows.clear();
+        while at < range.end {
+            let place = cursor.place().along(inner, column);
+            let left = (inner.len - column).min(range.end - at);
+            let len = match *self.source {
+                Source::Constant(keep) => {
+                    let len = left.min(TILE);
+                    visit(place, if keep { Drawn::All } else { Drawn::None }, len);
+                    len
+                }
+                Source::Given(given) => {
+                    let len = left.min(TILE);
+                    visit(place, Drawn::Bits(self.pack(given, place.bit, inner.bit, len), 0), len);
+                    len
+                }
+                Source::Normals(ref schedule, origin) => {
+                    let (values, len) = self.values(origin, place, inner.bit, left, |level, group, values| {
+                        normal::group(level, schedule, group, values);
+                    });
+                    visit(place, Drawn::Normals(values), len);
+                    len
+                }
+                Source::Uniforms(ref schedule, origin) => {
+                    let (values, len) = self.values(origin, place, inner.bit, left, |level, group, values| {
+                        uniform::group(level, schedule, group, values);
+                    });
+                    visit(place, Drawn::Uniforms(values), len);
+                    len
+                }
+                Source::Drawn(ref sampler, origin) => {
+                    if sparse {
+                        if self.rows.is_empty() {
+                            self.gather(sampler, origin, inner.len, cursor.clone(), column, range.end - at);
+                        }
+                        let offset = self.rows.pop().unwrap_or_default();
+                        visit(place, Drawn::Bits(&self.words, offset), left);
+                        at += left;
+                        column = 0;
+                        cursor.advance();
+                        continue;
+                    }
+                    let index = origin.wrapping_add_signed(place.bit as i64);
+                    // One bit serves a run that shares it; a run whose bits are apart is taken bit by bit.
+                    let len = match inner.bit {
+                        0 => left,
+                        1 if left > piece => piece - (column + piece - phase) % 64,
+                        1 => left,
+                        _ => 1,
+                    };
+                    let needed = if inner.bit == 1 { len } else { 1 };
+                    let ahead = if dense { (range.end - at).saturating_mul(2).min(TILE) } else { needed };
+                    let prefetch = self.prefetch.map(|first| first.moved(place.offsets));
+                    let (words, offset) = self.draw(sampler, index, needed, ahead, prefetch);
+                    let drawn = match (inner.bit, words::word_at(words, offset) & 1) {
+                        (0, 0) => Drawn::None,
+                        (0, _) => Drawn::All,
+                        _ => Drawn::Bits(words, offset),
+                    };
+                    if inner.bit == 0 {
+                        for start in (0..len).step_by(TILE) {
+                            visit(place.along(inner, start), drawn, TILE.min(len - start));
+                        }
+                    } else {
+                        visit(place, drawn, len);
+                    }
+                    len
+                }
+            };
+            at += len;
+            column += len;
+            if column == inner.len {
+                column = 0;
+                cursor.advance();
+            }
+        }
+    }
+
+    /// The values of elements from `place` on, whose indices are `step` apart, and of how many: at most `left`, and no
+    /// more than their group has. Where all share one value, it comes once.
+    fn values(
+        &mut self,
+        origin: u64,
+        place: Place,
+        step: isize,
+        left: usize,
+        draw: impl FnOnce(Level, u64, &mut [u64; GROUP]),
+    ) -> (&[u64], usize) {
+        let index = origin.wrapping_add_signed(place.bit as i64);
+        let (group, lane) = (index / GROUP as u64, (index % GROUP as u64) as usize);
+        if self.groups == 0 || group != self.first_group {
+            self.words.resize(GROUP, 0);
+            if let Some(values) = self.words.first_chunk_mut() {
+                draw(self.level, group, values);
+            }
+            (self.first_group, self.groups) = (group, 1);
+        }
+        let (values, len) = match step {
+            0 => (1, left.min(TILE)),
+            1 => (left.min(GROUP - lane), left.min(GROUP - lane)),
+            _ => (1, 1),
+        };
+        (&self.words[lane..lane + values], len)
+    }
+
+    /// The bits of `len` elements from `index` on. If they are not at hand, `ahead` elements are drawn, but for the
+    /// groups at the end of the last draw that can be used again. Meanwhile, memory is prefetched.
+    pub(crate) fn draw(
+        &mut self,
+        sampler: &Sampler,
+        index: u64,
+        len: usize,
+        ahead: usize,
+        prefetch: Option<Prefetch>,
+    ) -> (&[u64], usize) {
+        let group = index / GROUP as u64;
+        let lane = (index % GROUP as u64) as usize;
+        let needed = (lane + len).div_ceil(GROUP);
+        let skip = group.wrapping_sub(self.first_group);
+        let at_hand = (self.groups as u64).saturating_sub(skip) as usize;
+        if needed <= at_hand {
+            return (&self.words, skip as usize * GROUP + lane);
+        }
+        let old = self.groups * GROUP_WORDS;
+        self.groups = (lane + ahead.max(len)).div_ceil(GROUP);
+        self.first_group = group;
+        let end = self.groups * GROUP_WORDS;
+        let from = at_hand * GROUP_WORDS;
+        self.words.resize(old.max(end) + 1, 0);
+        self.words.copy_within(old - from..old, 0);
+        let (first, keep) = (group + at_hand as u64, &mut self.words[from..end]);
+        if let Some(prefetch) = prefetch {
+            // The memory of the first group that is drawn.
+            let skipped = (at_hand * GROUP) as isize - lane as isize;
+            sampler.fill(self.level, first, prefetch.moved([skipped * prefetch.size as isize; 1 + INPUTS]), keep);
+        } else {
+            sampler.fill(self.level, first, (), keep);
+        }
+        (&self.words, lane)
+    }
+
+    /// Draws the bits of the rows from `cursor` on, `row` elements each, the first from `column`: of as many as fill
+    /// a tile, or hold `left` elements. Returns words, and where in them the rows begin, the last row first.
+    pub(crate) fn gather(
+        &mut self,
+        sampler: &Sampler,
+        origin: u64,
+        row: usize,
+        mut cursor: Cursor<'_>,
+        mut column: usize,
+        mut left: usize,
+    ) -> (&[u64], &[usize]) {
+        self.rows.clear();
+        let mut groups = SmallVec::<[u64; GATHERED]>::new();
+        while left > 0 {
+            let len = (row - column).min(left);
+            let index = origin.wrapping_add_signed(cursor.place().bit as i64) + column as u64;
+            let (first, last) = (index / GROUP as u64, (index + len as u64 - 1) / GROUP as u64);
+            if groups.len() + (last - first + 1) as usize > GATHERED {
+                break;
+            }
+            let shared = usize::from(groups.last() == Some(&first));
+            self.rows.push((groups.len() - shared) * GROUP + (index % GROUP as u64) as usize);
+            groups.extend(first + shared as u64..=last);
+            left -= len;
+            column = 0;
+            cursor.advance();
+        }
+        self.rows.reverse();
+        self.groups = 0;
+        let end = groups.len() * GROUP_WORDS;
+        self.words.resize(end + 1, 0);
+        sampler.gather(self.level, &groups, &mut self.words[..end]);
+        (&self.words, &self.rows)
+    }
+
+    /// The bits of `len` given bytes.
+    pub(crate) fn pack(&mut self, given: MaskArray, first: isize, step: isize, len: usize) -> &[u64] {
+        self.words.clear();
+        for at in (0..len).step_by(64) {
+            let mut bytes = [0u8; 64];
+            let count = 64.min(len - at);
+            // SAFETY: `MaskArray::new` vouches for the bytes that the walk's strides reach.
+            unsafe {
+                let first = given.0.offset(first + step * at as isize);
+                if step == 1 {
+                    bytes.as_mut_ptr().copy_from_nonoverlapping(first, count);
+                } else {
+                    for (i, byte) in bytes[..count].iter_mut().enumerate() {
+                        *byte = first.offset(step * i as isize).read();
+                    }
+                }
+            }
+            self.words.push(words::from_bytes(&bytes));
+        }
+        self.words.push(0);
+        &self.words
+    }
+}
