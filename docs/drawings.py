@@ -16,7 +16,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 import reference as ref  # noqa: E402
 
 FILE = ROOT / "docs" / "figures" / "bernoulli.svg"
-SEED, P, ELEMENTS = 4, 0.3, 10
+SEED, P, ELEMENTS = 12, 0.3, 10
 WIDTH, CELL, LEFT, TOP, LABELS = 360, 25, 98, 52, 12
 
 BASE = "var(--pst-color-text-base, #000)"
