@@ -234,7 +234,8 @@ def plot(results: dict[tuple[int, float], Times], options: argparse.Namespace, a
         )
         axes.yaxis.set_major_formatter("{x:g}")
         axes.grid(alpha=0.3)
-    panels[-1].legend(fontsize="small")
+    labels = panels[0].get_legend_handles_labels()
+    figure.legend(*labels, loc="outside lower center", ncols=4, fontsize="small")  # covers no line
     figure.suptitle(about.replace(", Linux", ",\nLinux"), fontsize="small")
     figure.savefig(options.plot, dpi=150)
 
