@@ -108,6 +108,6 @@ impl Mask {
 
     /// Index in the whole of the first element.
     pub(crate) fn origin(&self) -> u64 {
-        (self.start.iter().zip(&self.steps())).fold(0, |sum, (at, step)| sum.wrapping_add(at.wrapping_mul(*step)))
+        (self.start.iter().zip(&self.whole)).fold(0, |index, (at, len)| index.wrapping_mul(*len).wrapping_add(*at))
     }
 }

@@ -7,9 +7,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastdrop import _core
-from fastdrop._validate import as_array, float_array
+from fastdrop._validate import as_array
 
 Array = NDArray[Any]
+_apply = _core.apply
 KeepBits = _core.Mask | NDArray[np.bool_] | None
 
 
@@ -22,17 +23,13 @@ def as_out(out: Array | None) -> Array | None:
     return as_array(out, "out")
 
 
-def _plain(mask: KeepBits) -> KeepBits:
-    """Return a mask that is an array as a plain one."""
-    subclass = isinstance(mask, np.ndarray) and type(mask) is not np.ndarray
-    return as_array(mask, "mask") if subclass else mask
-
-
 def apply(mask: KeepBits, x: Array, scale: float, out: Array | None = None) -> Array:
     """Return ``kept ? x * scale : 0``; a mask of None keeps all."""
-    if out is None:
-        return _core.apply(_plain(mask), x, scale)
-    _core.apply(_plain(mask), x, scale, as_out(out))
+    if isinstance(mask, np.ndarray):
+        mask = as_array(mask, "mask")
+    if out is None or type(out) is np.ndarray:
+        return _apply(mask, x, scale, out)
+    _apply(mask, x, scale, as_out(out))
     return out
 
 
@@ -46,8 +43,13 @@ def fused(
     out: Array | None = None,
 ) -> Array:
     """Return the result of a fused operation; a mask of None keeps all."""
-    arrays = [(label, float_array(array, label)) for label, array in inputs]
-    y = _core.fused(name, _plain(mask), arrays, scale, shift, fill, as_out(out))
+    if isinstance(mask, np.ndarray):
+        mask = as_array(mask, "mask")
+    arrays = [
+        (label, array if type(array) is np.ndarray else as_array(array, label))
+        for label, array in inputs
+    ]
+    y = _core.fused(name, mask, arrays, scale, shift, fill, as_out(out))
     return y if out is None else out
 
 

@@ -34,14 +34,7 @@ class Key:
 
 @disjoint_base
 class Mask:
-    def __new__(
-        cls,
-        whole: Sequence[int],
-        p: float,
-        key: Key,
-        start: Sequence[int] | None = None,
-        shape: Sequence[int] | None = None,
-    ) -> Self: ...
+    def __new__(cls, shape: tuple[int, ...], p: float, key: Key) -> Self: ...
     @property
     def shape(self) -> tuple[int, ...]: ...
     @property
@@ -53,7 +46,7 @@ class Mask:
     @property
     def key(self) -> Key: ...
     @property
-    def arguments(
+    def parts(
         self,
     ) -> tuple[tuple[int, ...], float, Key, tuple[int, ...], tuple[int, ...]]: ...
     def to_numpy(self) -> NDArray[np.bool_]: ...

@@ -2,11 +2,12 @@
 
 from typing import Any, Self, SupportsFloat, final
 
+import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from fastdrop import _core
 from fastdrop._calls import as_out
-from fastdrop._validate import Lengths, as_finite, as_shape, float_array, probability
+from fastdrop._validate import Lengths, as_array, as_finite, as_shape, probability
 from fastdrop.random import Key
 
 
@@ -125,13 +126,15 @@ class Mask(_core.Mask):
         array([[2., 2., 2.],
                [0., 2., 0.]], dtype=float32)
         """
-        array = float_array(x, "x")
         if scale is None:
             scale = 0.0 if self.p == 1.0 else 1.0 / (1.0 - self.p)
-        else:
+        elif type(scale) is not float:
             scale = as_finite(scale, "scale")
-        y = _core.apply(self, array, scale, as_out(out), True)
-        return y if out is None else out
+        array = x if type(x) is np.ndarray else as_array(x, "x")
+        if out is None or type(out) is np.ndarray:
+            return _apply(self, array, scale, out, True)
+        _apply(self, array, scale, as_out(out), True)
+        return out
 
     def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[Any]:
         if copy is False:
@@ -142,12 +145,12 @@ class Mask(_core.Mask):
         return array if dtype is None else array.astype(dtype, copy=False)
 
     def __repr__(self) -> str:
-        whole, p, key, start, shape = self.arguments
+        whole, p, key, start, shape = self.parts
         base = f"Mask({whole}, {p!r}, {key!r})"
         return base if whole == shape else f"{base}.region({start}, {shape})"
 
     def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
-        return Mask._rebuild, self.arguments
+        return Mask._rebuild, self.parts
 
     @classmethod
     def _rebuild(
@@ -164,6 +167,10 @@ class Mask(_core.Mask):
 Mask.__module__ = "fastdrop"
 
 
+_new = _core.Mask.__new__
+_apply = _core.apply
+
+
 def make_mask(shape: tuple[int, ...], p: float, key: Key) -> Mask:
     """Return the mask of values that were checked before: a tuple of int, a float, a Key."""
-    return _core.Mask.__new__(Mask, shape, p, key)
+    return _new(Mask, shape, p, key)

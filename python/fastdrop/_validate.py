@@ -10,7 +10,7 @@ import numpy as np
 from numpy.lib.array_utils import normalize_axis_tuple
 from numpy.typing import DTypeLike, NDArray
 
-from fastdrop import _core
+from fastdrop._core import works_on
 
 Mode = Literal["inverted", "standard"]
 Per = Literal["sample", "batch"]
@@ -34,7 +34,7 @@ def as_array(x: Any, name: str) -> NDArray[Any]:
 def float_array(x: Any, name: str) -> NDArray[Any]:
     """Return `x` as a plain array of a dtype that fastdrop works on; `x` itself if it is one."""
     array = x if type(x) is np.ndarray else as_array(x, name)
-    if not _core.works_on(array):
+    if not works_on(array):
         raise TypeError(
             f"{name} must have dtype float32, float64, float16, bfloat16, complex64 or "
             f"complex128, got {array.dtype}"
@@ -60,6 +60,8 @@ def probability(p: Any, name: str = "p") -> float:
 
 def as_finite(number: Any, name: str) -> float:
     """Return a finite number as a double."""
+    if type(number) is float and -math.inf < number < math.inf:
+        return number
     message = f"{name} must be a finite number, got {shown(number)}"
     try:
         value = _real(number)
@@ -78,6 +80,8 @@ MOST_AXES = 64
 
 def as_unsigned(n: Any, name: str) -> int:
     """Return an integer in [0, 2**64)."""
+    if type(n) is int and 0 <= n < 2**64:
+        return n
     try:
         number = operator.index(n)
     except TypeError:
@@ -91,6 +95,8 @@ def as_unsigned(n: Any, name: str) -> int:
 
 def as_shape(shape: Any, name: str) -> tuple[int, ...]:
     """Return a shape, or a position, as a tuple of integers in [0, 2**64)."""
+    if type(shape) is tuple and len(shape) <= MOST_AXES:
+        return tuple([as_unsigned(length, name) for length in shape])
     if not isinstance(shape, np.ndarray):
         try:
             return (as_unsigned(operator.index(shape), name),)

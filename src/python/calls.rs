@@ -13,12 +13,15 @@ use super::arrays::{
 };
 use super::mask::PyMask;
 use crate::driver;
-use crate::error::Extents;
+use crate::error::{Error, Extents};
 use crate::kernel::Operation;
 use crate::kernel::op::{Formula, Kind};
 use crate::mask::Dims;
 use crate::operand::{Each, Element, INPUTS, Operands};
 use crate::walk::source::{MaskArray, Source};
+
+/// In error messages.
+const DTYPES: &str = "float32, float64, float16, bfloat16, complex64 or complex128";
 
 type Array<'py> = Bound<'py, PyUntypedArray>;
 
@@ -88,7 +91,7 @@ fn elementwise<'py>(
 ) -> PyResult<Array<'py>> {
     let x = &inputs[0];
     let py = x.py();
-    let element = checked_element(x)?;
+    let element = checked_element(x, "x")?;
     let target = match out {
         Some(out) => {
             check_out(out, x, shape)?;
@@ -124,8 +127,11 @@ fn elementwise<'py>(
     Ok(target)
 }
 
-fn checked_element(x: &Array<'_>) -> PyResult<Element> {
-    element(&x.dtype()).ok_or_else(|| PyTypeError::new_err("x has a dtype that fastdrop does not work on"))
+fn checked_element(x: &Array<'_>, name: &str) -> PyResult<Element> {
+    element(&x.dtype()).ok_or_else(|| {
+        let dtype = dtype_name(&x.dtype());
+        PyTypeError::new_err(format!("{name} must have dtype {DTYPES}, got {dtype}"))
+    })
 }
 
 /// A copy of `array` in the same layout.
@@ -137,7 +143,7 @@ fn copied<'py>(array: &Array<'py>) -> PyResult<Array<'py>> {
     } else {
         let draw = Draw::keep_bits(array.py().None().bind(array.py()), array.shape())?;
         let operation = Operation::Select { scale: 1.0 };
-        work(&copy, std::slice::from_ref(array), checked_element(array)?, draw, operation)?;
+        work(&copy, std::slice::from_ref(array), checked_element(array, "x")?, draw, operation)?;
     }
     Ok(copy)
 }
@@ -186,6 +192,9 @@ pub(super) fn apply<'py>(
     if grow && let Ok(mask) = mask.cast::<PyMask>() {
         shape = broadcast(mask.get().mask.shape(), &shape)?;
     }
+    if !scale.is_finite() {
+        return Err(Error::Scale(scale).into());
+    }
     let draw = Draw::keep_bits(mask, &shape)?;
     elementwise(SmallVec::from_iter([x.clone()]), &shape, draw, Operation::Select { scale }, out)
 }
@@ -209,13 +218,13 @@ pub(super) fn fused<'py>(
     };
     let (first_name, first) = &inputs[0];
     let shape: SmallVec<[usize; 6]> = first.shape().into();
-    let expected = checked_element(first)?;
+    let expected = checked_element(first, first_name)?;
     if expected.parts() > 1 && !kind.takes_complex() {
         let text = format!("{first_name} must have a real dtype, got {}", dtype_name(&first.dtype()));
         return Err(PyTypeError::new_err(text));
     }
     for (name, array) in &inputs[1..] {
-        if element(&array.dtype()) != Some(expected) {
+        if checked_element(array, name)? != expected {
             let [expected, got] = [first, array].map(|array| dtype_name(&array.dtype()));
             let text = format!("{name} must have the dtype of {first_name}, {expected}, got {got}");
             return Err(PyTypeError::new_err(text));

@@ -1,10 +1,9 @@
 //! The compiled base of `fastdrop.Key`.
 
-use pyo3::PyTypeInfo;
 use pyo3::exceptions::PyValueError;
-use pyo3::ffi;
+use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyList, PyTuple, PyType};
+use pyo3::types::{PyBytes, PyList, PyType};
 
 use crate::stream::key::Key;
 
@@ -54,23 +53,13 @@ impl PyKey {
 impl PyKey {
     /// An object of the same class with another key.
     fn sibling<'py>(slf: &Bound<'py, Self>, key: Key) -> PyResult<Bound<'py, PyAny>> {
-        let data = PyBytes::new(slf.py(), &key.to_bytes());
-        new_object::<Self>(&slf.get_type(), &PyTuple::new(slf.py(), [data])?)
+        of_class(Bound::new(slf.py(), Self(key))?.into_any(), &slf.get_type())
     }
 }
 
-/// A new object of a subclass of T, made by T's own `__new__` without a call of Python code.
-pub(super) fn new_object<'py, T: PyTypeInfo>(
-    class: &Bound<'py, PyType>,
-    arguments: &Bound<'py, PyTuple>,
-) -> PyResult<Bound<'py, PyAny>> {
-    let py = class.py();
-    // SAFETY: `__new__` of a class of this module is a C function of this type; `class` is T or a subclass of it, which
-    // adds nothing to its objects, and the call returns a new reference or null with an exception set.
-    unsafe {
-        let slot = ffi::PyType_GetSlot(T::type_object_raw(py), ffi::Py_tp_new);
-        let new: ffi::newfunc = std::mem::transmute(slot);
-        let made = new(class.as_type_ptr(), arguments.as_ptr(), std::ptr::null_mut());
-        Bound::from_owned_ptr_or_err(py, made)
-    }
+/// A new object of one of this module's classes as one of a Python class that adds no fields to it: by assigning its
+/// `__class__`, which calls no Python code.
+pub(super) fn of_class<'py>(object: Bound<'py, PyAny>, class: &Bound<'py, PyType>) -> PyResult<Bound<'py, PyAny>> {
+    object.setattr(intern!(class.py(), "__class__"), class)?;
+    Ok(object)
 }

@@ -9,7 +9,7 @@ use smallvec::SmallVec;
 
 use super::arguments::{DETACH, detached};
 use super::arrays::{axes, data, empty, zeros};
-use super::key::{PyKey, new_object};
+use super::key::{PyKey, of_class};
 use crate::driver;
 use crate::kernel::Operation;
 use crate::mask::{Dims, Mask};
@@ -37,21 +37,10 @@ impl Hash for PyMask {
 
 #[pymethods]
 impl PyMask {
-    /// The mask of an array of shape `whole`, or of the box of shape `shape` at `start` in it.
     #[new]
-    #[pyo3(signature = (whole, p, key, start=None, shape=None))]
-    fn new(
-        whole: Vec<u64>,
-        p: f64,
-        key: Py<PyKey>,
-        start: Option<Vec<u64>>,
-        shape: Option<Vec<u64>>,
-    ) -> PyResult<Self> {
-        let mut mask = Mask::new(&whole, p, key.get().0)?;
-        if let (Some(start), Some(shape)) = (start, shape) {
-            mask = mask.region(&start, &shape)?;
-        }
-        Ok(Self { mask, key })
+    fn new(shape: &Bound<'_, PyTuple>, p: f64, key: Py<PyKey>) -> PyResult<Self> {
+        let shape = shape.iter_borrowed().map(|len| len.extract()).collect::<PyResult<Dims>>()?;
+        Ok(Self { mask: Mask::new(&shape, p, key.get().0)?, key })
     }
 
     #[getter]
@@ -79,11 +68,13 @@ impl PyMask {
         self.key.clone_ref(py)
     }
 
-    /// What `__new__` takes to make this mask again.
+    /// The shape of the whole, p, the key, and the box in the whole: its start and shape.
     #[getter]
-    fn arguments<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyTuple>> {
-        let this = slf.get();
-        Self::arguments_of(slf.py(), &this.mask, &this.key)
+    fn parts<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
+        let dims = |dims: &[u64]| PyTuple::new(py, dims);
+        let mask = &self.mask;
+        let p = mask.probability().get();
+        (dims(mask.whole())?, p, &self.key, dims(mask.start())?, dims(mask.shape())?).into_pyobject(py)
     }
 
     /// Draw the mask as a boolean array.
@@ -164,14 +155,7 @@ impl PyMask {
     fn part<'py>(slf: &Bound<'py, Self>, start: Vec<u64>, shape: Vec<u64>) -> PyResult<Bound<'py, PyAny>> {
         let this = slf.get();
         let part = this.mask.region(&start, &shape)?;
-        new_object::<Self>(&slf.get_type(), &Self::arguments_of(slf.py(), &part, &this.key)?)
-    }
-}
-
-impl PyMask {
-    fn arguments_of<'py>(py: Python<'py>, mask: &Mask, key: &Py<PyKey>) -> PyResult<Bound<'py, PyTuple>> {
-        let dims = |dims: &[u64]| PyTuple::new(py, dims.iter().copied().collect::<Dims>());
-        let p = mask.probability().get();
-        (dims(mask.whole())?, p, key, dims(mask.start())?, dims(mask.shape())?).into_pyobject(py)
+        let part = Bound::new(slf.py(), Self { mask: part, key: this.key.clone_ref(slf.py()) })?;
+        of_class(part.into_any(), &slf.get_type())
     }
 }

@@ -219,7 +219,7 @@ class ElementwiseLayer(Layer[Recipe]):
         out = check_inplace(x, array) if self.inplace else None
         if self.training:
             if self._samples is None:
-                mask = self._draw(array.shape, self._key.fold_in(self._calls))
+                mask = self._draw(array.shape, self._key.child(self._calls))
                 y = self._train(array, mask, out)
                 self._mask = mask
             else:
@@ -233,7 +233,7 @@ class ElementwiseLayer(Layer[Recipe]):
 
     def _train_samples(self, x: Array, samples: Samples, out: Array | None) -> Array:
         """Return the result of a Monte Carlo run: each part of axis 0 has a key of its own."""
-        keys = [key.fold_in(self._calls) for key in samples.keys]
+        keys = [key.child(self._calls) for key in samples.keys]
         if len(keys) == 1:
             mask = self._draw(_drawn_shape(x.shape, samples), keys[0])
             y = self._train(x, mask, out)

@@ -1,6 +1,6 @@
 """Dropout of single elements, or of whatever shares a decision, as layers. No mathematics here."""
 
-from fastdrop._calls import apply
+from fastdrop import _core
 from fastdrop._mask import Mask, make_mask
 from fastdrop._validate import Dims, Mode, as_dims, check_mode, mask_shape
 from fastdrop.functional.core import Array, evaluation_scale, scaled, training_scale
@@ -125,4 +125,4 @@ class Dropout(ElementwiseLayer[Mask]):
 
 def _masked(x: Array, mask: Mask, scale: float, out: Array | None) -> Array:
     """Apply a mask, or only the scale where it keeps everything."""
-    return scaled(x, scale, out) if mask.p == 0.0 else apply(mask, x, scale, out)
+    return scaled(x, scale, out) if mask.p == 0.0 else _core.apply(mask, x, scale, out)
