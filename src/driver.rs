@@ -23,6 +23,9 @@ const STREAM_BYTES: usize = 1 << 24;
 /// Streamed writes start at multiples of this.
 const LINE: usize = 64;
 
+/// More bytes than a thread ever needs beside the arrays.
+const SCRATCH: usize = 1 << 17;
+
 /// How work is cut, in elements: what a thread takes at a time; how many there must be to wake another thread, which
 /// would cost more than less work; how many come between two looks at the interrupt, some milliseconds.
 struct Sizes {
@@ -68,6 +71,9 @@ pub(crate) unsafe fn run(
     }
     let sizes = Sizes::of(source, &operation);
     let threads = if total < sizes.parallel { 1 } else { pool::num_threads()? };
+    if total >= sizes.parallel && !pool::has_memory(threads * SCRATCH) {
+        return Err(Error::Memory);
+    }
     if let Source::Constant(_) = source {
         axes.iter_mut().for_each(|axis| axis.bit = 0);
     }
@@ -184,6 +190,10 @@ impl Call<'_> {
 
     /// The last axis goes across the mask: blocks, whose bits are transposed.
     fn columns(&self, axes: &Axes, sampler: &Sampler, origin: u64, interrupt: Interrupt<'_>) -> Result<(), Error> {
+        // Buffers on the heap, in small calls too.
+        if !pool::has_memory(SCRATCH) {
+            return Err(Error::Memory);
+        }
         let mut memory = self.memory;
         let mut outer = axes.clone();
         let inner = outer.pop().unwrap_or_default();

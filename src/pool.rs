@@ -1,14 +1,16 @@
 //! Threads: how many, and one function that shares units of work among them.
 //!
-//! Pools are built at first use, one per thread count, and never dropped. A forked child has none of its
-//! parent's threads, so it sees the parent's pools as foreign and builds its own; no lock is held that a
-//! fork could catch.
+//! There is one pool, built at first use and again when the setting changes; the threads of the old one end when nobody
+//! works on it any more. A forked child has none of its parent's threads and locks: it makes its own.
+//!
+//! Of rayon, this takes the threads and their queue. Its scopes would wait for every task they were given, also for one
+//! whose thread wakes when the work is done, and waking takes longer than most calls.
 
 use std::any::Any;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::Thread;
 
 use rayon::{ThreadPool, ThreadPoolBuilder};
@@ -18,7 +20,7 @@ use crate::error::Error;
 /// More threads than this are never started.
 const MOST_THREADS: usize = 256;
 
-/// Threads to use; 0 while nobody has said or asked.
+/// Configured number of threads; 0 until first read or set.
 static THREADS: AtomicUsize = AtomicUsize::new(0);
 
 /// The number of threads that large calls use: that of [`set_num_threads`], else of the variable
@@ -29,9 +31,9 @@ static THREADS: AtomicUsize = AtomicUsize::new(0);
 pub fn num_threads() -> Result<usize, Error> {
     match THREADS.load(Ordering::Relaxed) {
         0 => {
-            let threads = match std::env::var("FASTDROP_NUM_THREADS") {
-                Ok(text) if !text.is_empty() => match text.parse() {
-                    Ok(threads) if threads > 0 => threads,
+            let threads = match std::env::var_os("FASTDROP_NUM_THREADS") {
+                Some(text) if !text.is_empty() => match text.to_str().map(str::parse) {
+                    Some(Ok(threads)) if threads > 0 => threads,
                     _ => return Err(Error::Threads(format!("{text:?} in FASTDROP_NUM_THREADS"))),
                 },
                 _ => std::thread::available_parallelism().map_or(1, usize::from),
@@ -77,8 +79,8 @@ impl Iterator for Units<'_> {
 /// asking for help costs little even where waking a thread takes longer than the work.
 pub(crate) fn share(range: Range<usize>, threads: usize, work: impl Fn(Units<'_>) + Sync) {
     let helpers = threads.min(range.len()).min(MOST_THREADS).saturating_sub(1);
-    // The pool is that of the setting, not of this call, so that there is one however calls differ in size.
-    let pool = if helpers == 0 { None } else { helpers_pool(threads.min(MOST_THREADS) - 1) };
+    // The pool has the size of the setting, not of this call, so that it stays however calls differ.
+    let pool = if helpers == 0 { None } else { pool_of(threads.min(MOST_THREADS) - 1) };
     let Some(pool) = pool else {
         let next = AtomicUsize::new(range.start);
         return work(Units { next: &next, end: range.end });
@@ -168,34 +170,64 @@ impl Drop for Closing<'_> {
     }
 }
 
-struct Entry {
-    process: u32,
-    pool: ThreadPool,
+/// Bytes of stack of a helper: the largest kernels take less than a tenth.
+const STACK: usize = 1 << 19;
+/// Bytes that there must be for each helper before it is started: its stack, and what the system and the standard library
+/// allocate for a new thread, which abort where they get none.
+const THREAD: usize = 2 * STACK;
+
+/// Whether this many bytes can be allocated at this moment.
+///
+/// Allocations that cannot fail, in the standard library and in rayon, abort the process. A call that may be in want of
+/// memory asks for more than it needs first, and gives up where it can.
+pub(crate) fn has_memory(bytes: usize) -> bool {
+    Vec::<u8>::new().try_reserve_exact(bytes).is_ok()
 }
 
-/// The pool of this many threads of this process; `None` if threads cannot be had.
-fn helpers_pool(threads: usize) -> Option<&'static ThreadPool> {
-    static POOLS: [AtomicPtr<Entry>; MOST_THREADS] = [const { AtomicPtr::new(std::ptr::null_mut()) }; MOST_THREADS];
-    let process = std::process::id();
-    let slot = &POOLS[threads];
+/// The pool of one process, and how many threads it has.
+struct Process {
+    id: u32,
+    pool: Mutex<Option<(usize, Arc<ThreadPool>)>>,
+}
+
+/// The pool of this process with this many threads; `None` if they cannot be had.
+fn pool_of(threads: usize) -> Option<Arc<ThreadPool>> {
+    // The pool itself is left alone where there is none to be had, and tried again with the next call.
+    let mut pool = this_process().pool.lock().unwrap_or_else(PoisonError::into_inner);
+    match &*pool {
+        Some((size, pool)) if *size == threads => Some(Arc::clone(pool)),
+        _ if !has_memory(threads * THREAD) => None,
+        _ => {
+            let new = ThreadPoolBuilder::new()
+                .num_threads(threads)
+                .stack_size(STACK)
+                .thread_name(|index| format!("fastdrop-{index}"))
+                .build()
+                .ok()?;
+            let (_, new) = pool.insert((threads, Arc::new(new)));
+            Some(Arc::clone(new))
+        }
+    }
+}
+
+/// The entry of this process, made at first use. A child that was forked while its parent's lock was held would wait for
+/// it for ever, so it makes another; the parent's stays as it is, for its threads are not the child's to end.
+fn this_process() -> &'static Process {
+    static CURRENT: AtomicPtr<Process> = AtomicPtr::new(std::ptr::null_mut());
+    let id = std::process::id();
     loop {
-        let current = slot.load(Ordering::Acquire);
-        // SAFETY: a slot holds null or an entry that was leaked below, so it lives for ever.
-        if let Some(entry) = unsafe { current.as_ref() }
-            && entry.process == process
+        let current = CURRENT.load(Ordering::Acquire);
+        // SAFETY: the pointer is null or that of an entry that was leaked below, so it lives for ever.
+        if let Some(process) = unsafe { current.as_ref() }
+            && process.id == id
         {
-            return Some(&entry.pool);
+            return process;
         }
-        let pool = ThreadPoolBuilder::new()
-            .num_threads(threads)
-            .thread_name(|index| format!("fastdrop-{index}"))
-            .build()
-            .ok()?;
-        let new = Box::leak(Box::new(Entry { process, pool }));
-        if slot.compare_exchange(current, new, Ordering::AcqRel, Ordering::Acquire).is_ok() {
-            return Some(&new.pool);
+        let new = Box::into_raw(Box::new(Process { id, pool: Mutex::new(None) }));
+        if CURRENT.compare_exchange(current, new, Ordering::AcqRel, Ordering::Acquire).is_err() {
+            // SAFETY: the pointer was made above, and nobody else has seen it.
+            drop(unsafe { Box::from_raw(new) });
         }
-        // Another thread was faster; its pool serves, and the one built here stays idle.
     }
 }
 
@@ -214,6 +246,23 @@ mod tests {
             });
             assert!(done.iter().all(|done| done.load(Ordering::Relaxed) == 1), "{threads} threads");
         }
+    }
+
+    /// One pool for each setting that ever was would keep thousands of threads.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn threads_end_with_their_setting() {
+        let threads = || std::fs::read_dir("/proc/self/task").map_or(0, Iterator::count);
+        let before = threads();
+        for setting in 2..40 {
+            share(0..64, setting, |units| units.for_each(drop));
+        }
+        // The last pool has 38 threads; those of the others may be on their way out.
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+        while threads() > before + 60 && std::time::Instant::now() < deadline {
+            std::thread::yield_now();
+        }
+        assert!(threads() <= before + 60, "{} threads, {before} before", threads());
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 import os
 import signal
@@ -153,8 +154,76 @@ COUNT_THREADS = (
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads Linux's own accounts")
-def test_calls_of_other_sizes_start_other_threads() -> None:
+def test_calls_of_all_sizes_share_one_pool() -> None:
     assert run(COUNT_THREADS).stdout == "5\n"
+
+
+MANY_SETTINGS = COUNT_THREADS.rsplit("fd.set_num_threads(6)", 1)[0] + (
+    "import time\n"
+    "for n in range(2, 102):\n"
+    "    fd.set_num_threads(n)\n    fd.Mask(2**22, 0.5, fd.Key(0)).count()\n"
+    "fd.set_num_threads(3)\nfd.Mask(2**22, 0.5, fd.Key(0)).count()\n"
+    "deadline = time.monotonic() + 20\n"
+    "while threads() - before > 2 and time.monotonic() < deadline:\n    time.sleep(0.01)\n"
+    "print(threads() - before)"
+)
+
+
+@pytest.mark.once
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads Linux's own accounts")
+def test_threads_of_former_settings_end() -> None:
+    """A pool for each setting that ever was left 4,952 threads after these hundred."""
+    assert run(MANY_SETTINGS).stdout == "2\n"
+
+
+# --- The end of the interpreter ------------------------------------------------------------------
+
+# The main thread ends while three daemon threads are in this call.
+ENDLESS = """
+import threading, time
+import numpy as np, fastdrop as fd
+x, many = np.ones(64, np.float32), np.ones(1 << 16, np.float32)
+key, drop = fd.Key(0), fd.Dropout(0.3)
+mask = fd.Mask((64,), 0.3, key)
+def loop():
+    while True:
+        try:
+            {call}
+        except (TypeError, ValueError):
+            pass
+for _ in range(3):
+    threading.Thread(target=loop, daemon=True).start()
+time.sleep(0.05)
+"""
+
+ENTRY_POINTS = [
+    "fd.dropout(x, 0.3)",
+    "fd.dropout(many, 0.3, rng=key)",
+    "fd.dropout([1.0] * 64, 0.3, rng=key)",
+    "fd.dropout(x, 0.3, rng=0, out=np.empty_like(x))",
+    "fd.dropout(many[:-1], 0.3, rng=key, out=many[1:])",
+    "drop(x); drop.backward(x)",
+    "fd.Key(0)",
+    "fd.Key()",
+    "key.split(3)[0].fold_in(np.int64(4))",
+    "fd.Mask([64], np.float32(0.3), key).region([np.int64(3)], [5]).to_numpy()",
+    "mask.apply([1.0] * 64)",
+    "mask.count(); mask.packbits()",
+    "mask.apply(np.arange(64))",
+    "fd.dropout(x, 2.0, rng='seed')",
+    "fd.dropout_add(x, x, 0.3, rng=key); fd.gelu_dropout(many, 0.3, rng=key)",
+    "fd.gaussian_dropout(x, 0.3, rng=key)",
+    "fd.drop_block2d(np.ones((2, 3, 8, 8), np.float32), 0.3, 3, rng=key)",
+]
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("call", ENTRY_POINTS)
+def test_the_interpreter_ends_under_a_daemon_thread(call: str) -> None:
+    """Five tries. Where Rust called Python code, a thread that was stopped there aborted all."""
+    for _ in range(5):
+        done = run(ENDLESS.format(call=call))
+        assert (done.returncode, done.stderr) == (0, "")
 
 
 # --- Ctrl-C --------------------------------------------------------------------------------------
@@ -222,7 +291,9 @@ def test_fastdrop_simd_is_ignored(name: str) -> None:
     ("variable", "value"),
     [("FASTDROP_SIMD", "mmx"), ("FASTDROP_SIMD", "AVX 2"), ("FASTDROP_NUM_THREADS", "0"),
      ("FASTDROP_NUM_THREADS", "many"), ("FASTDROP_NUM_THREADS", "-2"),
-     ("FASTDROP_NUM_THREADS", "2.5")],
+     ("FASTDROP_NUM_THREADS", "2.5"), ("FASTDROP_NUM_THREADS", os.fsdecode(b"2\xff")),
+     ("FASTDROP_SIMD", os.fsdecode(b"avx2\xff"))],
+    ids=ascii,
 )  # fmt: skip
 def test_a_wrong_variable_is_ignored_or_panics(variable: str, value: str) -> None:
     code = "import fastdrop as fd; fd.dropout([1.0] * 10**6, 0.5)"
@@ -230,7 +301,7 @@ def test_a_wrong_variable_is_ignored_or_panics(variable: str, value: str) -> Non
     assert done.returncode == 1, "no Python exception"
     last_line = done.stderr.strip().splitlines()[-1]
     assert variable in last_line
-    assert value in last_line
+    assert value.encode("ascii", "ignore").decode() in last_line
     assert "panic" not in done.stderr.lower()
 
 
@@ -289,3 +360,47 @@ def test_a_long_split_eats_all_memory() -> None:
     """The list is refused at once, not after it has grown until nothing is left."""
     with pytest.raises(MemoryError):
         fd.Key(0).split(2**50)
+
+
+# A child whose address space may grow by a few pages more each time draws with four threads.
+LITTLE_MEMORY = """
+import os, re, resource, warnings
+warnings.simplefilter("ignore")  # of forks: these children have what they need
+import numpy as np, fastdrop as fd
+fd.set_num_threads(4)
+x = np.ones((1 << 10, 1 << 10), np.float32)
+out, key = np.ones_like(x), fd.Key(1)
+def size():
+    return int(re.search(r"VmSize:\\s+(\\d+) kB", open("/proc/self/status").read())[1]) << 10
+ends = set()
+for margin in range(0, 6 << 20, 1 << 17):
+    pid = os.fork()
+    if pid == 0:
+        limit = size() + margin
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+        try:
+            fd.dropout(x, 0.3, rng=key, out=out)
+            fd.dropout(x.T, 0.3, rng=key, out=out)
+            os._exit(0)
+        except MemoryError:
+            os._exit(3)
+    ends.add(os.waitpid(pid, 0)[1])
+print(sorted(ends))
+"""
+
+
+@pytest.mark.once
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads Linux's own accounts")
+def test_threads_without_memory_are_a_memory_error() -> None:
+    """Some of these children aborted: an allocation failed in a thread that had just started."""
+    done = run(LITTLE_MEMORY)
+    assert done.stdout == f"[0, {3 << 8}]\n", done.stderr
+
+
+@pytest.mark.parametrize("endless", [itertools.repeat(1), itertools.count(), range(10**9)])
+def test_an_endless_shape_is_refused(endless: Any) -> None:
+    """It was read until memory ended, and the process with it."""
+    with pytest.raises(ValueError, match="shape must have at most 64 axes"):
+        fd.Mask(endless, 0.5, as_key(KEY))
+    with pytest.raises(ValueError, match="start must have at most 64 axes"):
+        fd.Mask((2,), 0.5, as_key(KEY)).region(endless, 1)

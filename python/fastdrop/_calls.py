@@ -4,13 +4,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from fastdrop import _core
 from fastdrop._validate import as_array
 
 Array = NDArray[Any]
-_apply = _core.apply
+_apply, _fused = _core.apply, _core.fused
 KeepBits = _core.Mask | NDArray[np.bool_] | None
 
 
@@ -36,7 +36,7 @@ def apply(mask: KeepBits, x: Array, scale: float, out: Array | None = None) -> A
 def fused(
     name: str,
     mask: KeepBits,
-    inputs: Sequence[tuple[str, ArrayLike]],
+    inputs: Sequence[tuple[str, Any]],
     scale: float = 1.0,
     shift: float = 0.0,
     fill: float = 0.0,
@@ -45,11 +45,11 @@ def fused(
     """Return the result of a fused operation; a mask of None keeps all."""
     if isinstance(mask, np.ndarray):
         mask = as_array(mask, "mask")
-    arrays = [
-        (label, array if type(array) is np.ndarray else as_array(array, label))
-        for label, array in inputs
-    ]
-    y = _core.fused(name, mask, arrays, scale, shift, fill, as_out(out))
+    for label, array in inputs:
+        if type(array) is not np.ndarray:
+            inputs = [(label, as_array(array, label)) for label, array in inputs]
+            break
+    y = _fused(name, mask, inputs, scale, shift, fill, as_out(out))
     return y if out is None else out
 
 

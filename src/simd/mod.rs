@@ -165,8 +165,8 @@ impl Level {
         if let Some(level) = Self::chosen() {
             return Ok(level);
         }
-        let default = DEFAULT.get_or_init(|| match std::env::var("FASTDROP_SIMD") {
-            Ok(name) if !name.is_empty() => Self::from_name(&name),
+        let default = DEFAULT.get_or_init(|| match std::env::var_os("FASTDROP_SIMD") {
+            Some(name) if !name.is_empty() => Self::from_name(&name.to_string_lossy()),
             _ => Ok(Self::available().last().unwrap_or(Self::portable())),
         });
         let level = default.clone()?;

@@ -131,7 +131,7 @@ class DropConnectLinear(Layer[Mask]):
             If `x` is none of these; the call does not count then.
         """
         array, weight, bias = linear_arrays(x, self.weight, self.bias)
-        key = self._key.fold_in(self._calls)
+        key = self._key.child(self._calls)
         drawn = draw_connections(array, weight, self._p, self.training, self.mode, key)
         y = connect(array, weight, bias, drawn)
         self._x, self._drawn, self._mask = array, drawn, drawn.mask

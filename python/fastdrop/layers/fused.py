@@ -25,7 +25,7 @@ class _ScalingLayer(Layer[Mask]):
     def _run(self, name: str, inputs: list[tuple[str, ArrayLike]], out: Array | None) -> Array:
         x = float_array(inputs[0][1], "x")
         if self.training:
-            mask: Mask | None = make_mask(x.shape, self._p, self._key.fold_in(self._calls))
+            mask: Mask | None = make_mask(x.shape, self._p, self._key.child(self._calls))
             scale = training_scale(self._p, self.mode)
         else:
             mask, scale = evaluation(x.shape, self._p, self.mode)
@@ -185,7 +185,7 @@ class Zoneout(Layer[Mask]):
         array = float_array(new, "new")
         mask = None
         if self.training:
-            mask = make_mask(array.shape, self._p, self._key.fold_in(self._calls))
+            mask = make_mask(array.shape, self._p, self._key.child(self._calls))
         y = switched(array, previous, self._p, mask, out)
         if mask is not None:
             self._count()

@@ -93,7 +93,7 @@ class PatchDropout(Layer[PatchMask]):
         array = float_array(x, "x")
         shape = token_shape(array.shape)
         if self.training:
-            key = self._key.fold_in(self._calls)
+            key = self._key.child(self._calls)
             mask = PatchMask(shape, self._p, key, self.prefix, self.ordered)
         else:
             mask = PatchMask(shape, 0.0, NO_KEY, self.prefix, self.ordered)

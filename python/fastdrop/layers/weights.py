@@ -155,7 +155,7 @@ class WeightDrop(Layer[list[Mask]]):
         TypeError, ValueError
             If they are none of these; the call does not count then.
         """
-        key = self._key.fold_in(self._calls)
+        key = self._key.child(self._calls)
         arrays = as_arrays(weights, "weights")
         dropped = weight_drop(arrays, self._p, training=self.training, mode=self.mode, rng=key)
         self._mask = None
