@@ -54,6 +54,16 @@ pub enum Error {
         /// Elements of the argument.
         got: u64,
     },
+    /// A view of another shape than the mask.
+    #[error("{what} must have the shape of the mask, {expected}, got {got}")]
+    Shape {
+        /// The argument at fault.
+        what: &'static str,
+        /// Shape of the mask.
+        expected: Extents,
+        /// Shape of the argument.
+        got: Extents,
+    },
     /// A mask that cannot be stretched to the array's shape.
     #[error("mask of shape {mask} does not broadcast to shape {array}")]
     Broadcast {

@@ -72,9 +72,7 @@ impl Mask {
     /// as [`Mask::apply`].
     pub fn fused<T: Float>(&self, formula: Formula, inputs: &[&[T]], out: &mut [T]) -> Result<(), Error> {
         let element = element_of::<T>();
-        if inputs.len() != formula.kind.inputs() || element.parts() > 1 && !formula.kind.takes_complex() {
-            return Err(Error::Inputs(formula.kind.name(), formula.kind.inputs()));
-        }
+        formula.check_inputs(inputs.len(), element)?;
         for input in inputs {
             self.check_length("each input", input.len())?;
         }
@@ -158,7 +156,7 @@ impl Mask {
         check_length(what, self.size(), got)
     }
 
-    fn scale(&self, scale: Option<f64>) -> Result<f64, Error> {
+    pub(crate) fn scale(&self, scale: Option<f64>) -> Result<f64, Error> {
         scale.map_or_else(|| Ok(self.probability().inverted_scale()), finite)
     }
 

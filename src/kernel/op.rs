@@ -6,7 +6,8 @@
 use super::convert::Real;
 use super::gelu::{Arithmetic, gelu, slope};
 use super::{LINE, Memory, Run};
-use crate::operand::INPUTS;
+use crate::error::Error;
+use crate::operand::{Element, INPUTS};
 use crate::simd::{Kernel, LANES, Simd, WORD};
 use crate::stream::bernoulli::GROUP;
 use crate::words::{twice, word_at};
@@ -137,6 +138,14 @@ pub struct Formula {
 }
 
 impl Formula {
+    /// Checks that it takes this many inputs of this kind.
+    pub(crate) fn check_inputs(&self, count: usize, element: Element) -> Result<(), Error> {
+        if count == self.kind.inputs() && (element.parts() == 1 || self.kind.takes_complex()) {
+            return Ok(());
+        }
+        Err(Error::Inputs(self.kind.name(), self.kind.inputs()))
+    }
+
     /// Handles one run with the keep bits from bit `offset` of `words` on, which must have a word to spare.
     ///
     /// # Safety

@@ -53,7 +53,8 @@ impl Key {
     ///
     /// ```
     /// // What NumPy gives for the seed 42.
-    /// let key = fastdrop::Key::from_words([0xC621_FD69_64C9_B48A, 0x705A_E1C0_E293_3FFA]);
+    /// let key = fastdrop::Key::from_words([0xC621_FBCD_16D9_2688, 0x705A_5661_A791_FFC1]);
+    /// assert_eq!(key.to_string(), "8826d916cdfb21c6c1ff91a761565a70");
     /// ```
     #[must_use]
     pub fn from_words(words: [u64; 2]) -> Self {
