@@ -22,8 +22,7 @@ impl Avx2 {
 /// A macro, because a closure would not be compiled with the instructions it uses.
 macro_rules! both {
     ($f:ident($($a:ident),+)) => {
-        // SAFETY: the token proves AVX2.
-        unsafe { [$f($($a[0]),+), $f($($a[1]),+)] }
+        [$f($($a[0]),+), $f($($a[1]),+)]
     };
 }
 
@@ -32,12 +31,9 @@ macro_rules! blocks {
     ($f:ident($a:ident, $key:ident)) => {{
         let mut result = $a;
         for (a, key) in result.iter_mut().zip($key) {
-            // SAFETY: the token proves AVX2 and AES-NI.
-            unsafe {
-                let low = $f(_mm256_castsi256_si128(*a), _mm256_castsi256_si128(key));
-                let high = $f(_mm256_extracti128_si256::<1>(*a), _mm256_extracti128_si256::<1>(key));
-                *a = _mm256_set_m128i(high, low);
-            }
+            let low = $f(_mm256_castsi256_si128(*a), _mm256_castsi256_si128(key));
+            let high = $f(_mm256_extracti128_si256::<1>(*a), _mm256_extracti128_si256::<1>(key));
+            *a = _mm256_set_m128i(high, low);
         }
         result
     }};
@@ -159,64 +155,26 @@ impl Simd for Avx2 {
         unsafe { inner(self, kernel) }
     }
 
-    #[inline(always)]
-    fn splat(self, x: u64) -> Self::V {
-        // SAFETY: the token proves AVX2.
-        unsafe { [_mm256_set1_epi64x(x as i64); 2] }
-    }
-    #[inline(always)]
-    fn load(self, from: &[u64; LANES]) -> Self::V {
-        // SAFETY: the token proves AVX2, and `from` is 64 bytes.
-        unsafe {
-            let from = from.as_ptr().cast::<__m256i>();
-            [_mm256_loadu_si256(from), _mm256_loadu_si256(from.add(1))]
-        }
-    }
-    #[inline(always)]
-    fn to_array(self, a: Self::V) -> [u64; LANES] {
-        // SAFETY: both are 64 bytes, and any bits are integers.
-        unsafe { std::mem::transmute(a) }
-    }
-    #[inline(always)]
-    fn splat_pair(self, [low, high]: [u64; 2]) -> Self::V {
-        // SAFETY: the token proves AVX2.
-        unsafe { [_mm256_broadcastsi128_si256(_mm_set_epi64x(high as i64, low as i64)); 2] }
-    }
-    #[inline(always)]
-    fn add(self, a: Self::V, b: Self::V) -> Self::V {
-        both!(_mm256_add_epi64(a, b))
-    }
-    #[inline(always)]
-    fn and(self, a: Self::V, b: Self::V) -> Self::V {
-        both!(_mm256_and_si256(a, b))
-    }
-    #[inline(always)]
-    fn and_not(self, a: Self::V, b: Self::V) -> Self::V {
-        both!(_mm256_andnot_si256(b, a))
-    }
-    #[inline(always)]
-    fn or(self, a: Self::V, b: Self::V) -> Self::V {
-        both!(_mm256_or_si256(a, b))
-    }
-    #[inline(always)]
-    fn xor(self, a: Self::V, b: Self::V) -> Self::V {
-        both!(_mm256_xor_si256(a, b))
-    }
-    #[inline(always)]
-    fn aes_round(self, a: Self::V, key: Self::V) -> Self::V {
-        blocks!(_mm_aesenc_si128(a, key))
-    }
-    #[inline(always)]
-    fn aes_last_round(self, a: Self::V, key: Self::V) -> Self::V {
-        blocks!(_mm_aesenclast_si128(a, key))
-    }
-    #[inline(always)]
-    fn any(self, a: Self::V) -> bool {
-        // SAFETY: the token proves AVX2.
-        unsafe {
+    operations! {
+        splat(x: u64) -> Self::V = [_mm256_set1_epi64x(x as i64); 2];
+        splat_pair(block: [u64; 2]) -> Self::V =
+            [_mm256_broadcastsi128_si256(_mm_set_epi64x(block[1] as i64, block[0] as i64)); 2];
+        load(from: &[u64; LANES]) -> Self::V = [0, 4].map(|at| _mm256_loadu_si256(from.as_ptr().add(at).cast()));
+        to_array(a: Self::V) -> [u64; LANES] = std::mem::transmute(a);
+        add(a: Self::V, b: Self::V) -> Self::V = both!(_mm256_add_epi64(a, b));
+        and(a: Self::V, b: Self::V) -> Self::V = both!(_mm256_and_si256(a, b));
+        and_not(a: Self::V, b: Self::V) -> Self::V = both!(_mm256_andnot_si256(b, a));
+        or(a: Self::V, b: Self::V) -> Self::V = both!(_mm256_or_si256(a, b));
+        xor(a: Self::V, b: Self::V) -> Self::V = both!(_mm256_xor_si256(a, b));
+        aes_round(a: Self::V, key: Self::V) -> Self::V = blocks!(_mm_aesenc_si128(a, key));
+        aes_last_round(a: Self::V, key: Self::V) -> Self::V = blocks!(_mm_aesenclast_si128(a, key));
+        any(a: Self::V) -> bool = {
             let a = _mm256_or_si256(a[0], a[1]);
             _mm256_testz_si256(a, a) == 0
-        }
+        };
+        prefetch(address: *const u8) -> () = _mm_prefetch::<_MM_HINT_T0>(address.cast());
+        prefetch_far(address: *const u8) -> () = _mm_prefetch::<_MM_HINT_T1>(address.cast());
+        fence() -> () = _mm_sfence();
     }
 
     #[inline(always)]
@@ -314,20 +272,5 @@ impl Simd for Avx2 {
             _mm256_stream_si256(dst.cast(), a[0]);
             _mm256_stream_si256(dst.add(32).cast(), a[1]);
         }
-    }
-    #[inline(always)]
-    fn prefetch(self, address: *const u8) {
-        // SAFETY: a prefetch touches no memory that the program can observe.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) };
-    }
-    #[inline(always)]
-    fn prefetch_far(self, address: *const u8) {
-        // SAFETY: a prefetch touches no memory that the program can observe.
-        unsafe { _mm_prefetch::<_MM_HINT_T1>(address.cast()) };
-    }
-    #[inline(always)]
-    fn fence(self) {
-        // SAFETY: every x86-64 CPU has it.
-        unsafe { _mm_sfence() };
     }
 }

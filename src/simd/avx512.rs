@@ -63,70 +63,23 @@ impl Simd for Avx512 {
         unsafe { inner(self, kernel) }
     }
 
-    #[inline(always)]
-    fn splat(self, x: u64) -> Self::V {
-        // SAFETY: the token proves AVX-512.
-        unsafe { _mm512_set1_epi64(x as i64) }
-    }
-    #[inline(always)]
-    fn load(self, from: &[u64; LANES]) -> Self::V {
-        // SAFETY: the token proves AVX-512, and `from` is 64 bytes.
-        unsafe { _mm512_loadu_si512(from.as_ptr().cast()) }
-    }
-    #[inline(always)]
-    fn to_array(self, a: Self::V) -> [u64; LANES] {
-        // SAFETY: both are 64 bytes, and any bits are integers.
-        unsafe { std::mem::transmute(a) }
-    }
-    #[inline(always)]
-    fn splat_pair(self, [low, high]: [u64; 2]) -> Self::V {
-        // SAFETY: the token proves AVX-512.
-        unsafe { _mm512_broadcast_i64x2(_mm_set_epi64x(high as i64, low as i64)) }
-    }
-    #[inline(always)]
-    fn add(self, a: Self::V, b: Self::V) -> Self::V {
-        // SAFETY: the token proves AVX-512.
-        unsafe { _mm512_add_epi64(a, b) }
-    }
-    #[inline(always)]
-    fn and(self, a: Self::V, b: Self::V) -> Self::V {
-        // SAFETY: the token proves AVX-512.
-        unsafe { _mm512_and_si512(a, b) }
-    }
-    #[inline(always)]
-    fn and_not(self, a: Self::V, b: Self::V) -> Self::V {
-        // SAFETY: the token proves AVX-512.
-        unsafe { _mm512_andnot_si512(b, a) }
-    }
-    #[inline(always)]
-    fn or(self, a: Self::V, b: Self::V) -> Self::V {
-        // SAFETY: the token proves AVX-512.
-        unsafe { _mm512_or_si512(a, b) }
-    }
-    #[inline(always)]
-    fn xor(self, a: Self::V, b: Self::V) -> Self::V {
-        // SAFETY: the token proves AVX-512.
-        unsafe { _mm512_xor_si512(a, b) }
-    }
-    #[inline(always)]
-    fn clear_where(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V {
-        // SAFETY: the token proves AVX-512.
-        unsafe { _mm512_ternarylogic_epi64::<CLEAR_WHERE>(a, b, c) }
-    }
-    #[inline(always)]
-    fn aes_round(self, a: Self::V, key: Self::V) -> Self::V {
-        // SAFETY: the token proves AVX-512 and VAES.
-        unsafe { _mm512_aesenc_epi128(a, key) }
-    }
-    #[inline(always)]
-    fn aes_last_round(self, a: Self::V, key: Self::V) -> Self::V {
-        // SAFETY: the token proves AVX-512 and VAES.
-        unsafe { _mm512_aesenclast_epi128(a, key) }
-    }
-    #[inline(always)]
-    fn any(self, a: Self::V) -> bool {
-        // SAFETY: the token proves AVX-512.
-        unsafe { _mm512_test_epi64_mask(a, a) != 0 }
+    operations! {
+        splat(x: u64) -> Self::V = _mm512_set1_epi64(x as i64);
+        splat_pair(block: [u64; 2]) -> Self::V = _mm512_broadcast_i64x2(_mm_set_epi64x(block[1] as i64, block[0] as i64));
+        load(from: &[u64; LANES]) -> Self::V = _mm512_loadu_si512(from.as_ptr().cast());
+        to_array(a: Self::V) -> [u64; LANES] = std::mem::transmute(a);
+        add(a: Self::V, b: Self::V) -> Self::V = _mm512_add_epi64(a, b);
+        and(a: Self::V, b: Self::V) -> Self::V = _mm512_and_si512(a, b);
+        and_not(a: Self::V, b: Self::V) -> Self::V = _mm512_andnot_si512(b, a);
+        or(a: Self::V, b: Self::V) -> Self::V = _mm512_or_si512(a, b);
+        xor(a: Self::V, b: Self::V) -> Self::V = _mm512_xor_si512(a, b);
+        clear_where(a: Self::V, b: Self::V, c: Self::V) -> Self::V = _mm512_ternarylogic_epi64::<CLEAR_WHERE>(a, b, c);
+        aes_round(a: Self::V, key: Self::V) -> Self::V = _mm512_aesenc_epi128(a, key);
+        aes_last_round(a: Self::V, key: Self::V) -> Self::V = _mm512_aesenclast_epi128(a, key);
+        any(a: Self::V) -> bool = _mm512_test_epi64_mask(a, a) != 0;
+        prefetch(address: *const u8) -> () = _mm_prefetch::<_MM_HINT_T0>(address.cast());
+        prefetch_far(address: *const u8) -> () = _mm_prefetch::<_MM_HINT_T1>(address.cast());
+        fence() -> () = _mm_sfence();
     }
 
     #[inline(always)]
@@ -210,20 +163,5 @@ impl Simd for Avx512 {
     unsafe fn stream(self, dst: *mut u8, a: Self::V) {
         // SAFETY: the token proves AVX-512; the caller vouches for 64 bytes and their alignment.
         unsafe { _mm512_stream_si512(dst.cast(), a) };
-    }
-    #[inline(always)]
-    fn prefetch(self, address: *const u8) {
-        // SAFETY: a prefetch touches no memory that the program can observe.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) };
-    }
-    #[inline(always)]
-    fn prefetch_far(self, address: *const u8) {
-        // SAFETY: a prefetch touches no memory that the program can observe.
-        unsafe { _mm_prefetch::<_MM_HINT_T1>(address.cast()) };
-    }
-    #[inline(always)]
-    fn fence(self) {
-        // SAFETY: every x86-64 CPU has it.
-        unsafe { _mm_sfence() };
     }
 }

@@ -4,6 +4,20 @@
 //! uses it is written once, as a [`Kernel`], and [`Level::run`] is the one place that picks a token. The files
 //! beside this one are the only ones that know instructions; no algorithm is in them.
 
+/// Makes methods of [`Simd`] from a table of names, operands and expressions.
+///
+/// An expression must be sound on any CPU that the level's token proves, which is the SAFETY of all of them.
+macro_rules! operations {
+    ($($name:ident($($operand:ident: $type:ty),*) -> $result:ty = $value:expr;)+) => {$(
+        #[inline(always)]
+        #[allow(unused_unsafe, reason = "plain Rust needs none")]
+        fn $name(self, $($operand: $type),*) -> $result {
+            // SAFETY: the token proves the instructions.
+            unsafe { $value }
+        }
+    )+};
+}
+
 pub(crate) mod aes;
 #[cfg(target_arch = "x86_64")]
 mod avx2;

@@ -53,53 +53,22 @@ impl Simd for Portable {
         kernel.run(self)
     }
 
-    #[inline(always)]
-    fn splat(self, x: u64) -> Self::V {
-        [x; LANES]
-    }
-    #[inline(always)]
-    fn load(self, from: &[u64; LANES]) -> Self::V {
-        *from
-    }
-    #[inline(always)]
-    fn to_array(self, a: Self::V) -> [u64; LANES] {
-        a
-    }
-    #[inline(always)]
-    fn splat_pair(self, block: [u64; 2]) -> Self::V {
-        lanes(|i| block[i % 2])
-    }
-    #[inline(always)]
-    fn add(self, a: Self::V, b: Self::V) -> Self::V {
-        lanes(|i| a[i].wrapping_add(b[i]))
-    }
-    #[inline(always)]
-    fn and(self, a: Self::V, b: Self::V) -> Self::V {
-        lanes(|i| a[i] & b[i])
-    }
-    #[inline(always)]
-    fn and_not(self, a: Self::V, b: Self::V) -> Self::V {
-        lanes(|i| a[i] & !b[i])
-    }
-    #[inline(always)]
-    fn or(self, a: Self::V, b: Self::V) -> Self::V {
-        lanes(|i| a[i] | b[i])
-    }
-    #[inline(always)]
-    fn xor(self, a: Self::V, b: Self::V) -> Self::V {
-        lanes(|i| a[i] ^ b[i])
-    }
-    #[inline(always)]
-    fn aes_round(self, a: Self::V, key: Self::V) -> Self::V {
-        blocks(a, key, aes::round)
-    }
-    #[inline(always)]
-    fn aes_last_round(self, a: Self::V, key: Self::V) -> Self::V {
-        blocks(a, key, aes::last_round)
-    }
-    #[inline(always)]
-    fn any(self, a: Self::V) -> bool {
-        a.into_iter().fold(0, |all, word| all | word) != 0
+    operations! {
+        splat(x: u64) -> Self::V = [x; LANES];
+        splat_pair(block: [u64; 2]) -> Self::V = lanes(|i| block[i % 2]);
+        load(from: &[u64; LANES]) -> Self::V = *from;
+        to_array(a: Self::V) -> [u64; LANES] = a;
+        add(a: Self::V, b: Self::V) -> Self::V = lanes(|i| a[i].wrapping_add(b[i]));
+        and(a: Self::V, b: Self::V) -> Self::V = lanes(|i| a[i] & b[i]);
+        and_not(a: Self::V, b: Self::V) -> Self::V = lanes(|i| a[i] & !b[i]);
+        or(a: Self::V, b: Self::V) -> Self::V = lanes(|i| a[i] | b[i]);
+        xor(a: Self::V, b: Self::V) -> Self::V = lanes(|i| a[i] ^ b[i]);
+        aes_round(a: Self::V, key: Self::V) -> Self::V = blocks(a, key, aes::round);
+        aes_last_round(a: Self::V, key: Self::V) -> Self::V = blocks(a, key, aes::last_round);
+        any(a: Self::V) -> bool = a.into_iter().fold(0, |all, word| all | word) != 0;
+        prefetch(_address: *const u8) -> () = ();
+        prefetch_far(_address: *const u8) -> () = ();
+        fence() -> () = ();
     }
 
     #[inline(always)]
@@ -135,10 +104,4 @@ impl Simd for Portable {
         // SAFETY: the obligations are the same.
         unsafe { dst.cast::<Self::V>().write(a) };
     }
-    #[inline(always)]
-    fn prefetch(self, _address: *const u8) {}
-    #[inline(always)]
-    fn prefetch_far(self, _address: *const u8) {}
-    #[inline(always)]
-    fn fence(self) {}
 }
