@@ -119,11 +119,14 @@ impl Operation<'_> {
                     let (words, offset) = drawn.bits();
                     formula.run(memory, words, offset, run);
                 }
-                Self::Noise { std } => {
-                    if let Drawn::Normals(normals) = drawn {
-                        op::noise(memory, std, normals, run);
+                Self::Noise { std } => match drawn {
+                    Drawn::Normals(&[normal]) => {
+                        let (words, offset) = drawn.bits();
+                        select::run(memory, 1.0 + std * f64::from_bits(normal), words, offset, run);
                     }
-                }
+                    Drawn::Normals(normals) => op::noise(memory, std, normals, run),
+                    _ => unreachable!("noise is made of normals"),
+                },
                 Self::Store => {
                     if let Drawn::Uniforms(values) | Drawn::Normals(values) = drawn {
                         run.address(0).cast::<u64>().copy_from_nonoverlapping(values.as_ptr(), values.len());

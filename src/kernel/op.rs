@@ -200,11 +200,12 @@ impl Formula {
     }
 }
 
-/// Multiplies a run by `1 + std * z`, with a normal z for each element, or one for all.
+/// Multiplies a run by `1 + std * z`, with a normal z for each element.
 ///
 /// # Safety
 /// As for [`super::Operation::run`].
 pub(super) unsafe fn noise(memory: &Memory, std: f64, normals: &[u64], run: &Run<'_>) {
+    assert!(normals.len() == run.len);
     // SAFETY: the obligations are the same.
     unsafe {
         if run.operands.element.is_double() {
@@ -220,24 +221,28 @@ pub(super) unsafe fn noise(memory: &Memory, std: f64, normals: &[u64], run: &Run
 unsafe fn noise_in<R: Real>(memory: &Memory, std: f64, normals: &[u64], run: &Run<'_>) {
     let parts = run.operands.element.parts();
     let size = size_of::<R>();
-    if run.operands.element.size() == size && run.is_contiguous(size, 1) && normals.len() == run.len {
+    if run.operands.element.size() == size && run.is_contiguous(size, 1) {
         let (src, dst) = (run.address(1).cast::<R>().cast_const(), run.address(0).cast::<R>());
         return memory.level.run(Multiply { std, normals, src, dst });
     }
-    let shared = R::from_f64(1.0 + std * f64::from_bits(normals[0]));
     let mut x = [R::default(); 2 * WORD];
-    for at in (0..run.len).step_by(WORD) {
-        let len = WORD.min(run.len - at);
-        let x = &mut x[..len * parts];
+    let mut twice = [0; 2 * WORD];
+    for (at, normals) in (0..).step_by(WORD).zip(normals.chunks(WORD)) {
         let place = |which: usize| run.address(which).wrapping_offset(at as isize * run.steps[which]);
-        // SAFETY: `at + len` is at most the run's length, and the caller vouches for its elements.
+        let x = &mut x[..normals.len() * parts];
+        let mut normals = normals;
+        if parts == 2 {
+            // Both parts of a complex number share theirs.
+            for (pair, normal) in twice.as_chunks_mut::<2>().0.iter_mut().zip(normals) {
+                *pair = [*normal; 2];
+            }
+            normals = &twice[..x.len()];
+        }
+        // SAFETY: `at` and the normals behind it are the run's, and the caller vouches for its elements.
         unsafe {
             run.layout(1).load(place(1), x);
-            for (i, element) in x.chunks_exact_mut(parts).enumerate() {
-                let normal = normals.get(at + i).filter(|_| normals.len() > 1);
-                let factor = normal.map_or(shared, |z| R::from_f64(1.0 + std * f64::from_bits(*z)));
-                element.iter_mut().for_each(|part| *part = *part * factor);
-            }
+            let dst = x.as_mut_ptr();
+            memory.level.run(Multiply { std, normals, src: dst.cast_const(), dst });
             run.layout(0).store(x, place(0));
         }
     }
