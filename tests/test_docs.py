@@ -28,6 +28,7 @@ WITHOUT_EXAMPLES = {
     "docs/family.md",
     "docs/guide/index.md",
     "docs/performance.md",
+    "docs/statistics.md",
     "docs/stream.md",
     *(f"docs/reference/{path.name}" for path in ROOT.glob("docs/reference/*.md")),
     *(f"docs/why/{path.name}" for path in ROOT.glob("docs/why/*.md")),
