@@ -25,6 +25,9 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import special
 from support import as_key
 
+# Bits are the same at every level and on every number of threads; other files see to that.
+pytestmark = pytest.mark.once
+
 Bits = NDArray[np.bool_]
 Words = NDArray[np.uint64]
 Floats = NDArray[np.float64]
@@ -73,7 +76,7 @@ class Library:
         return fd.Mask(2**63 - 1, p, as_key(key)).region(start, shape).to_numpy()
 
     def uniforms(self, key: ref.Key, size: int, digits: int = PLANES) -> Words:
-        return _core.uniforms(size, as_key(key)) >> np.uint64(PLANES - digits)
+        return _core.uniforms((size,), as_key(key)) >> np.uint64(PLANES - digits)
 
     def dropout(self, key: ref.Key, x: Floats, p: float) -> Floats:
         return fd.dropout(x, p, rng=as_key(key))
