@@ -3,7 +3,7 @@
 import itertools
 import math
 import operator
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, SupportsIndex
 
 import numpy as np
@@ -46,15 +46,7 @@ def probability(p: Any, name: str = "p") -> float:
     """Return a probability as a double; -0.0 becomes 0.0."""
     if type(p) is float and 0.0 <= p <= 1.0:
         return p + 0.0
-    message = f"{name} must be a number in [0, 1], got {shown(p)}"
-    try:
-        number = _real(p)
-    except TypeError:
-        raise TypeError(message) from None
-    except OverflowError:
-        raise ValueError(message) from None
-    if not 0.0 <= number <= 1.0:
-        raise ValueError(message)
+    number = _number(p, f"{name} must be a number in [0, 1]", lambda value: 0.0 <= value <= 1.0)
     return number + 0.0
 
 
@@ -62,16 +54,20 @@ def as_finite(number: Any, name: str) -> float:
     """Return a finite number as a double."""
     if type(number) is float and -math.inf < number < math.inf:
         return number
-    message = f"{name} must be a finite number, got {shown(number)}"
+    return _number(number, f"{name} must be a finite number", math.isfinite)
+
+
+def _number(value: Any, must: str, is_valid: Callable[[float], bool]) -> float:
+    """Return a real number that is valid as a double; `must` begins the message if it is not."""
     try:
-        value = _real(number)
+        number = _real(value)
     except TypeError:
-        raise TypeError(message) from None
+        raise TypeError(f"{must}, got {shown(value)}") from None
     except OverflowError:
-        raise ValueError(message) from None
-    if not math.isfinite(value):
-        raise ValueError(message)
-    return value
+        raise ValueError(f"{must}, got {shown(value)}") from None
+    if not is_valid(number):
+        raise ValueError(f"{must}, got {shown(value)}")
+    return number
 
 
 MOST_AXES = 64
@@ -238,16 +234,8 @@ def as_positive(number: Any, name: str) -> float:
     TypeError, ValueError
         If it is no number, not above 0 or not finite.
     """
-    message = f"{name} must be a finite number above 0, got {shown(number)}"
-    try:
-        value = _real(number)
-    except TypeError:
-        raise TypeError(message) from None
-    except OverflowError:
-        raise ValueError(message) from None
-    if not 0.0 < value < math.inf:
-        raise ValueError(message)
-    return value
+    must = f"{name} must be a finite number above 0"
+    return _number(number, must, lambda value: 0.0 < value < math.inf)
 
 
 def _real(value: Any) -> float:
@@ -337,16 +325,11 @@ def as_number(value: Any, name: str, least: float = -math.inf, most: float = mat
     TypeError, ValueError
         If it is none in [least, most].
     """
-    message = f"{name} must be a number in [{least:g}, {most:g}], got {shown(value)}"
+    must = f"{name} must be a number in [{least:g}, {most:g}]"
     try:
-        number = _real(value)
+        return _number(value, must, lambda number: least <= number <= most)
     except TypeError:
         raise TypeError(f"{name} must be a number, got {value!r}") from None
-    except OverflowError:
-        raise ValueError(message) from None
-    if not least <= number <= most:
-        raise ValueError(message)
-    return number
 
 
 def as_float_dtype(dtype: DTypeLike) -> np.dtype[Any]:

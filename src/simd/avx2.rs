@@ -123,7 +123,7 @@ fn scaled_f16(_: Avx2, x: __m128i, scale: f32) -> __m128i {
     }
 }
 
-/// The product in the high halves, rounded; the low halves are rubbish.
+/// The product in the high halves, rounded; the low halves are unspecified.
 #[inline(always)]
 fn scaled_bf16(_: Avx2, x: __m256i, scale: f32) -> __m256i {
     // SAFETY: the token proves AVX2.
