@@ -4,8 +4,8 @@
 //! not only selected, widened into floats and rounded once on its way out. A complex number is two floats.
 
 use half::slice::HalfFloatSliceExt;
-use half::{bf16, f16};
 
+use super::element::{Stored, with_element};
 use super::gelu::Arithmetic;
 use crate::operand::{Element, LARGEST};
 use crate::simd::WORD;
@@ -109,15 +109,8 @@ impl Layout {
         let mut buffer = Buffer::new();
         // SAFETY: the caller vouches for the elements.
         unsafe { self.read(src, len, &mut buffer) };
-        let from = buffer.0.as_ptr();
-        // SAFETY: the buffer is aligned for any type, holds `len` elements, and any bits are such.
-        unsafe {
-            match self.element {
-                Element::F16 => R::from_halves::<f16>(std::slice::from_raw_parts(from.cast(), len), to),
-                Element::Bf16 => R::from_halves::<bf16>(std::slice::from_raw_parts(from.cast(), len), to),
-                _ => to.as_mut_ptr().copy_from_nonoverlapping(from.cast(), to.len()),
-            }
-        }
+        // SAFETY: the buffer is aligned for any type, and holds `len` elements.
+        unsafe { with_element!(self.element, T => T::widen(buffer.0.as_ptr(), to)) };
     }
 
     /// Writes `from`: a word of elements at most.
@@ -127,15 +120,8 @@ impl Layout {
     pub(crate) unsafe fn store<R: Real>(self, from: &[R], dst: *mut u8) {
         let len = from.len() / self.element.parts();
         let mut buffer = Buffer::new();
-        let to = buffer.0.as_mut_ptr();
-        // SAFETY: the buffer is aligned for any type, holds `len` elements, and any bits are such.
-        unsafe {
-            match self.element {
-                Element::F16 => R::to_halves::<f16>(from, std::slice::from_raw_parts_mut(to.cast(), len)),
-                Element::Bf16 => R::to_halves::<bf16>(from, std::slice::from_raw_parts_mut(to.cast(), len)),
-                _ => to.cast::<R>().copy_from_nonoverlapping(from.as_ptr(), from.len()),
-            }
-        }
+        // SAFETY: the buffer is aligned for any type, and has room for `len` elements.
+        unsafe { with_element!(self.element, T => T::narrow(from, buffer.0.as_mut_ptr())) };
         // SAFETY: the caller vouches for the elements.
         unsafe { self.write(&mut buffer, len, dst) };
     }

@@ -1,6 +1,7 @@
 //! What becomes of elements: a run of them along an axis at a time, with what was drawn for it.
 
 pub(crate) mod convert;
+mod element;
 pub(crate) mod gelu;
 pub(crate) mod op;
 pub(crate) mod select;

@@ -4,10 +4,11 @@
 //! is the same everywhere: element types, heads and tails. No bits are drawn here.
 
 use super::convert::Buffer;
+use super::element::{Stored, with_element};
 use super::{LINE, Memory, Run};
 use crate::operand::Element;
 use crate::simd::{Kernel, Simd, WORD};
-use crate::words::{to_bytes, twice, word_at};
+use crate::words::word_at;
 
 /// Handles one run with the keep bits from bit `offset` of `words` on, which must have a word to spare.
 ///
@@ -111,22 +112,13 @@ impl Kernel for Contiguous<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        match self.element {
-            Element::F16 => self.of::<S, Half>(simd),
-            Element::Bf16 => self.of::<S, BHalf>(simd),
-            Element::F32 => self.of::<S, Single>(simd),
-            Element::F64 => self.of::<S, Double>(simd),
-            Element::Complex64 => self.of::<S, Pair<Single>>(simd),
-            Element::Complex128 => self.of::<S, Pair<Double>>(simd),
-            Element::Bool => self.of::<S, Byte>(simd),
-            Element::U64 | Element::Bit => unreachable!("uniforms and packed bits are not selected"),
-        }
+        with_element!(self.element, T => self.of::<S, T>(simd));
     }
 }
 
 impl Contiguous<'_> {
     #[inline(always)]
-    fn of<S: Simd, T: Select>(self, simd: S) {
+    fn of<S: Simd, T: Stored>(self, simd: S) {
         let aligned = self.dst.addr().is_multiple_of(T::SIZE);
         // SAFETY: whoever made this vouches for the elements.
         unsafe {
@@ -141,7 +133,7 @@ impl Contiguous<'_> {
     /// # Safety
     /// `len` elements must be readable at `src` and writeable at `dst`.
     #[inline(always)]
-    unsafe fn words<S: Simd, T: Select, const STREAM: bool>(self, simd: S) {
+    unsafe fn words<S: Simd, T: Stored, const STREAM: bool>(self, simd: S) {
         let Self { scale, words, offset, src, dst, len, ahead, .. } = self;
         let mut at = 0;
         if STREAM {
@@ -182,7 +174,7 @@ impl Contiguous<'_> {
 /// # Safety
 /// `len <= WORD` elements must be readable at `src` and writeable at `dst`.
 #[inline(always)]
-unsafe fn part<S: Simd, T: Select>(simd: S, keep: u64, src: *const u8, dst: *mut u8, len: usize, scale: f64) {
+unsafe fn part<S: Simd, T: Stored>(simd: S, keep: u64, src: *const u8, dst: *mut u8, len: usize, scale: f64) {
     let mut stage = T::STAGE;
     let bytes = len * T::SIZE;
     let stage = (&raw mut stage).cast::<u8>();
@@ -193,83 +185,5 @@ unsafe fn part<S: Simd, T: Select>(simd: S, keep: u64, src: *const u8, dst: *mut
         }
         T::select::<S, false>(simd, keep, stage, stage, scale);
         dst.copy_from_nonoverlapping(stage, bytes);
-    }
-}
-
-/// What a word of one element type takes: a call of the level's method, or two.
-trait Select {
-    const SIZE: usize;
-    const READS: bool = true;
-    /// Room for a word of elements.
-    type Stage: Copy;
-    const STAGE: Self::Stage;
-
-    /// # Safety
-    /// As for [`Simd`]'s methods on elements.
-    unsafe fn select<S: Simd, const STREAM: bool>(simd: S, keep: u64, src: *const u8, dst: *mut u8, scale: f64);
-}
-
-macro_rules! select {
-    ($name:ident, $type:ty, $scale:ty, $method:ident) => {
-        struct $name;
-        impl Select for $name {
-            const SIZE: usize = size_of::<$type>();
-            type Stage = [$type; WORD];
-            const STAGE: Self::Stage = [0 as $type; WORD];
-            #[inline(always)]
-            unsafe fn select<S: Simd, const STREAM: bool>(
-                simd: S,
-                keep: u64,
-                src: *const u8,
-                dst: *mut u8,
-                scale: f64,
-            ) {
-                // SAFETY: the obligations are the same.
-                unsafe { simd.$method::<STREAM>(keep, src.cast(), dst.cast(), scale as $scale) };
-            }
-        }
-    };
-}
-select!(Half, u16, f32, select_f16);
-select!(BHalf, u16, f32, select_bf16);
-select!(Single, f32, f32, select_f32);
-select!(Double, f64, f64, select_f64);
-
-/// A complex number: two parts that share a bit.
-struct Pair<T>(std::marker::PhantomData<T>);
-
-impl<T: Select> Select for Pair<T> {
-    const SIZE: usize = 2 * T::SIZE;
-    type Stage = [T::Stage; 2];
-    const STAGE: Self::Stage = [T::STAGE; 2];
-
-    #[inline(always)]
-    unsafe fn select<S: Simd, const STREAM: bool>(simd: S, keep: u64, src: *const u8, dst: *mut u8, scale: f64) {
-        for half in 0..2 {
-            let keep = twice((keep >> (32 * half)) as u32);
-            // SAFETY: a word of pairs is two words of parts.
-            unsafe {
-                let at = half * WORD * T::SIZE;
-                T::select::<S, STREAM>(simd, keep, src.add(at), dst.add(at), scale);
-            }
-        }
-    }
-}
-
-/// The bits as bytes.
-struct Byte;
-
-impl Select for Byte {
-    const SIZE: usize = 1;
-    const READS: bool = false;
-    type Stage = [u8; WORD];
-    const STAGE: Self::Stage = [0; WORD];
-
-    #[inline(always)]
-    unsafe fn select<S: Simd, const STREAM: bool>(_: S, keep: u64, _: *const u8, dst: *mut u8, _: f64) {
-        for (i, bits) in keep.to_le_bytes().into_iter().enumerate() {
-            // SAFETY: the caller vouches for 64 bytes at `dst`.
-            unsafe { dst.add(8 * i).cast::<[u8; 8]>().write(to_bytes(bits)) };
-        }
     }
 }
