@@ -3,10 +3,11 @@
 //! A word of 64 elements is the unit of all kernels. What a level does with one word is in `simd`; here is what
 //! is the same everywhere: element types, heads and tails. No bits are drawn here.
 
+use super::contiguous::Contiguous;
 use super::convert::Buffer;
 use super::element::{Stored, with_element};
 use super::{LINE, Memory, Run};
-use crate::operand::Element;
+use crate::operand::{Element, INPUTS};
 use crate::simd::{Kernel, Simd, WORD};
 use crate::words::word_at;
 
@@ -22,9 +23,10 @@ pub(super) unsafe fn run(memory: &Memory, scale: f64, words: &[u64], offset: usi
     let inputs = usize::from(element != Element::Bool);
     let swapped = run.operands.swapped[..1 + inputs].contains(&true);
     if run.is_contiguous(size, inputs) || len == 1 && !swapped {
-        let (src, dst) = (run.address(1), run.address(0));
         let (stream, ahead) = (memory.stream, memory.ahead[1]);
-        return memory.level.run(Contiguous { element, scale, stream, ahead, words, offset, src, dst, len });
+        // SAFETY: the caller vouches for the run's elements.
+        let bytes = unsafe { side_by_side(run.address(1), run.address(0), len * size) };
+        return memory.level.run(Selection { element, scale, stream, ahead, words, offset, bytes });
     }
     let mut buffer = Buffer::new();
     let [output, input] = [0, 1].map(|which| run.layout(which));
@@ -36,11 +38,9 @@ pub(super) unsafe fn run(memory: &Memory, scale: f64, words: &[u64], offset: usi
             if inputs == 1 {
                 input.read(place(1), len, &mut buffer);
             }
-            let side = buffer.as_mut_ptr();
-            let offset = offset + at;
-            let (src, dst) = (side, side);
-            let word = Contiguous { element, scale, stream: false, ahead: 0, words, offset, src, dst, len };
-            memory.level.run(word);
+            let (side, offset) = (buffer.as_mut_ptr(), offset + at);
+            let bytes = side_by_side(side, side, len * size);
+            memory.level.run(Selection { element, scale, stream: false, ahead: 0, words, offset, bytes });
             output.write(&mut buffer, len, place(0));
         }
     }
@@ -56,7 +56,8 @@ pub(super) unsafe fn zero(memory: &Memory, run: &Run<'_>) {
     if run.steps[0] == size as isize {
         let bytes = run.len * size;
         if memory.stream && bytes >= 2 * LINE {
-            return memory.level.run(Zeros { dst, bytes });
+            // SAFETY: the caller vouches for the run's elements.
+            return memory.level.run(Zeros { bytes: unsafe { side_by_side(dst, dst, bytes) } });
         }
         // SAFETY: the caller vouches for `len` contiguous elements at `dst`.
         unsafe { dst.write_bytes(0, bytes) };
@@ -68,10 +69,18 @@ pub(super) unsafe fn zero(memory: &Memory, run: &Run<'_>) {
     }
 }
 
-/// Bytes to set to zero past the caches. Only [`zero`] makes one, of a run's elements.
+/// The bytes of elements that lie side by side.
+///
+/// # Safety
+/// As for [`Contiguous::new`].
+unsafe fn side_by_side(src: *const u8, dst: *mut u8, len: usize) -> Contiguous<u8> {
+    // SAFETY: the obligations are the same.
+    unsafe { Contiguous::new(dst, [src; INPUTS], len) }
+}
+
+/// Bytes to set to zero past the caches.
 struct Zeros {
-    dst: *mut u8,
-    bytes: usize,
+    bytes: Contiguous<u8>,
 }
 
 impl Kernel for Zeros {
@@ -79,10 +88,10 @@ impl Kernel for Zeros {
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        let Self { dst, bytes } = self;
+        let (dst, bytes) = (self.bytes.dst(), self.bytes.len());
         let head = (dst.addr().wrapping_neg() % LINE).min(bytes);
         let tail = (bytes - head) % LINE;
-        // SAFETY: whoever made this vouches for the bytes; the lines begin at multiples of LINE and end in the run.
+        // SAFETY: `Contiguous::new` vouches for the bytes; the lines begin at multiples of LINE and end in the run.
         unsafe {
             dst.write_bytes(0, head);
             for at in (head..bytes - tail).step_by(LINE) {
@@ -93,21 +102,18 @@ impl Kernel for Zeros {
     }
 }
 
-/// Elements that lie side by side. Only [`run`] makes one, of a run's elements or its own buffer; `src` is not read where
-/// the element is a keep bit itself.
-struct Contiguous<'a> {
+/// A selection of elements that lie side by side; the input is not read where the element is a keep bit itself.
+struct Selection<'a> {
     element: Element,
     scale: f64,
     stream: bool,
     ahead: isize,
     words: &'a [u64],
     offset: usize,
-    src: *const u8,
-    dst: *mut u8,
-    len: usize,
+    bytes: Contiguous<u8>,
 }
 
-impl Kernel for Contiguous<'_> {
+impl Kernel for Selection<'_> {
     type Output = ();
 
     #[inline(always)]
@@ -116,31 +122,26 @@ impl Kernel for Contiguous<'_> {
     }
 }
 
-impl Contiguous<'_> {
+impl Selection<'_> {
     #[inline(always)]
     fn of<S: Simd, T: Stored>(self, simd: S) {
-        let aligned = self.dst.addr().is_multiple_of(T::SIZE);
-        // SAFETY: whoever made this vouches for the elements.
-        unsafe {
-            if self.stream && aligned {
-                self.words::<S, T, true>(simd);
-            } else {
-                self.words::<S, T, false>(simd);
-            }
+        if self.stream && self.bytes.dst().addr().is_multiple_of(T::SIZE) {
+            self.words::<S, T, true>(simd);
+        } else {
+            self.words::<S, T, false>(simd);
         }
     }
 
-    /// # Safety
-    /// `len` elements must be readable at `src` and writeable at `dst`.
     #[inline(always)]
-    unsafe fn words<S: Simd, T: Stored, const STREAM: bool>(self, simd: S) {
-        let Self { scale, words, offset, src, dst, len, ahead, .. } = self;
+    fn words<S: Simd, T: Stored, const STREAM: bool>(self, simd: S) {
+        let Self { scale, words, offset, bytes, ahead, .. } = self;
+        let (src, dst, len) = (bytes.inputs()[0], bytes.dst(), bytes.len() / T::SIZE);
         let mut at = 0;
         if STREAM {
             let head = dst.addr().wrapping_neg() % LINE / T::SIZE;
             at = head.min(len);
             if at > 0 {
-                // SAFETY: these are the first `at` elements.
+                // SAFETY: these are the first `at` elements that `Contiguous::new` vouches for.
                 unsafe { part::<S, T>(simd, word_at(words, offset), src, dst, at, scale) };
             }
         }
