@@ -2,7 +2,7 @@
 //! threads draw and work tile after tile.
 
 use crate::error::Error;
-use crate::kernel::{Memory, Operation, PREFETCH_BYTES, Run};
+use crate::kernel::{LINE, Memory, Operation, PREFETCH_BYTES, Run};
 use crate::operand::{Element, Operands};
 use crate::pool;
 use crate::simd::Level;
@@ -20,8 +20,6 @@ pub(crate) type Interrupt<'a> = &'a dyn Fn() -> bool;
 
 /// Outputs of this many bytes do not fit the caches that matter; they are written past them.
 const STREAM_BYTES: usize = 1 << 24;
-/// Streamed writes start at multiples of this.
-const LINE: usize = 64;
 
 /// More bytes than a thread ever needs beside the arrays.
 const SCRATCH: usize = 1 << 17;

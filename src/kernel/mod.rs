@@ -9,7 +9,7 @@ pub(crate) mod select;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::operand::{Each, INPUTS, Operands};
+use crate::operand::{Each, Operands};
 use crate::simd::Level;
 use crate::walk::Place;
 use crate::walk::source::Drawn;
@@ -18,7 +18,7 @@ use crate::words;
 /// How far ahead of its use memory is prefetched, where it comes from beyond the caches, in bytes.
 pub(crate) const PREFETCH_BYTES: isize = 4096;
 /// Streamed writes start at multiples of this.
-const LINE: usize = 64;
+pub(crate) const LINE: usize = 64;
 
 /// How kernels use the CPU and its memory.
 #[derive(Debug, Clone, Copy)]
@@ -175,5 +175,3 @@ unsafe fn pack(words: &[u64], offset: usize, run: &Run<'_>) {
         words::put_bits(bytes, at + from, (run.len - done - from).min(64), word);
     }
 }
-
-const _: () = assert!(INPUTS == 3, "formulas have the inputs x, a and b");

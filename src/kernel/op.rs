@@ -10,7 +10,6 @@ use super::{LINE, Memory, Run};
 use crate::error::Error;
 use crate::operand::{Element, INPUTS};
 use crate::simd::{Kernel, LANES, Simd, WORD};
-use crate::stream::bernoulli::GROUP;
 use crate::words::{twice, word_at};
 
 /// Runs of this many elements are streamed, wherever they begin.
@@ -295,8 +294,6 @@ impl<R: Real> Kernel for Multiply<'_, R> {
         }
     }
 }
-
-const _: () = assert!(GROUP.is_multiple_of(COMPUTED), "the normals of whole groups have no rest");
 
 /// A formula on floats that lie side by side; inputs that it does not have are not read.
 struct Computation<'a, R> {
