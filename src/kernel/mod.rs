@@ -1,6 +1,5 @@
 //! What becomes of elements: a run of them along an axis at a time, with what was drawn for it.
 
-mod contiguous;
 pub(crate) mod convert;
 mod element;
 pub(crate) mod gelu;

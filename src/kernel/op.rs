@@ -3,7 +3,6 @@
 //! The table of [`Kind`] is the definition of all of them. As in `select`, a word of keep bits is the unit; elements that
 //! are not floats side by side go through `convert`.
 
-use super::contiguous::Contiguous;
 use super::convert::Real;
 use super::gelu::{Arithmetic, gelu, slope};
 use super::{LINE, Memory, Run};
@@ -58,7 +57,7 @@ macro_rules! formulas {
             }
 
             #[inline(always)]
-            fn compute<R: Real, S: Simd>(self, simd: S, call: &Computation<'_, R>) {
+            fn compute<R: Real, S: Simd>(self, simd: S, call: &Contiguous<'_, R>) {
                 match self {
                     $(Self::$name => call.all::<S, table::$name>(simd),)+
                 }
@@ -175,9 +174,8 @@ impl Formula {
             let streams = memory.stream && dst.cast::<R>().is_aligned() && (lines || len >= STREAMED_LEN);
             let ahead = streams.then(|| [memory.ahead[1], memory.ahead[2], memory.ahead[3]]);
             let inputs = [1, 2, 3].map(|which| run.address(which).cast::<R>().cast_const());
-            // SAFETY: the caller vouches for the run's elements, of which this is all there is to read.
-            let floats = unsafe { Contiguous::new(dst.cast(), inputs, len) };
-            return memory.level.run(Computation { formula: self, ahead, words, offset, floats });
+            let call = Contiguous { formula: self, ahead, inputs, dst: dst.cast(), words, offset, len };
+            return memory.level.run(call);
         }
         let parts = run.operands.element.parts();
         let mut buffers = [[R::default(); 2 * WORD]; INPUTS];
@@ -192,12 +190,11 @@ impl Formula {
             }
             let [x, a, b] = &mut buffers;
             let (dst, more) = (x.as_mut_ptr(), [a.as_ptr(), b.as_ptr()]);
-            // SAFETY: the buffers have as many floats; `at < len`, and the caller vouches for the elements.
-            unsafe {
-                let side = Contiguous::new(dst, [dst.cast_const(), more[0], more[1]], floats);
-                memory.level.run(Computation { formula: self, ahead: None, words: &bits, offset: 0, floats: side });
-                run.layout(0).store(&buffers[0][..floats], place(0));
-            }
+            let inputs = [dst.cast_const(), more[0], more[1]];
+            let call = Contiguous { formula: self, ahead: None, inputs, dst, words: &bits, offset: 0, len: floats };
+            memory.level.run(call);
+            // SAFETY: `at < len`, and the caller vouches for the elements.
+            unsafe { run.layout(0).store(&buffers[0][..floats], place(0)) };
         }
     }
 }
@@ -225,8 +222,7 @@ unsafe fn noise_in<R: Real>(memory: &Memory, std: f64, normals: &[u64], run: &Ru
     let size = size_of::<R>();
     if run.operands.element.size() == size && run.is_contiguous(size, 1) {
         let (src, dst) = (run.address(1).cast::<R>().cast_const(), run.address(0).cast::<R>());
-        // SAFETY: the caller vouches for the run's elements.
-        return memory.level.run(unsafe { Multiply::new(std, normals, src, dst) });
+        return memory.level.run(Multiply { std, normals, src, dst });
     }
     let mut x = [R::default(); 2 * WORD];
     let mut twice = [0; 2 * WORD];
@@ -245,26 +241,18 @@ unsafe fn noise_in<R: Real>(memory: &Memory, std: f64, normals: &[u64], run: &Ru
         unsafe {
             run.layout(1).load(place(1), x);
             let dst = x.as_mut_ptr();
-            memory.level.run(Multiply::new(std, normals, dst.cast_const(), dst));
+            memory.level.run(Multiply { std, normals, src: dst.cast_const(), dst });
             run.layout(0).store(x, place(0));
         }
     }
 }
 
-/// Floats that lie side by side, with the normals that go with them.
+/// Elements that lie side by side, with the normals that go with them. Only [`noise_in`] makes one, of a run's.
 struct Multiply<'a, R> {
     std: f64,
     normals: &'a [u64],
-    floats: Contiguous<R>,
-}
-
-impl<'a, R: Real> Multiply<'a, R> {
-    /// # Safety
-    /// As for [`Contiguous::new`]; there are as many floats as normals.
-    unsafe fn new(std: f64, normals: &'a [u64], src: *const R, dst: *mut R) -> Self {
-        // SAFETY: the obligations are the same.
-        Self { std, normals, floats: unsafe { Contiguous::new(dst, [src; INPUTS], normals.len()) } }
-    }
+    src: *const R,
+    dst: *mut R,
 }
 
 impl<R: Real> Kernel for Multiply<'_, R> {
@@ -272,11 +260,10 @@ impl<R: Real> Kernel for Multiply<'_, R> {
 
     #[inline(always)]
     fn run<S: Simd>(self, _: S) {
-        let Self { std, normals, floats } = self;
-        let (src, dst) = (floats.inputs()[0], floats.dst());
+        let Self { std, normals, src, dst } = self;
         let (lines, rest) = normals.as_chunks::<COMPUTED>();
         for (line, normals) in lines.iter().enumerate() {
-            // SAFETY: `Multiply::new` vouches for as many floats as there are normals.
+            // SAFETY: whoever made this vouches for as many elements as there are normals.
             unsafe {
                 let mut x = src.cast::<[R; COMPUTED]>().add(line).read_unaligned();
                 for (x, normal) in x.iter_mut().zip(normals) {
@@ -295,17 +282,20 @@ impl<R: Real> Kernel for Multiply<'_, R> {
     }
 }
 
-/// A formula on floats that lie side by side; inputs that it does not have are not read.
-struct Computation<'a, R> {
+/// Floats that lie side by side. Only [`Formula::run_in`] makes one, of a run's elements or its own buffers; inputs that
+/// the formula does not have are not read.
+struct Contiguous<'a, R> {
     formula: Formula,
     /// Whether to write past the caches, and then how far ahead of its use each input is prefetched, in bytes.
     ahead: Option<[isize; INPUTS]>,
+    inputs: [*const R; INPUTS],
+    dst: *mut R,
     words: &'a [u64],
     offset: usize,
-    floats: Contiguous<R>,
+    len: usize,
 }
 
-impl<R: Real> Kernel for Computation<'_, R> {
+impl<R: Real> Kernel for Contiguous<'_, R> {
     type Output = ();
 
     #[inline(always)]
@@ -314,30 +304,29 @@ impl<R: Real> Kernel for Computation<'_, R> {
     }
 }
 
-impl<R: Real> Computation<'_, R> {
+impl<R: Real> Contiguous<'_, R> {
     #[inline(always)]
     fn all<S: Simd, C: Compute>(&self, simd: S) {
         match self.ahead {
             Some(ahead) => {
-                let head = (self.floats.dst().addr().wrapping_neg() % LINE / size_of::<R>()).min(self.floats.len());
+                let head = (self.dst.addr().wrapping_neg() % LINE / size_of::<R>()).min(self.len);
                 self.part::<S, C, false>(simd, 0, head, ahead);
-                self.part::<S, C, true>(simd, head, self.floats.len(), ahead);
+                self.part::<S, C, true>(simd, head, self.len, ahead);
             }
-            None => self.part::<S, C, false>(simd, 0, self.floats.len(), [0; INPUTS]),
+            None => self.part::<S, C, false>(simd, 0, self.len, [0; INPUTS]),
         }
     }
 
     /// The elements from `start` to `end`.
     #[inline(always)]
     fn part<S: Simd, C: Compute, const STREAM: bool>(&self, simd: S, start: usize, end: usize, ahead: [isize; INPUTS]) {
-        let Self { formula: Formula { scale, shift, fill, .. }, words, offset, floats, .. } = *self;
-        let (inputs, dst) = (floats.inputs(), floats.dst());
+        let Self { formula: Formula { scale, shift, fill, .. }, inputs, dst, words, offset, .. } = *self;
         let numbers = [scale, shift, fill].map(R::from_f64);
         let zero = R::from_f64(0.0);
         let mut at = start;
         while at < end {
             let keep = word_at(words, offset + at);
-            // SAFETY: `Contiguous::new` vouches for `len` floats of each input in use and of the output; `at` is before
+            // SAFETY: whoever made this vouches for `len` floats of each input in use and of the output; `at` is before
             // the end by as much as is computed.
             at += unsafe {
                 if end - at >= WORD {
@@ -371,7 +360,7 @@ impl<R: Real> Computation<'_, R> {
         numbers: [R; 3],
         ahead: [isize; INPUTS],
     ) {
-        let (inputs, dst) = (self.floats.inputs(), self.floats.dst());
+        let Self { inputs, dst, .. } = *self;
         let zeros = [R::from_f64(0.0); COMPUTED];
         // SAFETY: the caller vouches for the elements and the alignment.
         unsafe {

@@ -3,11 +3,10 @@
 //! A word of 64 elements is the unit of all kernels. What a level does with one word is in `simd`; here is what
 //! is the same everywhere: element types, heads and tails. No bits are drawn here.
 
-use super::contiguous::Contiguous;
 use super::convert::Buffer;
 use super::element::{Stored, with_element};
 use super::{LINE, Memory, Run};
-use crate::operand::{Element, INPUTS};
+use crate::operand::Element;
 use crate::simd::{Kernel, Simd, WORD};
 use crate::words::word_at;
 
@@ -23,10 +22,9 @@ pub(super) unsafe fn run(memory: &Memory, scale: f64, words: &[u64], offset: usi
     let inputs = usize::from(element != Element::Bool);
     let swapped = run.operands.swapped[..1 + inputs].contains(&true);
     if run.is_contiguous(size, inputs) || len == 1 && !swapped {
+        let (src, dst) = (run.address(1), run.address(0));
         let (stream, ahead) = (memory.stream, memory.ahead[1]);
-        // SAFETY: the caller vouches for the run's elements.
-        let bytes = unsafe { side_by_side(run.address(1), run.address(0), len * size) };
-        return memory.level.run(Selection { element, scale, stream, ahead, words, offset, bytes });
+        return memory.level.run(Contiguous { element, scale, stream, ahead, words, offset, src, dst, len });
     }
     let mut buffer = Buffer::new();
     let [output, input] = [0, 1].map(|which| run.layout(which));
@@ -38,9 +36,11 @@ pub(super) unsafe fn run(memory: &Memory, scale: f64, words: &[u64], offset: usi
             if inputs == 1 {
                 input.read(place(1), len, &mut buffer);
             }
-            let (side, offset) = (buffer.as_mut_ptr(), offset + at);
-            let bytes = side_by_side(side, side, len * size);
-            memory.level.run(Selection { element, scale, stream: false, ahead: 0, words, offset, bytes });
+            let side = buffer.as_mut_ptr();
+            let offset = offset + at;
+            let (src, dst) = (side, side);
+            let word = Contiguous { element, scale, stream: false, ahead: 0, words, offset, src, dst, len };
+            memory.level.run(word);
             output.write(&mut buffer, len, place(0));
         }
     }
@@ -56,8 +56,7 @@ pub(super) unsafe fn zero(memory: &Memory, run: &Run<'_>) {
     if run.steps[0] == size as isize {
         let bytes = run.len * size;
         if memory.stream && bytes >= 2 * LINE {
-            // SAFETY: the caller vouches for the run's elements.
-            return memory.level.run(Zeros { bytes: unsafe { side_by_side(dst, dst, bytes) } });
+            return memory.level.run(Zeros { dst, bytes });
         }
         // SAFETY: the caller vouches for `len` contiguous elements at `dst`.
         unsafe { dst.write_bytes(0, bytes) };
@@ -69,18 +68,10 @@ pub(super) unsafe fn zero(memory: &Memory, run: &Run<'_>) {
     }
 }
 
-/// The bytes of elements that lie side by side.
-///
-/// # Safety
-/// As for [`Contiguous::new`].
-unsafe fn side_by_side(src: *const u8, dst: *mut u8, len: usize) -> Contiguous<u8> {
-    // SAFETY: the obligations are the same.
-    unsafe { Contiguous::new(dst, [src; INPUTS], len) }
-}
-
-/// Bytes to set to zero past the caches.
+/// Bytes to set to zero past the caches. Only [`zero`] makes one, of a run's elements.
 struct Zeros {
-    bytes: Contiguous<u8>,
+    dst: *mut u8,
+    bytes: usize,
 }
 
 impl Kernel for Zeros {
@@ -88,10 +79,10 @@ impl Kernel for Zeros {
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        let (dst, bytes) = (self.bytes.dst(), self.bytes.len());
+        let Self { dst, bytes } = self;
         let head = (dst.addr().wrapping_neg() % LINE).min(bytes);
         let tail = (bytes - head) % LINE;
-        // SAFETY: `Contiguous::new` vouches for the bytes; the lines begin at multiples of LINE and end in the run.
+        // SAFETY: whoever made this vouches for the bytes; the lines begin at multiples of LINE and end in the run.
         unsafe {
             dst.write_bytes(0, head);
             for at in (head..bytes - tail).step_by(LINE) {
@@ -102,18 +93,21 @@ impl Kernel for Zeros {
     }
 }
 
-/// A selection of elements that lie side by side; the input is not read where the element is a keep bit itself.
-struct Selection<'a> {
+/// Elements that lie side by side. Only [`run`] makes one, of a run's elements or its own buffer; `src` is not read where
+/// the element is a keep bit itself.
+struct Contiguous<'a> {
     element: Element,
     scale: f64,
     stream: bool,
     ahead: isize,
     words: &'a [u64],
     offset: usize,
-    bytes: Contiguous<u8>,
+    src: *const u8,
+    dst: *mut u8,
+    len: usize,
 }
 
-impl Kernel for Selection<'_> {
+impl Kernel for Contiguous<'_> {
     type Output = ();
 
     #[inline(always)]
@@ -122,26 +116,31 @@ impl Kernel for Selection<'_> {
     }
 }
 
-impl Selection<'_> {
+impl Contiguous<'_> {
     #[inline(always)]
     fn of<S: Simd, T: Stored>(self, simd: S) {
-        if self.stream && self.bytes.dst().addr().is_multiple_of(T::SIZE) {
-            self.words::<S, T, true>(simd);
-        } else {
-            self.words::<S, T, false>(simd);
+        let aligned = self.dst.addr().is_multiple_of(T::SIZE);
+        // SAFETY: whoever made this vouches for the elements.
+        unsafe {
+            if self.stream && aligned {
+                self.words::<S, T, true>(simd);
+            } else {
+                self.words::<S, T, false>(simd);
+            }
         }
     }
 
+    /// # Safety
+    /// `len` elements must be readable at `src` and writeable at `dst`.
     #[inline(always)]
-    fn words<S: Simd, T: Stored, const STREAM: bool>(self, simd: S) {
-        let Self { scale, words, offset, bytes, ahead, .. } = self;
-        let (src, dst, len) = (bytes.inputs()[0], bytes.dst(), bytes.len() / T::SIZE);
+    unsafe fn words<S: Simd, T: Stored, const STREAM: bool>(self, simd: S) {
+        let Self { scale, words, offset, src, dst, len, ahead, .. } = self;
         let mut at = 0;
         if STREAM {
             let head = dst.addr().wrapping_neg() % LINE / T::SIZE;
             at = head.min(len);
             if at > 0 {
-                // SAFETY: these are the first `at` elements that `Contiguous::new` vouches for.
+                // SAFETY: these are the first `at` elements.
                 unsafe { part::<S, T>(simd, word_at(words, offset), src, dst, at, scale) };
             }
         }
