@@ -22,7 +22,7 @@ pub(crate) type Interrupt<'a> = &'a dyn Fn() -> bool;
 const STREAM_BYTES: usize = 1 << 24;
 
 /// More bytes than a thread ever needs beside the arrays.
-const SCRATCH: usize = 1 << 17;
+const SCRATCH: usize = 3 << 15;
 
 /// How work is cut, in elements: what a thread takes at a time; how many there must be to wake another thread, which
 /// would cost more than less work; how many come between two looks at the interrupt, some milliseconds.
