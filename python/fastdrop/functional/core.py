@@ -182,7 +182,8 @@ def dropout(
     True
     """
     p = probability(p)
-    check_mode(mode)
+    if mode != "inverted":
+        check_mode(mode)
     array = float_array(x, "x")
     if training is not True:
         check_flag(training, "training")
@@ -194,7 +195,9 @@ def dropout(
         return (y, make_mask(array.shape, 0.0, NO_KEY)) if return_mask else y
     if mask is None:
         shape = mask_shape(array.shape, broadcast_dims)
-        mask = make_mask(shape, p, as_key(rng) if p or isinstance(rng, Key) else NO_KEY)
+        if not isinstance(rng, Key):
+            rng = as_key(rng) if p else NO_KEY
+        mask = make_mask(shape, p, rng)
     elif rng is not None or as_dims(broadcast_dims):
         raise ValueError("mask must not be given together with rng or broadcast_dims")
     elif p == 1.0 and isinstance(mask, np.ndarray):
