@@ -61,11 +61,11 @@ class ConcreteMask:
     Examples
     --------
     >>> import fastdrop as fd
-    >>> mask = fd.ConcreteMask((6,), 0.0, 0.1, fd.Key(0))
+    >>> mask = fd.ConcreteMask((6,), 0.0, 0.1, fd.Key(2))
     >>> mask.p
     0.5
     >>> mask.to_numpy().round(3)
-    array([1., 1., 1., 0., 1., 0.])
+    array([0.   , 0.571, 0.99 , 0.   , 0.492, 1.   ])
     """
 
     shape: tuple[int, ...]
@@ -220,9 +220,9 @@ def concrete_dropout(
     --------
     >>> import fastdrop as fd
     >>> import numpy as np
-    >>> fd.concrete_dropout(np.ones((2, 4), dtype=np.float32), 0.0, rng=0).round(2)
-    array([[2., 2., 2., 0.],
-           [2., 0., 2., 0.]], dtype=float32)
+    >>> fd.concrete_dropout(np.ones((2, 4), dtype=np.float32), 0.0, rng=2).round(2)
+    array([[0.  , 1.14, 1.98, 0.  ],
+           [0.98, 2.  , 0.  , 1.76]], dtype=float32)
     """
     check_flag(training, "training")
     array = float_array(x, "x")

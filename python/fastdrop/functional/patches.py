@@ -60,15 +60,15 @@ class PatchMask:
     Examples
     --------
     >>> import fastdrop as fd
-    >>> mask = fd.PatchMask((2, 6), 0.5, fd.Key(0), prefix=1)
+    >>> mask = fd.PatchMask((2, 6), 0.5, fd.Key(2), prefix=1)
     >>> mask.kept
     3
     >>> mask.indices()
-    array([[0, 3, 5],
-           [0, 3, 5]])
+    array([[0, 3, 4],
+           [0, 4, 5]])
     >>> mask.to_numpy().astype(int)
-    array([[1, 0, 0, 1, 0, 1],
-           [1, 0, 0, 1, 0, 1]])
+    array([[1, 0, 0, 1, 1, 0],
+           [1, 0, 0, 0, 1, 1]])
     """
 
     shape: tuple[int, int]
@@ -185,13 +185,13 @@ def patch_dropout(
     >>> import fastdrop as fd
     >>> import numpy as np
     >>> x = np.arange(12.0).reshape(2, 6)
-    >>> tokens, indices = fd.patch_dropout(x, 0.5, prefix=1, rng=0)
+    >>> tokens, indices = fd.patch_dropout(x, 0.5, prefix=1, rng=2)
     >>> tokens
-    array([[ 0.,  3.,  5.],
-           [ 6.,  9., 11.]])
+    array([[ 0.,  3.,  4.],
+           [ 6., 10., 11.]])
     >>> indices
-    array([[0, 3, 5],
-           [0, 3, 5]])
+    array([[0, 3, 4],
+           [0, 4, 5]])
     """
     p = probability(p)
     check_flag(training, "training")

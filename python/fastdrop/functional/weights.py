@@ -159,10 +159,10 @@ def weight_drop(
     --------
     >>> import fastdrop as fd
     >>> import numpy as np
-    >>> forget, update = fd.weight_drop([np.eye(2), np.eye(2)], 0.5, rng=1)
+    >>> forget, update = fd.weight_drop([np.ones((2, 2)), np.ones((2, 2))], 0.5, rng=1)
     >>> update
     array([[0., 0.],
-           [0., 0.]])
+           [2., 0.]])
     """
     p = probability(p)
     check_flag(training, "training")

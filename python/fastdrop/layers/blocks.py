@@ -82,12 +82,12 @@ class DropBlock2d(_DropBlock):
     --------
     >>> import fastdrop as fd
     >>> import numpy as np
-    >>> drop = fd.DropBlock2d(0.5, (2, 3), rng=0)
+    >>> drop = fd.DropBlock2d(0.5, (2, 3), rng=5)
     >>> drop(np.ones((1, 1, 4, 6), dtype=np.float32))[0, 0]
-    array([[2., 2., 2., 2., 2., 2.],
-           [2., 2., 2., 2., 2., 2.],
-           [2., 2., 2., 2., 2., 2.],
-           [2., 2., 2., 2., 2., 2.]], dtype=float32)
+    array([[2., 0., 0., 0., 2., 2.],
+           [2., 0., 0., 0., 2., 2.],
+           [2., 2., 0., 0., 0., 2.],
+           [2., 2., 0., 0., 0., 2.]], dtype=float32)
     >>> drop.mask.seeds.shape
     (1, 1, 3, 4)
     """
