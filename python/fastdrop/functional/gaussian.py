@@ -24,7 +24,7 @@ from fastdrop.random import RNG, Key, as_key
 
 @dataclass(frozen=True, slots=True)
 class Noise:
-    """Normal factors of an array, of mean 1: a recipe of a few dozen bytes, whatever the array's size.
+    """Normal factors of an array, of mean 1: a recipe of a few dozen bytes, whatever its size.
 
     Parameters
     ----------
