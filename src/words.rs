@@ -15,8 +15,8 @@ pub(crate) fn words_at(words: &[u64], position: usize, len: usize) -> impl Itera
     })
 }
 
-/// Writes the `len` low bits of `word`, the others being 0, from bit `at` of `bytes` on: what lies before stays, what
-/// lies behind in the last byte becomes 0.
+/// Writes the `len` low bits of `word` from bit `at` of `bytes` on; its other bits must be 0. Earlier bits stay as they
+/// are, and later bits of the last byte become 0.
 pub(crate) fn put_bits(bytes: &mut [u8], at: usize, len: usize, word: u64) {
     let shift = at % 8;
     let bits = (u128::from(word) << shift).to_le_bytes();

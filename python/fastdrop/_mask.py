@@ -13,7 +13,7 @@ from fastdrop.random import Key
 
 @final
 class Mask(_core.Mask):
-    """Which elements of an array are kept: a recipe of a few words, whatever the array's size.
+    """Which elements of an array are kept: a recipe of some 50 bytes, whatever the array's size.
 
     Parameters
     ----------

@@ -151,7 +151,7 @@ class MonteCarlo:
         Raises
         ------
         TypeError, ValueError
-            If `k` is no int in [0, 2**64).
+            If `k` is not an int in [0, 2**64).
         """
         keys = [self._key.fold_in(as_count(k, "k"))]
         if any(getattr(layer, "inplace", False) for layer in self.layers):
