@@ -173,6 +173,7 @@ impl Simd for Avx2 {
             _mm256_testz_si256(a, a) == 0
         };
         prefetch(address: *const u8) -> () = _mm_prefetch::<_MM_HINT_T0>(address.cast());
+        prefetch_write(address: *const u8) -> () = _mm_prefetch::<_MM_HINT_ET0>(address.cast());
         prefetch_far(address: *const u8) -> () = _mm_prefetch::<_MM_HINT_T1>(address.cast());
         fence() -> () = _mm_sfence();
     }

@@ -78,6 +78,7 @@ impl Simd for Avx512 {
         aes_last_round(a: Self::V, key: Self::V) -> Self::V = _mm512_aesenclast_epi128(a, key);
         any(a: Self::V) -> bool = _mm512_test_epi64_mask(a, a) != 0;
         prefetch(address: *const u8) -> () = _mm_prefetch::<_MM_HINT_T0>(address.cast());
+        prefetch_write(address: *const u8) -> () = _mm_prefetch::<_MM_HINT_ET0>(address.cast());
         prefetch_far(address: *const u8) -> () = _mm_prefetch::<_MM_HINT_T1>(address.cast());
         fence() -> () = _mm_sfence();
     }

@@ -97,6 +97,8 @@ pub(crate) trait Simd: Copy {
     unsafe fn stream(self, dst: *mut u8, a: Self::V);
     /// Asks for the cache line at `address`, which need not be valid.
     fn prefetch(self, address: *const u8);
+    /// The same, where memory will be written.
+    fn prefetch_write(self, address: *const u8);
     /// The same, into the second cache only.
     fn prefetch_far(self, address: *const u8);
     /// Makes streamed writes visible to other threads.

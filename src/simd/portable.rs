@@ -67,6 +67,7 @@ impl Simd for Portable {
         aes_last_round(a: Self::V, key: Self::V) -> Self::V = blocks(a, key, aes::last_round);
         any(a: Self::V) -> bool = a.into_iter().fold(0, |all, word| all | word) != 0;
         prefetch(_address: *const u8) -> () = ();
+        prefetch_write(_address: *const u8) -> () = ();
         prefetch_far(_address: *const u8) -> () = ();
         fence() -> () = ();
     }
