@@ -1,18 +1,21 @@
-//! AVX2 (with AES-NI and F16C): eight 64-bit lanes are two registers.
+//! AVX2 (with AES-NI and F16C): eight 64-bit lanes are two registers. With VAES, a register's two blocks go through a
+//! round of AES together.
 
 use std::arch::x86_64::*;
 
 use super::{Kernel, LANES, Simd, WORD};
 
-/// Token of a CPU with AVX2, AES-NI and F16C; only [`Avx2::detect`] makes one.
+/// Token of a CPU with AVX2, AES-NI and F16C, and VAES if that is so; only [`Avx2::detect`] makes one.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Avx2(());
+pub(crate) struct Avx2<const VAES: bool>(());
 
-impl Avx2 {
+impl<const VAES: bool> Avx2<VAES> {
     #[inline]
     pub(super) fn detect() -> Option<Self> {
-        let all =
-            is_x86_feature_detected!("avx2") && is_x86_feature_detected!("aes") && is_x86_feature_detected!("f16c");
+        let all = is_x86_feature_detected!("avx2")
+            && is_x86_feature_detected!("aes")
+            && is_x86_feature_detected!("f16c")
+            && (!VAES || is_x86_feature_detected!("vaes"));
         all.then_some(Self(()))
     }
 }
@@ -60,7 +63,7 @@ static BITS_64: [[u32; 8]; 8] = lane_bits::<8, 2>();
 
 /// All ones in the lanes whose bit in `half` is 0.
 #[inline(always)]
-fn dropped_lanes(_: Avx2, half: __m256i, bits: &[u32; 8]) -> __m256i {
+fn dropped_lanes<const VAES: bool>(_: Avx2<VAES>, half: __m256i, bits: &[u32; 8]) -> __m256i {
     // SAFETY: the token proves AVX2, and `bits` is 32 bytes.
     unsafe {
         let bits = _mm256_loadu_si256(bits.as_ptr().cast());
@@ -69,7 +72,7 @@ fn dropped_lanes(_: Avx2, half: __m256i, bits: &[u32; 8]) -> __m256i {
 }
 
 #[inline(always)]
-fn splat_half(_: Avx2, keep: u64, half: usize) -> __m256i {
+fn splat_half<const VAES: bool>(_: Avx2<VAES>, keep: u64, half: usize) -> __m256i {
     // SAFETY: the token proves AVX2.
     unsafe { _mm256_set1_epi32((keep >> (32 * half)) as i32) }
 }
@@ -90,8 +93,8 @@ static BITS_16: [u16; 16] = {
 /// # Safety
 /// As for [`Simd`]'s methods on elements.
 #[inline(always)]
-unsafe fn select_16<const STREAM: bool>(
-    _: Avx2,
+unsafe fn select_16<const VAES: bool, const STREAM: bool>(
+    _: Avx2<VAES>,
     keep: u64,
     src: *const u16,
     dst: *mut u16,
@@ -115,7 +118,7 @@ unsafe fn select_16<const STREAM: bool>(
 }
 
 #[inline(always)]
-fn scaled_f16(_: Avx2, x: __m128i, scale: f32) -> __m128i {
+fn scaled_f16<const VAES: bool>(_: Avx2<VAES>, x: __m128i, scale: f32) -> __m128i {
     // SAFETY: the token proves AVX2 and F16C.
     unsafe {
         let y = _mm256_mul_ps(_mm256_cvtph_ps(x), _mm256_set1_ps(scale));
@@ -125,7 +128,7 @@ fn scaled_f16(_: Avx2, x: __m128i, scale: f32) -> __m128i {
 
 /// The product in the high halves, rounded; the low halves are unspecified.
 #[inline(always)]
-fn scaled_bf16(_: Avx2, x: __m256i, scale: f32) -> __m256i {
+fn scaled_bf16<const VAES: bool>(_: Avx2<VAES>, x: __m256i, scale: f32) -> __m256i {
     // SAFETY: the token proves AVX2.
     unsafe {
         let y = _mm256_castps_si256(_mm256_mul_ps(_mm256_castsi256_ps(x), _mm256_set1_ps(scale)));
@@ -142,17 +145,21 @@ fn as_floats(a: __m256i) -> __m256 {
     unsafe { _mm256_castsi256_ps(a) }
 }
 
-impl Simd for Avx2 {
+impl<const VAES: bool> Simd for Avx2<VAES> {
     type V = [__m256i; 2];
 
     #[inline(always)]
     fn vectorize<K: Kernel>(self, kernel: K) -> K::Output {
         #[target_feature(enable = "avx2,aes,f16c")]
-        fn inner<K: Kernel>(simd: Avx2, kernel: K) -> K::Output {
+        fn inner<const VAES: bool, K: Kernel>(simd: Avx2<VAES>, kernel: K) -> K::Output {
+            kernel.run(simd)
+        }
+        #[target_feature(enable = "avx2,aes,f16c,vaes")]
+        fn with_vaes<const VAES: bool, K: Kernel>(simd: Avx2<VAES>, kernel: K) -> K::Output {
             kernel.run(simd)
         }
         // SAFETY: the token proves the features.
-        unsafe { inner(self, kernel) }
+        unsafe { if VAES { with_vaes(self, kernel) } else { inner(self, kernel) } }
     }
 
     operations! {
@@ -166,8 +173,10 @@ impl Simd for Avx2 {
         and_not(a: Self::V, b: Self::V) -> Self::V = both!(_mm256_andnot_si256(b, a));
         or(a: Self::V, b: Self::V) -> Self::V = both!(_mm256_or_si256(a, b));
         xor(a: Self::V, b: Self::V) -> Self::V = both!(_mm256_xor_si256(a, b));
-        aes_round(a: Self::V, key: Self::V) -> Self::V = blocks!(_mm_aesenc_si128(a, key));
-        aes_last_round(a: Self::V, key: Self::V) -> Self::V = blocks!(_mm_aesenclast_si128(a, key));
+        aes_round(a: Self::V, key: Self::V) -> Self::V =
+            if VAES { both!(_mm256_aesenc_epi128(a, key)) } else { blocks!(_mm_aesenc_si128(a, key)) };
+        aes_last_round(a: Self::V, key: Self::V) -> Self::V =
+            if VAES { both!(_mm256_aesenclast_epi128(a, key)) } else { blocks!(_mm_aesenclast_si128(a, key)) };
         any(a: Self::V) -> bool = {
             let a = _mm256_or_si256(a[0], a[1]);
             _mm256_testz_si256(a, a) == 0
@@ -224,7 +233,7 @@ impl Simd for Avx2 {
     unsafe fn select_f16<const STREAM: bool>(self, keep: u64, src: *const u16, dst: *mut u16, scale: f32) {
         // SAFETY: the token proves F16C; the other obligations are the same.
         unsafe {
-            select_16::<STREAM>(
+            select_16::<VAES, STREAM>(
                 self,
                 keep,
                 src,
@@ -241,7 +250,7 @@ impl Simd for Avx2 {
     unsafe fn select_bf16<const STREAM: bool>(self, keep: u64, src: *const u16, dst: *mut u16, scale: f32) {
         // SAFETY: the token proves AVX2; the other obligations are the same.
         unsafe {
-            select_16::<STREAM>(
+            select_16::<VAES, STREAM>(
                 self,
                 keep,
                 src,

@@ -120,13 +120,15 @@ pub struct Level(Token);
 enum Token {
     Portable(portable::Portable),
     #[cfg(target_arch = "x86_64")]
-    Avx2(avx2::Avx2),
+    Avx2(avx2::Avx2<false>),
+    #[cfg(target_arch = "x86_64")]
+    Vaes(avx2::Avx2<true>),
     #[cfg(target_arch = "x86_64")]
     Avx512(avx512::Avx512),
 }
 
 impl Level {
-    const NAMES: [&str; 3] = ["portable", "avx2", "avx512"];
+    const NAMES: [&str; 4] = ["portable", "avx2", "vaes", "avx512"];
 
     /// Plain Rust, which every CPU runs.
     #[must_use]
@@ -139,6 +141,8 @@ impl Level {
             "portable" => Some(Self::portable()),
             #[cfg(target_arch = "x86_64")]
             "avx2" => avx2::Avx2::detect().map(|token| Self(Token::Avx2(token))),
+            #[cfg(target_arch = "x86_64")]
+            "vaes" => avx2::Avx2::detect().map(|token| Self(Token::Vaes(token))),
             #[cfg(target_arch = "x86_64")]
             "avx512" => avx512::Avx512::detect().map(|token| Self(Token::Avx512(token))),
             _ => None,
@@ -160,13 +164,15 @@ impl Level {
         Self::detect(known).ok_or(Error::UnsupportedLevel(known))
     }
 
-    /// `portable`, `avx2` or `avx512`.
+    /// `portable`, `avx2`, `vaes` or `avx512`.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self.0 {
             Token::Portable(_) => "portable",
             #[cfg(target_arch = "x86_64")]
             Token::Avx2(_) => "avx2",
+            #[cfg(target_arch = "x86_64")]
+            Token::Vaes(_) => "vaes",
             #[cfg(target_arch = "x86_64")]
             Token::Avx512(_) => "avx512",
         }
@@ -216,6 +222,8 @@ impl Level {
             Token::Portable(simd) => simd.vectorize(kernel),
             #[cfg(target_arch = "x86_64")]
             Token::Avx2(simd) => simd.vectorize(kernel),
+            #[cfg(target_arch = "x86_64")]
+            Token::Vaes(simd) => simd.vectorize(kernel),
             #[cfg(target_arch = "x86_64")]
             Token::Avx512(simd) => simd.vectorize(kernel),
         }
