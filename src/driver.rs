@@ -8,7 +8,7 @@ use crate::pool;
 use crate::simd::Level;
 use crate::stream::bernoulli::Sampler;
 use crate::walk::short_rows::{ShortRows, joins};
-use crate::walk::source::{Drawn, Prefetch, Source, TileBuffer};
+use crate::walk::source::{Drawn, Source, TileBuffer};
 use crate::walk::transposed::{Buffers, Transposed};
 use crate::walk::{
     Axes, Axis, Cursor, Place, REPEATED, TILE, along_the_stream, blocks_of, cut_repeated, normalize, positions,
@@ -87,7 +87,7 @@ pub(crate) unsafe fn run(
         stream: large && !in_place && operation.streams(),
         ahead: [PREFETCH_BYTES; 4],
     };
-    let call = Call { source, operation, operands, memory, large, sizes, threads };
+    let call = Call { source, operation, operands, memory, sizes, threads };
     let many = axes.last().is_some_and(|last| last.bit == 1 && last.len > REPEATED);
     if many && matches!(source, Source::Drawn(..)) && axes.iter().any(|axis| axis.bit == 0) {
         for (mut axes, place) in cut_repeated(&axes) {
@@ -110,8 +110,6 @@ struct Call<'a> {
     operation: Operation<'a>,
     operands: Operands,
     memory: Memory,
-    /// Whether the output does not fit the caches that matter.
-    large: bool,
     sizes: Sizes,
     threads: usize,
 }
@@ -157,10 +155,9 @@ impl Call<'_> {
         let unit_size = if repeated { sizes.unit.next_multiple_of(inner.len) } else { sizes.unit };
         let total = positions(axes);
         let phase = self.phase();
-        let prefetch = if repeated { None } else { self.prefetch(&inner) };
         let visit = |place: Place, drawn: Drawn<'_>, len| self.tile(memory, &inner, place, drawn, len);
         self.batches(total.div_ceil(unit_size), unit_size, interrupt, |units| {
-            let mut buffer = TileBuffer::new(source, memory.level, prefetch);
+            let mut buffer = TileBuffer::new(source, memory.level);
             let mut short_rows = join.then(ShortRows::new);
             for unit in units {
                 let range = unit * unit_size..total.min((unit + 1) * unit_size);
@@ -172,18 +169,6 @@ impl Call<'_> {
             }
             self.fence();
         })
-    }
-
-    /// The memory to prefetch while bits are drawn: where both take their time.
-    fn prefetch(&self, inner: &Axis) -> Option<Prefetch> {
-        let size = self.operands.element.size();
-        let is_long = matches!(self.source, Source::Drawn(sampler, _) if sampler.is_long());
-        if !is_long || !self.large || inner.bit != 1 {
-            return None;
-        }
-        let present = |which: usize| which <= self.operation.inputs() && inner.steps[which] == size as isize;
-        let inputs = [1, 2, 3].map(|which| if present(which) { self.operands.first[which].addr() } else { 0 });
-        Some(Prefetch { inputs, size })
     }
 
     /// The last axis goes across the mask: blocks, whose bits are transposed.

@@ -171,7 +171,6 @@ impl<const VAES: bool> Simd for Avx2<VAES> {
         add(a: Self::V, b: Self::V) -> Self::V = both!(_mm256_add_epi64(a, b));
         and(a: Self::V, b: Self::V) -> Self::V = both!(_mm256_and_si256(a, b));
         and_not(a: Self::V, b: Self::V) -> Self::V = both!(_mm256_andnot_si256(b, a));
-        or(a: Self::V, b: Self::V) -> Self::V = both!(_mm256_or_si256(a, b));
         xor(a: Self::V, b: Self::V) -> Self::V = both!(_mm256_xor_si256(a, b));
         aes_round(a: Self::V, key: Self::V) -> Self::V =
             if VAES { both!(_mm256_aesenc_epi128(a, key)) } else { blocks!(_mm_aesenc_si128(a, key)) };
@@ -183,7 +182,6 @@ impl<const VAES: bool> Simd for Avx2<VAES> {
         };
         prefetch(address: *const u8) -> () = _mm_prefetch::<_MM_HINT_T0>(address.cast());
         prefetch_write(address: *const u8) -> () = _mm_prefetch::<_MM_HINT_ET0>(address.cast());
-        prefetch_far(address: *const u8) -> () = _mm_prefetch::<_MM_HINT_T1>(address.cast());
         fence() -> () = _mm_sfence();
     }
 

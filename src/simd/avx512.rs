@@ -71,7 +71,6 @@ impl Simd for Avx512 {
         add(a: Self::V, b: Self::V) -> Self::V = _mm512_add_epi64(a, b);
         and(a: Self::V, b: Self::V) -> Self::V = _mm512_and_si512(a, b);
         and_not(a: Self::V, b: Self::V) -> Self::V = _mm512_andnot_si512(b, a);
-        or(a: Self::V, b: Self::V) -> Self::V = _mm512_or_si512(a, b);
         xor(a: Self::V, b: Self::V) -> Self::V = _mm512_xor_si512(a, b);
         clear_where(a: Self::V, b: Self::V, c: Self::V) -> Self::V = _mm512_ternarylogic_epi64::<CLEAR_WHERE>(a, b, c);
         aes_round(a: Self::V, key: Self::V) -> Self::V = _mm512_aesenc_epi128(a, key);
@@ -79,7 +78,6 @@ impl Simd for Avx512 {
         any(a: Self::V) -> bool = _mm512_test_epi64_mask(a, a) != 0;
         prefetch(address: *const u8) -> () = _mm_prefetch::<_MM_HINT_T0>(address.cast());
         prefetch_write(address: *const u8) -> () = _mm_prefetch::<_MM_HINT_ET0>(address.cast());
-        prefetch_far(address: *const u8) -> () = _mm_prefetch::<_MM_HINT_T1>(address.cast());
         fence() -> () = _mm_sfence();
     }
 

@@ -58,7 +58,6 @@ pub(crate) trait Simd: Copy {
     fn and(self, a: Self::V, b: Self::V) -> Self::V;
     /// `a & !b`
     fn and_not(self, a: Self::V, b: Self::V) -> Self::V;
-    fn or(self, a: Self::V, b: Self::V) -> Self::V;
     fn xor(self, a: Self::V, b: Self::V) -> Self::V;
     /// `a & !(b & !c)`
     #[inline(always)]
@@ -99,8 +98,6 @@ pub(crate) trait Simd: Copy {
     fn prefetch(self, address: *const u8);
     /// The same, where memory will be written.
     fn prefetch_write(self, address: *const u8);
-    /// The same, into the second cache only.
-    fn prefetch_far(self, address: *const u8);
     /// Makes streamed writes visible to other threads.
     fn fence(self);
 }
@@ -270,7 +267,6 @@ mod tests {
                 simd.splat_pair([1, 2]),
                 simd.and(a, b),
                 simd.and_not(a, b),
-                simd.or(a, b),
                 simd.xor(a, b),
                 simd.clear_where(a, b, c),
                 simd.add(a, c),

@@ -61,14 +61,12 @@ impl Simd for Portable {
         add(a: Self::V, b: Self::V) -> Self::V = lanes(|i| a[i].wrapping_add(b[i]));
         and(a: Self::V, b: Self::V) -> Self::V = lanes(|i| a[i] & b[i]);
         and_not(a: Self::V, b: Self::V) -> Self::V = lanes(|i| a[i] & !b[i]);
-        or(a: Self::V, b: Self::V) -> Self::V = lanes(|i| a[i] | b[i]);
         xor(a: Self::V, b: Self::V) -> Self::V = lanes(|i| a[i] ^ b[i]);
         aes_round(a: Self::V, key: Self::V) -> Self::V = blocks(a, key, aes::round);
         aes_last_round(a: Self::V, key: Self::V) -> Self::V = blocks(a, key, aes::last_round);
         any(a: Self::V) -> bool = a.into_iter().fold(0, |all, word| all | word) != 0;
         prefetch(_address: *const u8) -> () = ();
         prefetch_write(_address: *const u8) -> () = ();
-        prefetch_far(_address: *const u8) -> () = ();
         fence() -> () = ();
     }
 

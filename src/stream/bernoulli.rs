@@ -4,7 +4,7 @@
 //! in order; a lane's bits of planes 0, 1, ... 63 are the binary digits of its uniform U, most significant first. The
 //! element is dropped iff U < T with T = floor(p 2^64).
 //!
-//! [`keep_group`] says that in scalar code. [`Sampler`] does it eight groups at a time on any CPU.
+//! [`keep_group`] says that in scalar code. [`Sampler`] does it for four groups to a vector, on any CPU.
 
 use super::ars::Schedule;
 use super::key::Key;
@@ -17,13 +17,12 @@ pub(crate) const GROUP: usize = 128;
 pub(crate) const GROUP_WORDS: usize = GROUP / 64;
 /// Groups in a vector.
 const GROUPS: usize = LANES / GROUP_WORDS;
-/// Vectors of groups that are drawn together.
+/// Vectors of groups whose planes are drawn side by side, so that rounds of AES need not wait for each other.
 const VECTORS: usize = 2;
-/// Elements that are drawn together.
-pub(crate) const BLOCK: usize = VECTORS * GROUPS * GROUP;
-/// Planes drawn before the first look at whether any element of 1,024 is still undecided. After seven planes eight
-/// are on average; the last one takes 11.3 planes.
-pub(crate) const SURE_PLANES: u32 = 8;
+/// Words of bits that are drawn together.
+const DRAWN: usize = 128;
+/// Planes drawn of every group. After eight, two groups in five have an element that is still undecided.
+const SURE_PLANES: u32 = 8;
 
 /// The probability to drop, with the integer that uniforms are compared with.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -114,18 +113,6 @@ pub fn keep_group(key: Key, threshold: Threshold, group: u64) -> [u64; 2] {
     keep
 }
 
-/// Something else to do while bits are drawn, a share of it before each of the first planes.
-pub(crate) trait BetweenPlanes: Copy {
-    /// The share of plane `plane` (of [`SURE_PLANES`]) of the block number `block`, of [`BLOCK`] elements.
-    fn issue<S: Simd>(self, simd: S, block: usize, plane: u32);
-}
-
-/// Nothing else to do.
-impl BetweenPlanes for () {
-    #[inline(always)]
-    fn issue<S: Simd>(self, _: S, _: usize, _: u32) {}
-}
-
 /// Draws keep bits for one key and threshold.
 #[derive(Debug, Clone)]
 pub(crate) struct Sampler {
@@ -149,19 +136,14 @@ impl Sampler {
         Self { schedule, threshold, planes, tags }
     }
 
-    /// Whether a draw takes so many planes that there is time for something else between them.
-    pub(crate) fn is_long(&self) -> bool {
-        self.planes >= SURE_PLANES
-    }
-
     /// Keep bits of consecutive groups, two words each.
-    pub(crate) fn fill(&self, level: Level, first_group: u64, between: impl BetweenPlanes, keep: &mut [u64]) {
-        level.run(Draw { sampler: self, groups: Groups::Consecutive(first_group), between, keep });
+    pub(crate) fn fill(&self, level: Level, first_group: u64, keep: &mut [u64]) {
+        level.run(Draw { sampler: self, groups: Groups::Consecutive(first_group), keep });
     }
 
     /// Keep bits of any groups, two words each.
     pub(crate) fn gather(&self, level: Level, groups: &[u64], keep: &mut [u64]) {
-        level.run(Draw { sampler: self, groups: Groups::Listed(groups), between: (), keep });
+        level.run(Draw { sampler: self, groups: Groups::Listed(groups), keep });
     }
 }
 
@@ -173,25 +155,37 @@ enum Groups<'a> {
 }
 
 impl Groups<'_> {
+    #[inline(always)]
+    fn index(self, at: usize) -> u64 {
+        match self {
+            Self::Consecutive(first) => first.wrapping_add(at as u64),
+            Self::Listed(groups) => groups[at.min(groups.len() - 1)],
+        }
+    }
+
     /// Counters of groups `at..at + 4`, with tag 0; those past the end are arbitrary.
     #[inline(always)]
     fn counters<S: Simd>(self, simd: S, at: usize) -> S::V {
         match self {
-            Self::Consecutive(first) => {
-                let first = simd.splat_pair([first.wrapping_add(at as u64), 0]);
+            Self::Consecutive(_) => {
+                let first = simd.splat_pair([self.index(at), 0]);
                 simd.add(first, simd.load(&[0, 0, 1, 0, 2, 0, 3, 0]))
             }
-            Self::Listed(groups) => {
-                let group = |i: usize| groups[(at + i).min(groups.len() - 1)];
-                simd.load(&[group(0), 0, group(1), 0, group(2), 0, group(3), 0])
-            }
+            Self::Listed(_) => Self::counters_of(simd, [at, at + 1, at + 2, at + 3].map(|at| self.index(at))),
         }
+    }
+
+    #[inline(always)]
+    fn counters_of<S: Simd>(simd: S, [a, b, c, d]: [u64; GROUPS]) -> S::V {
+        simd.load(&[a, 0, b, 0, c, 0, d, 0])
     }
 }
 
 /// Groups on their way to a decision.
 #[derive(Clone, Copy)]
 struct State<V> {
+    /// What a tag's difference makes a plane of.
+    first_round: V,
     /// Not dropped so far. Undecided elements count as kept, so that this is the answer once planes run out.
     keep: V,
     /// The uniform's digits so far equal the threshold's.
@@ -199,79 +193,151 @@ struct State<V> {
 }
 
 /// Draws the groups whose bits `keep` has room for.
-struct Draw<'a, B> {
+///
+/// A loop over groups, each with planes until no element is undecided, would do. But the last element of 128 takes
+/// 8.3 planes on average and that of four groups, which fill a vector, 10.3; and a CPU foresees none of these ends. So
+/// every group gets as many planes as most need, without a look. Then the few with undecided elements are moved
+/// together, and drawn to their ends.
+struct Draw<'a> {
     sampler: &'a Sampler,
     groups: Groups<'a>,
-    between: B,
     keep: &'a mut [u64],
 }
 
-impl<B: BetweenPlanes> Kernel for Draw<'_, B> {
+impl Kernel for Draw<'_> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        let Self { sampler, groups, between, keep } = self;
-        let (vectors, rest) = keep.as_chunks_mut::<LANES>();
-        let full = vectors.len();
-        let (blocks, single) = vectors.as_chunks_mut::<VECTORS>();
-        for (block, keep) in blocks.iter_mut().enumerate() {
-            let between = |plane| between.issue(simd, block, plane);
-            let at = block * VECTORS * GROUPS;
-            *keep = sampler.block(simd, groups, at, simd.splat(!0), between).map(|keep| simd.to_array(keep));
+        let Self { sampler, groups, keep } = self;
+        if sampler.planes <= SURE_PLANES {
+            return sampler.sure_planes::<S, false>(simd, groups, 0, keep, &mut []);
         }
-        for keep in single {
-            let at = (full - 1) * GROUPS;
-            [*keep] = sampler.block(simd, groups, at, simd.splat(!0), |_| ()).map(|keep| simd.to_array(keep));
-        }
-        if !rest.is_empty() {
-            // Lanes past the end are decided: no plane is drawn for them alone.
-            let open = simd.load(&std::array::from_fn(|lane| if lane < rest.len() { !0 } else { 0 }));
-            let [last] = sampler.block(simd, groups, full * GROUPS, open, |_| ());
-            rest.copy_from_slice(&simd.to_array(last)[..rest.len()]);
+        let mut undecided = [[0; LANES]; DRAWN / LANES];
+        for (part, keep) in keep.chunks_mut(DRAWN).enumerate() {
+            let first = part * DRAWN / GROUP_WORDS;
+            sampler.sure_planes::<S, true>(simd, groups, first, keep, &mut undecided);
+            sampler.later_planes(simd, groups, first, keep, undecided.as_flattened());
         }
     }
 }
 
 impl Sampler {
-    /// Keep bits of N vectors of groups from `at` on, of which those in `open` are wanted. Calls `between` before each
-    /// of the first planes.
+    /// The first planes of all groups from the one at `first` on, and which elements are undecided then if there are more
+    /// planes.
     #[inline(always)]
-    fn block<S: Simd, const N: usize>(
+    fn sure_planes<S: Simd, const MORE: bool>(
         &self,
         simd: S,
         groups: Groups<'_>,
-        at: usize,
-        open: S::V,
-        between: impl Fn(u32),
-    ) -> [S::V; N] {
-        let first_rounds: [S::V; N] =
-            std::array::from_fn(|vector| self.schedule.first_round(simd, groups.counters(simd, at + vector * GROUPS)));
-        let mut states = [State { keep: simd.splat(!0), undecided: open }; N];
-        for plane in 0..self.planes {
-            if plane < SURE_PLANES {
-                between(plane);
-            } else {
-                let undecided =
-                    states.iter().skip(1).fold(states[0].undecided, |all, state| simd.or(all, state.undecided));
-                if !simd.any(undecided) {
+        first: usize,
+        keep: &mut [u64],
+        undecided: &mut [[u64; LANES]],
+    ) {
+        let planes = if MORE { SURE_PLANES } else { self.planes };
+        let (vectors, rest) = keep.as_chunks_mut::<LANES>();
+        let (pairs, single) = vectors.as_chunks_mut::<VECTORS>();
+        let mut at = 0;
+        for pair in pairs {
+            let states = self.drawn::<S, VECTORS>(simd, groups, first + at * GROUPS, planes);
+            for (keep, state) in pair.iter_mut().zip(states) {
+                *keep = simd.to_array(state.keep);
+                if MORE {
+                    undecided[at] = simd.to_array(state.undecided);
+                }
+                at += 1;
+            }
+        }
+        for keep in single {
+            let [state] = self.drawn(simd, groups, first + at * GROUPS, planes);
+            *keep = simd.to_array(state.keep);
+            if MORE {
+                undecided[at] = simd.to_array(state.undecided);
+            }
+            at += 1;
+        }
+        if !rest.is_empty() {
+            let [state] = self.drawn(simd, groups, first + at * GROUPS, planes);
+            rest.copy_from_slice(&simd.to_array(state.keep)[..rest.len()]);
+            if MORE {
+                undecided[at] = simd.to_array(state.undecided);
+            }
+        }
+    }
+
+    /// N vectors of groups from the one at `at` on, after this many planes.
+    #[inline(always)]
+    fn drawn<S: Simd, const N: usize>(&self, simd: S, groups: Groups<'_>, at: usize, planes: u32) -> [State<S::V>; N] {
+        let mut states = [State { first_round: simd.splat(0), keep: simd.splat(!0), undecided: simd.splat(!0) }; N];
+        for (vector, state) in states.iter_mut().enumerate() {
+            state.first_round = self.schedule.first_round(simd, groups.counters(simd, at + vector * GROUPS));
+        }
+        for plane in 0..planes {
+            self.plane(simd, plane, &mut states);
+        }
+        states
+    }
+
+    /// The other planes, of groups that still have undecided elements, until they have none.
+    #[inline(always)]
+    fn later_planes<S: Simd>(&self, simd: S, groups: Groups<'_>, first: usize, keep: &mut [u64], undecided: &[u64]) {
+        let keep = keep.as_chunks_mut::<GROUP_WORDS>().0;
+        let undecided = &undecided.as_chunks::<GROUP_WORDS>().0[..keep.len()];
+        // Groups that go on: each is written down, and counted if it is one.
+        let mut open = [0u8; DRAWN / GROUP_WORDS + GROUPS];
+        let mut count = 0;
+        for (group, [low, high]) in undecided.iter().enumerate() {
+            open[count] = group as u8;
+            count += usize::from(low | high != 0);
+        }
+        // The last vector is filled with its last group.
+        for at in count..count.next_multiple_of(GROUPS) {
+            open[at] = open[count - 1];
+        }
+        for four in open[..count.next_multiple_of(GROUPS)].as_chunks::<GROUPS>().0 {
+            let four = four.map(usize::from);
+            let counters = Groups::counters_of(simd, four.map(|group| groups.index(first + group)));
+            let mut states = [State {
+                first_round: self.schedule.first_round(simd, counters),
+                keep: together(simd, four, keep),
+                undecided: together(simd, four, undecided),
+            }];
+            for plane in SURE_PLANES..self.planes {
+                self.plane(simd, plane, &mut states);
+                if !simd.any(states[0].undecided) {
                     break;
                 }
             }
-            let tag = simd.splat_pair([0, u64::from(self.tags[plane as usize])]);
-            let threshold_digit = self.threshold << plane >> 63;
-            for (state, first_round) in states.iter_mut().zip(first_rounds) {
-                let digits = self.schedule.later_rounds(simd, simd.xor(first_round, tag));
-                let State { keep, undecided } = *state;
-                *state = if threshold_digit == 1 {
-                    // 0 below 1 decides for dropping, 1 equals 1.
-                    State { keep: simd.clear_where(keep, undecided, digits), undecided: simd.and(undecided, digits) }
-                } else {
-                    // 1 above 0 decides for keeping, 0 equals 0.
-                    State { keep, undecided: simd.and_not(undecided, digits) }
-                };
+            let words = simd.to_array(states[0].keep);
+            for (group, words) in four.into_iter().zip(words.as_chunks::<GROUP_WORDS>().0) {
+                keep[group] = *words;
             }
         }
-        states.map(|state| state.keep)
     }
+
+    /// One more digit of the uniforms.
+    #[inline(always)]
+    fn plane<S: Simd, const N: usize>(&self, simd: S, plane: u32, states: &mut [State<S::V>; N]) {
+        let tag = simd.splat_pair([0, u64::from(self.tags[plane as usize])]);
+        let threshold_digit = self.threshold << plane >> 63;
+        for state in states {
+            let State { first_round, keep, undecided } = *state;
+            let digits = self.schedule.later_rounds(simd, simd.xor(first_round, tag));
+            if threshold_digit == 1 {
+                // 0 below 1 decides for dropping, 1 equals 1.
+                state.keep = simd.clear_where(keep, undecided, digits);
+                state.undecided = simd.and(undecided, digits);
+            } else {
+                // 1 above 0 decides for keeping, 0 equals 0.
+                state.undecided = simd.and_not(undecided, digits);
+            }
+        }
+    }
+}
+
+/// The words of four groups.
+#[inline(always)]
+fn together<S: Simd>(simd: S, groups: [usize; GROUPS], words: &[[u64; GROUP_WORDS]]) -> S::V {
+    let [a, b, c, d] = groups.map(|group| words[group]);
+    simd.load(&[a[0], a[1], b[0], b[1], c[0], c[1], d[0], d[1]])
 }

@@ -125,7 +125,7 @@ impl ShortRows {
             let rows = rows.min((TILE / step.max(1)).max(1));
             let index = origin.wrapping_add_signed(bit as i64);
             let span = (rows - 1) * step + taken;
-            let (words, offset) = buffer.draw(sampler, index, span, (step * ahead + taken).min(TILE), None);
+            let (words, offset) = buffer.draw(sampler, index, span, (step * ahead + taken).min(TILE));
             self.append_drawn(words, (0..rows).map(|row| offset + row * step), inner);
             rows
         } else {

@@ -10,16 +10,17 @@ use smallvec::SmallVec;
 
 use super::{Axis, Cursor, Place, TILE};
 use crate::mask::Mask;
-use crate::operand::{Each, INPUTS};
-use crate::simd::{Level, Simd};
+use crate::simd::Level;
 use crate::stream::ars::Schedule;
-use crate::stream::bernoulli::{BLOCK, BetweenPlanes, GROUP, GROUP_WORDS, SURE_PLANES, Sampler, Threshold};
+use crate::stream::bernoulli::{GROUP, GROUP_WORDS, Sampler, Threshold};
 use crate::stream::key::Key;
 use crate::stream::{normal, uniform};
 use crate::words;
 
 /// Groups that are gathered at once: as many as a tile has.
 pub(crate) const GATHERED: usize = TILE / GROUP;
+/// Rows of fewer elements, where they lie far apart, are gathered into full vectors.
+const LONG: usize = 8 * GROUP;
 /// Words of bits that a tile needs: one to spare, and what its alignment adds.
 const TILE_WORDS: usize = TILE / 64 + 4;
 
@@ -116,43 +117,6 @@ impl<'a> Drawn<'a> {
     }
 }
 
-/// Memory that is read right after a draw, and therefore prefetched between its planes.
-///
-/// Drawing is arithmetic and applying is memory. One after the other, each leaves half of the CPU idle; so lines are
-/// prefetched from the first planes on, a few at a time, and the rest of the draw hides their way to the cache.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Prefetch {
-    /// Addresses of the inputs' first elements; 0 for no input.
-    pub(crate) inputs: [usize; INPUTS],
-    /// Bytes of an element.
-    pub(crate) size: usize,
-}
-
-impl Prefetch {
-    /// The same for elements further on, at these offsets.
-    fn moved(self, offsets: Each<isize>) -> Self {
-        let mut inputs = self.inputs;
-        for (input, offset) in inputs.iter_mut().zip(&offsets[1..]) {
-            *input = if *input == 0 { 0 } else { input.wrapping_add_signed(*offset) };
-        }
-        Self { inputs, ..self }
-    }
-}
-
-impl BetweenPlanes for Prefetch {
-    #[inline(always)]
-    fn issue<S: Simd>(self, simd: S, block: usize, plane: u32) {
-        let bytes = BLOCK * self.size;
-        let share = bytes / SURE_PLANES as usize;
-        for input in self.inputs.into_iter().filter(|input| *input != 0) {
-            let first = input.wrapping_add(block * bytes + plane as usize * share);
-            for line in (0..share).step_by(64) {
-                simd.prefetch_far(std::ptr::without_provenance(first.wrapping_add(line)));
-            }
-        }
-    }
-}
-
 /// A buffer of what was drawn last, kept until something else is asked for.
 pub(crate) struct TileBuffer<'a> {
     source: &'a Source,
@@ -162,13 +126,11 @@ pub(crate) struct TileBuffer<'a> {
     groups: usize,
     /// Where in `words` the bits of the rows to come begin, the next one last.
     rows: SmallVec<[usize; GATHERED]>,
-    /// The memory of the walk's first element, if it is to be prefetched while bits are drawn.
-    prefetch: Option<Prefetch>,
 }
 
 impl<'a> TileBuffer<'a> {
-    pub(crate) fn new(source: &'a Source, level: Level, prefetch: Option<Prefetch>) -> Self {
-        Self { source, level, words: SmallVec::new(), first_group: 0, groups: 0, rows: SmallVec::new(), prefetch }
+    pub(crate) fn new(source: &'a Source, level: Level) -> Self {
+        Self { source, level, words: SmallVec::new(), first_group: 0, groups: 0, rows: SmallVec::new() }
     }
 
     pub(crate) fn source(&self) -> &'a Source {
@@ -195,8 +157,7 @@ impl<'a> TileBuffer<'a> {
         // Rows that follow each other closely are drawn together.
         let row_step = outer.last().map_or(0, |axis| axis.bit);
         let dense = row_step > 0 && row_step <= 2 * inner.len as isize;
-        // Short rows that lie far apart are gathered into full vectors.
-        let sparse = row_step > 2 * inner.len as isize && inner.bit == 1 && inner.len < BLOCK;
+        let sparse = row_step > 2 * inner.len as isize && inner.bit == 1 && inner.len < LONG;
         self.rows.clear();
         while at < range.end {
             let place = cursor.place().along(inner, column);
@@ -248,8 +209,7 @@ impl<'a> TileBuffer<'a> {
                     };
                     let needed = if inner.bit == 1 { len } else { 1 };
                     let ahead = if dense { (range.end - at).saturating_mul(2).min(TILE) } else { needed };
-                    let prefetch = self.prefetch.map(|first| first.moved(place.offsets));
-                    let (words, offset) = self.draw(sampler, index, needed, ahead, prefetch);
+                    let (words, offset) = self.draw(sampler, index, needed, ahead);
                     let drawn = match (inner.bit, words::word_at(words, offset) & 1) {
                         (0, 0) => Drawn::None,
                         (0, _) => Drawn::All,
@@ -302,15 +262,8 @@ impl<'a> TileBuffer<'a> {
     }
 
     /// The bits of `len` elements from `index` on. If they are not at hand, `ahead` elements are drawn, but for the
-    /// groups at the end of the last draw that can be used again. Meanwhile, memory is prefetched.
-    pub(crate) fn draw(
-        &mut self,
-        sampler: &Sampler,
-        index: u64,
-        len: usize,
-        ahead: usize,
-        prefetch: Option<Prefetch>,
-    ) -> (&[u64], usize) {
+    /// groups at the end of the last draw that can be used again.
+    pub(crate) fn draw(&mut self, sampler: &Sampler, index: u64, len: usize, ahead: usize) -> (&[u64], usize) {
         let group = index / GROUP as u64;
         let lane = (index % GROUP as u64) as usize;
         let needed = (lane + len).div_ceil(GROUP);
@@ -326,14 +279,7 @@ impl<'a> TileBuffer<'a> {
         let from = at_hand * GROUP_WORDS;
         self.words.resize(old.max(end) + 1, 0);
         self.words.copy_within(old - from..old, 0);
-        let (first, keep) = (group + at_hand as u64, &mut self.words[from..end]);
-        if let Some(prefetch) = prefetch {
-            // The memory of the first group that is drawn.
-            let skipped = (at_hand * GROUP) as isize - lane as isize;
-            sampler.fill(self.level, first, prefetch.moved([skipped * prefetch.size as isize; 1 + INPUTS]), keep);
-        } else {
-            sampler.fill(self.level, first, (), keep);
-        }
+        sampler.fill(self.level, group + at_hand as u64, &mut self.words[from..end]);
         (&self.words, lane)
     }
 

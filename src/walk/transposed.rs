@@ -98,7 +98,7 @@ impl Transposed<'_> {
             starts.extend((0..self.inner.len).map(|i| (lane + i * step) as u32));
             let end = (lane + (self.inner.len - 1) * step + self.lanes.len).div_ceil(GROUP) * GROUP_WORDS;
             drawn.resize(end + SPARE, 0);
-            return self.sampler.fill(self.level, self.first / GROUP as u64, (), &mut drawn[..end]);
+            return self.sampler.fill(self.level, self.first / GROUP as u64, &mut drawn[..end]);
         }
         // Now neighbours share no group.
         let mut groups = SmallVec::<[u64; GATHERED]>::new();
