@@ -34,13 +34,18 @@ const SBOX: [u8; 256] = {
     sbox
 };
 
-/// SubBytes and MixColumns of a byte in row 0: a column. In row r, the column is rotated by r bytes.
-static COLUMNS: [u32; 256] = {
-    let mut columns = [0; 256];
+/// SubBytes and MixColumns of a byte in each row, the other bytes of its column being left out.
+static COLUMNS: [[u32; 256]; 4] = {
+    let mut columns = [[0; 256]; 4];
     let mut byte = 0;
     while byte < 256 {
         let s = SBOX[byte];
-        columns[byte] = u32::from_le_bytes([doubled(s), s, s, doubled(s) ^ s]);
+        let column = u32::from_le_bytes([doubled(s), s, s, doubled(s) ^ s]);
+        let mut row = 0;
+        while row < 4 {
+            columns[row][byte] = column.rotate_left(8 * row as u32);
+            row += 1;
+        }
         byte += 1;
     }
     columns
@@ -49,7 +54,7 @@ static COLUMNS: [u32; 256] = {
 /// SubBytes and MixColumns of a byte in row 0, the other bytes of its column being left out.
 #[inline]
 pub(crate) fn mixed(byte: u8) -> u32 {
-    COLUMNS[usize::from(byte)]
+    COLUMNS[0][usize::from(byte)]
 }
 
 #[inline(always)]
@@ -68,7 +73,7 @@ fn shifted(block: Block, row: usize, column: usize) -> u8 {
 #[inline(always)]
 pub(crate) fn round(block: Block, key: Block) -> Block {
     let column = |column: usize| {
-        let part = |row: usize| mixed(shifted(block, row, column)).rotate_left(8 * row as u32);
+        let part = |row: usize| COLUMNS[row][usize::from(shifted(block, row, column))];
         u64::from(part(0) ^ part(1) ^ part(2) ^ part(3))
     };
     xor([column(0) | column(1) << 32, column(2) | column(3) << 32], key)
