@@ -21,6 +21,10 @@ pub(crate) type Interrupt<'a> = &'a dyn Fn() -> bool;
 /// Outputs of this many bytes do not fit the caches that matter; they are written past them.
 const STREAM_BYTES: usize = 1 << 24;
 
+/// New outputs of so many bytes have memory without pages: the C library of Linux keeps smaller blocks for reuse. The
+/// system fills a page with zeros as it is touched, so that its lines are in the cache, where writing past it is slower.
+const UNMAPPED_BYTES: usize = 1 << 25;
+
 /// More bytes than a thread ever needs beside the arrays.
 const SCRATCH: usize = 3 << 15;
 
@@ -80,7 +84,8 @@ pub(crate) unsafe fn run(
         axis.steps[1 + operation.inputs()..].fill(0);
     }
     normalize(&mut axes);
-    let large = total * operands.element.size() >= STREAM_BYTES;
+    let bytes = total * operands.element.size();
+    let large = bytes >= STREAM_BYTES && !(operands.fresh && bytes >= UNMAPPED_BYTES);
     let in_place = operation.inputs() > 0 && operands.first[0] == operands.first[1];
     let memory = Memory {
         level: Level::current()?,

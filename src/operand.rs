@@ -88,6 +88,8 @@ pub(crate) struct Operands {
     pub(crate) first: Each<*mut u8>,
     /// Whether the bytes are in the other order than this CPU's.
     pub(crate) swapped: Each<bool>,
+    /// Whether the output was made for this call, so that the memory of a large one may be without pages yet.
+    pub(crate) fresh: bool,
 }
 
 impl Operands {
@@ -98,7 +100,7 @@ impl Operands {
         for (first, input) in first[1..].iter_mut().zip(inputs) {
             *first = input.cast_mut();
         }
-        Self { element, first, swapped: [false; 1 + INPUTS] }
+        Self { element, first, swapped: [false; 1 + INPUTS], fresh: false }
     }
 }
 

@@ -119,10 +119,11 @@ fn elementwise<'py>(
         }
     }
     let written = if direct { target.clone() } else { empty(py, shape, &target.dtype())? };
-    work(&written, &inputs, element, draw, operation)?;
+    work(Output { array: &written, fresh: out.is_none() || !direct }, &inputs, element, draw, operation)?;
     if !direct {
         let draw = Draw::keep_bits(py.None().bind(py), shape)?;
-        work(&target, std::slice::from_ref(&written), element, draw, Operation::Select { scale: 1.0 })?;
+        let output = Output { array: &target, fresh: false };
+        work(output, std::slice::from_ref(&written), element, draw, Operation::Select { scale: 1.0 })?;
     }
     Ok(target)
 }
@@ -137,21 +138,29 @@ fn checked_element(x: &Array<'_>, name: &str) -> PyResult<Element> {
 /// A copy of `array` in the same layout.
 fn copied<'py>(array: &Array<'py>) -> PyResult<Array<'py>> {
     let copy = empty_like(array)?;
+    let output = Output { array: &copy, fresh: true };
     if is_bool(array) {
         let draw = Draw::given(array.clone(), array.shape());
-        work(&copy, &[], Element::Bool, draw, Operation::Store)?;
+        work(output, &[], Element::Bool, draw, Operation::Store)?;
     } else {
         let draw = Draw::keep_bits(array.py().None().bind(array.py()), array.shape())?;
         let operation = Operation::Select { scale: 1.0 };
-        work(&copy, std::slice::from_ref(array), checked_element(array, "x")?, draw, operation)?;
+        work(output, std::slice::from_ref(array), checked_element(array, "x")?, draw, operation)?;
     }
     Ok(copy)
 }
 
-/// Runs the driver on arrays: `written` is writeable, its elements share no memory, and each input, which broadcasts to
+/// An array to write, and whether it was made for that.
+#[derive(Clone, Copy)]
+struct Output<'a, 'py> {
+    array: &'a Array<'py>,
+    fresh: bool,
+}
+
+/// Runs the driver on arrays: the output is writeable, its elements share no memory, and each input, which broadcasts to
 /// its shape, is the same array or overlaps it nowhere.
 fn work(
-    written: &Array<'_>,
+    Output { array: written, fresh }: Output<'_, '_>,
     inputs: &[Array<'_>],
     element: Element,
     draw: Draw<'_>,
@@ -160,6 +169,7 @@ fn work(
     let shape = written.shape();
     let mut operands = Operands::new(element, data(written), &[]);
     operands.swapped[0] = swapped(&written.dtype());
+    operands.fresh = fresh;
     let mut steps: Each<Steps> = [Steps::from_slice(written.strides()), Steps::new(), Steps::new(), Steps::new()];
     for (which, input) in (1..).zip(inputs) {
         operands.first[which] = data(input);
