@@ -26,7 +26,7 @@ const STREAM_BYTES: usize = 1 << 24;
 const UNMAPPED_BYTES: usize = 1 << 25;
 
 /// More bytes than a thread ever needs beside the arrays.
-const SCRATCH: usize = 3 << 15;
+const SCRATCH: usize = 3 << 16;
 
 /// How work is cut, in elements: what a thread takes at a time; how many there must be to wake another thread, which
 /// would cost more than less work; how many come between two looks at the interrupt, some milliseconds.

@@ -21,7 +21,7 @@ pub(crate) struct Transposed<'a> {
     pub(crate) inner: Axis,
 }
 
-/// Buffers for [`Transposed::walk`], kept between blocks: at most 61 KiB.
+/// Buffers for [`Transposed::walk`], kept between blocks: at most 128 KiB.
 #[derive(Default)]
 pub(crate) struct Buffers {
     /// For each element along `inner`, where its bits start in the drawn ones.
@@ -35,11 +35,11 @@ const SPARE: usize = 3;
 
 impl Transposed<'_> {
     /// Most elements of a block along `inner`.
-    pub(crate) const SIDE: usize = 1024;
+    pub(crate) const SIDE: usize = 2048;
     /// Most elements of a block.
-    const SIZE: usize = 1 << 18;
+    const SIZE: usize = 1 << 19;
 
-    /// Most elements of a block along `lanes`: the drawn bits then fit 48 KiB, whatever their alignment.
+    /// Most elements of a block along `lanes`: the drawn bits then fit 96 KiB, whatever their alignment.
     pub(crate) fn most_lanes(inner: &Axis) -> usize {
         Self::SIZE / inner.len.next_power_of_two().clamp(64, Self::SIDE)
     }
