@@ -195,7 +195,7 @@ impl Key {
 
     /// As [`Key::uniforms`], until the interrupt asks to stop.
     pub(crate) fn uniforms_until(self, first: u64, out: &mut [u64], interrupt: Interrupt<'_>) -> Result<(), Error> {
-        store(&Source::uniforms(self, first), out, interrupt)
+        store(&Source::uniforms(self, first), Element::U64, out, interrupt)
     }
 
     /// The standard normal numbers of elements `first`, `first + 1`, ... of this key's stream: those of
@@ -203,17 +203,17 @@ impl Key {
     ///
     /// # Errors
     /// An error of the environment's settings.
-    pub fn normals(self, first: u64, out: &mut [f64]) -> Result<(), Error> {
-        store(&Source::normals(self, first), out, NEVER)
+    pub fn normals(self, first: u64, out: &mut [f32]) -> Result<(), Error> {
+        store(&Source::normals(self, first), Element::F32, out, NEVER)
     }
 }
 
-/// Stores values of eight bytes.
-fn store<T>(source: &Source, out: &mut [T], interrupt: Interrupt<'_>) -> Result<(), Error> {
-    const { assert!(size_of::<T>() == 8) };
-    let steps: Each<isize> = [8, 0, 0, 0];
+/// Stores values, which are such elements.
+fn store<T>(source: &Source, element: Element, out: &mut [T], interrupt: Interrupt<'_>) -> Result<(), Error> {
+    assert!(size_of::<T>() == element.size());
+    let steps: Each<isize> = [size_of::<T>() as isize, 0, 0, 0];
     let axes = Axes::from_iter([Axis { len: out.len(), steps, bit: 1 }]);
-    let operands = Operands::new(Element::U64, out.as_mut_ptr().cast(), &[]);
+    let operands = Operands::new(element, out.as_mut_ptr().cast(), &[]);
     // SAFETY: the slice is borrowed, and the axis is its own.
     unsafe { driver::run(source, Operation::Store, operands, axes, interrupt) }
 }

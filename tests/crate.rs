@@ -139,7 +139,7 @@ fn gaussian_dropout_multiplies_by_the_normals_of_its_elements() {
     let x: Vec<f64> = (0..40_000).map(f64::from).collect();
     let mut y = vec![0.0; 40_000];
     part.gaussian(0.5, &x, &mut y).unwrap();
-    assert!((0..40_000).all(|i| y[i] == x[i] * (1.0 + 0.5 * normals[i])));
+    assert!((0..40_000).all(|i| y[i] == x[i] * (1.0 + 0.5 * f64::from(normals[i]))));
 }
 
 #[test]

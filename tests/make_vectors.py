@@ -22,7 +22,7 @@ ABOUT = (
     "floor(p * 2^64) as 16 hex digits (null when p is 1, where it is 2^64), and 'kept' is the hex "
     "form of the bytes that hold the bits of elements start_index, start_index + 1, ..., least "
     "significant bit first, 1 for kept. In 'normals', 'bits' are the IEEE 754 bits of the standard "
-    "normal numbers of elements start_index, start_index + 1, ..., as 16 hex digits each."
+    "normal numbers of elements start_index, start_index + 1, ..., as 8 hex digits each."
 )
 
 KEYS: list[ref.Key] = [
@@ -92,7 +92,7 @@ def mask_vector(key: ref.Key, p: float, start: int, count: int) -> dict[str, Any
 
 def normal_vector(key: ref.Key, start: int, count: int) -> dict[str, Any]:
     normals = ref.normals(key, np.uint64(start) + np.arange(count, dtype=np.uint64))
-    bits = "".join(f"{int(word):016x}" for word in normals.view(np.uint64))
+    bits = "".join(f"{int(word):08x}" for word in normals.view(np.uint32))
     return {"key": key.hex(), "start_index": str(start), "count": count, "bits": bits}
 
 

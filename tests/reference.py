@@ -192,93 +192,77 @@ def shared_shape(shape: Sequence[int], broadcast_dims: Sequence[int]) -> tuple[i
 
 # --- Normals -------------------------------------------------------------------------------------
 
-# Coefficients of FreeBSD's msun: log(1 + f), sin and cos near 0.
-LOG = [
-    6.666666666666735130e-01,
-    3.999999999940941908e-01,
-    2.857142874366239149e-01,
-    2.222219843214978396e-01,
-    1.818357216161805012e-01,
-    1.531383769920937332e-01,
-    1.479819860511658591e-01,
-]
-SIN = [
-    -1.66666666666666324348e-01,
-    8.33333333332248946124e-03,
-    -1.98412698298579493134e-04,
-    2.75573137070700676789e-06,
-    -2.50507602534068634195e-08,
-    1.58969099521155010221e-10,
-]
-COS = [
-    4.16666666666666019037e-02,
-    -1.38888888888741095749e-03,
-    2.48015872894767294178e-05,
-    -2.75573143513906633035e-07,
-    2.08757232129817482790e-09,
-    -1.13596475577881948265e-11,
-]
+# Coefficients, lowest power first: (-2 log(1 - w) - 2 w) / w^2 in w, (sin(x) / x - 1) / x^2 and
+# (cos(x) - 1) / x^2 in x^2.
+LOG = [1.0000492, 0.6642579, 0.53933394, 0.1015956, 1.5033975, -2.072591, 2.3212823]
+SIN = [-0.16666655, 0.008332189, -0.00019518292]
+COS = [-0.49999884, 0.041655716, -0.0013591017]
 
-Floats = NDArray[np.float64]
+Floats = NDArray[np.float32]
+f32 = np.float32
+
+
+def horner(z: Floats, c: Sequence[float]) -> Floats:
+    """c0 + z (c1 + z (c2 + ...))."""
+    return functools.reduce(lambda sum, term: f32(term) + z * sum, c[-2::-1], f32(c[-1]))
 
 
 def estrin(z: Floats, c: Sequence[float]) -> Floats:
-    """c0 + c1 z + c2 z^2 + ..., in Estrin's order."""
+    """Seven terms in Estrin's order."""
+    c0, c1, c2, c3, c4, c5, c6 = (f32(term) for term in c)
     z2 = z * z
     z4 = z2 * z2
-    last = c[4] + z * c[5] if len(c) == 6 else (c[4] + z * c[5]) + z2 * c[6]
-    return ((c[0] + z * c[1]) + z2 * (c[2] + z * c[3])) + z4 * last
+    return ((c0 + z * c1) + z2 * (c2 + z * c3)) + z4 * ((c4 + z * c5) + z2 * c6)
 
 
-def natural_log(x: Floats) -> Floats:
-    """ln x, by splitting x into 2**exponent times m in [sqrt(1/2), sqrt(2))."""
-    m, exponent = np.frexp(x)  # m in [1/2, 1)
-    small = m < float.fromhex("0x1.6a09e667f3bcdp-1")
-    m = np.where(small, 2 * m, m)
-    exponent = np.where(small, exponent - 1, exponent)
-    f = m - 1.0
-    s = f / (2.0 + f)
-    z = s * s
-    return exponent * math.log(2) + s * (2.0 + z * estrin(z, LOG))
+def distances(a: NDArray[np.uint32], b: NDArray[np.uint32]) -> Floats:
+    """sqrt(-2 ln u), where u is t / 2**32 below one half and 1 - t / 2**32 above it."""
+    t = (a & 0x7FFFFFFF).astype(f32) + ((b & 0xFF).astype(f32) + f32(0.5)) / f32(256)
+    m, exponent = np.frexp(t)  # m in [1/2, 1)
+    above = a >= 2**31
+    w = np.where(above, np.ldexp(t, -32), f32(1) - m)
+    k = np.where(above, 0, 32 - exponent).astype(f32)
+    return np.sqrt(k * f32(2 * math.log(2)) + ((w + w) + (w * w) * estrin(w, LOG)))
 
 
-def normal_pairs(bits: NDArray[np.uint64]) -> tuple[Floats, Floats]:
-    """Box and Muller's transform: 40 bits for the radius, 24 for the angle."""
-    u = 1.0 - (bits & np.uint64(2**40 - 1)) * 2.0**-40
-    r = np.sqrt(-2.0 * natural_log(u))
-    quadrant = bits >> np.uint64(62)
-    place = (bits >> np.uint64(40)) & np.uint64(2**22 - 1)
-    x = ((place + 0.5) * 2.0**-22 - 0.5) * (math.pi / 2)
+def directions(b: NDArray[np.uint32]) -> tuple[Floats, Floats]:
+    """Cosine and sine of an angle in the middle of one of 2**22 steps, which two bits turn."""
+    step = (b >> 8 & 0x3FFFFF).astype(np.int32)
+    step = np.where(step < 2**21, step, step - 2**22)
+    x = (2 * step + 1).astype(f32) * f32(math.pi / 2**24)
     z = x * x
-    sin = x + x * (z * estrin(z, SIN))
-    cos = 1.0 - (0.5 * z - z * (z * estrin(z, COS)))
-    quarters = [(cos, sin), (-sin, cos), (-cos, -sin), (sin, -cos)]
-    first = np.select([quadrant == q for q in range(4)], [pair[0] for pair in quarters])
-    second = np.select([quadrant == q for q in range(4)], [pair[1] for pair in quarters])
-    return r * first, r * second
+    sin = x + x * (z * horner(z, SIN))
+    cos = f32(1) + z * horner(z, COS)
+    cos = np.where(b >> 31, -cos, cos)
+    exchanged = b >> 30 & 1 == 1
+    return np.where(exchanged, sin, cos), np.where(exchanged, cos, sin)
 
 
 def normals(key: Key, indices: ArrayLike) -> Floats:
     """Draw the standard normal number of each element, for element indices below 2**63."""
     indices = np.asarray(indices, dtype=np.uint64)
-    lane = indices & np.uint64(GROUP - 1)
-    halves = block(key, indices >> np.uint64(7), TAG_NORMAL + (lane & np.uint64(31))).view("<u8")
-    low, high = halves[..., 0], halves[..., 1]
-    first, second = normal_pairs(np.where((lane & np.uint64(32)) == 0, low, high))
-    return np.where(lane < GROUP // 2, first, second)
+    group, lane = indices >> np.uint64(7), (indices & np.uint64(GROUP - 1)).astype(np.intp)
+    pair = lane % (GROUP // 2)
+
+    def word(number: NDArray[np.intp]) -> NDArray[np.uint32]:
+        words = block(key, group, TAG_NORMAL + number // 4).view("<u4")
+        return np.take_along_axis(words, number[..., np.newaxis] % 4, axis=-1)[..., 0]
+
+    a, b = word(pair), word(pair + GROUP // 2)
+    first, second = directions(b)
+    return distances(a, b) * np.where(lane < GROUP // 2, first, second)
 
 
 def noise(x: NDArray[Any], std: float, z: Floats) -> NDArray[Any]:
-    """x (1 + std z), the factor rounded once to the precision of the product."""
-    factor = 1.0 + std * z
+    """x (1 + std z), in the precision of the product."""
     with np.errstate(all="ignore"):
         if x.dtype.kind == "c":
             y = np.empty_like(x)
             y.real, y.imag = noise(x.real, std, z), noise(x.imag, std, z)
             return y
         if x.dtype == np.float64:
-            return x * factor
-        return (x.astype(np.float32) * factor.astype(np.float32)).astype(x.dtype)
+            return x * (1.0 + std * z.astype(np.float64))
+        return (x.astype(np.float32) * (f32(1) + f32(std) * z)).astype(x.dtype)
 
 
 # --- Dropout -------------------------------------------------------------------------------------

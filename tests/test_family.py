@@ -92,7 +92,7 @@ def statement(member: Case, x: Array, p: float, key: ref.Key) -> Array:
         a = ((1 - p) * (1 + p * ALPHA**2)) ** -0.5
         return a * np.where(keep, x, ALPHA) - a * p * ALPHA
     if member.layer is fd.GaussianDropout:
-        z = ref.normals(key, np.arange(math.prod(shape)).reshape(shape))
+        z = ref.normals(key, np.arange(math.prod(shape)).reshape(shape)).astype(np.float64)
         return np.zeros_like(x) if p == 1.0 else x * (1 + math.sqrt(p / (1 - p)) * z)
     if member.layer is fd.ReluDropout:
         return np.where(keep, np.maximum(x, 0.0) * scale, 0.0)

@@ -144,8 +144,8 @@ def test_golden_normals(level: str, vector: dict[str, Any]) -> None:
     whole = fd.Mask((2**63 - 1,), 0.5, as_key(bytes.fromhex(vector["key"])))
     start, count = int(vector["start_index"]), vector["count"]
     count = min(count, 2**63 - 1 - start)
-    bits = [int(vector["bits"][at : at + 16], 16) for at in range(0, 16 * count, 16)]
-    z = np.array(bits, dtype=np.uint64).view(np.float64)
+    bits = [int(vector["bits"][at : at + 8], 16) for at in range(0, 8 * count, 8)]
+    z = np.array(bits, dtype=np.uint32).view(np.float32).astype(np.float64)
     drawn = fd.Noise(whole.region((start,), (count,))).to_numpy()
     np.testing.assert_array_equal(drawn, 1.0 + z)
 

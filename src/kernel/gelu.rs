@@ -22,6 +22,7 @@ pub(crate) trait Arithmetic:
     /// Terms of [`ERFC`] that this precision needs.
     const TERMS: usize;
     fn from_f64(x: f64) -> Self;
+    fn from_f32(x: f32) -> Self;
     /// e^x; 0 and infinity where that is out of range.
     fn exp(self) -> Self;
 }
@@ -35,6 +36,10 @@ macro_rules! arithmetic {
             #[inline(always)]
             fn from_f64(x: f64) -> Self {
                 x as Self
+            }
+            #[inline(always)]
+            fn from_f32(x: f32) -> Self {
+                x.into()
             }
 
             #[inline(always)]

@@ -71,7 +71,7 @@ pub(crate) enum Operation<'a> {
     Select { scale: f64 },
     /// A formula of the table in [`op`].
     Formula(op::Formula),
-    /// `x * (1 + std * z)` with the normals z that are drawn.
+    /// `x * (1 + std * z)` with the normals z that are drawn, in the precision that the element is computed in.
     Noise { std: f64 },
     /// What is drawn: keep bits as bytes; normals or uniforms into an array without gaps.
     Store,
@@ -123,19 +123,24 @@ impl Operation<'_> {
                 Self::Noise { std } => match drawn {
                     Drawn::Normals(&[normal]) => {
                         let (words, offset) = drawn.bits();
-                        select::run(memory, 1.0 + std * f64::from_bits(normal), words, offset, run);
+                        let scale = op::noise_factor(std, normal, run.operands.element);
+                        select::run(memory, scale, words, offset, run);
                     }
                     Drawn::Normals(normals) => op::noise(memory, std, normals, run),
                     _ => unreachable!("noise is made of normals"),
                 },
-                Self::Store => {
-                    if let Drawn::Uniforms(values) | Drawn::Normals(values) = drawn {
+                Self::Store => match drawn {
+                    Drawn::Uniforms(values) => {
                         run.address(0).cast::<u64>().copy_from_nonoverlapping(values.as_ptr(), values.len());
-                    } else {
+                    }
+                    Drawn::Normals(values) => {
+                        run.address(0).cast::<f32>().copy_from_nonoverlapping(values.as_ptr(), values.len());
+                    }
+                    _ => {
                         let (words, offset) = drawn.bits();
                         select::run(memory, 1.0, words, offset, run);
                     }
-                }
+                },
                 Self::Pack => {
                     let (words, offset) = drawn.bits();
                     pack(words, offset, run);

@@ -199,11 +199,22 @@ impl Formula {
     }
 }
 
+/// `1 + std * z`, in the precision that elements are computed in.
+#[inline(always)]
+fn factor<R: Real>(std: R, normal: f32) -> R {
+    R::from_f64(1.0) + std * R::from_f32(normal)
+}
+
+/// The same as a double, for elements that share it.
+pub(super) fn noise_factor(std: f64, normal: f32, element: Element) -> f64 {
+    if element.is_double() { factor(std, normal) } else { f64::from(factor(std as f32, normal)) }
+}
+
 /// Multiplies a run by `1 + std * z`, with a normal z for each element.
 ///
 /// # Safety
 /// As for [`super::Operation::run`].
-pub(super) unsafe fn noise(memory: &Memory, std: f64, normals: &[u64], run: &Run<'_>) {
+pub(super) unsafe fn noise(memory: &Memory, std: f64, normals: &[f32], run: &Run<'_>) {
     assert!(normals.len() == run.len);
     // SAFETY: the obligations are the same.
     unsafe {
@@ -217,7 +228,7 @@ pub(super) unsafe fn noise(memory: &Memory, std: f64, normals: &[u64], run: &Run
 
 /// # Safety
 /// As for [`noise`]; R must be what the elements are computed in.
-unsafe fn noise_in<R: Real>(memory: &Memory, std: f64, normals: &[u64], run: &Run<'_>) {
+unsafe fn noise_in<R: Real>(memory: &Memory, std: f64, normals: &[f32], run: &Run<'_>) {
     let parts = run.operands.element.parts();
     let size = size_of::<R>();
     if run.operands.element.size() == size && run.is_contiguous(size, 1) {
@@ -225,7 +236,7 @@ unsafe fn noise_in<R: Real>(memory: &Memory, std: f64, normals: &[u64], run: &Ru
         return memory.level.run(Multiply { std, normals, src, dst });
     }
     let mut x = [R::default(); 2 * WORD];
-    let mut twice = [0; 2 * WORD];
+    let mut twice = [0.0; 2 * WORD];
     for (at, normals) in (0..).step_by(WORD).zip(normals.chunks(WORD)) {
         let place = |which: usize| run.address(which).wrapping_offset(at as isize * run.steps[which]);
         let x = &mut x[..normals.len() * parts];
@@ -250,7 +261,7 @@ unsafe fn noise_in<R: Real>(memory: &Memory, std: f64, normals: &[u64], run: &Ru
 /// Elements that lie side by side, with the normals that go with them. Only [`noise_in`] makes one, of a run's.
 struct Multiply<'a, R> {
     std: f64,
-    normals: &'a [u64],
+    normals: &'a [f32],
     src: *const R,
     dst: *mut R,
 }
@@ -261,22 +272,23 @@ impl<R: Real> Kernel for Multiply<'_, R> {
     #[inline(always)]
     fn run<S: Simd>(self, _: S) {
         let Self { std, normals, src, dst } = self;
-        let (lines, rest) = normals.as_chunks::<COMPUTED>();
-        for (line, normals) in lines.iter().enumerate() {
+        let std = R::from_f64(std);
+        let (words, rest) = normals.as_chunks::<WORD>();
+        for (word, normals) in words.iter().enumerate() {
             // SAFETY: whoever made this vouches for as many elements as there are normals.
             unsafe {
-                let mut x = src.cast::<[R; COMPUTED]>().add(line).read_unaligned();
+                let mut x = src.cast::<[R; WORD]>().add(word).read_unaligned();
                 for (x, normal) in x.iter_mut().zip(normals) {
-                    *x = *x * R::from_f64(1.0 + std * f64::from_bits(*normal));
+                    *x = *x * factor(std, *normal);
                 }
-                dst.cast::<[R; COMPUTED]>().add(line).write_unaligned(x);
+                dst.cast::<[R; WORD]>().add(word).write_unaligned(x);
             }
         }
-        for (i, normal) in (lines.len() * COMPUTED..).zip(rest) {
+        for (i, normal) in (words.len() * WORD..).zip(rest) {
             // SAFETY: as above.
             unsafe {
                 let x = src.add(i).read_unaligned();
-                dst.add(i).write_unaligned(x * R::from_f64(1.0 + std * f64::from_bits(*normal)));
+                dst.add(i).write_unaligned(x * factor(std, *normal));
             }
         }
     }

@@ -1,125 +1,80 @@
 //! Normal variates of a stream: from (key, element index) to a standard normal number, the same at every level.
 //!
 //! Box and Muller ("A note on the generation of random normal deviates", 1958) turn two uniforms into two independent
-//! normals. [`radius`] and [`direction`] are the definition, and the vector body as well: they are made of additions, multiplications,
-//! a division, a square root and operations on bits, which are exact or correctly rounded on every CPU, so the
-//! compiler may put it into lanes of any width without changing a bit.
+//! normals. [`radius`] and [`direction`] are the definition, and the vector body as well: they are made of additions,
+//! multiplications, a square root and operations on bits, all of single precision and all exact or correctly rounded
+//! on every CPU, so the compiler may put them into lanes of any width without changing a bit.
 
-#![allow(clippy::excessive_precision, reason = "coefficients as they were published")]
-
-use std::f64::consts::{FRAC_PI_2, LN_2};
+use std::f32::consts::{LN_2, PI};
 
 use super::ars::Schedule;
 use super::bernoulli::GROUP;
 use crate::simd::{Kernel, Level, Simd};
 
-/// Tag of the first of the blocks of a group. Block i holds elements i, 32 + i, 64 + i and 96 + i.
+/// Tag of the first of the blocks of a group: half of them give distances from the origin, the others directions.
 const TAG: u8 = 64;
-/// Blocks of a group: each holds the bits of four elements.
+/// Blocks of a group: each holds four words of 32 bits.
 const BLOCKS: usize = GROUP / 4;
-/// Pairs in a group.
+/// Pairs in a group: elements i and 64 + i are pair i.
 const PAIRS: usize = GROUP / 2;
 
-/// The bits of 1.0, and those of the significand.
-const ONE: u64 = 0x3FF0_0000_0000_0000;
-const SIGNIFICAND: u64 = 0x000F_FFFF_FFFF_FFFF;
-/// The bits of the square root of 1/2.
-const ROOT_HALF: u64 = 0x3FE6_A09E_667F_3BCD;
-/// The bits of 2^52: an integer below that, put into its significand, makes the number 2^52 more.
-const SHIFTER: u64 = 0x4330_0000_0000_0000;
-const SIGN: u64 = 1 << 63;
+/// The bits of 1/2, and those of the significand.
+const HALF: u32 = 0x3F00_0000;
+const SIGNIFICAND: u32 = 0x007F_FFFF;
+const SIGN: u32 = 1 << 31;
 
-// Minimax polynomials of FreeBSD's msun (e_log.c, k_sin.c, k_cos.c), good to less than one unit in the last place.
-const LOG: [f64; 7] = [
-    6.666666666666735130e-01,
-    3.999999999940941908e-01,
-    2.857142874366239149e-01,
-    2.222219843214978396e-01,
-    1.818357216161805012e-01,
-    1.531383769920937332e-01,
-    1.479819860511658591e-01,
-];
-const SIN: [f64; 6] = [
-    -1.66666666666666324348e-01,
-    8.33333333332248946124e-03,
-    -1.98412698298579493134e-04,
-    2.75573137070700676789e-06,
-    -2.50507602534068634195e-08,
-    1.58969099521155010221e-10,
-];
-const COS: [f64; 6] = [
-    4.16666666666666019037e-02,
-    -1.38888888888741095749e-03,
-    2.48015872894767294178e-05,
-    -2.75573143513906633035e-07,
-    2.08757232129817482790e-09,
-    -1.13596475577881948265e-11,
-];
+// Minimax polynomials, fitted by linear programming over Chebyshev points. Coefficients were rounded from the lowest
+// power on, and the others fitted again after each. The errors are relative to the functions.
 
-/// c0 + c1 z + ... + c6 z^6 in the order of Estrin, whose operations wait less for each other than Horner's.
+/// (-2 ln(1 - w) - 2 w) / w^2 for w in [0, 1/2]: -2 ln(1 - w) comes out to 1.6e-7.
+const LOG: [f32; 7] = [1.000_049_2, 0.664_257_9, 0.539_333_94, 0.101_595_6, 1.503_397_5, -2.072_591, 2.321_282_3];
+/// (sin(x) / x - 1) / x^2 as a polynomial in x^2, for x in [-pi/4, pi/4]: sin x comes out to 4e-9.
+const SIN: [f32; 3] = [-0.166_666_55, 0.008_332_189, -1.951_829_2e-4];
+/// (cos x - 1) / x^2, likewise: cos x comes out to 4e-8.
+const COS: [f32; 3] = [-0.499_998_84, 0.041_655_716, -0.001_359_101_7];
+
+/// The distance from the origin of two independent normals: sqrt(-2 ln u), where u is uniform in (0, 1), has 32 bits of
+/// its own and the lowest 8 of `more`, and is as fine near 1 as near 0. At most 7.54.
 #[inline(always)]
-fn polynomial(z: f64, c: &[f64; 7]) -> f64 {
-    let z2 = z * z;
-    let z4 = z2 * z2;
-    ((c[0] + z * c[1]) + z2 * (c[2] + z * c[3])) + z4 * ((c[4] + z * c[5]) + z2 * c[6])
+fn radius(bits: u32, more: u32) -> f32 {
+    let above_half = bits & SIGN != 0;
+    let t = (bits & !SIGN) as i32 as f32 + ((more & 0xFF) as i32 as f32 + 0.5) / 256.0;
+    // Above one half, u is 1 - t / 2^32, else t / 2^32. In either case u = (1 - w) / 2^halvings, with w at most 1/2.
+    let m = f32::from_bits(t.to_bits() & SIGNIFICAND | HALF);
+    let halvings = 158 - (t.to_bits() >> 23) as i32;
+    let w = if above_half { t / 4_294_967_296.0 } else { 1.0 - m };
+    let halvings = if above_half { 0 } else { halvings } as f32;
+    let c = LOG;
+    let w2 = w * w;
+    let w4 = w2 * w2;
+    // In the order of Estrin, whose operations wait less for each other than Horner's.
+    let p = ((c[0] + w * c[1]) + w2 * (c[2] + w * c[3])) + w4 * ((c[4] + w * c[5]) + w2 * c[6]);
+    (halvings * (2.0 * LN_2) + ((w + w) + w2 * p)).sqrt()
 }
 
-/// c0 + c1 z + ... + c5 z^5 in the order of Estrin.
+/// Cosine and sine of a uniform angle, from the upper 24 bits: one to exchange them, one for the sign of the cosine, the
+/// others for an angle between -pi/4 and pi/4.
 #[inline(always)]
-fn shorter(z: f64, c: &[f64; 6]) -> f64 {
-    let z2 = z * z;
-    let z4 = z2 * z2;
-    ((c[0] + z * c[1]) + z2 * (c[2] + z * c[3])) + z4 * (c[4] + z * c[5])
-}
-
-/// The natural logarithm of a normal number.
-#[inline(always)]
-fn ln(x: f64) -> f64 {
-    // x = 2^exponent m, with m between the roots of 1/2 and 2.
-    let shifted = x.to_bits().wrapping_add(ONE - ROOT_HALF);
-    let exponent = f64::from_bits(shifted >> 52 | SHIFTER) - (f64::from_bits(SHIFTER) + 1023.0);
-    let f = f64::from_bits((shifted & SIGNIFICAND).wrapping_add(ROOT_HALF)) - 1.0;
-    // ln m = 2 artanh(s)
-    let s = f / (2.0 + f);
-    let z = s * s;
-    exponent * LN_2 + s * (2.0 + z * polynomial(z, &LOG))
-}
-
-/// The distance from the origin of two independent normals, from the lower 40 bits of a uniform integer:
-/// sqrt(-2 ln u), where u is uniform in (0, 1] and has these bits. At most 7.45.
-#[inline(always)]
-fn radius(bits: u64) -> f64 {
-    let u = 2.0 - f64::from_bits((bits << 24) >> 12 | ONE);
-    (-2.0 * ln(u)).sqrt()
-}
-
-/// Cosine and sine of a uniform angle, from the upper 24 bits: two for the quadrant, the others for where in it.
-#[inline(always)]
-fn direction(bits: u64) -> [f64; 2] {
-    /// The 22 bits, and half of the last one.
-    const PLACE: u64 = SIGNIFICAND & !0 << 30;
-    const HALF: u64 = 1 << 29;
-    let quadrant = bits >> 62;
-    let x = (f64::from_bits(bits >> 10 & PLACE | (ONE | HALF)) - 1.5) * FRAC_PI_2;
+fn direction(bits: u32) -> [f32; 2] {
+    // An odd integer times 2^9: the middle of one of 2^22 steps.
+    let place = (bits << 2 & !0x3FF | 0x200) as i32;
+    let x = place as f32 * (PI / 8_589_934_592.0);
     let z = x * x;
-    let sin = (x + x * (z * shorter(z, &SIN))).to_bits();
-    let cos = (1.0 - (0.5 * z - z * (z * shorter(z, &COS)))).to_bits();
-    // A quarter turn takes (cos, sin) to (-sin, cos).
-    let odd = (quadrant & 1).wrapping_neg();
-    let turned_cos = (cos & !odd | sin & odd) ^ ((quadrant + 1) << 62 & SIGN);
-    let turned_sin = (sin & !odd | cos & odd) ^ (quadrant << 62 & SIGN);
-    [f64::from_bits(turned_cos), f64::from_bits(turned_sin)]
+    let sin = x + x * (z * (SIN[0] + z * (SIN[1] + z * SIN[2])));
+    let cos = 1.0 + z * (COS[0] + z * (COS[1] + z * COS[2]));
+    let cos = f32::from_bits(cos.to_bits() ^ bits & SIGN);
+    if bits << 1 & SIGN == 0 { [cos, sin] } else { [sin, cos] }
 }
 
-/// The normals of the elements of group `group`, as the bits of doubles.
-pub(crate) fn group(level: Level, schedule: &Schedule, group: u64, normals: &mut [u64; GROUP]) {
-    level.run(Draw { schedule, group, normals });
+/// The normals of the elements of groups from `first` on.
+pub(crate) fn groups(level: Level, schedule: &Schedule, first: u64, normals: &mut [[f32; GROUP]]) {
+    level.run(Draw { schedule, first, normals });
 }
 
 struct Draw<'a> {
     schedule: &'a Schedule,
-    group: u64,
-    normals: &'a mut [u64; GROUP],
+    first: u64,
+    normals: &'a mut [[f32; GROUP]],
 }
 
 impl Kernel for Draw<'_> {
@@ -127,76 +82,106 @@ impl Kernel for Draw<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        let blocks: [[u64; 2]; BLOCKS] = self.schedule.tagged(simd, self.group, TAG);
-        let bits: [u64; PAIRS] = std::array::from_fn(|i| blocks[i % BLOCKS][i / BLOCKS]);
-        let (first, second) = self.normals.split_at_mut(PAIRS);
-        let mut radii = [0.0; PAIRS];
-        // Two short loops: a CPU works on more lanes of these at a time than of one long loop.
-        for (r, bits) in radii.iter_mut().zip(&bits) {
-            *r = radius(*bits);
-        }
-        for (((first, second), r), bits) in first.iter_mut().zip(second).zip(radii).zip(&bits) {
-            let [x, y] = direction(*bits);
-            *first = (r * x).to_bits();
-            *second = (r * y).to_bits();
+        for (group, normals) in (0..).zip(self.normals) {
+            let blocks: [[u64; 2]; BLOCKS] = self.schedule.tagged(simd, self.first.wrapping_add(group), TAG);
+            let bytes = bytes(blocks.as_flattened());
+            let (distances, directions) = bytes.as_chunks().0.split_at(PAIRS);
+            let (first, second) = normals.split_at_mut(PAIRS);
+            // Two short loops: a CPU works on more lanes of these at a time than of one long loop.
+            for ((r, bits), more) in second.iter_mut().zip(distances).zip(directions) {
+                *r = radius(u32::from_le_bytes(*bits), u32::from_le_bytes(*more));
+            }
+            for ((x, y), bits) in first.iter_mut().zip(second).zip(directions) {
+                let r = *y;
+                [*x, *y] = direction(u32::from_le_bytes(*bits)).map(|x| r * x);
+            }
         }
     }
+}
+
+/// The bytes of blocks.
+#[inline(always)]
+fn bytes(halves: &[u64]) -> [u8; 16 * BLOCKS] {
+    let mut bytes = [0; 16 * BLOCKS];
+    for (to, half) in bytes.as_chunks_mut().0.iter_mut().zip(halves) {
+        *to = half.to_le_bytes();
+    }
+    bytes
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::stream::ars::halves;
     use crate::stream::key::Key;
 
-    fn pair(bits: u64) -> [f64; 2] {
-        direction(bits).map(|x| radius(bits) * x)
+    /// The pair of these two words.
+    fn pair(distance: u32, direction: u32) -> [f32; 2] {
+        super::direction(direction).map(|x| radius(distance, direction) * x)
     }
 
     #[test]
-    fn the_logarithm_is_wrong_somewhere() {
-        for exponent in -52..=0 {
-            for m in [1.0f64, 1.1, 1.3, std::f64::consts::SQRT_2, 1.5, 1.7, 1.999] {
-                let x = m * 2f64.powi(exponent - 1);
-                assert!((ln(x) - x.ln()).abs() <= 4e-16 * x.ln().abs().max(f64::MIN_POSITIVE), "{x:e}");
+    fn distances_are_those_of_the_formula() {
+        for shift in 0..32 {
+            for high in [0, SIGN] {
+                for (low, more) in [(0, 0), (0, 255), (1, 7), (12_345_678, 99), (0x7FFF_FFFF, 255)] {
+                    let (bits, more) = (low >> shift | high, more);
+                    let t = f64::from(bits & !SIGN) + (f64::from(more) + 0.5) / 256.0;
+                    let tail = t / 2f64.powi(32);
+                    let expected = (-2.0 * if high == 0 { tail.ln() } else { (-tail).ln_1p() }).sqrt();
+                    let got = f64::from(radius(bits, more));
+                    assert!((got / expected - 1.0).abs() < 2.5e-7, "{bits:#x} {more}: {got} for {expected}");
+                }
             }
         }
-        assert_eq!(ln(1.0), 0.0);
     }
 
     #[test]
-    fn an_angle_lands_in_another_quadrant() {
-        for step in 0..64u64 {
-            // u = 1/2; the half of the last bit of the angle is 2^-25 turns.
-            let turns = (step as f64 + 0.5) / 64.0 + 2f64.powi(-25);
-            let angle = turns * std::f64::consts::TAU - std::f64::consts::FRAC_PI_4;
-            let [x, y] = pair(step << 58 | 1 << 57 | 1 << 39);
-            let r = (2.0 * LN_2).sqrt();
-            assert!((x - r * angle.cos()).abs() < 1e-15 && (y - r * angle.sin()).abs() < 1e-15, "{step}");
+    fn directions_are_evenly_spaced_over_the_circle() {
+        let steps = 1 << 12;
+        let mut angles: Vec<f64> = (0..steps)
+            .map(|step: u32| {
+                let [x, y] = direction(step << 20 | 1 << 19).map(f64::from);
+                assert!((x.hypot(y) - 1.0).abs() < 1.5e-7, "{step}");
+                y.atan2(x)
+            })
+            .collect();
+        angles.sort_by(f64::total_cmp);
+        for pair in angles.windows(2) {
+            // But for one step of the last bit, where quarters meet.
+            assert!((pair[1] - pair[0] - std::f64::consts::TAU / f64::from(steps)).abs() < 2e-6, "{pair:?}");
         }
     }
 
     #[test]
-    fn extreme_uniforms_are_not_finite() {
-        for bits in [0, !0, !0 << 40, !0 >> 24] {
-            assert!(pair(bits).iter().all(|z| z.is_finite() && z.abs() < 7.45));
+    fn extreme_words_give_finite_numbers() {
+        for distance in [0, !0, SIGN, !SIGN] {
+            for direction in [0, !0, 255, !255] {
+                assert!(pair(distance, direction).iter().all(|z| z.is_finite() && *z != 0.0 && z.abs() < 7.54));
+            }
         }
+        assert!(radius(0, 0) > 7.53);
+        assert!(radius(SIGN, 0) < 1.1e-6);
     }
 
     #[test]
-    fn levels_differ_in_the_last_digit() {
+    fn every_level_draws_what_the_formulas_say() {
         let key = Key::from_bytes([7; 16]);
-        for index in [0, 1, 1 << 32, u64::MAX - 3] {
-            let mut expected = [0.0; GROUP];
-            for i in 0..BLOCKS {
-                let [low, high] = halves(key.block(index, TAG + i as u8));
-                [expected[i], expected[i + 64]] = pair(low);
-                [expected[i + 32], expected[i + 96]] = pair(high);
+        for first in [0, 1, 1 << 32, u64::MAX - 3] {
+            let word = |group: u64, i: usize| {
+                let block = key.block(first + group, TAG + (i / 4) as u8);
+                u32::from_le_bytes(block.as_chunks::<4>().0[i % 4])
+            };
+            let mut expected = [[0; GROUP]; 3];
+            for (group, expected) in (0..).zip(&mut expected) {
+                for i in 0..PAIRS {
+                    let pair = pair(word(group, i), word(group, PAIRS + i));
+                    [expected[i], expected[i + PAIRS]] = pair.map(f32::to_bits);
+                }
             }
             for level in Level::available() {
-                let mut normals = [0; GROUP];
-                group(level, &key.schedule(), index, &mut normals);
-                assert_eq!(normals, expected.map(f64::to_bits), "{level:?}");
+                let mut normals = [[0.0; GROUP]; 3];
+                groups(level, &key.schedule(), first, &mut normals);
+                assert_eq!(normals.map(|normals| normals.map(f32::to_bits)), expected, "{level:?}");
             }
         }
     }

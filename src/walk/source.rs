@@ -21,6 +21,8 @@ use crate::words;
 pub(crate) const GATHERED: usize = TILE / GROUP;
 /// Rows of fewer elements, where they lie far apart, are gathered into full vectors.
 const LONG: usize = 8 * GROUP;
+/// Groups of normals that are drawn at a time: fewer cost more calls, more fill the nearest cache.
+const NORMAL_GROUPS: usize = 8;
 /// Words of bits that a tile needs: one to spare, and what its alignment adds.
 const TILE_WORDS: usize = TILE / 64 + 4;
 
@@ -99,8 +101,8 @@ pub(crate) enum Drawn<'a> {
     None,
     /// Keep bits, from a bit of these words on; they hold a word to spare.
     Bits(&'a [u64], usize),
-    /// A normal for each element, or one for all, as the bits of a double.
-    Normals(&'a [u64]),
+    /// A normal for each element, or one for all.
+    Normals(&'a [f32]),
     /// A uniform for each element.
     Uniforms(&'a [u64]),
 }
@@ -117,11 +119,19 @@ impl<'a> Drawn<'a> {
     }
 }
 
+/// Where values are in a buffer, whether they must be drawn first, and how many elements they are for.
+struct Values {
+    missing: bool,
+    at: Range<usize>,
+    len: usize,
+}
+
 /// A buffer of what was drawn last, kept until something else is asked for.
 pub(crate) struct TileBuffer<'a> {
     source: &'a Source,
     level: Level,
     words: SmallVec<[u64; TILE_WORDS]>,
+    normals: Vec<[f32; GROUP]>,
     first_group: u64,
     groups: usize,
     /// Where in `words` the bits of the rows to come begin, the next one last.
@@ -130,7 +140,8 @@ pub(crate) struct TileBuffer<'a> {
 
 impl<'a> TileBuffer<'a> {
     pub(crate) fn new(source: &'a Source, level: Level) -> Self {
-        Self { source, level, words: SmallVec::new(), first_group: 0, groups: 0, rows: SmallVec::new() }
+        let (words, rows) = (SmallVec::new(), SmallVec::new());
+        Self { source, level, words, normals: Vec::new(), first_group: 0, groups: 0, rows }
     }
 
     pub(crate) fn source(&self) -> &'a Source {
@@ -174,17 +185,23 @@ impl<'a> TileBuffer<'a> {
                     len
                 }
                 Source::Normals(ref schedule, origin) => {
-                    let (values, len) = self.values(origin, place, inner.bit, left, |level, group, values| {
-                        normal::group(level, schedule, group, values);
-                    });
-                    visit(place, Drawn::Normals(values), len);
+                    let Values { missing, at, len } = self.seek(origin, place, inner.bit, left, NORMAL_GROUPS);
+                    if missing {
+                        self.normals.resize(self.groups, [0.0; GROUP]);
+                        normal::groups(self.level, schedule, self.first_group, &mut self.normals);
+                    }
+                    visit(place, Drawn::Normals(&self.normals.as_flattened()[at]), len);
                     len
                 }
                 Source::Uniforms(ref schedule, origin) => {
-                    let (values, len) = self.values(origin, place, inner.bit, left, |level, group, values| {
-                        uniform::group(level, schedule, group, values);
-                    });
-                    visit(place, Drawn::Uniforms(values), len);
+                    let Values { missing, at, len } = self.seek(origin, place, inner.bit, left, 1);
+                    if missing {
+                        self.words.resize(GROUP, 0);
+                        if let Some(uniforms) = self.words.first_chunk_mut() {
+                            uniform::group(self.level, schedule, self.first_group, uniforms);
+                        }
+                    }
+                    visit(place, Drawn::Uniforms(&self.words[at]), len);
                     len
                 }
                 Source::Drawn(ref sampler, origin) => {
@@ -234,31 +251,27 @@ impl<'a> TileBuffer<'a> {
         }
     }
 
-    /// The values of elements from `place` on, whose indices are `step` apart, and of how many: at most `left`, and no
-    /// more than their group has. Where all share one value, it comes once.
-    fn values(
-        &mut self,
-        origin: u64,
-        place: Place,
-        step: isize,
-        left: usize,
-        draw: impl FnOnce(Level, u64, &mut [u64; GROUP]),
-    ) -> (&[u64], usize) {
+    /// Where the values of elements from `place` on are, whose indices are `step` apart, and of how many elements: at
+    /// most `left`. Where all share one value, it comes once. Values that are missing are those of the groups from
+    /// `first_group` on, at most `most`.
+    fn seek(&mut self, origin: u64, place: Place, step: isize, left: usize, most: usize) -> Values {
         let index = origin.wrapping_add_signed(place.bit as i64);
         let (group, lane) = (index / GROUP as u64, (index % GROUP as u64) as usize);
-        if self.groups == 0 || group != self.first_group {
-            self.words.resize(GROUP, 0);
-            if let Some(values) = self.words.first_chunk_mut() {
-                draw(self.level, group, values);
-            }
-            (self.first_group, self.groups) = (group, 1);
+        let missing = group.wrapping_sub(self.first_group) >= self.groups as u64;
+        if missing {
+            let needed = if step == 1 { (lane + left).div_ceil(GROUP) } else { 1 };
+            (self.first_group, self.groups) = (group, needed.min(most));
         }
+        let first = (group - self.first_group) as usize * GROUP + lane;
         let (values, len) = match step {
             0 => (1, left.min(TILE)),
-            1 => (left.min(GROUP - lane), left.min(GROUP - lane)),
+            1 => {
+                let len = left.min(self.groups * GROUP - first);
+                (len, len)
+            }
             _ => (1, 1),
         };
-        (&self.words[lane..lane + values], len)
+        Values { missing, at: first..first + values, len }
     }
 
     /// The bits of `len` elements from `index` on. If they are not at hand, `ahead` elements are drawn, but for the

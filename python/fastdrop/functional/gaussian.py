@@ -42,8 +42,8 @@ class Noise:
     >>> import fastdrop as fd
     >>> noise = fd.Noise(fd.Mask((2, 3), 0.5, fd.Key(0)))
     >>> noise.to_numpy().round(3)
-    array([[ 1.677,  2.006,  1.354],
-           [-0.482,  0.997,  1.531]])
+    array([[ 0.314,  0.455,  0.604],
+           [ 0.342,  1.904, -1.428]])
     """
 
     elements: Mask
@@ -132,9 +132,9 @@ def gaussian_dropout(
 
     Notes
     -----
-    Srivastava et al., JMLR 15, 2014, section 10. The normals are drawn in float64, whatever the
+    Srivastava et al., JMLR 15, 2014, section 10. The normals are float32 numbers, whatever the
     dtype of `x`, and the same for every number of threads, CPU and memory layout; the factor is
-    rounded once to the precision of the product. The gradient is the same function of the output's
+    computed in the precision of the product. The gradient is the same function of the output's
     gradient, with the same key.
 
     Examples
@@ -142,7 +142,7 @@ def gaussian_dropout(
     >>> import fastdrop as fd
     >>> import numpy as np
     >>> fd.gaussian_dropout(np.ones(4), 0.5, rng=0).round(3)
-    array([ 1.677,  2.006,  1.354, -0.482])
+    array([0.314, 0.455, 0.604, 0.342])
     """
     p = probability(p)
     check_flag(training, "training")
