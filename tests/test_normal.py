@@ -30,14 +30,14 @@ def within(count: int, total: int, probability: float) -> bool:
 
 
 @pytest.mark.parametrize("z", [0.1, 0.5, 1.0, 2.0, 3.0, 4.0, 4.5, 5.0])
-def test_a_tail_is_too_light_or_too_heavy(normals: NDArray[np.float64], z: float) -> None:
+def test_tails_are_those_of_a_normal(normals: NDArray[np.float64], z: float) -> None:
     """Both tails; beyond 5 there are 2.4 of 8 million on either side."""
     tail = NormalDist().cdf(-z)
     assert within(int(np.count_nonzero(normals > z)), MANY, tail)
     assert within(int(np.count_nonzero(normals < -z)), MANY, tail)
 
 
-def test_the_shape_between_is_not_normal(normals: NDArray[np.float64]) -> None:
+def test_the_shape_between_is_that_of_a_normal(normals: NDArray[np.float64]) -> None:
     """Chi-square over 256 equally likely bins: 255 +- 22.6, false alarm of 5 sigma about 1e-6."""
     edges = [NormalDist().inv_cdf(k / 256) for k in range(1, 256)]
     counts = np.bincount(np.searchsorted(edges, normals), minlength=256)
@@ -46,14 +46,14 @@ def test_the_shape_between_is_not_normal(normals: NDArray[np.float64]) -> None:
 
 
 @pytest.mark.parametrize("lag", [1, 2, 63, 64, 65, 128])
-def test_neighbours_go_together(normals: NDArray[np.float64], lag: int) -> None:
+def test_neighbours_are_uncorrelated(normals: NDArray[np.float64], lag: int) -> None:
     """Of z and of its square (a shared radius would show there): 5 sigma, false alarm 6e-7 each."""
     for z, spread in ((normals, 1.0), (normals**2 - 1.0, 2.0)):
         correlation = np.mean(z[lag:] * z[:-lag]) / spread
         assert abs(correlation) < 5 / np.sqrt(MANY)
 
 
-def test_the_moments_are_not_those_of_a_normal(normals: NDArray[np.float64]) -> None:
+def test_moments_are_those_of_a_normal(normals: NDArray[np.float64]) -> None:
     """Each within 5 standard errors of sqrt(E z^2k - (E z^k)^2), false alarm 6e-7."""
     for power, mean, variance in ((1, 0, 1), (2, 1, 2), (3, 0, 15), (4, 3, 96)):
         assert abs(np.mean(normals**power) - mean) < 5 * np.sqrt(variance / MANY)
@@ -64,7 +64,7 @@ def test_the_moments_are_not_those_of_a_normal(normals: NDArray[np.float64]) -> 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("size", [0, 1, 63, 64, 65, 127, 128, 129, 5000])
-def test_a_dtype_or_length_has_noise_of_its_own(
+def test_every_dtype_and_length_has_the_noise_of_its_elements(
     level: str, dtype: np.dtype, size: int
 ) -> None:
     x = values((size,), dtype)
@@ -73,7 +73,7 @@ def test_a_dtype_or_length_has_noise_of_its_own(
     assert_same(y, ref.noise(x, std, ref.normals(KEY, np.arange(size))))
 
 
-def test_levels_or_threads_change_a_bit(level: str, threads: int) -> None:
+def test_levels_and_threads_draw_the_same_bits(level: str, threads: int) -> None:
     """More than two looks at the interrupt, and no whole number of units."""
     size = (1 << 21) + 77
     noise = fd.Noise(fd.Mask(size, 0.5, as_key(KEY))).to_numpy()
@@ -84,7 +84,7 @@ def test_levels_or_threads_change_a_bit(level: str, threads: int) -> None:
 
 
 @pytest.mark.parametrize("dims", [(), (0,), (1,), (2,), (0, 2), (1, 2), (0, 1, 2)])
-def test_a_layout_has_noise_of_its_own(dims: tuple[int, ...]) -> None:
+def test_every_layout_has_the_noise_of_its_elements(dims: tuple[int, ...]) -> None:
     shape = (5, 70, 131)
     x = values(shape, np.float64)
     shared = ref.shared_shape(shape, dims)
@@ -101,7 +101,7 @@ def test_a_layout_has_noise_of_its_own(dims: tuple[int, ...]) -> None:
     np.testing.assert_array_equal(bits(y), bits(expected))
 
 
-def test_a_region_has_noise_of_its_own() -> None:
+def test_a_region_has_the_noise_of_its_whole() -> None:
     whole = fd.Noise(fd.Mask((300, 400), 0.5, as_key(KEY)))
     part = whole.region((17, 33), (40, 129))
     np.testing.assert_array_equal(part.to_numpy(), whole.to_numpy()[17:57, 33:162])
@@ -113,7 +113,7 @@ def test_a_region_has_noise_of_its_own() -> None:
     assert_same(np.ascontiguousarray(y), ref.noise(x, 1.0, z.astype(np.float32)))
 
 
-def test_in_place_or_overlapping_noise_reads_what_it_wrote() -> None:
+def test_noise_in_place_or_overlapping_is_that_of_apart() -> None:
     x = np.arange(1.0, 1001.0)
     expected = fd.gaussian_dropout(x.copy(), 0.5, rng=as_key(KEY))
     same = x.copy()
@@ -124,14 +124,14 @@ def test_in_place_or_overlapping_noise_reads_what_it_wrote() -> None:
     np.testing.assert_array_equal(memory[1:], expected)
 
 
-def test_a_noise_of_nothing_is_made() -> None:
+def test_noise_of_anything_but_a_mask_is_refused() -> None:
     for bad in ("x", None, (2, 3)):
         with pytest.raises(TypeError, match=f"elements must be a Mask, got {type(bad).__name__}"):
             fd.Noise(bad)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("p", [0.0, 0.5, 1.0])
-def test_factors_of_another_shape_are_applied(p: float) -> None:
+def test_factors_of_another_shape_are_refused(p: float) -> None:
     noise = fd.Noise(fd.Mask((7,), p, as_key(KEY)))
     for shape in ((2, 3), (), (7, 1)):
         with pytest.raises(ValueError, match=r"mask of shape \(7,\) does not broadcast"):
