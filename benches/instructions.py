@@ -26,6 +26,9 @@ CASES = [
     "rows of 3 p=0.5",
     "bits p=0.5",
     "bits p=0.1",
+    "noise",
+    "gelu p=0.5",
+    "gelu by tanh p=0.5",
 ]
 MARGIN = 0.05
 REPEATS = 20

@@ -4,7 +4,7 @@
 
 use std::hint::black_box;
 
-use fastdrop::{Key, Mask, set_num_threads};
+use fastdrop::{Formula, Key, Kind, Mask, set_num_threads};
 
 const KEY: Key = Key::from_bytes([7; 16]);
 
@@ -39,6 +39,23 @@ fn bits(p: f64, repeats: u32) {
     }
 }
 
+fn noise(repeats: u32) {
+    let mask = mask(1 << 17, 0.5);
+    let (x, mut out) = (vec![1.0f32; 1 << 17], vec![0.0f32; 1 << 17]);
+    for _ in 0..repeats {
+        mask.gaussian(1.0, black_box(&x), black_box(&mut out)).expect("sizes agree");
+    }
+}
+
+fn fused(kind: Kind, repeats: u32) {
+    let mask = mask(1 << 17, 0.5);
+    let (x, mut out) = (vec![1.0f32; 1 << 17], vec![0.0f32; 1 << 17]);
+    let formula = Formula { kind, scale: 2.0, shift: 0.0, fill: 0.0 };
+    for _ in 0..repeats {
+        mask.fused(formula, &[black_box(&x)], black_box(&mut out)).expect("sizes agree");
+    }
+}
+
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [case, repeats] = arguments.as_slice() else {
@@ -56,6 +73,9 @@ fn main() {
         "rows of 3 p=0.5" => rows([12_000, 10], [11_000, 3], 0.5, repeats),
         "bits p=0.5" => bits(0.5, repeats),
         "bits p=0.1" => bits(0.1, repeats),
+        "noise" => noise(repeats),
+        "gelu p=0.5" => fused(Kind::Gelu, repeats),
+        "gelu by tanh p=0.5" => fused(Kind::GeluTanh, repeats),
         other => panic!("unknown case {other:?}"),
     }
 }
