@@ -5,7 +5,7 @@
 
 use super::convert::Real;
 use super::gelu::{Arithmetic, gelu, slope};
-use super::{LINE, Memory, Run};
+use super::{LINE, Memory, Run, WRITE_AHEAD};
 use crate::error::Error;
 use crate::operand::{Element, INPUTS};
 use crate::simd::{Kernel, LANES, Simd, WORD};
@@ -385,6 +385,9 @@ impl<R: Real> Contiguous<'_, R> {
                 y[i] = C::value(keep & 1 << i != 0, [x[i], a[i], b[i]], numbers);
             }
             if !STREAM {
+                for line in (0..COMPUTED * size_of::<R>()).step_by(LINE) {
+                    simd.prefetch_write(dst.wrapping_add(at).cast::<u8>().wrapping_add(line + WRITE_AHEAD));
+                }
                 return dst.add(at).cast::<[R; COMPUTED]>().write_unaligned(y);
             }
             for line in (0..COMPUTED * size_of::<R>()).step_by(LINE) {

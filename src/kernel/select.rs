@@ -5,7 +5,7 @@
 
 use super::convert::Buffer;
 use super::element::{Stored, with_element};
-use super::{LINE, Memory, Run};
+use super::{LINE, Memory, Run, WRITE_AHEAD};
 use crate::operand::Element;
 use crate::simd::{Kernel, Simd, WORD};
 use crate::words::word_at;
@@ -15,9 +15,6 @@ use crate::words::word_at;
 const PAGES: usize = 4;
 /// Bytes of a page, the smallest that there are.
 const PAGE: usize = 4096;
-/// How far ahead of being written the output is fetched, in bytes. It hides most of what the parts of a line cost that
-/// two vectors share: NumPy's arrays begin 16 bytes behind a line.
-const WRITE_AHEAD: usize = 512;
 
 /// Handles one run with the keep bits from bit `offset` of `words` on, which must have a word to spare.
 ///
