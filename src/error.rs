@@ -73,7 +73,7 @@ pub enum Error {
         array: Extents,
     },
     /// A SIMD level that does not exist.
-    #[error("SIMD level (FASTDROP_SIMD) must be portable, avx2 or avx512, got {0:?}")]
+    #[error("SIMD level (FASTDROP_SIMD) must be portable, neon, avx2, vaes or avx512, got {0:?}")]
     UnknownLevel(String),
     /// A SIMD level that this CPU lacks.
     #[error("SIMD level (FASTDROP_SIMD) must be one that this CPU has, got {0}")]

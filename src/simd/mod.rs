@@ -23,6 +23,8 @@ pub(crate) mod aes;
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(all(target_arch = "aarch64", target_endian = "little"))]
+mod neon;
 mod portable;
 
 use std::fmt;
@@ -44,6 +46,8 @@ pub(crate) const WORD: usize = 64;
 /// Neither needs alignment, unless `STREAM`, which writes past the caches and needs `dst` aligned to 64 bytes.
 pub(crate) trait Simd: Copy {
     type V: Copy;
+    /// Whether a round of AES begins with the xor with its key, as on ARM; elsewhere it ends so.
+    const KEY_FIRST: bool = false;
 
     /// Runs `kernel` compiled for this level.
     fn vectorize<K: Kernel>(self, kernel: K) -> K::Output;
@@ -64,7 +68,7 @@ pub(crate) trait Simd: Copy {
     fn clear_where(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V {
         self.and_not(a, self.and_not(b, c))
     }
-    /// ShiftRows, SubBytes and MixColumns of AES on each block, then xor with `key`.
+    /// ShiftRows, SubBytes and MixColumns of AES on each block, then xor with `key`; or first, see [`Simd::KEY_FIRST`].
     fn aes_round(self, a: Self::V, key: Self::V) -> Self::V;
     /// As [`Simd::aes_round`], without MixColumns.
     fn aes_last_round(self, a: Self::V, key: Self::V) -> Self::V;
@@ -116,6 +120,8 @@ pub struct Level(Token);
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Token {
     Portable(portable::Portable),
+    #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
+    Neon(neon::Neon),
     #[cfg(target_arch = "x86_64")]
     Avx2(avx2::Avx2<false>),
     #[cfg(target_arch = "x86_64")]
@@ -125,7 +131,7 @@ enum Token {
 }
 
 impl Level {
-    const NAMES: [&str; 4] = ["portable", "avx2", "vaes", "avx512"];
+    const NAMES: [&str; 5] = ["portable", "neon", "avx2", "vaes", "avx512"];
 
     /// Plain Rust, which every CPU runs.
     #[must_use]
@@ -136,6 +142,8 @@ impl Level {
     fn detect(name: &str) -> Option<Self> {
         match name {
             "portable" => Some(Self::portable()),
+            #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
+            "neon" => neon::Neon::detect().map(|token| Self(Token::Neon(token))),
             #[cfg(target_arch = "x86_64")]
             "avx2" => avx2::Avx2::detect().map(|token| Self(Token::Avx2(token))),
             #[cfg(target_arch = "x86_64")]
@@ -161,11 +169,13 @@ impl Level {
         Self::detect(known).ok_or(Error::UnsupportedLevel(known))
     }
 
-    /// `portable`, `avx2`, `vaes` or `avx512`.
+    /// `portable`, `neon`, `avx2`, `vaes` or `avx512`.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self.0 {
             Token::Portable(_) => "portable",
+            #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
+            Token::Neon(_) => "neon",
             #[cfg(target_arch = "x86_64")]
             Token::Avx2(_) => "avx2",
             #[cfg(target_arch = "x86_64")]
@@ -217,6 +227,8 @@ impl Level {
     pub(crate) fn run<K: Kernel>(self, kernel: K) -> K::Output {
         match self.0 {
             Token::Portable(simd) => simd.vectorize(kernel),
+            #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
+            Token::Neon(simd) => simd.vectorize(kernel),
             #[cfg(target_arch = "x86_64")]
             Token::Avx2(simd) => simd.vectorize(kernel),
             #[cfg(target_arch = "x86_64")]
@@ -251,6 +263,17 @@ impl fmt::Debug for Level {
 mod tests {
     use super::*;
 
+    /// Two rounds of AES and three keys, wherever a round takes its key in.
+    #[inline(always)]
+    fn aes_rounds<S: Simd>(simd: S, a: S::V, first: S::V, keys: [S::V; 2]) -> S::V {
+        let [middle, last] = keys;
+        if S::KEY_FIRST {
+            simd.xor(simd.aes_last_round(simd.aes_round(a, first), middle), last)
+        } else {
+            simd.aes_last_round(simd.aes_round(simd.xor(a, first), middle), last)
+        }
+    }
+
     /// The words of a level's operations on fixed lanes, for comparison between levels.
     struct Operations;
 
@@ -270,8 +293,7 @@ mod tests {
                 simd.xor(a, b),
                 simd.clear_where(a, b, c),
                 simd.add(a, c),
-                simd.aes_round(a, b),
-                simd.aes_last_round(a, b),
+                aes_rounds(simd, a, b, [c, a]),
             ]
             .map(|a| simd.to_array(a))
             .to_vec()

@@ -59,12 +59,15 @@ impl Schedule {
     /// The blocks of four counters.
     #[inline(always)]
     pub(crate) fn blocks<S: Simd>(&self, simd: S, counters: S::V) -> S::V {
-        self.later_rounds(simd, self.first_round(simd, counters))
+        self.later_rounds(simd, self.first_round(simd, counters), simd.splat(0))
     }
 
+    /// The first round, up to its key: what blocks that share an index have in common. Where keys come last, the
+    /// second key is in it already.
     #[inline(always)]
     pub(crate) fn first_round<S: Simd>(&self, simd: S, counters: S::V) -> S::V {
-        simd.aes_round(simd.xor(counters, simd.splat_pair(self.keys[0])), simd.splat_pair(self.keys[1]))
+        let [first, second] = [0, 1].map(|key| simd.splat_pair(self.keys[key]));
+        if S::KEY_FIRST { simd.aes_round(counters, first) } else { simd.aes_round(simd.xor(counters, first), second) }
     }
 
     /// What a tag of `tag` in place of 0 changes in bytes 8 to 11 of a block after the first round, whatever its index.
@@ -76,13 +79,24 @@ impl Schedule {
         aes::mixed(byte ^ tag) ^ aes::mixed(byte)
     }
 
-    /// Rounds two to seven.
+    /// Rounds two to seven, of blocks that `difference` tells from those of the first round.
     #[inline(always)]
-    pub(crate) fn later_rounds<S: Simd>(&self, simd: S, mut blocks: S::V) -> S::V {
-        for key in &self.keys[2..ROUNDS] {
-            blocks = simd.aes_round(blocks, simd.splat_pair(*key));
+    pub(crate) fn later_rounds<S: Simd>(&self, simd: S, first_round: S::V, difference: S::V) -> S::V {
+        let key = |round: usize| simd.splat_pair(self.keys[round]);
+        let mut blocks = first_round;
+        if S::KEY_FIRST {
+            // The difference goes with the key, which all vectors share.
+            blocks = simd.aes_round(blocks, simd.xor(key(1), difference));
+            for round in 2..ROUNDS - 1 {
+                blocks = simd.aes_round(blocks, key(round));
+            }
+            return simd.xor(simd.aes_last_round(blocks, key(ROUNDS - 1)), key(ROUNDS));
         }
-        simd.aes_last_round(blocks, simd.splat_pair(self.keys[ROUNDS]))
+        blocks = simd.xor(blocks, difference);
+        for round in 2..ROUNDS {
+            blocks = simd.aes_round(blocks, key(round));
+        }
+        simd.aes_last_round(blocks, key(ROUNDS))
     }
 
     /// N blocks of one index, with tags from `tag` on, as their halves. N is a multiple of four.
@@ -120,8 +134,8 @@ mod tests {
             let tag = counters[0][1] as u8;
             let untagged = counters.map(|[index, tag_and_rest]| [index, tag_and_rest & !0xFF]);
             let first = schedule.first_round(simd, simd.load(untagged.as_flattened().try_into().unwrap()));
-            let tagged = simd.xor(first, simd.splat_pair([0, u64::from(schedule.tag_difference(tag))]));
-            [[whole, schedule.later_rounds(simd, tagged)].map(|blocks| simd.to_array(blocks))]
+            let difference = simd.splat_pair([0, u64::from(schedule.tag_difference(tag))]);
+            [[whole, schedule.later_rounds(simd, first, difference)].map(|blocks| simd.to_array(blocks))]
         }
     }
 

@@ -322,7 +322,7 @@ impl Sampler {
         let threshold_digit = self.threshold << plane >> 63;
         for state in states {
             let State { first_round, keep, undecided } = *state;
-            let digits = self.schedule.later_rounds(simd, simd.xor(first_round, tag));
+            let digits = self.schedule.later_rounds(simd, first_round, tag);
             if threshold_digit == 1 {
                 // 0 below 1 decides for dropping, 1 equals 1.
                 state.keep = simd.clear_where(keep, undecided, digits);

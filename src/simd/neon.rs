@@ -1,0 +1,258 @@
+//! NEON (with AES): eight 64-bit lanes are four registers.
+//!
+//! What is written past the caches elsewhere is written with plain stores here: these CPUs see by themselves that
+//! whole lines are written in order, `stnp` is no more than a hint, and nothing needs a fence.
+
+use std::arch::aarch64::*;
+use std::arch::asm;
+
+use super::{Kernel, LANES, Simd, WORD};
+
+/// Token of a CPU with NEON and AES; only [`Neon::detect`] makes one.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Neon(());
+
+impl Neon {
+    #[inline]
+    pub(super) fn detect() -> Option<Self> {
+        use std::arch::is_aarch64_feature_detected as detected;
+        (detected!("neon") && detected!("aes")).then_some(Self(()))
+    }
+}
+
+/// The code of one register, for all four.
+///
+/// A macro, because a closure would not be compiled with the instructions it uses.
+macro_rules! each {
+    ($f:ident($($a:ident),+)) => {
+        [$f($($a[0]),+), $f($($a[1]),+), $f($($a[2]),+), $f($($a[3]),+)]
+    };
+}
+
+/// AESE: xor with `key`, then ShiftRows and SubBytes.
+#[inline]
+#[target_feature(enable = "aes")]
+fn aese(a: uint64x2_t, key: uint64x2_t) -> uint64x2_t {
+    vreinterpretq_u64_u8(vaeseq_u8(vreinterpretq_u8_u64(a), vreinterpretq_u8_u64(key)))
+}
+
+/// AESE and AESMC, which is MixColumns: CPUs run the two as one.
+#[inline]
+#[target_feature(enable = "aes")]
+fn aese_aesmc(a: uint64x2_t, key: uint64x2_t) -> uint64x2_t {
+    vreinterpretq_u64_u8(vaesmcq_u8(vreinterpretq_u8_u64(aese(a, key))))
+}
+
+/// Elements that share a vector of copied keep bits: as many as it has bits in a lane.
+const SHARED: usize = 16;
+
+/// For each of the N vectors that hold [`SHARED`] elements, and each 16-bit lane of it: the bit of the lane's element.
+const fn lane_bits<const N: usize>() -> [[u16; 8]; N] {
+    let mut bits = [[0; 8]; N];
+    let mut lane = 0;
+    while lane < 8 * N {
+        bits[lane / 8][lane % 8] = 1 << (lane * SHARED / (8 * N));
+        lane += 1;
+    }
+    bits
+}
+static BITS_16: [[u16; 8]; 2] = lane_bits();
+static BITS_32: [[u16; 8]; 4] = lane_bits();
+static BITS_64: [[u16; 8]; 8] = lane_bits();
+
+/// All ones in the lanes in which `a` has one of `bits`.
+#[inline]
+#[target_feature(enable = "neon")]
+fn any_of(a: uint16x8_t, bits: uint16x8_t) -> uint16x8_t {
+    let lanes;
+    // SAFETY: NEON is enabled, and nothing but these registers is touched. The compiler takes the intrinsic apart, into
+    // one instruction more.
+    unsafe {
+        asm!(
+            "cmtst {lanes:v}.8h, {a:v}.8h, {bits:v}.8h",
+            a = in(vreg) a, bits = in(vreg) bits, lanes = lateout(vreg) lanes,
+            options(pure, nomem, nostack, preserves_flags),
+        );
+    }
+    lanes
+}
+
+/// A word of elements: `scaled`, or zero where dropped. N vectors of them hold [`SHARED`] elements.
+///
+/// # Safety
+/// As for [`Simd`]'s methods on elements; T must be as large as N vectors say.
+#[inline(always)]
+unsafe fn select<T, const N: usize>(
+    _: Neon,
+    keep: u64,
+    src: *const T,
+    dst: *mut T,
+    bits: &[[u16; 8]; N],
+    scaled: impl Fn(uint16x8_t) -> uint16x8_t,
+) {
+    for at in (0..WORD).step_by(SHARED) {
+        // SAFETY: `at + SHARED <= WORD`, and the caller vouches for WORD elements; the token proves NEON.
+        unsafe {
+            let copies = vdupq_n_u16((keep >> at) as u16);
+            // Read as a whole before anything is written, so that the compiler can pair loads, and stores.
+            let mut elements = src.add(at).cast::<[uint16x8_t; N]>().read_unaligned();
+            for (x, bits) in elements.iter_mut().zip(bits) {
+                *x = vandq_u16(scaled(*x), any_of(copies, vld1q_u16(bits.as_ptr())));
+            }
+            dst.add(at).cast::<[uint16x8_t; N]>().write_unaligned(elements);
+        }
+    }
+}
+
+/// Eight float16, widened, multiplied and rounded to nearest even.
+#[inline(always)]
+fn scaled_f16(_: Neon, x: uint16x8_t, scale: f32) -> uint16x8_t {
+    // The intrinsics of these conversions are younger than the oldest compiler that is supported.
+    let [mut low, mut high]: [float32x4_t; 2];
+    let mut y: uint16x8_t;
+    // SAFETY: the token proves NEON, to which the conversions belong; they touch nothing but these registers.
+    unsafe {
+        asm!(
+            "fcvtl {low:v}.4s, {x:v}.4h",
+            "fcvtl2 {high:v}.4s, {x:v}.8h",
+            x = in(vreg) x, low = out(vreg) low, high = lateout(vreg) high,
+            options(pure, nomem, nostack, preserves_flags),
+        );
+        [low, high] = [vmulq_n_f32(low, scale), vmulq_n_f32(high, scale)];
+        asm!(
+            "fcvtn {y:v}.4h, {low:v}.4s",
+            "fcvtn2 {y:v}.8h, {high:v}.4s",
+            low = in(vreg) low, high = in(vreg) high, y = out(vreg) y,
+            options(pure, nomem, nostack, preserves_flags),
+        );
+    }
+    y
+}
+
+/// Four products, rounded to bfloat16 in their high halves; the low halves are unspecified.
+#[inline(always)]
+fn scaled_bf16(_: Neon, x: uint32x4_t, scale: f32) -> uint16x8_t {
+    // SAFETY: the token proves NEON.
+    unsafe {
+        let y = vreinterpretq_u32_f32(vmulq_n_f32(vreinterpretq_f32_u32(x), scale));
+        // Half a unit below the half, plus the last kept bit: ties go to even. A NaN's low half is zero here, so it
+        // cannot carry.
+        let last = vandq_u32(y, vdupq_n_u32(1 << 16));
+        vreinterpretq_u16_u32(vsraq_n_u32::<16>(vaddq_u32(y, vdupq_n_u32(0x7FFF)), last))
+    }
+}
+
+impl Simd for Neon {
+    type V = [uint64x2_t; 4];
+    const KEY_FIRST: bool = true;
+
+    #[inline(always)]
+    fn vectorize<K: Kernel>(self, kernel: K) -> K::Output {
+        #[target_feature(enable = "neon,aes")]
+        fn inner<K: Kernel>(simd: Neon, kernel: K) -> K::Output {
+            kernel.run(simd)
+        }
+        // SAFETY: the token proves the features.
+        unsafe { inner(self, kernel) }
+    }
+
+    operations! {
+        splat(x: u64) -> Self::V = [vdupq_n_u64(x); 4];
+        splat_pair(block: [u64; 2]) -> Self::V = [vld1q_u64(block.as_ptr()); 4];
+        load(from: &[u64; LANES]) -> Self::V = [0, 2, 4, 6].map(|at| vld1q_u64(from.as_ptr().add(at)));
+        to_array(a: Self::V) -> [u64; LANES] = std::mem::transmute(a);
+        add(a: Self::V, b: Self::V) -> Self::V = each!(vaddq_u64(a, b));
+        and(a: Self::V, b: Self::V) -> Self::V = each!(vandq_u64(a, b));
+        and_not(a: Self::V, b: Self::V) -> Self::V = each!(vbicq_u64(a, b));
+        xor(a: Self::V, b: Self::V) -> Self::V = each!(veorq_u64(a, b));
+        aes_round(a: Self::V, key: Self::V) -> Self::V = each!(aese_aesmc(a, key));
+        aes_last_round(a: Self::V, key: Self::V) -> Self::V = each!(aese(a, key));
+        any(a: Self::V) -> bool = {
+            let a = vorrq_u64(vorrq_u64(a[0], a[1]), vorrq_u64(a[2], a[3]));
+            vmaxvq_u32(vreinterpretq_u32_u64(a)) != 0
+        };
+        prefetch(address: *const u8) -> () =
+            asm!("prfm pldl1keep, [{}]", in(reg) address, options(readonly, nostack, preserves_flags));
+        prefetch_write(_address: *const u8) -> () = (); // stores in order need no help on these CPUs
+        fence() -> () = ();
+    }
+
+    #[inline(always)]
+    unsafe fn select_f32<const STREAM: bool>(self, keep: u64, src: *const f32, dst: *mut f32, scale: f32) {
+        // SAFETY: the token proves NEON; the other obligations are the same.
+        unsafe {
+            select(
+                self,
+                keep,
+                src,
+                dst,
+                &BITS_32,
+                #[inline(always)]
+                |x| vreinterpretq_u16_f32(vmulq_n_f32(vreinterpretq_f32_u16(x), scale)),
+            );
+        }
+    }
+    #[inline(always)]
+    unsafe fn select_f64<const STREAM: bool>(self, keep: u64, src: *const f64, dst: *mut f64, scale: f64) {
+        // SAFETY: the token proves NEON; the other obligations are the same.
+        unsafe {
+            select(
+                self,
+                keep,
+                src,
+                dst,
+                &BITS_64,
+                #[inline(always)]
+                |x| vreinterpretq_u16_f64(vmulq_n_f64(vreinterpretq_f64_u16(x), scale)),
+            );
+        }
+    }
+    #[inline(always)]
+    unsafe fn select_f16<const STREAM: bool>(self, keep: u64, src: *const u16, dst: *mut u16, scale: f32) {
+        // SAFETY: the obligations are the same.
+        unsafe {
+            select(
+                self,
+                keep,
+                src,
+                dst,
+                &BITS_16,
+                #[inline(always)]
+                |x| scaled_f16(self, x, scale),
+            );
+        }
+    }
+    #[inline(always)]
+    unsafe fn select_bf16<const STREAM: bool>(self, keep: u64, src: *const u16, dst: *mut u16, scale: f32) {
+        // SAFETY: the token proves NEON; the other obligations are the same.
+        unsafe {
+            select(
+                self,
+                keep,
+                src,
+                dst,
+                &BITS_16,
+                // The floats of even elements are the low halves of 32-bit lanes, those of odd ones the high halves,
+                // and they go back there.
+                #[inline(always)]
+                |x| {
+                    let x = vreinterpretq_u32_u16(x);
+                    let even = scaled_bf16(self, vshlq_n_u32::<16>(x), scale);
+                    let odd = scaled_bf16(self, vandq_u32(x, vdupq_n_u32(!0 << 16)), scale);
+                    vtrn2q_u16(even, odd)
+                },
+            );
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn stream_zeros(self, dst: *mut u8) {
+        // SAFETY: the caller vouches for 64 bytes.
+        unsafe { dst.write_bytes(0, 64) };
+    }
+    #[inline(always)]
+    unsafe fn stream(self, dst: *mut u8, a: Self::V) {
+        // SAFETY: the caller vouches for 64 bytes and their alignment.
+        unsafe { dst.cast::<Self::V>().write(a) };
+    }
+}
