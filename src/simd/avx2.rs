@@ -170,7 +170,6 @@ impl<const VAES: bool> Simd for Avx2<VAES> {
         to_array(a: Self::V) -> [u64; LANES] = std::mem::transmute(a);
         add(a: Self::V, b: Self::V) -> Self::V = both!(_mm256_add_epi64(a, b));
         and(a: Self::V, b: Self::V) -> Self::V = both!(_mm256_and_si256(a, b));
-        and_not(a: Self::V, b: Self::V) -> Self::V = both!(_mm256_andnot_si256(b, a));
         xor(a: Self::V, b: Self::V) -> Self::V = both!(_mm256_xor_si256(a, b));
         aes_round(a: Self::V, key: Self::V) -> Self::V =
             if VAES { both!(_mm256_aesenc_epi128(a, key)) } else { blocks!(_mm_aesenc_si128(a, key)) };

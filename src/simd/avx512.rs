@@ -20,9 +20,6 @@ impl Avx512 {
     }
 }
 
-/// Truth table of `vpternlogq`, indexed by the bits of its operands: `a & !(b & !c)`.
-const CLEAR_WHERE: i32 = 0xB0;
-
 /// Sixteen float16 or bfloat16 at once: widen, select, narrow.
 ///
 /// # Safety
@@ -70,9 +67,7 @@ impl Simd for Avx512 {
         to_array(a: Self::V) -> [u64; LANES] = std::mem::transmute(a);
         add(a: Self::V, b: Self::V) -> Self::V = _mm512_add_epi64(a, b);
         and(a: Self::V, b: Self::V) -> Self::V = _mm512_and_si512(a, b);
-        and_not(a: Self::V, b: Self::V) -> Self::V = _mm512_andnot_si512(b, a);
         xor(a: Self::V, b: Self::V) -> Self::V = _mm512_xor_si512(a, b);
-        clear_where(a: Self::V, b: Self::V, c: Self::V) -> Self::V = _mm512_ternarylogic_epi64::<CLEAR_WHERE>(a, b, c);
         aes_round(a: Self::V, key: Self::V) -> Self::V = _mm512_aesenc_epi128(a, key);
         aes_last_round(a: Self::V, key: Self::V) -> Self::V = _mm512_aesenclast_epi128(a, key);
         any(a: Self::V) -> bool = _mm512_test_epi64_mask(a, a) != 0;

@@ -60,14 +60,7 @@ pub(crate) trait Simd: Copy {
     /// Lane by lane, modulo 2^64.
     fn add(self, a: Self::V, b: Self::V) -> Self::V;
     fn and(self, a: Self::V, b: Self::V) -> Self::V;
-    /// `a & !b`
-    fn and_not(self, a: Self::V, b: Self::V) -> Self::V;
     fn xor(self, a: Self::V, b: Self::V) -> Self::V;
-    /// `a & !(b & !c)`
-    #[inline(always)]
-    fn clear_where(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V {
-        self.and_not(a, self.and_not(b, c))
-    }
     /// ShiftRows, SubBytes and MixColumns of AES on each block, then xor with `key`; or first, see [`Simd::KEY_FIRST`].
     fn aes_round(self, a: Self::V, key: Self::V) -> Self::V;
     /// As [`Simd::aes_round`], without MixColumns.
@@ -289,9 +282,7 @@ mod tests {
                 simd.splat(u64::from(simd.any(a))),
                 simd.splat_pair([1, 2]),
                 simd.and(a, b),
-                simd.and_not(a, b),
                 simd.xor(a, b),
-                simd.clear_where(a, b, c),
                 simd.add(a, c),
                 aes_rounds(simd, a, b, [c, a]),
             ]

@@ -163,7 +163,6 @@ impl Simd for Neon {
         to_array(a: Self::V) -> [u64; LANES] = std::mem::transmute(a);
         add(a: Self::V, b: Self::V) -> Self::V = each!(vaddq_u64(a, b));
         and(a: Self::V, b: Self::V) -> Self::V = each!(vandq_u64(a, b));
-        and_not(a: Self::V, b: Self::V) -> Self::V = each!(vbicq_u64(a, b));
         xor(a: Self::V, b: Self::V) -> Self::V = each!(veorq_u64(a, b));
         aes_round(a: Self::V, key: Self::V) -> Self::V = each!(aese_aesmc(a, key));
         aes_last_round(a: Self::V, key: Self::V) -> Self::V = each!(aese(a, key));
@@ -173,7 +172,7 @@ impl Simd for Neon {
         };
         prefetch(address: *const u8) -> () =
             asm!("prfm pldl1keep, [{}]", in(reg) address, options(readonly, nostack, preserves_flags));
-        prefetch_write(_address: *const u8) -> () = (); // stores in order need no help on these CPUs
+        prefetch_write(_address: *const u8) -> () = (); // not measured on such CPUs
         fence() -> () = ();
     }
 

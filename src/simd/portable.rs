@@ -60,7 +60,6 @@ impl Simd for Portable {
         to_array(a: Self::V) -> [u64; LANES] = a;
         add(a: Self::V, b: Self::V) -> Self::V = lanes(|i| a[i].wrapping_add(b[i]));
         and(a: Self::V, b: Self::V) -> Self::V = lanes(|i| a[i] & b[i]);
-        and_not(a: Self::V, b: Self::V) -> Self::V = lanes(|i| a[i] & !b[i]);
         xor(a: Self::V, b: Self::V) -> Self::V = lanes(|i| a[i] ^ b[i]);
         aes_round(a: Self::V, key: Self::V) -> Self::V = blocks(a, key, aes::round);
         aes_last_round(a: Self::V, key: Self::V) -> Self::V = blocks(a, key, aes::last_round);

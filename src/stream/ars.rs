@@ -56,10 +56,15 @@ impl Schedule {
         Self { keys }
     }
 
+    /// The key of the last round: a bit that is set in it flips a bit of every block.
+    pub(crate) fn last_key(&self) -> [u64; 2] {
+        self.keys[ROUNDS]
+    }
+
     /// The blocks of four counters.
     #[inline(always)]
     pub(crate) fn blocks<S: Simd>(&self, simd: S, counters: S::V) -> S::V {
-        self.later_rounds(simd, self.first_round(simd, counters), simd.splat(0))
+        self.later_rounds(simd, self.first_round(simd, counters), simd.splat(0), simd.splat_pair(self.last_key()))
     }
 
     /// The first round, up to its key: what blocks that share an index have in common. Where keys come last, the
@@ -79,9 +84,10 @@ impl Schedule {
         aes::mixed(byte ^ tag) ^ aes::mixed(byte)
     }
 
-    /// Rounds two to seven, of blocks that `difference` tells from those of the first round.
+    /// Rounds two to seven, of blocks that `difference` tells from those of the first round, with `last_key` in
+    /// place of the last one.
     #[inline(always)]
-    pub(crate) fn later_rounds<S: Simd>(&self, simd: S, first_round: S::V, difference: S::V) -> S::V {
+    pub(crate) fn later_rounds<S: Simd>(&self, simd: S, first_round: S::V, difference: S::V, last_key: S::V) -> S::V {
         let key = |round: usize| simd.splat_pair(self.keys[round]);
         let mut blocks = first_round;
         if S::KEY_FIRST {
@@ -90,13 +96,13 @@ impl Schedule {
             for round in 2..ROUNDS - 1 {
                 blocks = simd.aes_round(blocks, key(round));
             }
-            return simd.xor(simd.aes_last_round(blocks, key(ROUNDS - 1)), key(ROUNDS));
+            return simd.xor(simd.aes_last_round(blocks, key(ROUNDS - 1)), last_key);
         }
         blocks = simd.xor(blocks, difference);
         for round in 2..ROUNDS {
             blocks = simd.aes_round(blocks, key(round));
         }
-        simd.aes_last_round(blocks, key(ROUNDS))
+        simd.aes_last_round(blocks, last_key)
     }
 
     /// N blocks of one index, with tags from `tag` on, as their halves. N is a multiple of four.
@@ -135,7 +141,8 @@ mod tests {
             let untagged = counters.map(|[index, tag_and_rest]| [index, tag_and_rest & !0xFF]);
             let first = schedule.first_round(simd, simd.load(untagged.as_flattened().try_into().unwrap()));
             let difference = simd.splat_pair([0, u64::from(schedule.tag_difference(tag))]);
-            [[whole, schedule.later_rounds(simd, first, difference)].map(|blocks| simd.to_array(blocks))]
+            [[whole, schedule.later_rounds(simd, first, difference, simd.splat_pair(schedule.last_key()))]
+                .map(|blocks| simd.to_array(blocks))]
         }
     }
 

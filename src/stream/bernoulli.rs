@@ -6,6 +6,8 @@
 //!
 //! [`keep_group`] says that in scalar code. [`Sampler`] does it for four groups to a vector, on any CPU.
 
+use std::ops::Range;
+
 use super::ars::Schedule;
 use super::key::Key;
 use crate::error::Error;
@@ -120,6 +122,8 @@ pub(crate) struct Sampler {
     threshold: u64,
     /// Planes that can matter: those up to the threshold's last 1 bit.
     planes: u32,
+    /// For a digit of the threshold, the last round key that makes a plane's bits whether they equal it.
+    last_keys: [[u64; 2]; 2],
     /// What each plane's tag changes after the first round.
     tags: [u32; 64],
 }
@@ -133,7 +137,8 @@ impl Sampler {
         for (plane, tag) in tags[..planes as usize].iter_mut().enumerate() {
             *tag = schedule.tag_difference(plane as u8);
         }
-        Self { schedule, threshold, planes, tags }
+        let last_key = schedule.last_key();
+        Self { schedule, threshold, planes, last_keys: [last_key.map(|half| !half), last_key], tags }
     }
 
     /// Keep bits of consecutive groups, two words each.
@@ -272,9 +277,7 @@ impl Sampler {
         for (vector, state) in states.iter_mut().enumerate() {
             state.first_round = self.schedule.first_round(simd, groups.counters(simd, at + vector * GROUPS));
         }
-        for plane in 0..planes {
-            self.plane(simd, plane, &mut states);
-        }
+        self.planes::<S, N, false>(simd, 0..planes, &mut states);
         states
     }
 
@@ -302,12 +305,7 @@ impl Sampler {
                 keep: together(simd, four, keep),
                 undecided: together(simd, four, undecided),
             }];
-            for plane in SURE_PLANES..self.planes {
-                self.plane(simd, plane, &mut states);
-                if !simd.any(states[0].undecided) {
-                    break;
-                }
-            }
+            self.planes::<S, 1, true>(simd, SURE_PLANES..self.planes, &mut states);
             let words = simd.to_array(states[0].keep);
             for (group, words) in four.into_iter().zip(words.as_chunks::<GROUP_WORDS>().0) {
                 keep[group] = *words;
@@ -315,22 +313,42 @@ impl Sampler {
         }
     }
 
-    /// One more digit of the uniforms.
+    /// More digits of the uniforms: all of these, or until no element is undecided.
+    ///
+    /// Against a digit 1 of the threshold, 0 decides for dropping; against a digit 0, 1 decides for keeping. So what a
+    /// run of ones drops is what was undecided before it and is not after it: two xors for the run, none for a plane.
     #[inline(always)]
-    fn plane<S: Simd, const N: usize>(&self, simd: S, plane: u32, states: &mut [State<S::V>; N]) {
-        let tag = simd.splat_pair([0, u64::from(self.tags[plane as usize])]);
-        let threshold_digit = self.threshold << plane >> 63;
-        for state in states {
-            let State { first_round, keep, undecided } = *state;
-            let digits = self.schedule.later_rounds(simd, first_round, tag);
-            if threshold_digit == 1 {
-                // 0 below 1 decides for dropping, 1 equals 1.
-                state.keep = simd.clear_where(keep, undecided, digits);
-                state.undecided = simd.and(undecided, digits);
-            } else {
-                // 1 above 0 decides for keeping, 0 equals 0.
-                state.undecided = simd.and_not(undecided, digits);
+    fn planes<S: Simd, const N: usize, const UNTIL_DECIDED: bool>(
+        &self,
+        simd: S,
+        planes: Range<u32>,
+        states: &mut [State<S::V>; N],
+    ) {
+        #[inline(always)]
+        fn settle<S: Simd>(simd: S, states: &mut [State<S::V>]) {
+            for state in states {
+                state.keep = simd.xor(state.keep, state.undecided);
             }
+        }
+        let mut last_digit = 0;
+        for plane in planes {
+            let digit = self.threshold << plane >> 63;
+            if digit != last_digit {
+                settle(simd, states);
+                last_digit = digit;
+            }
+            let tag = simd.splat_pair([0, u64::from(self.tags[plane as usize])]);
+            let last_key = simd.splat_pair(self.last_keys[digit as usize]);
+            for state in states.iter_mut() {
+                let equal = self.schedule.later_rounds(simd, state.first_round, tag, last_key);
+                state.undecided = simd.and(state.undecided, equal);
+            }
+            if UNTIL_DECIDED && !simd.any(states[0].undecided) {
+                break;
+            }
+        }
+        if last_digit == 1 {
+            settle(simd, states);
         }
     }
 }
