@@ -74,8 +74,8 @@ def show_config(mode: Literal["stdout", "dicts"] = "stdout") -> dict[str, object
 
     Notes
     -----
-    The environment variables FASTDROP_SIMD (portable, neon, avx2, vaes or avx512) and FASTDROP_NUM_THREADS are
-    read at import. Neither changes a result.
+    The environment variables FASTDROP_SIMD (portable, neon, avx2, vaes or avx512) and
+    FASTDROP_NUM_THREADS are read at import. Neither changes a result.
 
     Examples
     --------
