@@ -16,7 +16,9 @@ impl Neon {
     #[inline]
     pub(super) fn detect() -> Option<Self> {
         use std::arch::is_aarch64_feature_detected as detected;
-        (detected!("neon") && detected!("aes")).then_some(Self(()))
+        // The order of lanes in memory is that of little-endian CPUs.
+        let all = cfg!(target_endian = "little") && detected!("neon") && detected!("aes");
+        all.then_some(Self(()))
     }
 }
 
