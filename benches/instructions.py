@@ -3,18 +3,21 @@
     python benches/instructions.py             # compare with benches/instructions.json
     python benches/instructions.py --record    # write that file anew
 
-valgrind counts them, with the AVX2 kernels, since it knows no AVX-512. Record anew after a change
-that is meant to cost or save instructions, and after a new compiler, which may shift a count by
-some percent. Say in the commit why the numbers moved.
+valgrind counts them, with the AVX2 kernels, since it knows no AVX-512. With `--arm`, qemu counts
+those of the NEON kernels, for `instructions-arm.json`; `.ci/emulated` prepares that. Record anew
+after a change that is meant to cost or save instructions, and after a new compiler, which may shift
+a count by some percent. Say in the commit why the numbers moved.
 """
 
 import argparse
 import json
+import os
 import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import ClassVar
 
 CASES = [
     "small p=0.5",
@@ -31,13 +34,55 @@ CASES = [
     "gelu by tanh p=0.5",
 ]
 MARGIN = 0.05
-REPEATS = 20
-RECORD = Path(__file__).with_suffix(".json")
 
 
-def build() -> str:
+class Valgrind:
+    """Count on this CPU."""
+
+    needs = "valgrind"
+    record = Path(__file__).with_suffix(".json")
+    build: ClassVar[list[str]] = []
+    repeats = 20
+
+    @staticmethod
+    def count(command: list[str]) -> int:
+        """Count the instructions of a command."""
+        valgrind = ["valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null"]
+        done = subprocess.run(
+            valgrind + command, check=True, stderr=subprocess.PIPE, text=True, env={"LC_ALL": "C"}
+        )
+        found = re.search(r"Collected : (\d+)", done.stderr)
+        if found is None:
+            raise RuntimeError(f"valgrind said nothing of instructions: {done.stderr}")
+        return int(found[1])
+
+
+class Arm:
+    """Count on an emulated CPU, whose every instruction becomes a line."""
+
+    needs = "qemu-aarch64-static"
+    record = Path(__file__).with_name("instructions-arm.json")
+    build: ClassVar[list[str]] = ["--target", "aarch64-unknown-linux-gnu"]
+    repeats = 1
+
+    @staticmethod
+    def count(command: list[str]) -> int:
+        """Count the instructions of a command."""
+        qemu = ["qemu-aarch64-static", "-singlestep", "-d", "exec,nochain", "-D", "/dev/stdout"]
+        process = subprocess.Popen(
+            qemu + command, stdout=subprocess.PIPE, env={**os.environ, "FASTDROP_SIMD": "neon"}
+        )
+        assert process.stdout is not None
+        lines = sum(line.startswith(b"Trace") for line in process.stdout)
+        if process.wait() != 0:
+            raise RuntimeError(f"the program failed under qemu: {command}")
+        return lines
+
+
+def build(machine: type[Valgrind | Arm]) -> str:
     """Build the program whose instructions are counted; return its path."""
     command = ["cargo", "bench", "--bench", "instructions", "--no-run", "--message-format=json"]
+    command += machine.build
     output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
     for line in output.splitlines():
         message = json.loads(line)
@@ -46,21 +91,10 @@ def build() -> str:
     raise RuntimeError("cargo built no program")
 
 
-def count(program: str, case: str, repeats: int) -> int:
-    """Count the instructions of the whole program."""
-    command = ["valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null", program, case]
-    done = subprocess.run(
-        [*command, str(repeats)], check=True, stderr=subprocess.PIPE, text=True, env={"LC_ALL": "C"}
-    )
-    found = re.search(r"Collected : (\d+)", done.stderr)
-    if found is None:
-        raise RuntimeError(f"valgrind said nothing of instructions: {done.stderr}")
-    return int(found[1])
-
-
-def per_call(program: str, case: str) -> int:
+def per_call(machine: type[Valgrind | Arm], program: str, case: str) -> int:
     """Count the instructions of one call: those of many less those of one, over the difference."""
-    return (count(program, case, REPEATS + 1) - count(program, case, 1)) // REPEATS
+    many, one = (machine.count([program, case, str(n)]) for n in (machine.repeats + 1, 1))
+    return (many - one) // machine.repeats
 
 
 def main() -> int:
@@ -69,17 +103,19 @@ def main() -> int:
     parser.add_argument(
         "--record", action="store_true", help="write the counts down as the new ones"
     )
+    parser.add_argument("--arm", action="store_true", help="count those of ARM, under emulation")
     options = parser.parse_args()
-    if shutil.which("valgrind") is None:
-        print("valgrind is needed to count instructions, and is not there")
+    machine = Arm if options.arm else Valgrind
+    if shutil.which(machine.needs) is None:
+        print(f"{machine.needs} is needed to count instructions, and is not there")
         return 1
-    program = build()
-    counts = {case: per_call(program, case) for case in CASES}
+    program = build(machine)
+    counts = {case: per_call(machine, program, case) for case in CASES}
     if options.record:
-        RECORD.write_text(json.dumps(counts, indent=1) + "\n", encoding="utf-8")
-        print(f"recorded in {RECORD.name}")
+        machine.record.write_text(json.dumps(counts, indent=1) + "\n", encoding="utf-8")
+        print(f"recorded in {machine.record.name}")
         return 0
-    recorded = json.loads(RECORD.read_text(encoding="utf-8"))
+    recorded = json.loads(machine.record.read_text(encoding="utf-8"))
     failed = False
     print(f"{'case':<20}{'recorded':>12}{'now':>12}{'change':>10}")
     for case, now in counts.items():
