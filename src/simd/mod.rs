@@ -43,7 +43,8 @@ pub(crate) const WORD: usize = 64;
 ///
 /// Methods on elements read `WORD` elements at `src` and write as many at `dst`: kept ones times `scale`, +0.0
 /// for the others; bit i of `keep` is element i. `src` and `dst` may be equal, but must not overlap otherwise.
-/// Neither needs alignment, unless `STREAM`, which writes past the caches and needs `dst` aligned to 64 bytes.
+/// Neither needs alignment, unless `STREAM`, which writes past the caches and needs `dst` aligned to 64 bytes. A level
+/// without such stores, prefetches or fences has the plain ones that stand here.
 pub(crate) trait Simd: Copy {
     type V: Copy;
     /// Whether a round of AES begins with the xor with its key, as on ARM; elsewhere it ends so.
@@ -86,17 +87,28 @@ pub(crate) trait Simd: Copy {
     /// Writes 64 bytes of zeros past the caches.
     /// # Safety
     /// They must be writeable at `dst`, a multiple of 64.
-    unsafe fn stream_zeros(self, dst: *mut u8);
+    #[inline(always)]
+    unsafe fn stream_zeros(self, dst: *mut u8) {
+        // SAFETY: the obligations are the same.
+        unsafe { dst.write_bytes(0, 64) };
+    }
     /// Writes a vector past the caches.
     /// # Safety
     /// It must be writeable at `dst`, a multiple of 64.
-    unsafe fn stream(self, dst: *mut u8, a: Self::V);
+    #[inline(always)]
+    unsafe fn stream(self, dst: *mut u8, a: Self::V) {
+        // SAFETY: the obligations are the same; a vector needs no more alignment than that.
+        unsafe { dst.cast::<Self::V>().write(a) };
+    }
     /// Asks for the cache line at `address`, which need not be valid.
-    fn prefetch(self, address: *const u8);
+    #[inline(always)]
+    fn prefetch(self, _address: *const u8) {}
     /// The same, where memory will be written.
-    fn prefetch_write(self, address: *const u8);
+    #[inline(always)]
+    fn prefetch_write(self, _address: *const u8) {}
     /// Makes streamed writes visible to other threads.
-    fn fence(self);
+    #[inline(always)]
+    fn fence(self) {}
 }
 
 /// Code that is compiled once per level.

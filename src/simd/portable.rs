@@ -64,9 +64,6 @@ impl Simd for Portable {
         aes_round(a: Self::V, key: Self::V) -> Self::V = blocks(a, key, aes::round);
         aes_last_round(a: Self::V, key: Self::V) -> Self::V = blocks(a, key, aes::last_round);
         any(a: Self::V) -> bool = a.into_iter().fold(0, |all, word| all | word) != 0;
-        prefetch(_address: *const u8) -> () = ();
-        prefetch_write(_address: *const u8) -> () = ();
-        fence() -> () = ();
     }
 
     #[inline(always)]
@@ -90,16 +87,5 @@ impl Simd for Portable {
         let scaled = |x| bf16::from_f32(bf16::from_bits(x).to_f32() * scale).to_bits();
         // SAFETY: the obligations are the same.
         unsafe { select(keep, src, dst, scaled) }
-    }
-
-    #[inline(always)]
-    unsafe fn stream_zeros(self, dst: *mut u8) {
-        // SAFETY: the obligations are the same.
-        unsafe { dst.write_bytes(0, 64) };
-    }
-    #[inline(always)]
-    unsafe fn stream(self, dst: *mut u8, a: Self::V) {
-        // SAFETY: the obligations are the same.
-        unsafe { dst.cast::<Self::V>().write(a) };
     }
 }

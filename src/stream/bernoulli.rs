@@ -240,12 +240,11 @@ impl Sampler {
         undecided: &mut [[u64; LANES]],
     ) {
         let planes = if MORE { SURE_PLANES } else { self.planes };
-        let (vectors, rest) = keep.as_chunks_mut::<LANES>();
-        let (pairs, single) = vectors.as_chunks_mut::<VECTORS>();
+        let (pairs, tail) = keep.as_chunks_mut::<{ VECTORS * LANES }>();
         let mut at = 0;
         for pair in pairs {
             let states = self.drawn::<S, VECTORS>(simd, groups, first + at * GROUPS, planes);
-            for (keep, state) in pair.iter_mut().zip(states) {
+            for (keep, state) in pair.as_chunks_mut::<LANES>().0.iter_mut().zip(states) {
                 *keep = simd.to_array(state.keep);
                 if MORE {
                     undecided[at] = simd.to_array(state.undecided);
@@ -253,20 +252,13 @@ impl Sampler {
                 at += 1;
             }
         }
-        for keep in single {
+        for keep in tail.chunks_mut(LANES) {
             let [state] = self.drawn(simd, groups, first + at * GROUPS, planes);
-            *keep = simd.to_array(state.keep);
+            keep.copy_from_slice(&simd.to_array(state.keep)[..keep.len()]);
             if MORE {
                 undecided[at] = simd.to_array(state.undecided);
             }
             at += 1;
-        }
-        if !rest.is_empty() {
-            let [state] = self.drawn(simd, groups, first + at * GROUPS, planes);
-            rest.copy_from_slice(&simd.to_array(state.keep)[..rest.len()]);
-            if MORE {
-                undecided[at] = simd.to_array(state.undecided);
-            }
         }
     }
 

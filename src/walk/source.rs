@@ -131,7 +131,7 @@ pub(crate) struct TileBuffer<'a> {
     source: &'a Source,
     level: Level,
     words: SmallVec<[u64; TILE_WORDS]>,
-    normals: Vec<[f32; GROUP]>,
+    normals: SmallVec<[[f32; GROUP]; NORMAL_GROUPS]>,
     first_group: u64,
     groups: usize,
     /// Where in `words` the bits of the rows to come begin, the next one last.
@@ -141,7 +141,7 @@ pub(crate) struct TileBuffer<'a> {
 impl<'a> TileBuffer<'a> {
     pub(crate) fn new(source: &'a Source, level: Level) -> Self {
         let (words, rows) = (SmallVec::new(), SmallVec::new());
-        Self { source, level, words, normals: Vec::new(), first_group: 0, groups: 0, rows }
+        Self { source, level, words, normals: SmallVec::new(), first_group: 0, groups: 0, rows }
     }
 
     pub(crate) fn source(&self) -> &'a Source {

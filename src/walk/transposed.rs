@@ -103,6 +103,9 @@ impl Transposed<'_> {
         // Now neighbours share no group.
         let mut groups = SmallVec::<[u64; GATHERED]>::new();
         drawn.clear();
+        // At once, so that no growth needs more than this.
+        let groups_each = (self.lanes.len - 1) / GROUP + 2;
+        drawn.reserve(self.inner.len * groups_each * GROUP_WORDS + SPARE);
         for i in 0..self.inner.len as u64 {
             let index = self.first + self.inner.bit as u64 * i;
             let before = drawn.len() / GROUP_WORDS + groups.len();
