@@ -295,6 +295,31 @@ mod tests {
         }
     }
 
+    /// A level that is left out is slow, and nothing else shows it.
+    #[cfg(target_arch = "x86_64")]
+    #[test]
+    fn levels_are_those_that_the_cpu_has() {
+        use std::arch::is_x86_feature_detected as detected;
+        let avx2 = detected!("avx2") && detected!("aes") && detected!("f16c");
+        let avx512 = detected!("avx512f") && detected!("avx512bw") && detected!("avx512dq") && detected!("avx512vl");
+        let expected = [
+            ("portable", true),
+            ("neon", false),
+            ("avx2", avx2),
+            ("vaes", avx2 && detected!("vaes")),
+            ("avx512", avx512 && detected!("vaes")),
+        ];
+        for (name, has) in expected {
+            assert_eq!(Level::from_name(name).is_ok(), has, "{name}");
+        }
+    }
+
+    #[cfg(target_arch = "aarch64")]
+    #[test]
+    fn levels_are_those_that_the_cpu_has() {
+        assert_eq!(Level::from_name("neon").is_ok(), std::arch::is_aarch64_feature_detected!("aes"));
+    }
+
     #[test]
     fn every_level_computes_what_portable_does() {
         let expected = Level::portable().run(Operations);
