@@ -80,6 +80,7 @@ fn every_fused_operation_is_its_formula() {
                 Kind::Add => (a + x * scale, a),
                 Kind::BiasAdd => (b + (x + a) * scale, b),
                 Kind::Switch => (x, a),
+                Kind::Complement => (0.0, x),
                 Kind::Mix => (x * scale + a * shift, x * scale + a * shift),
                 Kind::Relu => (x.max(0.0) * scale, 0.0),
                 Kind::ReluGradient => (if a > 0.0 { x * scale } else { 0.0 }, 0.0),

@@ -61,7 +61,7 @@ def test_the_result_is_read_only() -> None:
         ((10, "0.5"), TypeError, "p must be"),
         ((-1, 0.5), ValueError, "shape must be"),
         ((2.5, 0.5), TypeError, "shape must be"),
-        ((10, 0.5, "seed"), TypeError, "seed must be"),
+        ((10, 0.5, "seed"), TypeError, "rng must be"),
     ],
 )
 def test_a_bad_argument_draws_bits(

@@ -11,7 +11,7 @@ import fastdrop as fd
 import numpy as np
 import pytest
 import reference as ref
-from fastdrop.functional import concrete
+from fastdrop import concrete
 from numpy.typing import NDArray
 from support import DTYPES, KEY, SWAPPABLE, as_key, assert_same, values
 
@@ -317,7 +317,7 @@ def test_a_saved_or_copied_layer_loses_its_place() -> None:
     drop(x)
     drop.logit = 50.0  # p is 1 but for less than its rounding
     state, twin = drop.state_dict(), pickle.loads(pickle.dumps(drop))
-    assert state == {"key": KEY.hex(), "calls": 1, "p": 1.0, "logit": 50.0}
+    assert state == {**fd.Dropout(1.0, rng=as_key(KEY)).state_dict(), "calls": 1, "logit": 50.0}
     expected = drop(x)
     assert_same(twin(x), expected)
     other = fd.ConcreteDropout(rng=9)
@@ -420,8 +420,8 @@ def test_a_bad_argument_is_taken() -> None:
             fd.concrete_dropout(x, huge, out=x)
     with pytest.raises(ValueError, match=r"inputs must be a number in .*, got an int of 1329 bits"):
         fd.concrete_regularization(x, 0.0, 10**400)
-    for none in (np.ones(2), np.ones(1), 1j, np.complex128(1), np.str_("1"), None):
-        with pytest.raises(TypeError, match="logit must be a number, got"):
+    for none in (np.ones(2), True, 1j, np.complex128(1), np.str_("1"), None):
+        with pytest.raises(TypeError, match="logit must be a number in .*, got"):
             fd.concrete_dropout(x, none, out=x)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="training must be"):
         fd.concrete_dropout(x, 0.0, training=1, out=x)  # type: ignore[arg-type]
@@ -436,8 +436,8 @@ def test_a_bad_argument_is_taken() -> None:
     for shape in ((-1,), (2, -3)):
         with pytest.raises(ValueError, match="shape must be an int of at least 0, got -"):
             fd.ConcreteMask(shape, 0.0, 0.1, fd.Key(0))
-    for shape in (3, [3], (1.5,)):
-        with pytest.raises(TypeError, match="shape must be a"):
+    for shape in ("3", None, (1.5,)):
+        with pytest.raises(TypeError, match="shape must be an int"):
             fd.ConcreteMask(shape, 0.0, 0.1, fd.Key(0))  # type: ignore[arg-type]
     for name in ("weight_regularizer", "dropout_regularizer"):
         for bad in (-1.0, math.nan, "1"):

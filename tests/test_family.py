@@ -285,11 +285,11 @@ def test_bad_options_are_accepted() -> None:
         (lambda: fd.drop_path(x, batch_axis=2), "batch_axis must be an axis"),
         (lambda: fd.locked_dropout(x, time_axis=-3), "time_axis must be an axis"),
         (lambda: fd.embedding_dropout(x[0]), "weight must have 2 axes"),
-        (lambda: fd.EmbeddingDropout(rng=1)(x[0]), "x must have 2 axes"),
+        (lambda: fd.EmbeddingDropout(rng=1)(x[0]), "weight must have 2 axes"),
         (lambda: fd.gelu_dropout(x, approximate="erf"), "approximate must be 'none' or 'tanh'"),
         (lambda: fd.GeluDropout(approximate="erf"), "approximate must be 'none' or 'tanh'"),
         (lambda: fd.relu_dropout(x, mode="other"), "mode must be"),
-        (lambda: fd.feature_alpha_dropout(x[0]), "x must have 2 axes"),
+        (lambda: fd.feature_alpha_dropout(x[0]), "x must have at least 2 axes"),
     ):
         with pytest.raises(ValueError, match=text):
             call()
@@ -527,12 +527,14 @@ def test_activations_of_special_values(level: str, dtype: np.dtype[Any]) -> None
     x = np.array([np.nan, np.inf, -np.inf, 0.0, -0.0, 1e4, -1e4], dtype=dtype)
     relu = fd.relu_dropout(x, 0.0).astype(np.float64)
     np.testing.assert_array_equal(relu, [np.nan, np.inf, 0, 0, 0, x[5], 0])
-    slope = fd.relu_dropout_backward(np.ones_like(x), x, 0.0).astype(np.float64)
+    slope = fd.relu_dropout_backward(np.ones_like(x), x, 0.0, rng=fd.Key(0)).astype(np.float64)
     np.testing.assert_array_equal(slope[1:], [1, 0, 0, 0, 1, 0])
     for approximate in ("none", "tanh"):
         y = fd.gelu_dropout(x, 0.0, approximate=approximate).astype(np.float64)
         np.testing.assert_array_equal(y, [np.nan, np.inf, np.nan, 0, 0, x[5], 0])
-        dy = fd.gelu_dropout_backward(np.ones_like(x), x, 0.0, approximate=approximate)
+        dy = fd.gelu_dropout_backward(
+            np.ones_like(x), x, 0.0, approximate=approximate, rng=fd.Key(0)
+        )
         np.testing.assert_allclose(dy.astype(np.float64)[1:], [1, 0, 0.5, 0.5, 1, 0], atol=1e-12)
 
 
@@ -561,7 +563,7 @@ def test_evaluation_at_p_1_multiplies_by_zero() -> None:
     for p, new, previous in ((1.0, zeros, SPECIAL), (0.0, SPECIAL, zeros)):
         assert_same(fd.zoneout(SPECIAL, ones, p, training=False), ones if p else SPECIAL)
         for training in (True, False):
-            gradients = fd.zoneout_backward(SPECIAL, p, training=training, rng=1)
+            gradients = fd.zoneout_backward(SPECIAL, p, training=training, rng=fd.Key(1))
             assert_same(gradients[0], new)
             assert_same(gradients[1], previous)
 

@@ -54,14 +54,21 @@ def test_a_held_layer_counts_calls_that_never_were(make: Any, x: Any) -> None:
     drop.hold().eval()(*x)
     assert drop.train().release().calls == 0
     for calls in (1, 2):
-        drop.hold()(*x)
-        drop.hold()(*x)  # still the same
-        assert drop.calls == calls - 1
-        assert drop.release().calls == calls
+        with drop.hold():
+            drop(*x)
+            drop.hold()(*x)  # still the same
+            assert drop.calls == calls - 1
+        assert drop.calls == calls
         assert drop.release().calls == calls
     drop.hold()(*x)
-    drop.load_state_dict(drop.state_dict())
-    assert drop.hold().release().calls == 2
+    other = make(rng=1)
+    other.load_state_dict(drop.state_dict())
+    assert other.hold().release().calls == drop.release().calls == 3
+
+
+def test_only_a_held_layer_is_a_context() -> None:
+    with pytest.raises(RuntimeError, match="held"), fd.Dropout():
+        pass
 
 
 def test_held_masks_of_weights_change() -> None:

@@ -10,7 +10,7 @@ import fastdrop as fd
 import numpy as np
 import pytest
 import reference as ref
-from fastdrop.layers.base import ElementwiseLayer, Layer
+from fastdrop._layer import ElementwiseLayer, Layer
 from numpy.typing import NDArray
 from support import DTYPES, KEY, as_key, assert_same, values
 
@@ -47,7 +47,7 @@ def fitting(layer: Any, dtype: Any = np.float32) -> NDArray[Any]:
 
 KINDS = [
     kind
-    for kind in (getattr(fd, name) for name in fd.layers.__all__)
+    for kind in (getattr(fd, name) for name in fd.__all__)
     if inspect.isclass(kind) and issubclass(kind, ElementwiseLayer)
 ]
 HOOKED = [kind for kind in KINDS if kind.__call__ is ElementwiseLayer.__call__]
@@ -399,7 +399,7 @@ DROP = fd.Dropout(0.5)
         (lambda: fd.MonteCarlo(DROP, [np.tanh]), TypeError, "layers must be layers of fastdrop"),
         (lambda: fd.MonteCarlo(DROP, [DROP, DROP]), ValueError, "layers must not name a layer"),
         (lambda: fd.MonteCarlo(DROP, DROP, shared=1), TypeError, "shared must be True or False"),
-        (lambda: fd.MonteCarlo(DROP, DROP, rng="seed"), TypeError, "seed must be"),
+        (lambda: fd.MonteCarlo(DROP, DROP, rng="seed"), TypeError, "rng must be"),
         (lambda: monte_carlo(DROP, DROP).sample(np.ones(3), -1), ValueError, "k must be"),
         (lambda: monte_carlo(DROP, DROP).sample(np.ones(3), 0.5), TypeError, "k must be"),
         (lambda: monte_carlo(DROP, DROP).samples(np.ones(3), 0), ValueError, "n must be"),

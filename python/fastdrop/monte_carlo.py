@@ -23,18 +23,11 @@ from contextlib import ExitStack
 from typing import Any, SupportsIndex
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
-from fastdrop._validate import as_array, as_count, check_flag
-from fastdrop.functional.core import Array
-from fastdrop.functional.uncertainty import (
-    mean,
-    mutual_information,
-    predictive_entropy,
-    variance,
-)
-from fastdrop.layers.base import ElementwiseLayer, Layer, Samples, as_layers
-from fastdrop.random import RNG, Key, as_key
+from fastdrop._arguments import Array, as_array, as_count, as_flag
+from fastdrop._key import RNG, Key, as_key
+from fastdrop._layer import ElementwiseLayer, Layer, Samples, as_layers
 
 __all__ = ["MonteCarlo", "mean", "mutual_information", "predictive_entropy", "variance"]
 
@@ -67,11 +60,6 @@ class MonteCarlo:
         As given.
     key : Key
         The key.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If an argument is not of these kinds; if a layer cannot share a mask.
 
     See Also
     --------
@@ -117,10 +105,10 @@ class MonteCarlo:
     ) -> None:
         if not callable(model):
             raise TypeError(f"model must be a function of an input, got {model!r}")
-        check_flag(shared, "shared")
+        shared = as_flag(shared, "shared")
         self.model = model
         self.layers = as_layers(layers)
-        self.shared = bool(shared)
+        self.shared = shared
         if shared:
             for layer in self.layers:
                 if not (_takes_rows(layer) or layer._of_weights):
@@ -147,11 +135,6 @@ class MonteCarlo:
         -------
         object
             What the model returns.
-
-        Raises
-        ------
-        TypeError, ValueError
-            If `k` is not an int in [0, 2**64).
         """
         keys = [self._key.fold_in(as_count(k, "k"))]
         if any(getattr(layer, "inplace", False) for layer in self.layers):
@@ -174,11 +157,6 @@ class MonteCarlo:
         -------
         iterator
             Over what the model returns; each is computed when it is asked for.
-
-        Raises
-        ------
-        TypeError, ValueError
-            If `n` or `first` is none of these.
         """
         start, count = as_count(first, "first"), as_count(n, "n", 1)
         return (self.sample(x, k) for k in range(start, start + count))
@@ -195,11 +173,6 @@ class MonteCarlo:
         -------
         ndarray, shape (n, ...)
             The outputs.
-
-        Raises
-        ------
-        TypeError, ValueError
-            As for `iter_samples`; if outputs differ in shape or dtype.
         """
         outputs = None
         for number, output in enumerate(self.iter_samples(x, n, first)):
@@ -234,12 +207,6 @@ class MonteCarlo:
         -------
         ndarray, shape (n, batch, ...)
             The outputs.
-
-        Raises
-        ------
-        TypeError, ValueError
-            As for `iter_samples`; if a layer drops weights or takes more than one array, for which
-            there is `samples`; if the rows of an array are not those of `n` copies.
         """
         start, count = as_count(first, "first"), as_count(n, "n", 1)
         for layer in self.layers:
@@ -278,3 +245,164 @@ def _takes_rows(layer: Layer[Any]) -> bool:
         and type(layer).__call__ is ElementwiseLayer.__call__
         and not layer._of_weights
     )
+
+
+SUM_TOLERANCE = 0.01
+"""How far probabilities may be from a sum of 1: bfloat16 rounds each by up to 2^-9 of it."""
+
+
+def mean(samples: ArrayLike) -> Array:
+    """Return the mean over samples: the prediction.
+
+    Parameters
+    ----------
+    samples : array_like, shape (n, ...)
+        Outputs, as `fastdrop.MonteCarlo.samples` returns them.
+
+    Returns
+    -------
+    ndarray, shape (...)
+        Of dtype float64, or complex128.
+
+    Examples
+    --------
+    >>> import fastdrop as fd
+    >>> fd.monte_carlo.mean([[1.0, 2.0], [3.0, 2.0]])
+    array([2., 2.])
+    """
+    array = _as_samples(samples)
+    with np.errstate(all="ignore"):
+        return np.asarray(array.mean(axis=0, dtype=np.result_type(array.dtype, np.float64)))
+
+
+def variance(samples: ArrayLike, ddof: SupportsIndex = 0) -> Array:
+    r"""Return the variance over samples: what the masks change in the prediction.
+
+    .. math:: \frac{1}{n - ddof} \sum_k |y_k - \bar y|^2
+
+    Parameters
+    ----------
+    samples : array_like, shape (n, ...)
+        Outputs, as `fastdrop.MonteCarlo.samples` returns them.
+    ddof : int, default 0
+        What to subtract from n; 1 makes it unbiased.
+
+    Returns
+    -------
+    ndarray of float64, shape (...)
+        The variance.
+
+    Notes
+    -----
+    Gal and Ghahramani, ICML 2016, section 4. The noise of the data, their 1 / tau, comes on top.
+
+    Examples
+    --------
+    >>> import fastdrop as fd
+    >>> fd.monte_carlo.variance([[1.0, 2.0], [3.0, 2.0]])
+    array([1., 0.])
+    >>> fd.monte_carlo.variance([[1.0, 2.0], [3.0, 2.0]], ddof=1)
+    array([2., 0.])
+    """
+    array = _as_samples(samples)
+    less = as_count(ddof, "ddof")
+    if less >= len(array):
+        raise ValueError(f"ddof must be less than the {len(array)} samples, got {less}")
+    dtype = np.result_type(array.dtype, np.float64)
+    with np.errstate(all="ignore"):
+        return np.asarray(array.var(axis=0, dtype=dtype, ddof=less).real)
+
+
+def predictive_entropy(probabilities: ArrayLike) -> NDArray[np.float64]:
+    r"""Return the entropy of the mean of class probabilities: all doubt, in nats.
+
+    .. math:: H[q] = -\sum_c q_c \, \log q_c, \qquad
+        q_c = \frac{1}{n} \sum_k p_{k c}
+
+    Parameters
+    ----------
+    probabilities : array_like of float, shape (n, ..., classes)
+        Of each sample, such as the outputs of a softmax.
+
+    Returns
+    -------
+    ndarray of float64, shape (...)
+        From 0 to the logarithm of the number of classes.
+
+    Notes
+    -----
+    Gal, "Uncertainty in deep learning", PhD thesis, University of Cambridge, 2016, section 3.3.
+
+    Examples
+    --------
+    >>> import fastdrop as fd
+    >>> fd.monte_carlo.predictive_entropy([[[0.5, 0.5], [1.0, 0.0]], [[0.5, 0.5], [0.0, 1.0]]])
+    array([0.69314718, 0.69314718])
+    """
+    each = _as_probabilities(probabilities)
+    with np.errstate(under="ignore"):
+        return _entropy(each.mean(axis=0))
+
+
+def mutual_information(probabilities: ArrayLike) -> NDArray[np.float64]:
+    r"""Return how much samples disagree on class probabilities, in nats: the model's doubt (BALD).
+
+    .. math:: H[q] - \frac{1}{n} \sum_k H[p_k]
+
+    with the mean q and the entropy H of `predictive_entropy`.
+
+    Parameters
+    ----------
+    probabilities : array_like of float, shape (n, ..., classes)
+        As for `predictive_entropy`.
+
+    Returns
+    -------
+    ndarray of float64, shape (...)
+        From 0, where all samples agree, to `predictive_entropy`.
+
+    Notes
+    -----
+    Houlsby et al., "Bayesian active learning for classification and preference learning",
+    arXiv:1112.5745, 2011; Gal, "Uncertainty in deep learning", 2016, section 3.3.
+
+    Examples
+    --------
+    >>> import fastdrop as fd
+    >>> fd.monte_carlo.mutual_information([[[0.5, 0.5], [1.0, 0.0]], [[0.5, 0.5], [0.0, 1.0]]])
+    array([0.        , 0.69314718])
+    """
+    each = _as_probabilities(probabilities)
+    with np.errstate(under="ignore"):
+        difference = _entropy(each.mean(axis=0)) - _entropy(each).mean(axis=0)
+    return np.asarray(np.maximum(difference, 0.0))  # rounding can take it below
+
+
+def _entropy(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the entropy over the last axis, with 0 log 0 = 0."""
+    terms = probabilities * np.log(np.where(probabilities > 0.0, probabilities, 1.0))
+    return np.asarray(0.0 - terms.sum(axis=-1))
+
+
+def _as_samples(samples: ArrayLike) -> Array:
+    array = as_array(samples, "samples")
+    if not np.can_cast(array.dtype, np.complex128):
+        raise TypeError(f"samples must be numbers, got dtype {array.dtype}")
+    if array.ndim == 0 or len(array) == 0:
+        raise ValueError(f"samples must be at least one along axis 0, got shape {array.shape}")
+    return array
+
+
+def _as_probabilities(probabilities: ArrayLike) -> NDArray[np.float64]:
+    array = as_array(probabilities, "probabilities")
+    if not np.can_cast(array.dtype, np.float64):
+        raise TypeError(f"probabilities must be real numbers, got dtype {array.dtype}")
+    if array.ndim < 2 or 0 in (len(array), array.shape[-1]):
+        raise ValueError(f"probabilities must be of shape (n, ..., classes), got {array.shape}")
+    numbers = array.astype(np.float64)
+    if not ((numbers >= 0.0) & (numbers <= 1.0)).all():
+        raise ValueError(f"probabilities must be in [0, 1], got {numbers.min()} to {numbers.max()}")
+    off = np.abs(numbers.sum(axis=-1) - 1.0).max(initial=0.0)
+    if off > SUM_TOLERANCE:
+        raise ValueError(f"probabilities must sum to 1 over the last axis, got {off} from it")
+    return numbers

@@ -12,9 +12,12 @@ Examples
 """
 
 import math
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from fastdrop._validate import as_count, as_positive, check_flag, probability
+from fastdrop._arguments import as_count, as_flag, as_positive, probability
+from fastdrop._layer import Layer, as_layers
 
 __all__ = ["Constant", "Curriculum", "Early", "Late", "Linear", "Schedule"]
 
@@ -38,11 +41,6 @@ class Schedule:
         -------
         float
             In [0, 1].
-
-        Raises
-        ------
-        TypeError, ValueError
-            If `step` is no int of at least 0.
         """
         return self._at(as_count(step, "step"))
 
@@ -63,11 +61,6 @@ class Constant(Schedule):
     ----------
     p : float
         Probability to DROP, in [0, 1].
-
-    Raises
-    ------
-    TypeError, ValueError
-        If `p` is no number in [0, 1].
 
     Examples
     --------
@@ -97,11 +90,6 @@ class Linear(Schedule):
         Probabilities to DROP at step 0, and from step `steps` on, in [0, 1].
     steps : int
         Number of steps between the two, n; 0 has `stop` everywhere.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If an argument is not of these kinds, or out of range.
 
     Notes
     -----
@@ -148,11 +136,6 @@ class Early(Schedule):
     falling : bool, default False
         Whether p falls to 0 along a line.
 
-    Raises
-    ------
-    TypeError, ValueError
-        If an argument is not of these kinds, or out of range.
-
     Notes
     -----
     Liu et al., "Dropout reduces underfitting", ICML 2023. (In the program of that paper a falling p
@@ -171,7 +154,7 @@ class Early(Schedule):
     falling: bool = False
 
     def __post_init__(self) -> None:
-        check_flag(self.falling, "falling")
+        as_flag(self.falling, "falling")
         self._set(p=probability(self.p, "p"), steps=as_count(self.steps, "steps"))
 
     def _at(self, step: int) -> float:
@@ -192,11 +175,6 @@ class Late(Schedule):
         Probability to DROP in the end, in [0, 1].
     steps : int
         Number of steps without dropout, n.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If an argument is not of these kinds, or out of range.
 
     Notes
     -----
@@ -233,11 +211,6 @@ class Curriculum(Schedule):
     gamma : float
         Speed, above 0 and finite; the paper takes 10 / (number of all steps).
 
-    Raises
-    ------
-    TypeError, ValueError
-        If an argument is not of these kinds, or out of range.
-
     Notes
     -----
     Morerio et al., "Curriculum dropout", ICCV 2017. (There it is the probability to keep,
@@ -261,3 +234,118 @@ class Curriculum(Schedule):
         if step >= 2**1023:  # more than a double holds
             return self.p
         return -self.p * math.expm1(-self.gamma * step)
+
+
+class PSchedule:
+    """Set p of layers at every training step.
+
+    Parameters
+    ----------
+    layers : layer, or iterable of layers
+        Whose p is set.
+    schedule : Schedule, or function of int to float
+        The p of each step, counted from 0.
+    factors : iterable of float, optional
+        A factor in [0, 1] for each layer: its p is that times the schedule's. With
+        ``fd.drop_path_rates(1.0, depth)`` a schedule drives the last of the paths, and the others
+        follow in proportion.
+
+    Attributes
+    ----------
+    layers : tuple
+    schedule : Schedule or function
+    factors : tuple of float
+        As given; 1.0 for all by default.
+    steps : int
+        Number of steps so far.
+
+    Notes
+    -----
+    The layers are not touched before the first `step`, so call it before each training step, and
+    not after.
+
+    Examples
+    --------
+    >>> import fastdrop as fd
+    >>> drop, path = fd.Dropout(0.0), fd.DropPath(0.0)
+    >>> driver = fd.PSchedule([drop, path], fd.schedules.Linear(0.0, 0.5, steps=2))
+    >>> for batch in range(3):
+    ...     p = driver.step()
+    ...     print(p, drop.p, path.p)
+    0.0 0.0 0.0
+    0.25 0.25 0.25
+    0.5 0.5 0.5
+    """
+
+    def __init__(
+        self,
+        layers: Layer[Any] | Iterable[Layer[Any]],
+        schedule: Callable[[int], float],
+        *,
+        factors: Iterable[float] | None = None,
+    ) -> None:
+        self.layers = as_layers(layers)
+        if not callable(schedule):
+            raise TypeError(f"schedule must be a function of the step, got {schedule!r}")
+        if factors is None:
+            factors = [1.0] * len(self.layers)
+        if not isinstance(factors, Iterable):
+            raise TypeError(f"factors must be a sequence of numbers, got {factors!r}")
+        several = tuple(factors)
+        if len(several) != len(self.layers):
+            raise ValueError(
+                f"factors must be one for each of {len(self.layers)} layers, got {len(several)}"
+            )
+        self.schedule = schedule
+        self.factors = tuple(probability(factor, "factors") for factor in several)
+        self._steps = 0
+        self._at(0)
+
+    @property
+    def steps(self) -> int:
+        """Number of steps so far."""
+        return self._steps
+
+    def step(self) -> float:
+        """Set p of all layers for the training step to come, and count it.
+
+        Returns
+        -------
+        float
+            The schedule's p.
+        """
+        p = self._at(self._steps)
+        self._apply(p)
+        self._steps += 1
+        return p
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what changes: "steps" (int). The layers have states of their own."""
+        return {"steps": self._steps}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over what `state_dict` returned; the layers get the p of the last step done.
+
+        Parameters
+        ----------
+        state : dict
+            With the entry of `state_dict`.
+        """
+        if not isinstance(state, Mapping):
+            raise TypeError(f"state must be a mapping, got {type(state).__name__}")
+        if set(state) != {"steps"}:
+            raise ValueError(f"state must have the entry steps, got {sorted(map(str, state))}")
+        steps = as_count(state["steps"], "steps")
+        if steps:
+            self._apply(self._at(steps - 1))
+        self._steps = steps
+
+    def _at(self, step: int) -> float:
+        return probability(self.schedule(step), "what schedule returns")
+
+    def _apply(self, p: float) -> None:
+        for layer, factor in zip(self.layers, self.factors, strict=True):
+            layer.p = p * factor
+
+    def __repr__(self) -> str:
+        return f"PSchedule({list(self.layers)}, {self.schedule!r}, steps={self._steps})"

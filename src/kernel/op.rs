@@ -20,7 +20,7 @@ const COMPUTED: usize = 16;
 macro_rules! formulas {
     (
         |$x:ident, $a:ident, $b:ident, $scale:ident, $shift:ident, $fill:ident, $zero:ident|
-        $($(#[$doc:meta])* $name:ident, $text:literal, $inputs:literal, $complex:literal, $kept:expr, $dropped:expr;)+
+        $($(#[$doc:meta])* $name:ident, $text:literal, [$($input:literal),+], $complex:literal, $kept:expr, $dropped:expr;)+
     ) => {
         /// What is computed of the inputs x, a and b.
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,11 +40,11 @@ macro_rules! formulas {
                 }
             }
 
-            /// How many inputs it has.
+            /// What its inputs are called in Python.
             #[must_use]
-            pub const fn inputs(self) -> usize {
+            pub const fn input_names(self) -> &'static [&'static str] {
                 match self {
-                    $(Self::$name => $inputs,)+
+                    $(Self::$name => &[$($input),+],)+
                 }
             }
 
@@ -71,7 +71,7 @@ macro_rules! formulas {
                 pub(super) struct $name;
 
                 impl Compute for $name {
-                    const INPUTS: usize = $inputs;
+                    const INPUTS: usize = [$($input),+].len();
 
                     #[inline(always)]
                     #[allow(unused_variables, reason = "few formulas need all")]
@@ -86,33 +86,54 @@ macro_rules! formulas {
     };
 }
 
-// The name, the name in Python, the number of inputs, whether complex numbers come out right, and what kept and dropped
-// elements become. A gradient stands below its function: x is then the gradient that arrives, a the function's input.
-// Where something is compared with 0, NaN is not at most 0, and stays.
+// The name, the name in Python, what the inputs x, a and b are called there, whether complex numbers come out right, and
+// what kept and dropped elements become. A gradient stands below its function: x is then the gradient that arrives, a the
+// function's input. Where something is compared with 0, NaN is not at most 0, and stays.
 formulas! {
     |x, a, b, scale, shift, fill, zero|
     /// `kept ? x * scale + shift : fill`
-    Affine, "affine", 1, false, x * scale + shift, fill;
+    Affine, "affine", ["x"], false, x * scale + shift, fill;
     /// `kept ? a + x * scale : a`
-    Add, "add", 2, true, a + x * scale, a;
+    Add, "add", ["x", "residual"], true, a + x * scale, a;
     /// `kept ? b + (x + a) * scale : b`
-    BiasAdd, "bias_add", 3, true, b + (x + a) * scale, b;
+    BiasAdd, "bias_add", ["x", "bias", "residual"], true, b + (x + a) * scale, b;
     /// `kept ? x : a`
-    Switch, "switch", 2, true, x, a;
+    Switch, "switch", ["new", "previous"], true, x, a;
+    /// `kept ? 0 : x`
+    Complement, "complement", ["dy"], true, zero, x;
     /// `x * scale + a * shift`
-    Mix, "mix", 2, true, x * scale + a * shift, x * scale + a * shift;
+    Mix, "mix", ["new", "previous"], true, x * scale + a * shift, x * scale + a * shift;
     /// `kept ? relu(x) * scale : 0`
-    Relu, "relu", 1, false, if x <= zero { zero } else { x * scale }, zero;
+    Relu, "relu", ["x"], false, if x <= zero { zero } else { x * scale }, zero;
     /// `kept ? x * scale * relu'(a) : 0`
-    ReluGradient, "relu_gradient", 2, false, if a <= zero { zero } else { x * scale }, zero;
+    ReluGradient, "relu_gradient", ["dy", "x"], false, if a <= zero { zero } else { x * scale }, zero;
     /// `kept ? gelu(x) * scale : 0`
-    Gelu, "gelu", 1, false, gelu::<R, false>(x) * scale, zero;
+    Gelu, "gelu", ["x"], false, gelu::<R, false>(x) * scale, zero;
     /// `kept ? x * scale * gelu'(a) : 0`
-    GeluGradient, "gelu_gradient", 2, false, x * slope::<R, false>(a) * scale, zero;
+    GeluGradient, "gelu_gradient", ["dy", "x"], false, x * slope::<R, false>(a) * scale, zero;
     /// As `Gelu`, with the approximation by tanh.
-    GeluTanh, "gelu_tanh", 1, false, gelu::<R, true>(x) * scale, zero;
+    GeluTanh, "gelu_tanh", ["x"], false, gelu::<R, true>(x) * scale, zero;
     /// As `GeluGradient`, with the approximation by tanh.
-    GeluTanhGradient, "gelu_tanh_gradient", 2, false, x * slope::<R, true>(a) * scale, zero;
+    GeluTanhGradient, "gelu_tanh_gradient", ["dy", "x"], false, x * slope::<R, true>(a) * scale, zero;
+}
+
+impl Kind {
+    /// How many inputs it has.
+    #[must_use]
+    pub const fn inputs(self) -> usize {
+        self.input_names().len()
+    }
+
+    /// What the gradient with respect to x is computed by; none where it is `kept ? dy * scale : 0`.
+    #[must_use]
+    pub const fn gradient(self) -> Option<Self> {
+        match self {
+            Self::Relu => Some(Self::ReluGradient),
+            Self::Gelu => Some(Self::GeluGradient),
+            Self::GeluTanh => Some(Self::GeluTanhGradient),
+            _ => None,
+        }
+    }
 }
 
 /// A formula of the table.

@@ -150,11 +150,11 @@ pub(super) fn shared_steps(from: &[usize], strides: &[isize], shape: &[usize]) -
     (0..shape.len()).map(|axis| if axis < new || from[axis - new] == 1 { 0 } else { strides[axis - new] }).collect()
 }
 
-/// The axes of a walk over `shape`: the steps of each array that is there, and those of what is drawn.
+/// The axes of a walk over `shape`: the steps of each array that is there, and those of what is drawn if it is.
 pub(super) fn axes(shape: &[usize], steps: Each<&[isize]>, bits: &[isize]) -> Axes {
     let step = |steps: &[isize], axis: usize| steps.get(axis).copied().unwrap_or(0);
-    (shape.iter().zip(bits).enumerate())
-        .map(|(axis, (len, bit))| Axis { len: *len, steps: steps.map(|steps| step(steps, axis)), bit: *bit })
+    (shape.iter().enumerate())
+        .map(|(axis, len)| Axis { len: *len, steps: steps.map(|steps| step(steps, axis)), bit: step(bits, axis) })
         .collect()
 }
 

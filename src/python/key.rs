@@ -1,11 +1,24 @@
-//! The compiled base of `fastdrop.Key`.
+//! The compiled base of `fastdrop.Key`, and the keys of a layer's calls.
 
-use pyo3::exceptions::PyValueError;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use pyo3::exceptions::{PyOverflowError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBytes, PyList, PyType};
 
 use crate::stream::key::Key;
+
+/// The public classes `Key` and `Mask`, which add no fields to those of this module.
+static PUBLIC: PyOnceLock<[Py<PyType>; 2]> = PyOnceLock::new();
+
+/// Makes all keys and masks that the core returns from now on objects of these classes.
+#[pyfunction]
+pub(super) fn publish(key: Py<PyType>, mask: Py<PyType>, py: Python<'_>) {
+    // The first module that was imported stays.
+    let _ = PUBLIC.set(py, [key, mask]);
+}
 
 /// A key: 16 bytes. What a seed is, Python decides.
 #[pyclass(name = "Key", module = "fastdrop._core", frozen, eq, hash, subclass)]
@@ -26,18 +39,17 @@ impl PyKey {
         PyBytes::new(py, &self.0.to_bytes())
     }
 
-    /// The child key number `index`, of the same class.
-    fn child<'py>(slf: &Bound<'py, Self>, index: u64) -> PyResult<Bound<'py, PyAny>> {
-        Self::sibling(slf, slf.get().0.fold_in(index))
+    /// The child key number `index`.
+    fn child<'py>(&self, py: Python<'py>, index: u64) -> PyResult<Bound<'py, PyAny>> {
+        public_key(py, self.0.fold_in(index))
     }
 
     /// The first `n` keys of the other family of children.
-    fn children<'py>(slf: &Bound<'py, Self>, n: usize) -> PyResult<Bound<'py, PyList>> {
-        let py = slf.py();
+    fn children<'py>(&self, py: Python<'py>, n: usize) -> PyResult<Bound<'py, PyList>> {
         // Room for all of them first, so that too many are a MemoryError at once.
         let list = PyList::new(py, [py.None()])?.into_any().mul(n)?.cast_into::<PyList>()?;
-        for (index, key) in slf.get().0.split(n).enumerate() {
-            list.set_item(index, Self::sibling(slf, key)?)?;
+        for (index, key) in self.0.split(n).enumerate() {
+            list.set_item(index, public_key(py, key)?)?;
             if index % (1 << 16) == 0 {
                 py.check_signals()?;
             }
@@ -50,16 +62,120 @@ impl PyKey {
     }
 }
 
-impl PyKey {
-    /// An object of the same class with another key.
-    fn sibling<'py>(slf: &Bound<'py, Self>, key: Key) -> PyResult<Bound<'py, PyAny>> {
-        of_class(Bound::new(slf.py(), Self(key))?.into_any(), &slf.get_type())
+/// A key as an object of the public class.
+pub(super) fn public_key(py: Python<'_>, key: Key) -> PyResult<Bound<'_, PyAny>> {
+    published(Bound::new(py, PyKey(key))?.into_any(), 0)
+}
+
+/// A new object of this module as one of its public class: by assigning its `__class__`, which calls no Python code.
+pub(super) fn published<'py>(object: Bound<'py, PyAny>, which: usize) -> PyResult<Bound<'py, PyAny>> {
+    let py = object.py();
+    if let Some(public) = PUBLIC.get(py) {
+        object.setattr(intern!(py, "__class__"), &public[which])?;
+    }
+    Ok(object)
+}
+
+/// The keys of successive calls: the children number 0, 1, ... of one key, each given to one call, whatever the threads.
+#[pyclass(name = "CallKeys", module = "fastdrop._core", frozen)]
+pub(super) struct CallKeys {
+    root: Key,
+    state: Mutex<State>,
+}
+
+#[derive(Clone, Copy)]
+struct State {
+    calls: u64,
+    held: bool,
+    /// Whether a call was made since `hold`.
+    used: bool,
+}
+
+/// What a call took, to be given back if it fails.
+#[derive(Clone, Copy)]
+pub(super) struct Taken {
+    before: State,
+    after: State,
+}
+
+impl CallKeys {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The key of the next call, or of the one that is held.
+    pub(super) fn next(&self) -> PyResult<(Key, Taken)> {
+        let mut state = self.state();
+        let before = *state;
+        if state.held {
+            state.used = true;
+        } else {
+            state.calls =
+                state.calls.checked_add(1).ok_or_else(|| PyOverflowError::new_err("calls must be below 2**64"))?;
+        }
+        Ok((self.root.fold_in(before.calls), Taken { before, after: *state }))
+    }
+
+    /// Undoes `next`, unless another call has come since.
+    pub(super) fn undo(&self, taken: Taken) {
+        let mut state = self.state();
+        let same = |a: State, b: State| (a.calls, a.held, a.used) == (b.calls, b.held, b.used);
+        if same(*state, taken.after) {
+            *state = taken.before;
+        }
     }
 }
 
-/// A new object of one of this module's classes as one of a Python class that adds no fields to it: by assigning its
-/// `__class__`, which calls no Python code.
-pub(super) fn of_class<'py>(object: Bound<'py, PyAny>, class: &Bound<'py, PyType>) -> PyResult<Bound<'py, PyAny>> {
-    object.setattr(intern!(class.py(), "__class__"), class)?;
-    Ok(object)
+#[pymethods]
+impl CallKeys {
+    #[new]
+    #[pyo3(signature = (key, calls=0, held=false, used=false))]
+    fn new(key: PyRef<'_, PyKey>, calls: u64, held: bool, used: bool) -> Self {
+        Self { root: key.0, state: Mutex::new(State { calls, held, used }) }
+    }
+
+    #[getter]
+    fn key<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        public_key(py, self.root)
+    }
+
+    /// Number of calls, whether they are held, and whether there was one since.
+    #[getter(state)]
+    fn get_state(&self) -> (u64, bool, bool) {
+        let State { calls, held, used } = *self.state();
+        (calls, held, used)
+    }
+
+    /// Gives all calls the next one's key from now on.
+    fn hold(&self) {
+        self.state().held = true;
+    }
+
+    /// Ends `hold`; the calls since count as one.
+    fn release(&self) {
+        let mut state = self.state();
+        let calls = state.calls.saturating_add(u64::from(state.used));
+        *state = State { calls, held: false, used: false };
+    }
+
+    /// The key of the next call, and what gives it back.
+    fn take<'py>(slf: &Bound<'py, Self>) -> PyResult<(Bound<'py, PyAny>, PyTaken)> {
+        let (key, taken) = slf.get().next()?;
+        Ok((public_key(slf.py(), key)?, PyTaken { keys: slf.clone().unbind(), taken }))
+    }
+}
+
+/// What `take` took.
+#[pyclass(name = "Taken", module = "fastdrop._core", frozen)]
+pub(super) struct PyTaken {
+    keys: Py<CallKeys>,
+    taken: Taken,
+}
+
+#[pymethods]
+impl PyTaken {
+    /// Undoes `take`, unless another call has come since.
+    fn undo(&self) {
+        self.keys.get().undo(self.taken);
+    }
 }

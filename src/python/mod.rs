@@ -8,6 +8,7 @@ mod arrays;
 mod calls;
 mod key;
 mod mask;
+mod plan;
 
 use numpy::{PyArrayDyn, PyArrayMethods, PyUntypedArray};
 use pyo3::prelude::*;
@@ -76,8 +77,13 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     module.add_class::<key::PyKey>()?;
     module.add_class::<mask::PyMask>()?;
+    module.add_class::<key::CallKeys>()?;
+    module.add_class::<key::PyTaken>()?;
+    module.add_class::<plan::Plan>()?;
+    module.add_function(wrap_pyfunction!(key::publish, module)?)?;
+    module.add_function(wrap_pyfunction!(plan::forward, module)?)?;
+    module.add_function(wrap_pyfunction!(plan::check, module)?)?;
     module.add_function(wrap_pyfunction!(calls::apply, module)?)?;
-    module.add_function(wrap_pyfunction!(calls::fused, module)?)?;
     module.add_function(wrap_pyfunction!(get_num_threads, module)?)?;
     module.add_function(wrap_pyfunction!(calls::noise, module)?)?;
     module.add_function(wrap_pyfunction!(ars, module)?)?;

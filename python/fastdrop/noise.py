@@ -1,29 +1,31 @@
 """Gaussian dropout: multiplication by normal noise, and the recipe of that noise."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import SupportsIndex
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from fastdrop._calls import apply, noise
-from fastdrop._mask import Mask, make_mask
-from fastdrop._validate import (
-    Dims,
-    check_broadcast,
-    check_flag,
-    float_array,
-    mask_shape,
+from fastdrop import _core
+from fastdrop._arguments import (
+    Array,
+    Axes,
+    Lengths,
+    as_array,
+    as_axis_numbers,
+    as_flag,
+    as_out,
     probability,
 )
-from fastdrop.functional.core import Array, scaled
-from fastdrop.random import RNG, Key, as_key
+from fastdrop._key import RNG, Key
+from fastdrop._layer import RecipeLayer
+from fastdrop._plan import as_shared, run_recipe, select
+from fastdrop._recipe import Drawable, Mask, make_mask
 
 
-@dataclass(frozen=True, slots=True)
-class Noise:
+@dataclass(frozen=True)
+class Noise(Drawable):
     """Normal factors of an array, of mean 1: a recipe of a few dozen bytes, whatever its size.
 
     Parameters
@@ -31,11 +33,6 @@ class Noise:
     elements : Mask
         Which elements of which stream, and p: the variance is p / (1 - p). For p = 1, the factors
         are 0.
-
-    Raises
-    ------
-    TypeError
-        If it is no `Mask`.
 
     Examples
     --------
@@ -72,11 +69,7 @@ class Noise:
         """Standard deviation of the factors, sqrt(p / (1 - p)); 0 for p = 1."""
         return 0.0 if self.p == 1.0 else math.sqrt(self.p / (1.0 - self.p))
 
-    def region(
-        self,
-        start: SupportsIndex | Sequence[SupportsIndex],
-        shape: SupportsIndex | Sequence[SupportsIndex],
-    ) -> "Noise":
+    def region(self, start: Lengths, shape: Lengths) -> "Noise":
         """Take the part in a box: the same elements of the whole get the same factors."""
         return Noise(self.elements.region(start, shape))
 
@@ -86,13 +79,15 @@ class Noise:
 
     def apply(self, x: ArrayLike, out: Array | None = None) -> Array:
         """Multiply an array, to whose shape the factors broadcast, as `gaussian_dropout` does."""
-        array = float_array(x, "x")
-        if self.p == 1.0:
-            return apply(self.elements, array, 1.0, out)
-        if self.p == 0.0:
-            check_broadcast(self.shape, array.shape)
-            return scaled(array, 1.0, out)
-        return noise(self.elements, array, self.std, out)
+        array = as_array(x, "x")
+        if self.p in (0.0, 1.0):
+            return select(array, self.elements, 1.0, out)
+        y = _core.noise(self.elements, array, self.std, None if out is None else as_out(out))
+        return y if out is None else out
+
+
+def _drawn_shape(shape: tuple[int, ...], shared: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(1 if axis in shared else length for axis, length in enumerate(shape))
 
 
 def gaussian_dropout(
@@ -100,10 +95,12 @@ def gaussian_dropout(
     p: float = 0.5,
     *,
     training: bool = True,
-    broadcast_dims: Dims = (),
+    broadcast_dims: Axes = (),
     rng: RNG = None,
+    mask: Noise | None = None,
+    return_mask: bool = False,
     out: Array | None = None,
-) -> Array:
+) -> Any:
     r"""Multiply by normal noise with the mean and variance that dropout has.
 
     .. math:: y_i = x_i \, (1 + \sqrt{p / (1 - p)} \, z_i), \qquad z_i \sim N(0, 1)
@@ -115,7 +112,7 @@ def gaussian_dropout(
     p : float, default 0.5
         The rate of dropout that the noise stands for, in [0, 1]. For 1, whose variance is
         infinite, the result is +0.0.
-    training, rng, out
+    training, rng, mask, return_mask, out
         As for `dropout`.
     broadcast_dims : int or sequence of int, default ()
         Axes along which one factor is shared; negative ones count from the end.
@@ -124,11 +121,6 @@ def gaussian_dropout(
     -------
     ndarray
         Of the shape, dtype and memory layout of `x`; `x` itself in evaluation and for p = 0.
-
-    Raises
-    ------
-    TypeError, ValueError
-        As for `dropout`.
 
     Notes
     -----
@@ -144,10 +136,52 @@ def gaussian_dropout(
     >>> fd.gaussian_dropout(np.ones(4), 0.5, rng=0).round(3)
     array([0.314, 0.455, 0.604, 0.342])
     """
-    p = probability(p)
-    check_flag(training, "training")
-    array = float_array(x, "x")
-    shape = mask_shape(array.shape, broadcast_dims)
-    if not training or p == 0.0:
-        return scaled(array, 1.0, out)
-    return Noise(make_mask(shape, p, as_key(rng))).apply(array, out)
+    array = as_array(x, "x")
+    shape = _drawn_shape(array.shape, as_shared(broadcast_dims, array.ndim, mask))
+
+    def make(p: float, key: Key) -> Noise:
+        return Noise(make_mask(shape, p, key))
+
+    return run_recipe(make, Noise, array, probability(p), training, rng, mask, return_mask, out)
+
+
+class GaussianDropout(RecipeLayer[Noise]):
+    """Multiply by normal noise in training, with the mean and variance that dropout has.
+
+    Parameters
+    ----------
+    p : float, default 0.5
+        The rate of dropout that the noise stands for, in [0, 1]. For 1, the result is +0.0.
+    inplace, broadcast_dims, rng
+        As for `Dropout`.
+
+    See Also
+    --------
+    gaussian_dropout : the function, with the formula and the paper.
+
+    Examples
+    --------
+    >>> import fastdrop as fd
+    >>> import numpy as np
+    >>> drop = fd.GaussianDropout(0.2, rng=0)
+    >>> drop(np.ones(3)).round(3)
+    array([1.524, 1.064, 1.772])
+    >>> drop.mask.std
+    0.5
+    """
+
+    def __init__(
+        self,
+        p: float = 0.5,
+        inplace: bool = False,
+        *,
+        broadcast_dims: Axes = (),
+        rng: RNG = None,
+    ) -> None:
+        super().__init__(p, rng)
+        self.inplace = as_flag(inplace, "inplace")
+        self.broadcast_dims = as_axis_numbers(broadcast_dims, "broadcast_dims")
+
+    def _draw(self, shape: tuple[int, ...], key: Key) -> Noise:
+        shape = _drawn_shape(shape, as_shared(self.broadcast_dims, len(shape)))
+        return Noise(make_mask(shape, self._p, key))

@@ -1,18 +1,64 @@
-"""`Mask`: which elements are kept."""
+"""Recipes: what is random in a call, as a pure function of a key, and never stored as an array.
 
-from typing import Any, Self, SupportsFloat, final
+`Mask` is the recipe of most of the family; the others build on it or on the same stream. All have
+`shape`, `p`, `key`, `to_numpy`, `apply`, equality, a hash, pickles and a `repr` that reads back.
+"""
+
+from typing import Any, Protocol, Self, SupportsFloat, final
 
 import numpy as np
-from numpy.typing import ArrayLike, DTypeLike, NDArray
+from numpy.typing import ArrayLike, DTypeLike
 
 from fastdrop import _core
-from fastdrop._calls import as_out
-from fastdrop._validate import Lengths, as_array, as_finite, as_shape, probability
-from fastdrop.random import Key
+from fastdrop._arguments import Array, Lengths, as_array, as_finite, as_out, as_shape, probability
+from fastdrop._key import Key
+
+
+class Recipe(Protocol):
+    """What all recipes have in common."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the array that `to_numpy` draws."""
+
+    @property
+    def p(self) -> float:
+        """Probability to DROP, or the rate that stands for it."""
+
+    @property
+    def key(self) -> Key:
+        """Which bits are drawn."""
+
+    def to_numpy(self) -> Array:
+        """Draw what the recipe describes as an array."""
+
+    def apply(self, x: ArrayLike, out: Array | None = None) -> Array:
+        """Do to an array what the function that draws this recipe does in training."""
+
+
+class Drawable:
+    """Lets NumPy draw a recipe where it wants an array."""
+
+    __slots__ = ()
+
+    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> Array:
+        if copy is False:
+            raise ValueError(
+                f"a {type(self).__name__} becomes an array only by drawing it, "
+                "so copy must not be False"
+            )
+        array: Array = self.to_numpy()  # type: ignore[attr-defined]
+        return array if dtype is None else array.astype(dtype, copy=False)
+
+
+def check_key(key: object) -> None:
+    """Raise TypeError unless `key` is a Key."""
+    if type(key) is not Key:
+        raise TypeError(f"key must be a Key, got {key!r}")
 
 
 @final
-class Mask(_core.Mask):
+class Mask(Drawable, _core.Mask):
     """Which elements of an array are kept: a recipe of some 50 bytes, whatever the array's size.
 
     Parameters
@@ -57,18 +103,10 @@ class Mask(_core.Mask):
 
     def __new__(cls, shape: Lengths, p: SupportsFloat, key: Key) -> Self:
         """Check what the mask is made of."""
-        if not isinstance(key, Key):
-            raise TypeError(f"key must be a Key, got {key!r}")
-        return _core.Mask.__new__(cls, as_shape(shape, "shape"), probability(p), key)
+        check_key(key)
+        return _new(cls, as_shape(shape, "shape"), probability(p), key)
 
-    @property
-    def key(self) -> Key:
-        """The key."""
-        key = super().key
-        assert isinstance(key, Key)
-        return key
-
-    def region(self, start: Lengths, shape: Lengths) -> Self:
+    def region(self, start: Lengths, shape: Lengths) -> "Mask":
         """Take the part of the mask in a box: the same elements of the whole get the same bits.
 
         Parameters
@@ -83,11 +121,6 @@ class Mask(_core.Mask):
         Mask
             Of this extent.
 
-        Raises
-        ------
-        ValueError
-            If the box is not inside this mask.
-
         Examples
         --------
         >>> import fastdrop as fd
@@ -99,19 +132,19 @@ class Mask(_core.Mask):
         return self.part(as_shape(start, "start"), as_shape(shape, "shape"))
 
     def apply(
-        self, x: ArrayLike, scale: SupportsFloat | None = None, out: NDArray[Any] | None = None
-    ) -> NDArray[Any]:
+        self, x: ArrayLike, out: Array | None = None, *, scale: SupportsFloat | None = None
+    ) -> Array:
         """Apply the mask: kept elements times `scale`, +0.0 for the others.
 
         Parameters
         ----------
         x : array_like of float32, float64, float16, bfloat16, complex64 or complex128
             Array that broadcasts with the mask as in NumPy.
+        out : numpy.ndarray, optional
+            Array to write into, of the result's shape and of x's dtype; may be `x` itself.
         scale : float, optional
             What kept elements are multiplied by; 1 / (1 - p) if not given. Rounded once, to float64
             for float64 and complex128 and to float32 for all others. Finite.
-        out : numpy.ndarray, optional
-            Array to write into, of the result's shape and of x's dtype; may be `x` itself.
 
         Returns
         -------
@@ -121,28 +154,18 @@ class Mask(_core.Mask):
         Examples
         --------
         >>> import fastdrop as fd
-        >>>         >>> mask = fd.Mask((2, 3), 0.5, fd.Key(0))
+        >>> import numpy as np
+        >>> mask = fd.Mask((2, 3), 0.5, fd.Key(0))
         >>> mask.apply(np.ones((2, 3), dtype=np.float32))
         array([[2., 2., 2.],
                [0., 2., 0.]], dtype=float32)
         """
-        if scale is None:
-            scale = 0.0 if self.p == 1.0 else 1.0 / (1.0 - self.p)
-        elif type(scale) is not float:
-            scale = as_finite(scale, "scale")
+        factor = inverse_keep(self.p) if scale is None else as_finite(scale, "scale")
         array = x if type(x) is np.ndarray else as_array(x, "x")
-        if out is None or type(out) is np.ndarray:
-            return _apply(self, array, scale, out, True)
-        _apply(self, array, scale, as_out(out), True)
+        if out is None:
+            return _core.apply(self, array, factor)
+        _core.apply(self, array, factor, as_out(out))
         return out
-
-    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[Any]:
-        if copy is False:
-            raise ValueError(
-                "a Mask becomes an array only by drawing it, so copy must not be False"
-            )
-        array = self.to_numpy()
-        return array if dtype is None else array.astype(dtype, copy=False)
 
     def __repr__(self) -> str:
         whole, p, key, start, shape = self.parts
@@ -150,27 +173,21 @@ class Mask(_core.Mask):
         return base if whole == shape else f"{base}.region({start}, {shape})"
 
     def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
-        return Mask._rebuild, self.parts
-
-    @classmethod
-    def _rebuild(
-        cls,
-        whole: tuple[int, ...],
-        p: float,
-        key: Key,
-        start: tuple[int, ...],
-        shape: tuple[int, ...],
-    ) -> Self:
-        return cls(whole, p, key).region(start, shape)
-
-
-Mask.__module__ = "fastdrop"
+        whole, p, key, start, shape = self.parts
+        if whole == shape:
+            return Mask, (whole, p, key)
+        return Mask(whole, p, key).region, (start, shape)
 
 
 _new = _core.Mask.__new__
-_apply = _core.apply
+_core.publish(Key, Mask)
 
 
 def make_mask(shape: tuple[int, ...], p: float, key: Key) -> Mask:
-    """Return the mask of values that were checked before: a tuple of int, a float, a Key."""
+    """Return the mask of values that were checked before."""
     return _new(Mask, shape, p, key)
+
+
+def inverse_keep(p: float) -> float:
+    """Return 1 / (1 - p), by which kept elements are scaled; 0 where none is kept."""
+    return 0.0 if p == 1.0 else 1.0 / (1.0 - p)

@@ -1,28 +1,25 @@
-"""Random bits by themselves, for all that is decided by a coin; nothing is applied to an array.
-
-No state is kept here; the bits are those of a `Mask`, turned around.
-"""
+"""Random bits by themselves: those of a `Mask`, inverted."""
 
 from typing import Literal, SupportsFloat, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fastdrop._mask import Mask
-from fastdrop._validate import Dims, check_flag
-from fastdrop.random import RNG, as_key
+from fastdrop._arguments import Lengths, as_flag, as_shape, probability
+from fastdrop._key import NO_KEY, RNG, as_key
+from fastdrop._recipe import make_mask
 
 
 @overload
 def bernoulli(
-    shape: Dims, p: SupportsFloat, rng: RNG = None, *, packed: Literal[False] = False
+    shape: Lengths, p: SupportsFloat, rng: RNG = None, *, packed: Literal[False] = False
 ) -> NDArray[np.bool_]: ...
 @overload
 def bernoulli(
-    shape: Dims, p: SupportsFloat, rng: RNG = None, *, packed: Literal[True]
+    shape: Lengths, p: SupportsFloat, rng: RNG = None, *, packed: Literal[True]
 ) -> NDArray[np.uint8]: ...
 def bernoulli(
-    shape: Dims, p: SupportsFloat, rng: RNG = None, *, packed: bool = False
+    shape: Lengths, p: SupportsFloat, rng: RNG = None, *, packed: bool = False
 ) -> NDArray[np.bool_] | NDArray[np.uint8]:
     r"""Draw bits that are True with probability `p`, each by itself.
 
@@ -49,11 +46,6 @@ def bernoulli(
         The bits; or if `packed`, ndarray of uint8 of shape (ceil(size / 8),), as
         ``np.packbits(bits, axis=None, bitorder="little")``: unused bits of the last byte are 0.
 
-    Raises
-    ------
-    TypeError, ValueError
-        If an argument is not of these kinds, or out of range.
-
     See Also
     --------
     Mask : the same, but True where kept; and it can be applied without being stored.
@@ -77,8 +69,10 @@ def bernoulli(
     >>> int(np.count_nonzero(sites))
     1007
     """
-    check_flag(packed, "packed")
-    mask = Mask(shape, p, as_key(rng))
+    packed = as_flag(packed, "packed")
+    lengths, rate = as_shape(shape, "shape"), probability(p)
+    make_mask(lengths, rate, NO_KEY)  # what is wrong with it is said before a Generator advances
+    mask = make_mask(lengths, rate, as_key(rng))
     if not packed:
         kept = mask.to_numpy()
         return np.logical_not(kept, out=kept)

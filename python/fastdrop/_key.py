@@ -1,0 +1,179 @@
+"""Keys, and where they come from: all entropy that fastdrop uses enters here."""
+
+import os
+import sys
+from typing import Any, Self, SupportsIndex, TypeAlias, final
+
+import numpy as np
+
+from fastdrop import _core
+from fastdrop._arguments import as_unsigned, shown
+
+RNG: TypeAlias = Any
+"""What an `rng` argument takes: a Key, or whatever `Key` draws one from."""
+
+_SEED = (
+    "an int >= 0, a sequence or array of them, a SeedSequence, BitGenerator, Generator, "
+    "torch.Generator or None"
+)
+
+
+@final
+class Key(_core.Key):
+    """The name of a stream of random bits: 16 bytes, immutable.
+
+    Parameters
+    ----------
+    seed : None, int, sequence or array of int, SeedSequence, BitGenerator or Generator, optional
+        As for `numpy.random.default_rng`. None takes fresh entropy from the operating system. A
+        BitGenerator or Generator is advanced by two draws of 64 bits. Any object with `__array__`
+        of integers is an array of int, such as a key of JAX. A `torch.Generator` is advanced, too.
+
+    Notes
+    -----
+    Equal keys give equal masks. `bytes(key)` is the key itself, and `Key.from_bytes` takes it back.
+    Bits are drawn by ARS-7, which is not a cryptographic generator: Salmon, Moraes, Dror, Shaw,
+    "Parallel random numbers: as easy as 1, 2, 3", SC 2011.
+
+    Examples
+    --------
+    >>> import fastdrop as fd
+    >>> key = fd.Key(42)
+    >>> key == fd.Key(42)
+    True
+    >>> layer_keys = key.split(2)
+    >>> step_key = layer_keys[0].fold_in(1000)
+    """
+
+    __slots__ = ()
+
+    def __new__(cls, seed: RNG = None) -> Self:
+        """Draw the key."""
+        return _new(cls, _draw(seed, f"seed must be {_SEED}"))
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Self:
+        """Return the key with these bytes.
+
+        Parameters
+        ----------
+        data : bytes
+            16 bytes, such as `bytes(key)` gives.
+
+        Returns
+        -------
+        Key
+
+        Examples
+        --------
+        >>> import fastdrop as fd
+        >>> key = fd.Key(42)
+        >>> fd.Key.from_bytes(bytes(key)) == key
+        True
+        """
+        if not isinstance(data, bytes):
+            raise TypeError(f"data must be 16 bytes, got {data!r}")
+        if len(data) != 16:
+            raise ValueError(f"data must be 16 bytes, got {data!r}")
+        return _new(cls, data)
+
+    def fold_in(self, index: SupportsIndex) -> Self:
+        """Derive the child key of a number, such as a step, a layer or a rank.
+
+        Parameters
+        ----------
+        index : int
+            Number of the child, in [0, 2**64).
+
+        Returns
+        -------
+        Key
+            A key whose masks are independent of this key's and of the other children's.
+
+        Examples
+        --------
+        >>> import fastdrop as fd
+        >>> fd.Key(0).fold_in(1) == fd.Key(0).fold_in(1)
+        True
+        >>> fd.Key(0).fold_in(1) == fd.Key(0).fold_in(2)
+        False
+        """
+        return self.child(as_unsigned(index, "index"))
+
+    def split(self, n: SupportsIndex) -> "list[Key]":
+        """Derive several child keys at once.
+
+        Parameters
+        ----------
+        n : int
+            How many, at least 0.
+
+        Returns
+        -------
+        list of Key
+            Independent of each other, of this key, and of what `fold_in` gives.
+
+        Examples
+        --------
+        >>> import fastdrop as fd
+        >>> first, second = fd.Key(0).split(2)
+        """
+        return self.children(as_unsigned(n, "n"))
+
+    def __reduce__(self) -> tuple[Any, tuple[bytes]]:
+        return Key.from_bytes, (bytes(self),)
+
+
+_new = _core.Key.__new__
+
+NO_KEY = Key.from_bytes(bytes(16))
+"""The key of masks that keep everything, for which nothing is drawn."""
+
+
+def as_key(rng: RNG) -> Key:
+    """Return a Key as it is, and of all else one that is drawn from it."""
+    return rng if type(rng) is Key else _new(Key, _draw(rng, f"rng must be a Key, {_SEED}"))
+
+
+def check_rng(rng: RNG) -> None:
+    """Raise what `as_key` would raise, and draw nothing."""
+    stateful = isinstance(rng, np.random.Generator | np.random.BitGenerator) or _is_torch(rng)
+    if rng is not None and not stateful:
+        as_key(rng)
+
+
+def _draw(seed: RNG, must: str) -> bytes:
+    """Draw the 16 bytes of a key; `must` begins the message if there is nothing to draw from.
+
+    They are drawn from a generator's stream, not read from its seed sequence. So this works for
+    every generator, advances it, and its saved state is enough to repeat all that follows.
+    """
+    if seed is None:
+        return os.urandom(16)
+    if _is_torch(seed):
+        torch = sys.modules["torch"]
+        octets = torch.randint(256, (16,), generator=seed, device=seed.device)
+        return bytes(octets.tolist())
+    try:
+        rng = np.random.default_rng(_as_seed(seed))
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{must}, got {shown(seed)}") from None
+    return rng.integers(0, 2**64, size=2, dtype=np.uint64).astype("<u8", copy=False).tobytes()
+
+
+def _as_seed(seed: Any) -> Any:
+    """Return what NumPy takes as a seed; of an array its numbers."""
+    if isinstance(seed, np.generic) or not hasattr(seed, "__array__"):
+        return seed
+    jax = sys.modules.get("jax")
+    if jax is not None and jax.numpy.issubdtype(seed.dtype, jax.dtypes.prng_key):
+        seed = jax.random.key_data(seed)
+    array = np.asarray(seed)
+    if array.dtype.kind not in "iu":
+        raise TypeError
+    return array.reshape(-1)
+
+
+def _is_torch(seed: object) -> bool:
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(seed, torch.Generator)

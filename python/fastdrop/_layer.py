@@ -1,0 +1,487 @@
+"""Layers: the state that training needs beside a function. No mathematics here.
+
+A `Layer` has p, the keys of its calls, a mode and the plan of its last call. A subclass says what a
+call decides, in `_train`; what remains is the same for all.
+"""
+
+import inspect
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, ClassVar, Generic, Self, TypeVar
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from fastdrop import _core
+from fastdrop._arguments import (
+    Array,
+    as_array,
+    as_flag,
+    as_out,
+    as_unsigned,
+    check_inplace,
+    float_array,
+    probability,
+    split_state,
+)
+from fastdrop._config import STREAM_VERSION
+from fastdrop._key import NO_KEY, RNG, Key, as_key
+from fastdrop._plan import (
+    Numbers,
+    Plan,
+    RecipePlan,
+    evaluate,
+    training_scale,
+)
+
+Recipe = TypeVar("Recipe")
+
+_forward = _core.forward
+_ndarray = np.ndarray
+
+
+@contextmanager
+def call_key(keys: _core.CallKeys) -> Iterator[Key]:
+    """Take the key of a training call, which counts unless it fails."""
+    key, taken = keys.take()
+    try:
+        yield key
+    except BaseException:
+        taken.undo()
+        raise
+
+
+@dataclass(frozen=True)
+class Samples:
+    """What the calls of a layer draw during one run of a Monte Carlo model.
+
+    Axis 0 holds equal parts, one for each key, which is the layer's key for that part; its length
+    is a multiple of `rows`. With `shared` one mask serves all of a part.
+    """
+
+    keys: tuple[Key, ...]
+    rows: int
+    shared: bool
+
+
+class Layer(Generic[Recipe]):
+    """What all layers share: training call number i draws with the key ``layer.key.fold_in(i)``.
+
+    A new layer is in training mode; calls in evaluation are not counted. Calls from several threads
+    each have a number of their own.
+
+    Attributes
+    ----------
+    p : float
+        Probability to DROP, in [0, 1]; can be set between calls.
+    key : Key
+        The layer's key. Setting it (to anything that `rng` takes) starts to count calls anew.
+    calls : int
+        Number of training calls so far.
+    training : bool
+        Whether the layer is in training mode.
+    mask : recipe or None
+        What the last call drew; None before the first and after one in evaluation.
+
+    Notes
+    -----
+    `state_dict` saves what changes. A copy, also one that was pickled, goes on with the same masks,
+    but has no last call: its `backward` needs a call before it.
+
+    Examples
+    --------
+    >>> import fastdrop as fd
+    >>> import numpy as np
+    >>> drop = fd.GaussianDropout(0.5, rng=0)
+    >>> isinstance(drop, fd.Layer)
+    True
+    >>> with drop.hold():
+    ...     first, second = drop(np.ones(3)), drop(np.ones(3))
+    >>> bool((first == second).all()), drop.calls
+    (True, 1)
+    """
+
+    training: bool
+    _of_weights: ClassVar[bool] = False  # then axis 0 of what it is called with holds no examples
+    _options: ClassVar[dict[str, Any]] = {}  # of the constructor, with their defaults
+    _samples: Samples | None = None
+
+    def __init_subclass__(cls) -> None:
+        """Take the call for `forward`, and the constructor's options for `repr`."""
+        if "__call__" in vars(cls):
+            cls.forward = cls.__call__  # type: ignore[attr-defined]
+        parameters = list(inspect.signature(cls.__init__).parameters.values())[1:]
+        cls._options = {
+            parameter.name: parameter.default
+            for parameter in parameters
+            if parameter.name not in ("p", "rng")
+        }
+
+    def __init__(self, p: float, rng: RNG) -> None:
+        self.p = p
+        self.training = True
+        self._keys = _core.CallKeys(as_key(rng))
+        self._plan: Plan | None = None
+
+    @property
+    def p(self) -> float:
+        """Probability to drop."""
+        return self._p
+
+    @p.setter
+    def p(self, p: float) -> None:
+        self._p = probability(p)
+
+    @property
+    def key(self) -> Key:
+        """The layer's key."""
+        return self._keys.key
+
+    @key.setter
+    def key(self, rng: RNG) -> None:
+        self._keys = _core.CallKeys(as_key(rng))
+
+    @property
+    def calls(self) -> int:
+        """Number of training calls so far."""
+        return self._keys.state[0]
+
+    @property
+    def mask(self) -> Recipe | None:
+        """What the last call drew; None before the first and after one in evaluation."""
+        return None if self._plan is None else self._plan.recipe
+
+    def train(self, mode: bool = True) -> Self:
+        """Switch to training mode (to evaluation for False), and return the layer."""
+        self.training = as_flag(mode, "mode")
+        return self
+
+    def eval(self) -> Self:
+        """Switch to evaluation mode, and return the layer."""
+        return self.train(False)
+
+    def hold(self) -> Self:
+        """Use the next call's key for all calls until `release`, and return the layer.
+
+        ``with layer.hold():`` releases it at the end of the block.
+        """
+        self._keys.hold()
+        return self
+
+    def release(self) -> Self:
+        """End `hold`: the next call has a key of its own again. Return the layer."""
+        self._keys.release()
+        return self
+
+    def __enter__(self) -> Self:
+        if not self._keys.state[1]:
+            raise RuntimeError("a layer must be held in a with statement: with layer.hold():")
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.release()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what changes in training: enough to go on with the same masks elsewhere.
+
+        Returns
+        -------
+        dict
+            "stream" (int, the version of the random stream), "key" (str, its bytes as hexadecimal
+            digits), "calls" (int), "held" and "held_call" (bool, whether `hold` is in force, and
+            whether there was a call since) and "p" (float). JSON can hold it.
+
+        Examples
+        --------
+        >>> import fastdrop as fd
+        >>> state = fd.Dropout(0.2, rng=fd.Key.from_bytes(b"sixteen bytes...")).state_dict()
+        >>> state["key"], state["calls"], state["p"]
+        ('7369787465656e2062797465732e2e2e', 0, 0.2)
+        """
+        calls, held, held_call = self._keys.state
+        return {
+            "stream": STREAM_VERSION,
+            "key": bytes(self.key).hex(),
+            "calls": calls,
+            "held": held,
+            "held_call": held_call,
+            "p": self._p,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over what `state_dict` returned, here or elsewhere.
+
+        Parameters
+        ----------
+        state : dict
+            With the entries of `state_dict`. If one is missing, unknown or wrong, or the stream is
+            another one, the layer stays as it was.
+        """
+        self._keys, self._p = _checked_state(state)
+        self._plan = None
+
+    def _run(self, inputs: tuple[Array, ...], out: Array | None, training: bool | None) -> Array:
+        """Make a call's plan, keep it, and return the result."""
+        if self.training if training is None else as_flag(training, "training"):
+            y, self._plan = self._train(inputs, out, self._keys, False)
+        else:
+            y, self._plan = self._evaluate(inputs, out)
+        return y
+
+    def _run_several(
+        self, inputs: tuple[Array, ...], out: Array | None, training: bool | None
+    ) -> Array:
+        """Do the same as `_run`, for a call with an `out` of the user's."""
+        target = None if out is None else as_out(out)
+        y = self._run(inputs, target, training)
+        return y if out is None else out
+
+    def _train(
+        self, inputs: tuple[Array, ...], out: Array | None, keys: _core.CallKeys, whole: bool
+    ) -> tuple[Array, Plan]:
+        """Return the result of a training call, and its plan; one mask for the `whole` batch."""
+        raise NotImplementedError
+
+    def _evaluate(self, inputs: tuple[Array, ...], out: Array | None) -> tuple[Array, Plan]:
+        """Return the result of a call in evaluation, and its plan."""
+        plan: RecipePlan[Any] = RecipePlan(None, inputs[0].shape)
+        return plan.forward(inputs[0], out), plan
+
+    def _last_plan(self) -> Any:
+        if self._plan is None:
+            raise RuntimeError("backward needs a forward call before it")
+        return self._plan
+
+    @contextmanager
+    def _sampling(self, samples: Samples) -> Iterator[None]:
+        """Draw these samples whatever the mode; at the end the layer is as it was."""
+        before = dict(vars(self))
+        try:
+            self.training = True
+            self._keys = _core.CallKeys(samples.keys[0], 0, self._keys.state[1])
+            self._samples = None if self._of_weights else samples
+            yield
+        finally:
+            vars(self).clear()
+            vars(self).update(before)
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = {name: value for name, value in vars(self).items() if name != "_x"}
+        return {**state, "_keys": (self.key, *self._keys.state), "_plan": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._keys = _core.CallKeys(*state["_keys"])
+
+    def _shown(self) -> dict[str, Any]:
+        """Return the options that `repr` shows: all that are not the default, and `inplace`."""
+        return {
+            name: getattr(self, name)
+            for name, default in self._options.items()
+            if name == "inplace" or getattr(self, name) != default
+        }
+
+    def __repr__(self) -> str:
+        shown = {"p": self._p, **self._shown()}
+        return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in shown.items())})"
+
+
+class MaskedLayer(Layer[Recipe]):
+    """A layer whose plan is the core's: elements are kept or not."""
+
+    _operation = "select"
+    mode: str | None = "inverted"
+
+    def _train(
+        self, inputs: tuple[Array, ...], out: Array | None, keys: _core.CallKeys, whole: bool
+    ) -> tuple[Array, Plan]:
+        shared = self._shared(inputs[0])
+        if whole and 0 not in shared and inputs[0].ndim:
+            shared = (0, *shared)
+        return _forward(self._operation, inputs, out, keys, self._p, shared, *self._numbers())
+
+    def _evaluate(self, inputs: tuple[Array, ...], out: Array | None) -> tuple[Array, Plan]:
+        self._shared(inputs[0])
+        return evaluate(self._operation, inputs, out, self._p, self.mode)
+
+    def _shared(self, x: Array) -> tuple[int, ...]:
+        """Return the axes of an input along which decisions are shared."""
+        return ()
+
+    def _numbers(self) -> Numbers | tuple[float]:
+        """Return the numbers of a training call."""
+        return (training_scale(self._p, self.mode),)
+
+
+class ElementwiseLayer(Layer[Recipe]):
+    """A layer of one array: its result and its gradient have the shape of the input.
+
+    Attributes
+    ----------
+    inplace : bool
+        Whether a call overwrites its input.
+
+    Examples
+    --------
+    >>> import fastdrop as fd
+    >>> isinstance(fd.Dropout2d(), fd.ElementwiseLayer)
+    True
+    """
+
+    inplace = False
+    _keeps_input: ClassVar[bool] = False  # for its gradient
+    _x: Array | None = None
+
+    def __call__(self, x: ArrayLike, *, training: bool | None = None) -> Array:
+        """Apply the layer.
+
+        Parameters
+        ----------
+        x : array_like of float32, float64, float16, bfloat16, complex64 or complex128
+            Input of any shape and memory layout; with `inplace`, an array that can be written.
+        training : bool, optional
+            Whether to drop in this call; as `train` and `eval` have set it if not given.
+
+        Returns
+        -------
+        numpy.ndarray
+            Of the shape, dtype and memory layout of `x`; `x` itself in place, and where there is
+            nothing to do. A call that raises an error does not count.
+        """
+        array = x if type(x) is _ndarray else as_array(x, "x")
+        out = check_inplace(x, array) if self.inplace else None
+        if self._samples is not None:
+            y = self._sample(array, out, self._samples)
+        else:
+            y = self._run((array,), out, training)
+        if self._keeps_input:
+            self._x = array
+        return x if y is array and isinstance(x, _ndarray) else y
+
+    def _sample(self, x: Array, out: Array | None, samples: Samples) -> Array:
+        """Return the result of a Monte Carlo run: each part of axis 0 has a key of its own."""
+        if len(samples.keys) == 1:
+            y, self._plan = self._train((x,), out, self._keys, samples.shared)
+            return y
+        if x.ndim == 0 or x.shape[0] % samples.rows:
+            raise ValueError(
+                f"x must have the rows of {len(samples.keys)} samples, a multiple of "
+                f"{samples.rows}, in a batch of them, got shape {x.shape}"
+            )
+        y = np.empty_like(x) if out is None else out
+        call = self.calls
+        self._keys.take()
+        split = (len(samples.keys), x.shape[0] // len(samples.keys), *x.shape[1:])  # always views
+        for part, target, key in zip(x.reshape(split), y.reshape(split), samples.keys, strict=True):
+            self._train((part,), target, _core.CallKeys(key, call), samples.shared)
+        self._plan = None
+        return y
+
+    def backward(self, dy: ArrayLike) -> Array:
+        """Return the gradient with respect to the input of the last call.
+
+        Parameters
+        ----------
+        dy : array_like of float32, float64, float16, bfloat16, complex64 or complex128
+            Gradient with respect to the output, of the shape of the last input.
+
+        Returns
+        -------
+        numpy.ndarray
+            Of the shape and dtype of `dy`; `dy` itself where there is nothing to do.
+
+        Raises
+        ------
+        RuntimeError
+            If there was no call yet.
+        """
+        if self._samples is not None and len(self._samples.keys) > 1:
+            raise RuntimeError("backward needs one sample at a time, not a batch of them")
+        return self._gradient(self._last_plan(), as_array(dy, "dy"))
+
+    def _gradient(self, plan: Any, dy: Array) -> Array:
+        gradient: Array = plan.backward(dy)
+        return gradient
+
+
+class RecipeLayer(ElementwiseLayer[Recipe]):
+    """A layer of one array whose recipe does the work itself."""
+
+    def _draw(self, shape: tuple[int, ...], key: Key) -> Any:
+        """Return the recipe of a training call with an input of this shape."""
+        raise NotImplementedError
+
+    def _plan_of(self, recipe: Any, shape: tuple[int, ...]) -> Any:
+        """Return the plan of a recipe for an input of this shape."""
+        return RecipePlan(recipe, shape)
+
+    def _train(
+        self, inputs: tuple[Array, ...], out: Array | None, keys: _core.CallKeys, whole: bool
+    ) -> tuple[Array, Plan]:
+        (x,) = inputs
+        float_array(x, "x")
+        with call_key(keys) as key:
+            shape = (1, *x.shape[1:]) if whole and x.ndim else x.shape
+            plan = self._plan_of(self._draw(shape, key), x.shape)
+            return plan.forward(x, out), plan
+
+    def _evaluate(self, inputs: tuple[Array, ...], out: Array | None) -> tuple[Array, Plan]:
+        self._draw(inputs[0].shape, NO_KEY)  # to see that it could be drawn
+        return super()._evaluate(inputs, out)
+
+
+def as_layers(layers: Any) -> tuple[Layer[Any], ...]:
+    """Return one layer or several as a tuple."""
+    if isinstance(layers, Layer):
+        return (layers,)
+    if not isinstance(layers, Iterable):
+        raise TypeError(f"layers must be layers of fastdrop, got {layers!r}")
+    several = tuple(layers)
+    for layer in several:
+        if not isinstance(layer, Layer):
+            raise TypeError(f"layers must be layers of fastdrop, got {layer!r}")
+    if len(set(map(id, several))) != len(several):
+        raise ValueError(f"layers must not name a layer twice, got {list(several)}")
+    if not several:
+        raise ValueError("layers must be at least one layer, got none")
+    return several
+
+
+def sum_to(gradient: Array, shape: tuple[int, ...]) -> Array:
+    """Sum a gradient over the axes along which an input of this shape was broadcast."""
+    if gradient.shape == shape:
+        return gradient
+    new = gradient.ndim - len(shape)
+    axes = tuple(range(new)) + tuple(
+        new + axis
+        for axis, length in enumerate(shape)
+        if length == 1 and gradient.shape[new + axis] != 1
+    )
+    precise = np.complex128 if gradient.dtype.kind == "c" else np.float64
+    with np.errstate(all="ignore"):
+        total = gradient.sum(axis=axes, dtype=precise)
+        return np.asarray(total.reshape(shape).astype(gradient.dtype))
+
+
+_ENTRIES = ("stream", "key", "calls", "held", "held_call", "p")
+
+
+def _checked_state(state: Mapping[str, Any]) -> tuple[_core.CallKeys, float]:
+    """Return the keys and p from what a layer's `state_dict` returned."""
+    (stream, key, calls, held, held_call, p), others = split_state(state, _ENTRIES)
+    if others:
+        raise ValueError(
+            f"state must have the entries {', '.join(_ENTRIES)}, got also {sorted(others)}"
+        )
+    if stream != STREAM_VERSION:
+        raise ValueError(f"state must be of stream {STREAM_VERSION}, got {stream!r}")
+    try:
+        data = bytes.fromhex(key)
+    except (TypeError, ValueError):
+        data = b""
+    if len(data) != 16:
+        raise ValueError(f"state must have 32 hexadecimal digits as key, got {key!r}")
+    number, is_held = as_unsigned(calls, "calls of a state"), as_flag(held, "held of a state")
+    was_called = as_flag(held_call, "held_call of a state") and is_held
+    return _core.CallKeys(Key.from_bytes(data), number, is_held, was_called), probability(p)

@@ -1,0 +1,221 @@
+"""Alpha dropout, for self-normalising networks: dropped elements take SELU's lower limit."""
+
+import math
+from typing import Any
+
+from numpy.typing import ArrayLike
+
+from fastdrop._arguments import Array, Axes, as_array, as_axis_numbers, as_flag, feature_axes
+from fastdrop._key import RNG
+from fastdrop._layer import ElementwiseLayer, MaskedLayer
+from fastdrop._plan import Keep, Numbers, as_shared, run
+from fastdrop._recipe import Mask
+from fastdrop.shared import as_channel_axis
+
+ALPHA = -1.7580993408473766
+"""The limit of SELU far below 0: minus its scale times its alpha (Klambauer et al., section 3)."""
+
+
+def _numbers(p: float) -> Numbers:
+    """Return the a and b of the formula, and what dropped elements become; zeros for p = 1."""
+    scale = 0.0 if p == 1.0 else 1.0 / math.sqrt((1.0 - p) * (1.0 + p * ALPHA * ALPHA))
+    shift = 0.0 - scale * p * ALPHA
+    return Numbers(scale, shift, scale * ALPHA + shift)
+
+
+def alpha_dropout(
+    x: ArrayLike,
+    p: float = 0.5,
+    *,
+    training: bool = True,
+    broadcast_dims: Axes = (),
+    rng: RNG = None,
+    mask: Keep | None = None,
+    return_mask: bool = False,
+    out: Array | None = None,
+) -> Any:
+    r"""Set elements to SELU's lower limit, and keep mean 0 and variance 1.
+
+    .. math:: y_i = a \, (m_i x_i + (1 - m_i) \, \alpha') + b, \qquad m_i \sim Bernoulli(1 - p)
+
+    with :math:`\alpha' = -1.7581`, :math:`a = ((1 - p)(1 + p \alpha'^2))^{-1/2}` and
+    :math:`b = -a \, p \, \alpha'`.
+
+    Parameters
+    ----------
+    x : array_like of float32, float64, float16 or bfloat16
+        Input of any shape and memory layout.
+    p : float, default 0.5
+        Probability to DROP an element, in [0, 1]. For 1, the result is 0.
+    training, rng, mask, return_mask, out
+        As for `dropout`.
+
+    Returns
+    -------
+    ndarray
+        Of the shape, dtype and memory layout of `x`; `x` itself in evaluation and for p = 0.
+
+    Notes
+    -----
+    Klambauer et al., "Self-normalizing neural networks", NIPS 2017. The gradient is that of
+    `dropout` with the same key, but for the factor: ``mask.apply(dy, scale=a)``.
+
+    Examples
+    --------
+    >>> import fastdrop as fd
+    >>> import numpy as np
+    >>> x = np.random.default_rng(0).standard_normal(100_000)
+    >>> y = fd.alpha_dropout(x, 0.5, rng=1)
+    >>> print(f"{y.mean():.2f} {y.var():.2f}")
+    -0.00 1.00
+    """
+    array = as_array(x, "x")
+    shared = as_shared(broadcast_dims, array.ndim, mask)
+    return _alpha(array, p, training, shared, rng, mask, return_mask, out)
+
+
+def feature_alpha_dropout(
+    x: ArrayLike,
+    p: float = 0.5,
+    *,
+    training: bool = True,
+    channel_axis: int = 1,
+    rng: RNG = None,
+    mask: Keep | None = None,
+    return_mask: bool = False,
+    out: Array | None = None,
+) -> Any:
+    """Set whole channels to SELU's lower limit, and keep mean 0 and variance 1.
+
+    The formula is that of `alpha_dropout`, with one decision for a channel of a sample.
+
+    Parameters
+    ----------
+    x : array_like of float32, float64, float16 or bfloat16, shape (batch, channels, ...)
+        Input with at least two axes, in any memory layout.
+    p : float, default 0.5
+        Probability to DROP a channel, in [0, 1]. For 1, the result is 0.
+    training, rng, mask, return_mask, out
+        As for `dropout`.
+    channel_axis : int, default 1
+        Where the channels are. The batch is axis 0.
+
+    Returns
+    -------
+    ndarray
+        Of the shape, dtype and memory layout of `x`; `x` itself in evaluation and for p = 0.
+
+    Notes
+    -----
+    Klambauer et al., "Self-normalizing neural networks", NIPS 2017.
+
+    Examples
+    --------
+    >>> import fastdrop as fd
+    >>> import numpy as np
+    >>> fd.feature_alpha_dropout(np.zeros((1, 2, 3)), 0.5, rng=1).round(3)
+    array([[[-0.779, -0.779, -0.779],
+            [ 0.779,  0.779,  0.779]]])
+    """
+    array = as_array(x, "x")
+    shared = feature_axes(array.shape, channel_axis)
+    return _alpha(array, p, training, shared, rng, mask, return_mask, out)
+
+
+def _alpha(
+    x: Array,
+    p: float,
+    training: bool,
+    shared: tuple[int, ...],
+    rng: RNG,
+    mask: Keep | None,
+    return_mask: bool,
+    out: Array | None,
+) -> Any:
+    return run(
+        "affine", (x,), p, training, None, shared, rng, mask, return_mask, out, numbers=_numbers
+    )
+
+
+class AlphaDropout(MaskedLayer[Mask], ElementwiseLayer[Mask]):
+    """Set elements to SELU's lower limit in training, and keep mean 0 and variance 1.
+
+    Parameters
+    ----------
+    p : float, default 0.5
+        Probability to DROP an element, in [0, 1]. For 1, the result is 0.
+    inplace, rng
+        As for `Dropout`.
+
+    See Also
+    --------
+    alpha_dropout : the function, with the formula and the paper.
+
+    Examples
+    --------
+    >>> import fastdrop as fd
+    >>> import numpy as np
+    >>> fd.AlphaDropout(0.5, rng=0)(np.zeros(4)).round(3)
+    array([ 0.779, -0.779,  0.779, -0.779])
+    """
+
+    _operation = "affine"
+    mode = None
+
+    def __init__(
+        self,
+        p: float = 0.5,
+        inplace: bool = False,
+        *,
+        broadcast_dims: Axes = (),
+        rng: RNG = None,
+    ) -> None:
+        super().__init__(p, rng)
+        self.inplace = as_flag(inplace, "inplace")
+        self.broadcast_dims = as_axis_numbers(broadcast_dims, "broadcast_dims")
+
+    def _shared(self, x: Array) -> tuple[int, ...]:
+        return as_shared(self.broadcast_dims, x.ndim)
+
+    def _numbers(self) -> Numbers:
+        return _numbers(self._p)
+
+
+class FeatureAlphaDropout(AlphaDropout):
+    """Set whole channels to SELU's lower limit in training, and keep mean 0 and variance 1.
+
+    Parameters
+    ----------
+    p : float, default 0.5
+        Probability to DROP a channel, in [0, 1]. For 1, the result is 0.
+    inplace, rng
+        As for `Dropout`.
+    channel_axis : int, default 1
+        Where the channels are. The batch is axis 0.
+
+    See Also
+    --------
+    feature_alpha_dropout : the function, with the paper.
+
+    Examples
+    --------
+    >>> import fastdrop as fd
+    >>> import numpy as np
+    >>> fd.FeatureAlphaDropout(0.5, rng=0)(np.zeros((2, 2, 2)))[1].round(3)
+    array([[ 0.779,  0.779],
+           [-0.779, -0.779]])
+    """
+
+    def __init__(
+        self,
+        p: float = 0.5,
+        inplace: bool = False,
+        *,
+        channel_axis: int = 1,
+        rng: RNG = None,
+    ) -> None:
+        self.channel_axis = as_channel_axis(channel_axis, None)
+        super().__init__(p, inplace, rng=rng)
+
+    def _shared(self, x: Array) -> tuple[int, ...]:
+        return feature_axes(x.shape, self.channel_axis)

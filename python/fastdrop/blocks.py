@@ -1,0 +1,559 @@
+"""Dropout of contiguous blocks of sequences, images and volumes (DropBlock), at an exact rate.
+
+A `BlockMask` is the recipe: a `Mask` of the places where blocks start, and the size of a block. The
+decisions come from the compiled core; here they are only spread over the blocks.
+"""
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, ClassVar, SupportsFloat
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from fastdrop._arguments import (
+    Array,
+    Lengths,
+    as_array,
+    as_axis,
+    as_finite,
+    as_flag,
+    as_lengths,
+    feature_axes,
+    probability,
+)
+from fastdrop._key import RNG, Key
+from fastdrop._layer import RecipeLayer
+from fastdrop._plan import RecipePlan, run_recipe, select
+from fastdrop._recipe import Drawable, Mask, inverse_keep, make_mask
+from fastdrop.shared import as_channel_axis
+
+
+@dataclass(frozen=True)
+class BlockMask(Drawable):
+    """Which elements are kept when whole blocks are dropped: a recipe, not an array.
+
+    Parameters
+    ----------
+    seeds : Mask
+        A decision for every place where a block fits; a dropped one drops the block that starts
+        there.
+    block : tuple of int
+        Lengths of a block, one for each axis of `seeds`.
+    p : float
+        Fraction of the elements that is dropped, in expectation.
+
+    See Also
+    --------
+    drop_block2d : makes them, with the right `seeds` for a `p`.
+
+    Examples
+    --------
+    >>> import fastdrop as fd
+    >>> import numpy as np
+    >>> mask = fd.BlockMask(fd.Mask((2, 4), 0.3, fd.Key(2)), (2, 3), 0.5)
+    >>> mask.shape
+    (3, 6)
+    >>> mask.seeds.to_numpy().astype(int)
+    array([[0, 1, 1, 0],
+           [1, 1, 0, 1]])
+    >>> mask.to_numpy().astype(int)
+    array([[0, 0, 0, 0, 0, 0],
+           [0, 0, 0, 0, 0, 0],
+           [1, 1, 0, 0, 0, 1]])
+    """
+
+    seeds: Mask
+    block: tuple[int, ...]
+    p: float
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.seeds, Mask):
+            raise TypeError(f"seeds must be a Mask, got {type(self.seeds).__name__}")
+        object.__setattr__(self, "block", as_lengths(self.block, self.seeds.ndim, "block"))
+        object.__setattr__(self, "p", probability(self.p))
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the mask; it broadcasts to that of the array it is applied to."""
+        return tuple(
+            places + length - 1 for places, length in zip(self.seeds.shape, self.block, strict=True)
+        )
+
+    @property
+    def key(self) -> Key:
+        """The key that the places are drawn with."""
+        return self.seeds.key
+
+    def to_numpy(self) -> NDArray[np.bool_]:
+        """Return the mask as an array, True where an element is kept."""
+        kept = np.ones(self.shape, dtype=np.bool_)
+        kept[tuple(slice(places) for places in self.seeds.shape)] = self.seeds.to_numpy()
+        flat = kept.reshape(-1)
+        # An axis ends with as many free places as a block is longer than 1, so nothing that is
+        # moved along it ever reaches the next row: the array can be moved as if it had one axis.
+        stride = 1
+        for length, block in zip(self.shape[::-1], self.block[::-1], strict=True):
+            reach = 1
+            while reach < block and flat.size:
+                step = min(reach, block - reach)
+                flat[step * stride :] &= flat[: -step * stride]
+                reach += step
+            stride *= length
+        return kept
+
+    def apply(
+        self, x: ArrayLike, out: Array | None = None, *, scale: SupportsFloat | None = None
+    ) -> Array:
+        """Return ``x * scale`` where elements are kept, and +0.0 where they are dropped.
+
+        Parameters
+        ----------
+        x : array_like of float or complex
+            Of a shape that the mask broadcasts to.
+        out : ndarray, optional
+            Array to write into, of the shape and dtype of `x`.
+        scale : float, optional
+            1 / (1 - p) if not given.
+
+        Returns
+        -------
+        ndarray
+        """
+        factor = inverse_keep(self.p) if scale is None else as_finite(scale, "scale")
+        return select(as_array(x, "x"), self.to_numpy(), factor, out)
+
+
+@lru_cache(maxsize=256)
+def seed_rate(p: float, lengths: tuple[int, ...], block: tuple[int, ...]) -> float:
+    r"""Return the probability of a place to start a block for which the fraction dropped is `p`.
+
+    An element that :math:`n_e` of the blocks would cover is kept if none of them starts, so
+
+    .. math:: \frac{1}{E} \sum_{e=1}^{E} 1 - (1 - \gamma)^{n_e} = p
+
+    is solved for :math:`\gamma`; :math:`n_e` is a product over the axes. With
+    :math:`\lambda = -\log(1 - \gamma)` all terms are exponentials: neither a small nor a large
+    `p` loses digits.
+
+    Parameters
+    ----------
+    p : float
+        Fraction to drop, in [0, 1].
+    lengths, block : tuple of int
+        Lengths of the map and of a block, at most as long, for each axis.
+
+    Returns
+    -------
+    float
+
+    Examples
+    --------
+    >>> from fastdrop.blocks import seed_rate
+    >>> seed_rate(0.5, (1, 1), (1, 1))
+    0.5
+    >>> round(seed_rate(0.5, (14, 14), (7, 7)), 6)
+    0.052637
+    """
+    if p in (0.0, 1.0) or 0 in lengths:
+        return p
+    cover, weight = np.ones(1), np.ones(1)
+    for length, size in zip(lengths, block, strict=True):
+        place = np.arange(length)
+        first, last = np.maximum(place - size + 1, 0), np.minimum(place, length - size)
+        number, count = np.unique(last - first + 1, return_counts=True)
+        cover = np.multiply.outer(cover, number).reshape(-1)
+        weight = np.multiply.outer(weight, count / length).reshape(-1)
+    most = -math.log1p(-p)  # if every element were covered once
+    low, high = most / float(cover.max()), most
+    with np.errstate(under="ignore"):
+        while low < (middle := low + (high - low) / 2) < high:
+            if p < 0.5:
+                little = float(weight @ -np.expm1(-middle * cover)) < p
+            else:
+                little = float(weight @ np.exp(-middle * cover)) > 1.0 - p
+            low, high = (middle, high) if little else (low, middle)
+    return -math.expm1(-high)
+
+
+def drop_block1d(
+    x: ArrayLike,
+    p: float,
+    block_size: Lengths,
+    *,
+    training: bool = True,
+    shared: bool = False,
+    channel_axis: int = 1,
+    scale_by_keep: bool = True,
+    rng: RNG = None,
+    mask: BlockMask | None = None,
+    return_mask: bool = False,
+    out: Array | None = None,
+) -> Any:
+    """Drop stretches of sequences (DropBlock).
+
+    The formula and all parameters are those of `drop_block2d`, for three axes.
+
+    Parameters
+    ----------
+    x : array_like of float or complex, shape (batch, channels, length)
+        Input of any of the dtypes of `dropout`, in any memory layout.
+    p : float
+        Fraction of the elements to DROP, in [0, 1].
+    block_size : int
+        Length of a block, at least 1.
+    training, rng, mask, return_mask, out
+        As for `dropout`.
+    shared, channel_axis, scale_by_keep
+        As for `drop_block2d`.
+
+    Returns
+    -------
+    ndarray
+        Of the shape, dtype and memory layout of `x`, as for `dropout`; in evaluation `x` itself.
+
+    See Also
+    --------
+    DropBlock1d : the layer.
+
+    Examples
+    --------
+    >>> import fastdrop as fd
+    >>> import numpy as np
+    >>> fd.drop_block1d(np.ones((1, 2, 10), dtype=np.float32), 0.5, 3, rng=1)[0]
+    array([[0., 0., 0., 2., 2., 2., 2., 0., 0., 0.],
+           [2., 2., 2., 2., 2., 2., 2., 2., 2., 2.]], dtype=float32)
+    """
+    spec = _Blocks(3, block_size, shared, channel_axis, scale_by_keep)
+    return _drop_blocks(spec, x, p, training, rng, mask, return_mask, out)
+
+
+def drop_block2d(
+    x: ArrayLike,
+    p: float,
+    block_size: Lengths,
+    *,
+    training: bool = True,
+    shared: bool = False,
+    channel_axis: int = 1,
+    scale_by_keep: bool = True,
+    rng: RNG = None,
+    mask: BlockMask | None = None,
+    return_mask: bool = False,
+    out: Array | None = None,
+) -> Any:
+    r"""Drop rectangular blocks of images (DropBlock).
+
+    At each place where a whole block fits, a block starts with probability :math:`\gamma`. What any
+    block covers is set to +0.0, and what is left is divided by :math:`1 - p`:
+
+    .. math:: y_{n c i j} = x_{n c i j} \, / (1 - p) \prod_{u < h, v < w} m_{n c, i - u, j - v},
+              \qquad m \sim Bernoulli(1 - \gamma)
+
+    for a block of height h and width w. :math:`\gamma` is such that an element is dropped with
+    probability `p` on average over the map, exactly: overlaps of blocks and the borders, which
+    fewer blocks cover, are counted in.
+
+    Parameters
+    ----------
+    x : array_like of float or complex, shape (batch, channels, height, width)
+        Input of any of the dtypes of `dropout`, in any memory layout.
+    p : float
+        Fraction of the elements to DROP, in [0, 1].
+    block_size : int or sequence of two int
+        Height and width of a block, each at least 1; a map that is smaller is a block as a whole.
+    training, rng, mask, return_mask, out
+        As for `dropout`.
+    shared : bool, default False
+        Whether the channels of a sample share their blocks, or each has its own.
+    channel_axis : int, default 1
+        Where the channels are; -1 for (batch, height, width, channels). The batch is axis 0.
+
+    Returns
+    -------
+    ndarray
+        Of the shape, dtype and memory layout of `x`, as for `dropout`; in evaluation `x` itself.
+
+    See Also
+    --------
+    DropBlock2d : the layer.
+    dropout2d : drops whole channels.
+
+    Notes
+    -----
+    Ghiasi, Lin and Le, "DropBlock: a regularization method for convolutional networks", NeurIPS
+    2018. Two things are not as there. Their :math:`\gamma` is an estimate, which drops less than
+    asked for, the more so the larger p. And they scale by the number of elements that happen to be
+    left, counted over the batch: then a value depends on all other samples and on how a batch is
+    cut, the layer is not linear, and where nothing is left the result is NaN. The factor here is
+    the constant :math:`1 / (1 - p)`, its expectation.
+
+    It is linear in `x`: the gradient is the same function of the output's gradient, with the same
+    key.
+
+    Examples
+    --------
+    >>> import fastdrop as fd
+    >>> import numpy as np
+    >>> fd.drop_block2d(np.ones((1, 1, 5, 8), dtype=np.float32), 0.5, 3, rng=1)[0, 0]
+    array([[0., 0., 0., 2., 2., 2., 2., 2.],
+           [0., 0., 0., 0., 2., 2., 2., 2.],
+           [0., 0., 0., 0., 2., 2., 2., 2.],
+           [2., 0., 0., 0., 2., 2., 2., 2.],
+           [2., 2., 2., 2., 2., 2., 2., 2.]], dtype=float32)
+    """
+    spec = _Blocks(4, block_size, shared, channel_axis, scale_by_keep)
+    return _drop_blocks(spec, x, p, training, rng, mask, return_mask, out)
+
+
+def drop_block3d(
+    x: ArrayLike,
+    p: float,
+    block_size: Lengths,
+    *,
+    training: bool = True,
+    shared: bool = False,
+    channel_axis: int = 1,
+    scale_by_keep: bool = True,
+    rng: RNG = None,
+    mask: BlockMask | None = None,
+    return_mask: bool = False,
+    out: Array | None = None,
+) -> Any:
+    """Drop blocks of volumes (DropBlock).
+
+    The formula and all parameters are those of `drop_block2d`, for five axes.
+
+    Parameters
+    ----------
+    x : array_like of float or complex, shape (batch, channels, depth, height, width)
+        Input of any of the dtypes of `dropout`, in any memory layout.
+    p : float
+        Fraction of the elements to DROP, in [0, 1].
+    block_size : int or sequence of three int
+        Depth, height and width of a block, each at least 1.
+    training, rng, mask, return_mask, out
+        As for `dropout`.
+    shared, channel_axis
+        As for `drop_block2d`.
+
+    Returns
+    -------
+    ndarray
+        Of the shape, dtype and memory layout of `x`, as for `dropout`; in evaluation `x` itself.
+
+    See Also
+    --------
+    DropBlock3d : the layer.
+
+    Notes
+    -----
+    Ghiasi, Lin and Le, "DropBlock: a regularization method for convolutional networks", NeurIPS
+    2018.
+
+    Examples
+    --------
+    >>> import fastdrop as fd
+    >>> import numpy as np
+    >>> y = fd.drop_block3d(np.ones((1, 1, 2, 3, 6), dtype=np.float32), 0.5, (2, 3, 2), rng=1)
+    >>> y[0, 0, 0]
+    array([[0., 0., 2., 2., 0., 0.],
+           [0., 0., 2., 2., 0., 0.],
+           [0., 0., 2., 2., 0., 0.]], dtype=float32)
+    """
+    spec = _Blocks(5, block_size, shared, channel_axis, scale_by_keep)
+    return _drop_blocks(spec, x, p, training, rng, mask, return_mask, out)
+
+
+class _Blocks:
+    """What kind of blocks a function or a layer drops."""
+
+    def __init__(
+        self, ndim: int, block_size: Lengths, shared: bool, channel_axis: int, scale_by_keep: bool
+    ) -> None:
+        self.ndim, self.shared = ndim, as_flag(shared, "shared")
+        self.channel_axis = as_channel_axis(channel_axis, ndim)
+        self.block_size = as_lengths(block_size, ndim - 2, "block_size")
+        self.options = {} if as_flag(scale_by_keep, "scale_by_keep") else {"scale": 1.0}
+
+    def draw(self, shape: tuple[int, ...], p: float, key: Key) -> BlockMask:
+        """Return the mask for arrays of a shape."""
+        axes = feature_axes(shape, self.channel_axis, self.ndim)
+        lengths = tuple(shape[axis] for axis in axes)
+        clipped = tuple(max(1, min(pair)) for pair in zip(self.block_size, lengths, strict=True))
+        places, sizes = list(shape), [1] * len(shape)
+        for axis, length, size in zip(axes, lengths, clipped, strict=True):
+            places[axis] = max(0, length - size + 1)
+            sizes[axis] = size
+        if self.shared:
+            places[as_axis(self.channel_axis, self.ndim, "channel_axis")] = 1
+        seeds = make_mask(tuple(places), seed_rate(p, lengths, clipped), key)
+        return BlockMask(seeds, tuple(sizes), p)
+
+
+def _drop_blocks(
+    spec: _Blocks,
+    x: ArrayLike,
+    p: float,
+    training: bool,
+    rng: RNG,
+    mask: BlockMask | None,
+    return_mask: bool,
+    out: Array | None,
+) -> Any:
+    array = as_array(x, "x")
+    feature_axes(array.shape, spec.channel_axis, spec.ndim)
+
+    def make(p: float, key: Key) -> BlockMask:
+        return spec.draw(array.shape, p, key)
+
+    return run_recipe(
+        make,
+        BlockMask,
+        array,
+        probability(p),
+        training,
+        rng,
+        mask,
+        return_mask,
+        out,
+        **spec.options,
+    )
+
+
+class _DropBlock(RecipeLayer[BlockMask]):
+    """Dropout of blocks, for inputs with a fixed number of axes."""
+
+    _ndim: ClassVar[int]
+
+    def __init__(
+        self,
+        p: float,
+        block_size: Lengths,
+        inplace: bool = False,
+        *,
+        shared: bool = False,
+        channel_axis: int = 1,
+        scale_by_keep: bool = True,
+        rng: RNG = None,
+    ) -> None:
+        self._blocks = _Blocks(self._ndim, block_size, shared, channel_axis, scale_by_keep)
+        self.block_size, self.shared = self._blocks.block_size, self._blocks.shared
+        self.channel_axis, self.scale_by_keep = self._blocks.channel_axis, bool(scale_by_keep)
+        super().__init__(p, rng)
+        self.inplace = as_flag(inplace, "inplace")
+
+    def _draw(self, shape: tuple[int, ...], key: Key) -> BlockMask:
+        return self._blocks.draw(shape, self._p, key)
+
+    def _plan_of(self, recipe: BlockMask, shape: tuple[int, ...]) -> RecipePlan[BlockMask]:
+        return RecipePlan(recipe, shape, **self._blocks.options)
+
+
+class DropBlock1d(_DropBlock):
+    """Drop stretches of sequences in training; pass everything through in evaluation.
+
+    Parameters
+    ----------
+    p : float
+        Fraction of the elements to DROP, in [0, 1]; this fraction exactly, in expectation.
+    block_size : int
+        Length of a block, at least 1.
+    inplace, rng
+        As for `Dropout`.
+    shared, channel_axis, scale_by_keep
+        As for `DropBlock2d`.
+
+    See Also
+    --------
+    drop_block1d : the function, with the paper.
+
+    Examples
+    --------
+    >>> import fastdrop as fd
+    >>> import numpy as np
+    >>> fd.DropBlock1d(0.5, 3, rng=8)(np.ones((1, 1, 10), dtype=np.float32))[0]
+    array([[2., 2., 0., 0., 0., 0., 2., 2., 2., 2.]], dtype=float32)
+    """
+
+    _ndim = 3
+
+
+class DropBlock2d(_DropBlock):
+    """Drop rectangular blocks of images in training; pass everything through in evaluation.
+
+    Parameters
+    ----------
+    p : float
+        Fraction of the elements to DROP, in [0, 1]; this fraction exactly, in expectation.
+    block_size : int or sequence of two int
+        Height and width of a block, each at least 1; a map that is smaller is a block as a whole.
+    inplace, rng
+        As for `Dropout`.
+    shared : bool, default False
+        Whether the channels of a sample share their blocks, or each has its own.
+    channel_axis : int, default 1
+        Where the channels are; -1 for (batch, height, width, channels). The batch is axis 0.
+
+    Attributes
+    ----------
+    mask : BlockMask or None
+        That of the last call; None before the first and after one in evaluation.
+
+    See Also
+    --------
+    drop_block2d : the function, with the formula and the paper.
+
+    Examples
+    --------
+    >>> import fastdrop as fd
+    >>> import numpy as np
+    >>> drop = fd.DropBlock2d(0.5, (2, 3), rng=5)
+    >>> drop(np.ones((1, 1, 4, 6), dtype=np.float32))[0, 0]
+    array([[2., 0., 0., 0., 2., 2.],
+           [2., 0., 0., 0., 2., 2.],
+           [2., 2., 0., 0., 0., 2.],
+           [2., 2., 0., 0., 0., 2.]], dtype=float32)
+    >>> drop.mask.seeds.shape
+    (1, 1, 3, 4)
+    """
+
+    _ndim = 4
+
+
+class DropBlock3d(_DropBlock):
+    """Drop blocks of volumes in training; pass everything through in evaluation.
+
+    Parameters
+    ----------
+    p : float
+        Fraction of the elements to DROP, in [0, 1]; this fraction exactly, in expectation.
+    block_size : int or sequence of three int
+        Depth, height and width of a block, each at least 1.
+    inplace, rng
+        As for `Dropout`.
+    shared, channel_axis
+        As for `DropBlock2d`.
+
+    Attributes
+    ----------
+    mask : BlockMask or None
+        That of the last call; None before the first and after one in evaluation.
+
+    See Also
+    --------
+    drop_block3d : the function, with the paper.
+
+    Examples
+    --------
+    >>> import fastdrop as fd
+    >>> import numpy as np
+    >>> drop = fd.DropBlock3d(0.5, 2, rng=0)
+    >>> drop(np.ones((1, 1, 2, 3, 4), dtype=np.float32))[0, 0, 0]
+    array([[2., 2., 2., 2.],
+           [0., 0., 0., 2.],
+           [0., 0., 0., 2.]], dtype=float32)
+    """
+
+    _ndim = 5

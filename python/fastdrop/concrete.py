@@ -1,0 +1,591 @@
+"""Concrete dropout: a relaxed mask, whose probability to drop can be learned.
+
+The uniforms are those of the stream; the relaxation is here, in float64, and in logarithms where
+a probability is next to 0 or 1.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, SupportsFloat, SupportsIndex
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from fastdrop import _core
+from fastdrop._arguments import (
+    Array,
+    as_count,
+    as_number,
+    as_shape,
+    check_broadcast,
+    float_array,
+    probability,
+    split_state,
+)
+from fastdrop._key import RNG, Key
+from fastdrop._layer import RecipeLayer
+from fastdrop._plan import RecipePlan, check_forward_mask, check_recipe, run_recipe, select
+from fastdrop._recipe import Drawable, check_key
+
+CHUNK = 2**13
+"""Elements that are computed at a time, so that what is computed on the way stays in the cache."""
+
+
+def logit_of(p: float) -> float:
+    """Return log(p / (1 - p)), infinite at the ends."""
+    if p in (0.0, 1.0):
+        return math.inf if p else -math.inf
+    return math.log(p) - math.log1p(-p)
+
+
+def probability_of(logit: float) -> float:
+    """Return p = 1 / (1 + exp(-logit)), without overflow."""
+    odds = math.exp(-abs(logit))
+    return (1.0 if logit >= 0.0 else odds) / (1.0 + odds)
+
+
+@dataclass(frozen=True)
+class ConcreteMask(Drawable):
+    """A relaxed mask: a recipe, not an array.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Shape of the array it is for.
+    logit : float
+        log(p / (1 - p)) of the probability to DROP; may be infinite.
+    temperature : float
+        How relaxed: towards 0, an element is kept or dropped.
+    key : Key
+        What the numbers are a function of.
+
+    See Also
+    --------
+    concrete_dropout : the formula.
+
+    Examples
+    --------
+    >>> import fastdrop as fd
+    >>> mask = fd.ConcreteMask((6,), 0.0, 0.1, fd.Key(2))
+    >>> mask.p
+    0.5
+    >>> mask.to_numpy().round(3)
+    array([0.   , 0.571, 0.99 , 0.   , 0.492, 1.   ])
+    """
+
+    shape: tuple[int, ...]
+    logit: float
+    temperature: float
+    key: Key
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "shape", as_shape(self.shape, "shape"))
+        object.__setattr__(self, "logit", as_number(self.logit, "logit"))
+        object.__setattr__(self, "temperature", as_temperature(self.temperature))
+        check_key(self.key)
+
+    @property
+    def p(self) -> float:
+        """Probability to drop."""
+        return probability_of(self.logit)
+
+    def to_numpy(self) -> NDArray[np.float64]:
+        """Return what is kept of each element, 1 - z, between 0 and 1."""
+        factor, _ = self.factors()
+        with np.errstate(under="ignore"):
+            return factor * probability_of(-self.logit) if self.logit < math.inf else factor
+
+    def apply(self, x: ArrayLike, out: Array | None = None) -> Array:
+        """Multiply an array of the mask's shape, as `concrete_dropout` does."""
+        array = float_array(x, "x")
+        check_broadcast(self.shape, array.shape)
+        if self.logit == -math.inf:
+            return select(array, None, 1.0, out)
+        product = _weighted(array, self.factors()[0])
+        return product if out is None else select(product, None, 1.0, out)
+
+    def factors(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return what elements are multiplied by, (1 - z) / (1 - p), and its slope by the logit."""
+        if math.isinf(self.logit):
+            return np.full(self.shape, float(self.logit < 0.0)), np.zeros(self.shape)
+        factor, slope = np.empty(self.shape), np.empty(self.shape)
+        uniforms = _core.uniforms(self.shape, self.key).reshape(-1)
+        for first in range(0, uniforms.size, CHUNK):
+            part = slice(first, first + CHUNK)
+            with np.errstate(over="ignore", under="ignore"):  # to infinity and 0, which is right
+                argument = _argument(uniforms[part], self.logit, self.temperature)
+                pair = _factors(argument, self.logit, self.temperature)
+            factor.reshape(-1)[part], slope.reshape(-1)[part] = pair
+        return factor, slope
+
+
+def _argument(uniforms: NDArray[np.uint64], logit: float, t: float) -> NDArray[np.float64]:
+    """Return (logit(p) + logit(u)) / t, of which z is the sigmoid.
+
+    1 - u = (U + 1/2) 2^-64 for the uniform U; u is the same of U with all bits turned, so neither
+    is ever 0 and both are exact to the last bit at both ends.
+    """
+    odds, below = (~uniforms).astype(np.float64), uniforms.astype(np.float64)
+    odds += 0.5
+    below += 0.5
+    odds /= below
+    argument = np.log(odds, out=odds)
+    argument += logit
+    argument /= t
+    return argument
+
+
+def _factors(
+    a: NDArray[np.float64], logit: float, t: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return k = (1 - z) / (1 - p) and its derivative by the logit, k (p - z / t).
+
+    For the argument a of z and the logit l, k is (1 + exp(l)) / (1 + exp(a)): in exponentials that
+    do not overflow, exp(max(l, 0) - max(a, 0)) (1 + exp(-|l|)) / (1 + exp(-|a|)). (As t <= 1, l is
+    below 45.1, the logarithm of 2^65, where a is negative.)
+    """
+    little = np.exp(-np.abs(a))
+    dropped = a > 0.0
+    slope = np.where(dropped, 1.0, little)  # z, but for the denominator
+    factor = np.exp(logit - np.maximum(a, 0.0)) if logit > 0.0 else np.where(dropped, little, 1.0)
+    little += 1.0
+    factor *= 1.0 + math.exp(-abs(logit))
+    factor /= little
+    slope /= little
+    slope /= -t
+    slope += probability_of(logit)
+    slope *= factor
+    return factor, slope
+
+
+def as_temperature(temperature: SupportsFloat) -> float:
+    """Return a temperature in (0, 1]: above 1, a relaxed decision is rather half than whole."""
+    number = as_number(temperature, "temperature", 0.0, 1.0)
+    if number < np.finfo(np.float64).tiny:
+        raise ValueError(f"temperature must be a number in (0, 1], got {temperature!r}")
+    return number
+
+
+def concrete_dropout(
+    x: ArrayLike,
+    logit: SupportsFloat,
+    *,
+    temperature: SupportsFloat = 0.1,
+    training: bool = True,
+    rng: RNG = None,
+    mask: ConcreteMask | None = None,
+    return_mask: bool = False,
+    out: Array | None = None,
+) -> Any:
+    r"""Drop elements at random, nearly, so that the probability to drop has a gradient.
+
+    .. math:: y_i = x_i \frac{1 - z_i}{1 - p}, \qquad
+              z_i = \sigma\left(\frac{l + \log u_i - \log(1 - u_i)}{t}\right), \qquad
+              p = \sigma(l)
+
+    with the logit l, the temperature t, uniform :math:`u_i` and :math:`\sigma(a) = 1 / (1 +
+    e^{-a})`. For :math:`t \to 0` it is `dropout` with the same key.
+
+    Parameters
+    ----------
+    x : array_like of float or complex
+        Input of any of the dtypes of `dropout`, in any memory layout.
+    logit : float
+        log(p / (1 - p)) of the probability p to DROP; minus infinity for 0, infinity for 1.
+    temperature : float, default 0.1
+        How relaxed the decisions are, in (0, 1].
+    training, rng, mask, return_mask, out
+        As for `dropout`.
+
+    Returns
+    -------
+    ndarray
+        Of the shape, dtype and memory layout of `x`, as for `dropout`; in evaluation `x` itself.
+
+    See Also
+    --------
+    ConcreteDropout : the layer.
+    concrete_dropout_backward : the gradients.
+    concrete_regularization : the term of the loss that p is learned against.
+
+    Notes
+    -----
+    Gal, Hron and Kendall, "Concrete dropout", NIPS 2017.
+
+    :math:`1 - u = (U + 1/2) \, 2^{-64}` for the 64-bit uniform U of an element, by which `dropout`
+    decides: what it drops has :math:`z > 1/2`. The factors are computed in float64 and rounded once
+    to the precision in which `dropout` computes for the dtype of `x`; where that gives 0, the
+    result is +0.0 whatever `x` is. It takes a few arrays of float64 of the size of `x`.
+
+    Examples
+    --------
+    >>> import fastdrop as fd
+    >>> import numpy as np
+    >>> fd.concrete_dropout(np.ones((2, 4), dtype=np.float32), 0.0, rng=2).round(2)
+    array([[0.  , 1.14, 1.98, 0.  ],
+           [0.98, 2.  , 0.  , 1.76]], dtype=float32)
+    """
+    array = float_array(x, "x")
+    value, t = as_number(logit, "logit"), as_temperature(temperature)
+
+    def make(p: float, key: Key) -> ConcreteMask:
+        return ConcreteMask(array.shape, value if p else -math.inf, t, key)
+
+    rate = probability_of(value)
+    rate = rate if rate or value == -math.inf else math.ulp(0.0)
+    return run_recipe(make, ConcreteMask, array, rate, training, rng, mask, return_mask, out)
+
+
+def concrete_dropout_backward(
+    dy: ArrayLike,
+    x: ArrayLike,
+    logit: SupportsFloat = 0.0,
+    *,
+    temperature: SupportsFloat = 0.1,
+    rng: RNG = None,
+    mask: ConcreteMask | None = None,
+) -> tuple[Array, float]:
+    r"""Return the gradients of `concrete_dropout` in training.
+
+    .. math:: dx_i = k_i \, dy_i, \qquad dl = \sum_i dy_i \, x_i \, k_i (p - z_i / t), \qquad
+              k_i = \frac{1 - z_i}{1 - p}
+
+    Parameters
+    ----------
+    dy : array_like of float or complex
+        Gradient with respect to the output, of the shape of `x`.
+    x : array_like of float or complex
+        The input.
+    logit, temperature
+        As they were given to `concrete_dropout`.
+    rng : Key
+        The key that was given to `concrete_dropout`.
+
+    Returns
+    -------
+    dx : ndarray
+        Gradient with respect to `x`, of the dtype of `dy`.
+    dlogit : float
+        Gradient with respect to `logit`, summed in float64. (That with respect to p is ``dlogit /
+        (p * (1 - p))``.) Of complex arrays, the real part of the sum with dy conjugated.
+
+    See Also
+    --------
+    concrete_dropout : the function, with the formula and the paper.
+
+    Examples
+    --------
+    >>> import fastdrop as fd
+    >>> import numpy as np
+    >>> key, x = fd.Key(0), np.ones(4)
+    >>> dx, dlogit = fd.concrete_dropout_backward(x, x, 0.5, rng=key)
+    >>> above, below = (fd.concrete_dropout(x, 0.5 + step, rng=key) for step in (1e-6, -1e-6))
+    >>> bool(abs(dlogit - (above - below).sum() / 2e-6) < 1e-8)
+    True
+    """
+    check_forward_mask(True, rng, mask)
+    gradient, array = float_array(dy, "dy"), float_array(x, "x")
+    value, t = as_number(logit, "logit"), as_temperature(temperature)
+    if mask is None:
+        mask = ConcreteMask(array.shape, value, t, rng)
+    else:
+        check_recipe(mask, ConcreteMask, rng)
+        check_broadcast(mask.shape, array.shape)
+    return _Relaxed(mask, array.shape).gradients(gradient, array)
+
+
+class _Relaxed(RecipePlan[ConcreteMask]):
+    """A plan with a gradient with respect to the logit, too."""
+
+    __slots__ = ()
+
+    def gradients(self, dy: Array, x: Array) -> tuple[Array, float]:
+        """Return the gradients with respect to `x` and to the logit."""
+        if dy.shape != self.shape:
+            raise ValueError(f"dy must have the shape of x, {self.shape}, got {dy.shape}")
+        if self.recipe is None:
+            return dy, 0.0
+        factor, slope = self.recipe.factors()
+        terms = np.zeros(x.shape)
+        with np.errstate(all="ignore"):
+            slope[factor.astype(_precision(x)) == 0.0] = 0.0
+            for dy_part, x_part in zip(_parts(dy), _parts(x), strict=False):
+                product = np.multiply(dy_part, x_part, dtype=np.float64, casting="unsafe")
+                np.add(terms, product * slope, out=terms, where=slope != 0.0)
+            return _weighted(dy, factor), float(terms.sum())
+
+
+def _precision(x: Array) -> type[np.float32] | type[np.float64]:
+    """Return what products with `x` are computed in."""
+    return np.float64 if x.real.dtype.itemsize == 8 else np.float32
+
+
+def _parts(x: Array) -> list[Array]:
+    """Return the real part of an array, and the imaginary one if it has one."""
+    return [x.real, x.imag] if x.dtype.kind == "c" else [x]
+
+
+def _weighted(x: Array, factor: NDArray[np.float64]) -> Array:
+    """Return ``x * factor``, rounded once, and +0.0 where the factor is 0 in that precision."""
+    precision = _precision(x)
+    product = np.zeros_like(x)
+    with np.errstate(all="ignore"):
+        rounded = factor.astype(precision)
+        for part, source in zip(_parts(product), _parts(x), strict=True):
+            np.multiply(
+                source, rounded, out=part, where=rounded != 0.0, dtype=precision, casting="unsafe"
+            )
+    return product
+
+
+MOST_ODDS = 100 * math.log(2.0)
+"""The logit from which on the regularization takes 1 / (1 - p) for 2^100, which float32 holds."""
+
+
+def _squares(part: Array) -> NDArray[np.float64]:
+    """Return squares in float64 and C order, so that their sum is that of any layout."""
+    wide = np.array(part, dtype=np.float64, order="C")
+    return np.square(wide, out=wide)
+
+
+def concrete_regularization(
+    weight: ArrayLike,
+    logit: SupportsFloat,
+    inputs: SupportsIndex,
+    *,
+    weight_regularizer: SupportsFloat = 1e-6,
+    dropout_regularizer: SupportsFloat = 1e-5,
+) -> tuple[float, Array, float]:
+    r"""Return the term of the loss that keeps concrete dropout from dropping nothing.
+
+    .. math:: R = \frac{w}{1 - p} \sum W^2 + d \, K (p \log p + (1 - p) \log(1 - p))
+
+    with the two regularizers w and d and K inputs; it is for one layer.
+
+    Parameters
+    ----------
+    weight : array_like of float or complex
+        Weights of the layer behind the dropout, of any shape.
+    logit : float
+        log(p / (1 - p)) of the probability p to DROP.
+    inputs : int
+        Number of inputs that are dropped: features, or channels.
+    weight_regularizer : float, default 1e-6
+        l^2 / (N tau) of the prior's length scale, the number of examples and the precision of the
+        model.
+    dropout_regularizer : float, default 1e-5
+        2 / (N tau).
+
+    Returns
+    -------
+    value : float
+    dweight : ndarray
+        Its gradient with respect to `weight`, of the same dtype.
+    dlogit : float
+        Its derivative by `logit`.
+
+    See Also
+    --------
+    concrete_dropout : the function.
+
+    Notes
+    -----
+    Gal, Hron and Kendall, "Concrete dropout", NIPS 2017, as in the authors' program. (The paper
+    has the factor 1 - p, for weights that are not made up for by 1 / (1 - p).) 1 / (1 - p) is taken
+    for 2^100 where it is larger, so that p = 1 gives no NaN.
+
+    Examples
+    --------
+    >>> import fastdrop as fd
+    >>> import numpy as np
+    >>> value, dweight, dlogit = fd.concrete_regularization(
+    ...     np.ones((2, 3)), 0.0, 3, weight_regularizer=0.5, dropout_regularizer=1.0
+    ... )
+    >>> round(value, 6), dlogit
+    (3.920558, 3.0)
+    >>> dweight
+    array([[2., 2., 2.],
+           [2., 2., 2.]])
+    """
+    array = float_array(weight, "weight")
+    a = as_number(logit, "logit")
+    count = as_number(as_count(inputs, "inputs"), "inputs", 0.0)
+    w = as_number(weight_regularizer, "weight_regularizer", 0.0)
+    d = as_number(dropout_regularizer, "dropout_regularizer", 0.0)
+    odds = math.exp(min(a, MOST_ODDS))
+    p, kept = probability_of(a), probability_of(-a)
+    entropy = slope = 0.0
+    with np.errstate(all="ignore"):
+        squares = sum(float(_squares(part).sum()) for part in _parts(array))
+        if math.isfinite(a):
+            entropy = -p * float(np.logaddexp(0.0, -a)) - kept * float(np.logaddexp(0.0, a))
+            slope = a * p * kept
+    value = w * squares * (1.0 + odds) + d * count * entropy
+    dweight = _core.forward("select", (array,), None, None, 0.0, (), 2.0 * w * (1.0 + odds))[0]
+    return value, dweight, w * squares * odds + d * count * slope
+
+
+ROUNDING = 1e-12
+"""A p this close to that of a logit is the same: the rounding of the logit, of up to 745."""
+
+
+class ConcreteDropout(RecipeLayer[ConcreteMask]):
+    """Drop elements, nearly, with a learned probability; pass all through in evaluation.
+
+    What is learned is `logit`: move it against the sum of `grad_logit`, which `backward` leaves,
+    and the last of what `regularization` returns.
+
+    Parameters
+    ----------
+    p : float, default 0.1
+        Probability to DROP an element at first, in [0, 1]. (0 and 1 stay for ever.)
+    temperature : float, default 0.1
+        How relaxed the decisions are, in (0, 1].
+    weight_regularizer, dropout_regularizer : float, default 1e-6 and 1e-5
+        As for `concrete_regularization`.
+    rng
+        As for `Dropout`.
+
+    Attributes
+    ----------
+    logit : float
+        log(p / (1 - p)), the parameter; can be set between calls.
+    p : float
+        Probability to drop; follows `logit`, and sets it.
+    grad_logit : float or None
+        Gradient with respect to `logit`, of the last `backward`; 0 if that was of evaluation.
+    mask : ConcreteMask or None
+        That of the last call; None before the first and after one in evaluation.
+
+    See Also
+    --------
+    concrete_dropout : the function, with the formula and the paper.
+
+    Notes
+    -----
+    The last input is kept until the next call: `grad_logit` needs it. So it must not be overwritten
+    before `backward`, and this layer does not work in place.
+
+    Examples
+    --------
+    >>> import fastdrop as fd
+    >>> import numpy as np
+    >>> drop = fd.ConcreteDropout(0.5, rng=0)
+    >>> y = drop(np.ones(4))
+    >>> y.round(3)
+    array([2.   , 0.834, 2.   , 0.   ])
+    >>> dx = drop.backward(y)
+    >>> value, dweight, dlogit = drop.regularization(np.ones((2, 4)))
+    >>> drop.logit -= 0.1 * (drop.grad_logit + dlogit)
+    >>> round(drop.p, 3)
+    0.493
+    """
+
+    _keeps_input = True
+
+    def __init__(
+        self,
+        p: float = 0.1,
+        temperature: SupportsFloat = 0.1,
+        *,
+        weight_regularizer: SupportsFloat = 1e-6,
+        dropout_regularizer: SupportsFloat = 1e-5,
+        rng: RNG = None,
+    ) -> None:
+        self.temperature = as_temperature(temperature)
+        self.weight_regularizer = as_number(weight_regularizer, "weight_regularizer", 0.0)
+        self.dropout_regularizer = as_number(dropout_regularizer, "dropout_regularizer", 0.0)
+        self.grad_logit: float | None = None
+        super().__init__(p, rng)
+
+    @property
+    def p(self) -> float:
+        """Probability to drop."""
+        return self._p
+
+    @p.setter
+    def p(self, p: float) -> None:
+        self._p = probability(p)
+        self._logit = logit_of(self._p)
+
+    @property
+    def logit(self) -> float:
+        """The parameter, log(p / (1 - p))."""
+        return self._logit
+
+    @logit.setter
+    def logit(self, logit: SupportsFloat) -> None:
+        self._logit = as_number(logit, "logit")
+        self._p = probability_of(self._logit)
+
+    def _draw(self, shape: tuple[int, ...], key: Key) -> ConcreteMask:
+        return ConcreteMask(shape, self._logit, self.temperature, key)
+
+    def _plan_of(self, recipe: ConcreteMask, shape: tuple[int, ...]) -> _Relaxed:
+        return _Relaxed(recipe, shape)
+
+    def _gradient(self, plan: Any, dy: Array) -> Array:
+        if plan.recipe is None:
+            self.grad_logit = 0.0
+            return super()._gradient(plan, dy)
+        gradients: tuple[Array, float] = plan.gradients(float_array(dy, "dy"), self._x)
+        dx, self.grad_logit = gradients
+        return dx
+
+    def regularization(
+        self, weight: ArrayLike, inputs: SupportsIndex | None = None
+    ) -> tuple[float, Array, float]:
+        """Return the term of the loss that p is learned against, and its gradients.
+
+        Parameters
+        ----------
+        weight : array_like of float or complex, shape (outputs, inputs, ...)
+            Weights of the layer behind this one.
+        inputs : int, optional
+            Number of inputs that are dropped; the length of axis 1 if not given.
+
+        Returns
+        -------
+        value : float
+        dweight : ndarray
+            Its gradient with respect to `weight`.
+        dlogit : float
+            Its derivative by `logit`.
+        """
+        array = float_array(weight, "weight")
+        if inputs is None:
+            if array.ndim < 2:
+                raise ValueError(
+                    f"weight must have the axes (outputs, inputs, ...), got shape {array.shape}"
+                )
+            inputs = array.shape[1]
+        return concrete_regularization(
+            array,
+            self._logit,
+            inputs,
+            weight_regularizer=self.weight_regularizer,
+            dropout_regularizer=self.dropout_regularizer,
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what changes in training: as for all layers, and "logit" (float).
+
+        Examples
+        --------
+        >>> import fastdrop as fd
+        >>> fd.ConcreteDropout(0.5).state_dict()["logit"]
+        0.0
+        """
+        return {**super().state_dict(), "logit": self._logit}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over what `state_dict` returned; where "p" is not that of "logit", this decides."""
+        (saved,), common = split_state(state, ("logit",))
+        logit = as_number(saved, "logit")
+        super().load_state_dict(common)
+        self._logit = logit
+        p = probability_of(logit)
+        if not math.isclose(self._p, p, rel_tol=ROUNDING, abs_tol=math.ulp(0.0)):
+            self._p = p
+        self._x, self.grad_logit = None, None

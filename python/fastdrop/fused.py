@@ -1,0 +1,505 @@
+"""Fused operations: dropout combined with a residual, bias or activation in one pass over memory.
+
+Each is the same as its parts one after the other, up to rounding; nothing is stored in between.
+"""
+
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from fastdrop._arguments import Array, Mode, as_array, check_choice, check_mode
+from fastdrop._key import RNG
+from fastdrop._layer import ElementwiseLayer, MaskedLayer, sum_to
+from fastdrop._plan import Keep, check_forward_mask, run
+from fastdrop._recipe import Mask
+
+Approximate = Literal["none", "tanh"]
+
+
+def dropout_add(
+    x: ArrayLike,
+    residual: ArrayLike,
+    p: float = 0.5,
+    *,
+    training: bool = True,
+    mode: Mode = "inverted",
+    rng: RNG = None,
+    mask: Keep | None = None,
+    return_mask: bool = False,
+    out: Array | None = None,
+) -> Any:
+    r"""Add dropout of one array to another: the end of a residual block.
+
+    .. math:: y_i = residual_i + m_i \, x_i / (1 - p), \qquad m_i \sim Bernoulli(1 - p)
+
+    Parameters
+    ----------
+    x : array_like of float or complex
+        Output of the block, of any shape and any of the dtypes of `dropout`.
+    residual : array_like
+        What went around the block, of the dtype of `x`; it broadcasts to its shape.
+    p : float, default 0.5
+        Probability to DROP an element of `x`, in [0, 1].
+    training, mode, rng
+        As for `dropout`.
+    out : ndarray, optional
+        Array to write into, of the shape and dtype of `x`; may be `x` or `residual`.
+
+    Returns
+    -------
+    ndarray
+        Of the shape and dtype of `x`.
+
+    Notes
+    -----
+    The gradient with respect to `residual` is that of the result; with respect to `x` it is
+    `dropout` of that with the same key. As in "Attention is all you need", Vaswani et al., 2017,
+    section 5.4.
+
+    Examples
+    --------
+    >>> import fastdrop as fd
+    >>> import numpy as np
+    >>> fd.dropout_add(np.ones(6), np.full(6, 10.0), 0.5, rng=1)
+    array([10., 12., 10., 10., 10., 12.])
+    """
+    check_mode(mode)
+    inputs = (as_array(x, "x"), as_array(residual, "residual"))
+    return run("add", inputs, p, training, mode, (), rng, mask, return_mask, out)
+
+
+def bias_dropout_add(
+    x: ArrayLike,
+    bias: ArrayLike,
+    residual: ArrayLike,
+    p: float = 0.5,
+    *,
+    training: bool = True,
+    mode: Mode = "inverted",
+    rng: RNG = None,
+    mask: Keep | None = None,
+    return_mask: bool = False,
+    out: Array | None = None,
+) -> Any:
+    r"""Add a bias, drop, and add another array.
+
+    .. math:: y_i = residual_i + m_i \, (x_i + bias_i) / (1 - p), \qquad m_i \sim Bernoulli(1 - p)
+
+    Parameters
+    ----------
+    x : array_like of float or complex
+        Output of the block, of any shape and any of the dtypes of `dropout`.
+    bias, residual : array_like
+        Of the dtype of `x`; they broadcast to its shape.
+    p : float, default 0.5
+        Probability to DROP an element, in [0, 1].
+    training, mode, rng
+        As for `dropout`.
+    out : ndarray, optional
+        Array to write into, of the shape and dtype of `x`; may be `x` or `residual`.
+
+    Returns
+    -------
+    ndarray
+        Of the shape and dtype of `x`.
+
+    Notes
+    -----
+    As `dropout_add`; the gradient with respect to `bias` is that of `x`, summed to its shape.
+
+    Examples
+    --------
+    >>> import fastdrop as fd
+    >>> import numpy as np
+    >>> fd.bias_dropout_add(np.ones((2, 2)), np.array([1.0, 2.0]), np.zeros((2, 2)), 0.5, rng=1)
+    array([[0., 6.],
+           [0., 0.]])
+    """
+    check_mode(mode)
+    inputs = (as_array(x, "x"), as_array(bias, "bias"), as_array(residual, "residual"))
+    return run("bias_add", inputs, p, training, mode, (), rng, mask, return_mask, out)
+
+
+def relu_dropout(
+    x: ArrayLike,
+    p: float = 0.5,
+    *,
+    training: bool = True,
+    mode: Mode = "inverted",
+    rng: RNG = None,
+    mask: Keep | None = None,
+    return_mask: bool = False,
+    out: Array | None = None,
+) -> Any:
+    r"""Rectify, then drop.
+
+    .. math:: y_i = m_i \, \max(x_i, 0) / (1 - p), \qquad m_i \sim Bernoulli(1 - p)
+
+    Parameters
+    ----------
+    x : array_like of float32, float64, float16 or bfloat16
+        Input of any shape and memory layout.
+    p : float, default 0.5
+        Probability to DROP an element, in [0, 1].
+    training, mode, rng, mask, return_mask, out
+        As for `dropout`.
+
+    Returns
+    -------
+    ndarray
+        Of the shape, dtype and memory layout of `x`.
+
+    Examples
+    --------
+    >>> import fastdrop as fd
+    >>> import numpy as np
+    >>> fd.relu_dropout(np.array([1.0, 2.0, -3.0, 4.0]), 0.5, rng=1)
+    array([0., 4., 0., 0.])
+    """
+    check_mode(mode)
+    inputs = (as_array(x, "x"),)
+    return run("relu", inputs, p, training, mode, (), rng, mask, return_mask, out)
+
+
+def relu_dropout_backward(
+    dy: ArrayLike,
+    x: ArrayLike,
+    p: float = 0.5,
+    *,
+    training: bool = True,
+    mode: Mode = "inverted",
+    rng: RNG = None,
+    mask: Keep | None = None,
+    out: Array | None = None,
+) -> Any:
+    """Return the gradient of `relu_dropout` with respect to `x`; at 0 it is 0.
+
+    Parameters
+    ----------
+    dy : array_like of float32, float64, float16 or bfloat16
+        Gradient with respect to the result.
+    x : array_like
+        The input, of the dtype of `dy`.
+    p, training, mode
+        As they were.
+    rng : Key
+        As it was: a `Key`, so that the decisions are the same.
+    out : ndarray, optional
+        Array to write into; may be `dy` or `x`.
+
+    Returns
+    -------
+    ndarray
+        Of the shape and dtype of `dy`.
+
+    Examples
+    --------
+    >>> import fastdrop as fd
+    >>> import numpy as np
+    >>> x = np.array([1.0, 2.0, -3.0, 4.0])
+    >>> fd.relu_dropout_backward(np.ones(4), x, 0.5, rng=fd.Key(1))
+    array([0., 2., 0., 0.])
+    """
+    return _backward("relu", dy, x, p, training, mode, rng, mask, out)
+
+
+def gelu_dropout(
+    x: ArrayLike,
+    p: float = 0.5,
+    *,
+    approximate: Approximate = "none",
+    training: bool = True,
+    mode: Mode = "inverted",
+    rng: RNG = None,
+    mask: Keep | None = None,
+    return_mask: bool = False,
+    out: Array | None = None,
+) -> Any:
+    r"""Apply the Gaussian error linear unit, then drop.
+
+    .. math:: y_i = m_i \, x_i \Phi(x_i) / (1 - p), \qquad m_i \sim Bernoulli(1 - p)
+
+    Parameters
+    ----------
+    x : array_like of float32, float64, float16 or bfloat16
+        Input of any shape and memory layout.
+    p : float, default 0.5
+        Probability to DROP an element, in [0, 1].
+    approximate : {"none", "tanh"}, default "none"
+        Whether Phi, the normal distribution function, is exact or the paper's approximation.
+    training, mode, rng, mask, return_mask, out
+        As for `dropout`.
+
+    Returns
+    -------
+    ndarray
+        Of the shape, dtype and memory layout of `x`.
+
+    Notes
+    -----
+    Hendrycks and Gimpel, "Gaussian error linear units", arXiv:1606.08415, 2016.
+
+    Examples
+    --------
+    >>> import fastdrop as fd
+    >>> import numpy as np
+    >>> fd.gelu_dropout(np.array([1.0, 2.0, -3.0, 4.0]), 0.5, rng=1).round(4)
+    array([0.   , 3.909, 0.   , 0.   ])
+    """
+    check_mode(mode)
+    operation, inputs = _gelu(approximate), (as_array(x, "x"),)
+    return run(operation, inputs, p, training, mode, (), rng, mask, return_mask, out)
+
+
+def gelu_dropout_backward(
+    dy: ArrayLike,
+    x: ArrayLike,
+    p: float = 0.5,
+    *,
+    approximate: Approximate = "none",
+    training: bool = True,
+    mode: Mode = "inverted",
+    rng: RNG = None,
+    mask: Keep | None = None,
+    out: Array | None = None,
+) -> Any:
+    """Return the gradient of `gelu_dropout` with respect to `x`.
+
+    Parameters
+    ----------
+    dy : array_like of float32, float64, float16 or bfloat16
+        Gradient with respect to the result.
+    x : array_like
+        The input, of the dtype of `dy`.
+    p, approximate, training, mode
+        As they were.
+    rng : Key
+        As it was: a `Key`, so that the decisions are the same.
+    out : ndarray, optional
+        Array to write into; may be `dy` or `x`.
+
+    Returns
+    -------
+    ndarray
+        Of the shape and dtype of `dy`.
+
+    Examples
+    --------
+    >>> import fastdrop as fd
+    >>> import numpy as np
+    >>> x = np.array([1.0, 2.0, -3.0, 4.0])
+    >>> fd.gelu_dropout_backward(np.ones(4), x, 0.5, rng=fd.Key(1)).round(4)
+    array([0.    , 2.1705, 0.    , 0.    ])
+    """
+    return _backward(_gelu(approximate), dy, x, p, training, mode, rng, mask, out)
+
+
+def _gelu(approximate: Approximate) -> str:
+    """Return the core's name of a Gaussian error linear unit."""
+    check_choice(approximate, "approximate", "none", "tanh")
+    return "gelu" if approximate == "none" else "gelu_tanh"
+
+
+def _backward(
+    operation: str,
+    dy: ArrayLike,
+    x: ArrayLike,
+    p: float,
+    training: bool,
+    mode: Mode,
+    rng: RNG,
+    mask: Keep | None,
+    out: Array | None,
+) -> Any:
+    check_mode(mode)
+    check_forward_mask(training, rng, mask)
+    inputs = (as_array(dy, "dy"), as_array(x, "x"))
+    return run(operation + "_gradient", inputs, p, training, mode, (), rng, mask, False, out)
+
+
+class _Fused(MaskedLayer[Mask]):
+    """A fused operation."""
+
+    def __init__(self, p: float = 0.5, *, mode: Mode = "inverted", rng: RNG = None) -> None:
+        check_mode(mode)
+        super().__init__(p, rng)
+        self.mode: Mode = mode
+
+
+class DropoutAdd(_Fused):
+    """Add dropout of one array to another: the end of a residual block.
+
+    A call takes ``(x, residual, out=None)``; `backward` returns the gradients of both.
+
+    Parameters
+    ----------
+    p : float, default 0.5
+        Probability to DROP an element of x, in [0, 1].
+    mode, rng
+        As for `Dropout`.
+
+    See Also
+    --------
+    dropout_add : the function, with the formula.
+
+    Examples
+    --------
+    >>> import fastdrop as fd
+    >>> import numpy as np
+    >>> drop = fd.DropoutAdd(0.5, rng=0)
+    >>> drop(np.ones(4), np.full(4, 10.0))
+    array([12., 10., 12., 10.])
+    >>> drop.backward(np.ones(4))
+    (array([2., 0., 2., 0.]), array([1., 1., 1., 1.]))
+    """
+
+    _operation = "add"
+
+    def __call__(
+        self,
+        x: ArrayLike,
+        residual: ArrayLike,
+        out: Array | None = None,
+        *,
+        training: bool | None = None,
+    ) -> Array:
+        """Return ``residual + dropout(x)``, as `dropout_add` does."""
+        y = self._run_several((as_array(x, "x"), as_array(residual, "residual")), out, training)
+        self._residual = np.shape(residual)
+        return y
+
+    def backward(self, dy: ArrayLike) -> tuple[Array, Array]:
+        """Return the gradients with respect to `x` and `residual` of the last call."""
+        array = as_array(dy, "dy")
+        return self._last_plan().backward(array), sum_to(array, self._residual)
+
+
+class BiasDropoutAdd(_Fused):
+    """Add a bias, drop, and add another array.
+
+    A call takes ``(x, bias, residual, out=None)``; `backward` returns the gradients of all three.
+
+    Parameters
+    ----------
+    p : float, default 0.5
+        Probability to DROP an element, in [0, 1].
+    mode, rng
+        As for `Dropout`.
+
+    See Also
+    --------
+    bias_dropout_add : the function, with the formula.
+
+    Examples
+    --------
+    >>> import fastdrop as fd
+    >>> import numpy as np
+    >>> drop = fd.BiasDropoutAdd(0.5, rng=0)
+    >>> drop(np.ones((2, 2)), np.array([1.0, 2.0]), np.zeros((2, 2)))
+    array([[4., 0.],
+           [4., 0.]])
+    >>> drop.backward(np.ones((2, 2)))[1]
+    array([4., 0.])
+    """
+
+    _operation = "bias_add"
+
+    def __call__(
+        self,
+        x: ArrayLike,
+        bias: ArrayLike,
+        residual: ArrayLike,
+        out: Array | None = None,
+        *,
+        training: bool | None = None,
+    ) -> Array:
+        """Return ``residual + dropout(x + bias)``, as `bias_dropout_add` does."""
+        inputs = (as_array(x, "x"), as_array(bias, "bias"), as_array(residual, "residual"))
+        y = self._run_several(inputs, out, training)
+        self._bias, self._residual = np.shape(bias), np.shape(residual)
+        return y
+
+    def backward(self, dy: ArrayLike) -> tuple[Array, Array, Array]:
+        """Return the gradients with respect to `x`, `bias` and `residual` of the last call."""
+        array = as_array(dy, "dy")
+        dx = self._last_plan().backward(array)
+        return dx, sum_to(dx, self._bias), sum_to(array, self._residual)
+
+
+class ReluDropout(_Fused, ElementwiseLayer[Mask]):
+    """Rectify, then drop in training.
+
+    Keeps a reference to the input, which must not be changed before `backward`.
+
+    Parameters
+    ----------
+    p : float, default 0.5
+        Probability to DROP an element, in [0, 1].
+    mode, rng
+        As for `Dropout`.
+
+    See Also
+    --------
+    relu_dropout : the function, with the formula.
+
+    Examples
+    --------
+    >>> import fastdrop as fd
+    >>> import numpy as np
+    >>> drop = fd.ReluDropout(0.5, rng=0)
+    >>> drop(np.array([1.0, -2.0, 3.0, 4.0]))
+    array([2., 0., 6., 0.])
+    >>> drop.backward(np.ones(4))
+    array([2., 0., 2., 0.])
+    """
+
+    _operation = "relu"
+    _keeps_input = True
+
+    def _gradient(self, plan: Any, dy: Array) -> Array:
+        gradient: Array = plan.backward(dy, np.asarray(self._x, dtype=dy.dtype))
+        return gradient
+
+
+class GeluDropout(ReluDropout):
+    """Apply the Gaussian error linear unit, then drop in training.
+
+    Keeps a reference to the input, which must not be changed before `backward`.
+
+    Parameters
+    ----------
+    p : float, default 0.5
+        Probability to DROP an element, in [0, 1].
+    approximate : {"none", "tanh"}, default "none"
+        Whether the normal distribution function is exact or the paper's approximation.
+    mode, rng
+        As for `Dropout`.
+
+    See Also
+    --------
+    gelu_dropout : the function, with the formula and the paper.
+
+    Examples
+    --------
+    >>> import fastdrop as fd
+    >>> import numpy as np
+    >>> fd.GeluDropout(0.5, rng=0)(np.array([1.0, -2.0, 3.0, 4.0])).round(4)
+    array([1.6827, 0.    , 5.9919, 0.    ])
+    """
+
+    def __init__(
+        self,
+        p: float = 0.5,
+        *,
+        approximate: Approximate = "none",
+        mode: Mode = "inverted",
+        rng: RNG = None,
+    ) -> None:
+        _gelu(approximate)
+        super().__init__(p, mode=mode, rng=rng)
+        self.approximate: Approximate = approximate
+
+    @property
+    def _operation(self) -> str:  # type: ignore[override]
+        return _gelu(self.approximate)

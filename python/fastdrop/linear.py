@@ -1,0 +1,548 @@
+"""A linear map with a mask of its connections for each example (DropConnect).
+
+There is one `Mask` of shape (examples, outputs, inputs); example n has its region n. Neither it nor
+the weights of all examples are ever stored: they are made tile by tile, in one buffer that stays in
+the cache.
+"""
+
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
+from typing import Any, SupportsIndex
+
+import numpy as np
+from numpy.typing import ArrayLike, DTypeLike
+
+from fastdrop import _core
+from fastdrop._arguments import (
+    Array,
+    Mode,
+    as_count,
+    as_flag,
+    check_mode,
+    float_array,
+    float_dtype,
+    probability,
+    split_state,
+)
+from fastdrop._key import NO_KEY, RNG, Key
+from fastdrop._layer import Layer, call_key
+from fastdrop._plan import check_forward_mask, check_recipe, draw_key, select, training_scale
+from fastdrop._recipe import Mask, make_mask
+
+TILE = 2**18
+"""Weights in a tile: a megabyte of float32. Half of it is slower, for the calls that it takes."""
+
+
+def drop_connect_linear(
+    x: ArrayLike,
+    weight: ArrayLike,
+    bias: ArrayLike | None = None,
+    p: float = 0.5,
+    *,
+    training: bool = True,
+    mode: Mode = "inverted",
+    rng: RNG = None,
+    mask: Mask | None = None,
+    return_mask: bool = False,
+) -> Any:
+    r"""Map linearly, with connections dropped at random for each example.
+
+    .. math:: y_{n o} = s \sum_i m_{n o i} \, W_{o i} \, x_{n i} + b_o,
+              \qquad m_{n o i} \sim Bernoulli(1 - p)
+
+    with :math:`s = 1 / (1 - p)` in inverted mode and :math:`s = 1` in standard mode. In evaluation
+    all connections are kept, and :math:`s` is 1 in inverted mode and :math:`1 - p` in standard
+    mode.
+
+    Parameters
+    ----------
+    x : array_like of float or complex, shape (..., inputs)
+        Examples, of the dtypes of `dropout`; what stands before the last axis counts them.
+    weight : array_like of float or complex, shape (outputs, inputs)
+        The weights.
+    bias : array_like of float or complex, shape (outputs,), optional
+        What is added; it is never dropped.
+    p : float, default 0.5
+        Probability to DROP a connection, in [0, 1].
+    training, mode, rng
+        As for `dropout`. Example n has region n of a `Mask` of shape (examples, outputs, inputs).
+
+    Returns
+    -------
+    ndarray, shape (..., outputs)
+        Of the dtype of all arrays; if they have several, of the widest, and float32 at least.
+
+    See Also
+    --------
+    DropConnectLinear : the layer.
+    drop_connect_linear_backward : the gradients.
+    drop_connect : one mask for all examples, which is faster.
+
+    Notes
+    -----
+    Wan et al., "Regularization of neural networks using DropConnect", ICML 2013.
+
+    A dropped connection carries no Inf or NaN, neither of the weight nor of the input. float16 and
+    bfloat16 are computed in float32 and rounded once. The masks are the same everywhere; the sums
+    are those of NumPy's matrix product, whose last bits depend on the machine.
+
+    Examples
+    --------
+    >>> import fastdrop as fd
+    >>> import numpy as np
+    >>> fd.drop_connect_linear(np.ones((3, 4)), np.ones((2, 4)), rng=0)
+    array([[6., 4.],
+           [2., 4.],
+           [8., 4.]])
+    """
+    p, training = probability(p), as_flag(training, "training")
+    return_mask = as_flag(return_mask, "return_mask")
+    check_mode(mode)
+    arrays = _linear_arrays(x, weight, bias)
+    plan = _connections(arrays[0], arrays[1], p, training, mode, rng, mask)
+    y = plan.forward(*arrays)
+    if not return_mask:
+        return y
+    return y, plan.recipe or make_mask(_mask_shape(*arrays[:2]), 0.0, NO_KEY)
+
+
+def drop_connect_linear_backward(
+    dy: ArrayLike,
+    x: ArrayLike,
+    weight: ArrayLike,
+    p: float = 0.5,
+    *,
+    mode: Mode = "inverted",
+    rng: RNG = None,
+    mask: Mask | None = None,
+) -> tuple[Array, Array, Array]:
+    r"""Return the gradients of `drop_connect_linear` in training, through the same connections.
+
+    .. math:: dx_{n i} = s \sum_o m_{n o i} W_{o i} \, dy_{n o}, \qquad
+              dW_{o i} = s \sum_n m_{n o i} \, dy_{n o} \, x_{n i}, \qquad
+              db_o = \sum_n dy_{n o}
+
+    Parameters
+    ----------
+    dy : array_like of float or complex, shape (..., outputs)
+        Gradient with respect to the output.
+    x, weight, p, mode
+        As they were given to `drop_connect_linear`.
+    rng : Key
+        The key that was given to `drop_connect_linear`.
+
+    Returns
+    -------
+    dx, dweight, dbias : ndarray
+        Of the shapes of `x`, `weight` and the bias, and of the dtypes of `x`, `weight` and
+        `weight`. Of complex arrays W and x are conjugated.
+
+    See Also
+    --------
+    drop_connect_linear : the function, with the paper.
+
+    Examples
+    --------
+    >>> import fastdrop as fd
+    >>> import numpy as np
+    >>> x, weight, key = np.ones((3, 4)), np.ones((2, 4)), fd.Key(0)
+    >>> dx, dweight, dbias = fd.drop_connect_linear_backward(np.ones((3, 2)), x, weight, rng=key)
+    >>> dweight
+    array([[6., 4., 4., 2.],
+           [2., 2., 4., 4.]])
+    >>> dbias
+    array([3., 3.])
+    """
+    p = probability(p)
+    check_mode(mode)
+    check_forward_mask(True, rng, mask)
+    examples, weights, _ = _linear_arrays(x, weight, None)
+    plan = _connections(examples, weights, p, True, mode, rng, mask)
+    return plan.backward(float_array(dy, "dy"), examples, weights)
+
+
+def _linear_arrays(
+    x: ArrayLike, weight: ArrayLike, bias: ArrayLike | None
+) -> tuple[Array, Array, Array | None]:
+    """Return the arrays of a linear map."""
+    examples, weights = float_array(x, "x"), float_array(weight, "weight")
+    if weights.ndim != 2:
+        raise ValueError(f"weight must have 2 axes, (outputs, inputs), got shape {weights.shape}")
+    if examples.shape[-1:] != weights.shape[1:]:
+        raise ValueError(f"x must have the shape (..., {weights.shape[1]}), got {examples.shape}")
+    if bias is None:
+        return examples, weights, None
+    offset = float_array(bias, "bias")
+    if offset.shape != weights.shape[:1]:
+        raise ValueError(f"bias must have the shape {weights.shape[:1]}, got {offset.shape}")
+    return examples, weights, offset
+
+
+def _mask_shape(x: Array, weight: Array) -> tuple[int, ...]:
+    return (math.prod(x.shape[:-1]), *weight.shape)
+
+
+def _connections(
+    x: Array,
+    weight: Array,
+    p: float,
+    training: bool,
+    mode: Mode,
+    rng: RNG,
+    mask: Mask | None,
+) -> "_Connections":
+    """Return what a call with these arrays decides."""
+    shape = _mask_shape(x, weight)
+    if mask is None:
+        make_mask(shape, p, NO_KEY)  # what is wrong with it is said before a Generator advances
+        mask = make_mask(shape, p, draw_key(rng, training and p > 0.0))
+    else:
+        check_recipe(mask, Mask, rng)
+        if mask.shape != shape:
+            raise ValueError(f"mask must be of shape {shape}, got {mask.shape}")
+        p = mask.p
+    if training:
+        return _Connections(mask, training_scale(p, mode))
+    return _Connections(None, 1.0 - p if mode == "standard" else 1.0)
+
+
+class _Connections:
+    """The plan of a call; without a recipe all connections are kept."""
+
+    __slots__ = ("_scale", "recipe")
+
+    def __init__(self, recipe: Mask | None, scale: float) -> None:
+        self.recipe, self._scale = recipe, scale
+
+    @property
+    def _partial(self) -> Mask | None:
+        """The mask, if it drops any connection."""
+        return None if self.recipe is None or self.recipe.p == 0.0 else self.recipe
+
+    def forward(self, x: Array, weight: Array, bias: Array | None) -> Array:
+        """Map linearly."""
+        dtype = _common(*([x, weight] if bias is None else [x, weight, bias]))
+        rows, weights = _rows(x, dtype), _rows(weight, dtype)
+        with np.errstate(all="ignore"):
+            if self._scale == 0.0:
+                y = np.zeros((len(rows), len(weights)), dtype=rows.dtype)
+            elif self._partial is None:
+                y = rows @ weights.T
+            else:
+                y = _forward(rows, weights, self._partial)
+            y *= self._scale
+            if bias is not None:
+                y += bias.astype(y.dtype)
+            return y.reshape(*x.shape[:-1], len(weight)).astype(dtype, copy=False)
+
+    def backward(self, dy: Array, x: Array, weight: Array) -> tuple[Array, Array, Array]:
+        """Return the gradients with respect to the inputs, the weights and the bias."""
+        expected = (*x.shape[:-1], len(weight))
+        if dy.shape != expected:
+            raise ValueError(f"dy must have the shape of the output, {expected}, got {dy.shape}")
+        dtype = _common(dy, x, weight)
+        rows, inputs, weights = (_rows(array, dtype) for array in (dy, x, weight))
+        if rows.dtype.kind == "c":
+            inputs, weights = inputs.conj(), weights.conj()
+        with np.errstate(all="ignore"):
+            if self._scale == 0.0:
+                dx, dweight = np.zeros_like(inputs), np.zeros_like(weights)
+            elif self._partial is None:
+                dx, dweight = rows @ weights, rows.T @ inputs
+            else:
+                dx, dweight = _backward(rows, inputs, weights, self._partial)
+            dx *= self._scale
+            dweight *= self._scale
+            return (
+                _narrow(dx.reshape(x.shape), x.dtype),
+                _narrow(dweight, weight.dtype),
+                _narrow(rows.sum(axis=0), weight.dtype),
+            )
+
+
+def _common(*arrays: Array) -> np.dtype[Any]:
+    """Return the dtype of a result: that of all, else the widest, and float32 at least."""
+    dtypes = {array.dtype.newbyteorder("=") for array in arrays}
+    return dtypes.pop() if len(dtypes) == 1 else np.result_type(*map(_precision, dtypes))
+
+
+def _precision(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """Return what is computed in."""
+    return np.dtype(np.float32) if dtype.itemsize == 2 else dtype
+
+
+def _rows(x: Array, dtype: np.dtype[Any]) -> Array:
+    """Return an array with two axes, in C order and in the precision that is computed in."""
+    rows = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
+    return np.ascontiguousarray(rows, dtype=_precision(dtype))
+
+
+def _narrow(x: Array, dtype: np.dtype[Any]) -> Array:
+    """Return `x` in the dtype of what it is the gradient of."""
+    return (x if dtype.kind == "c" else x.real).astype(dtype, copy=False)
+
+
+class _Tiles:
+    """The weights of all examples, some examples or some outputs at a time, in one buffer."""
+
+    def __init__(self, weights: Array, mask: Mask) -> None:
+        self.weights, self.mask = weights, mask
+        outputs, inputs = weights.shape
+        self.outputs = max(1, min(outputs, TILE // max(1, inputs)))
+        self.examples = max(1, TILE // max(1, self.outputs * inputs))
+        if self.outputs < outputs:
+            self.examples = 1
+        self.buffer = np.empty((self.examples, self.outputs, inputs), dtype=weights.dtype)
+
+    def __iter__(self) -> Iterator[tuple[slice, slice]]:
+        """Walk over the examples for some outputs, whose weights stay in the cache."""
+        examples, outputs, _ = self.mask.shape
+        for o in range(0, outputs, self.outputs):
+            for n in range(0, examples, self.examples):
+                yield (
+                    slice(n, min(n + self.examples, examples)),
+                    slice(o, min(o + self.outputs, outputs)),
+                )
+
+    def room(self, n: slice, o: slice) -> Array:
+        """Return the part of the buffer for a tile."""
+        return self.buffer[: n.stop - n.start, : o.stop - o.start]
+
+    def select(self, n: slice, o: slice, numbers: Array) -> Array:
+        """Return the tile's numbers where a connection is kept, else +0.0; in the buffer."""
+        room = self.room(n, o)
+        kept = self.mask.region((n.start, o.start, 0), room.shape)
+        return select(np.broadcast_to(numbers, room.shape), kept, 1.0, room)
+
+    def kept_weights(self, n: slice, o: slice) -> Array:
+        """Return the weights of a tile's examples."""
+        return self.select(n, o, self.weights[o])
+
+    def kept_products(self, n: slice, o: slice, left: Array, right: Array) -> Array:
+        """Return products where a connection is kept: what is dropped leaves no Inf or NaN."""
+        return self.select(n, o, np.multiply(left, right, out=self.room(n, o)))
+
+
+def _forward(x: Array, weights: Array, mask: Mask) -> Array:
+    """Return sums over the inputs."""
+    y = np.empty((len(x), len(weights)), dtype=x.dtype)
+    tiles = _Tiles(weights, mask)
+    for n, o in tiles:
+        np.matmul(tiles.kept_weights(n, o), x[n, :, np.newaxis], out=y[n, o, np.newaxis])
+        for one in _not_finite(x, n):
+            products = tiles.kept_products(one, o, weights[o], x[one, np.newaxis])
+            y[one, o] = products.sum(axis=2)
+    return y
+
+
+def _backward(dy: Array, x: Array, weights: Array, mask: Mask) -> tuple[Array, Array]:
+    """Return sums over the outputs, and over the examples."""
+    dx, dweights = np.zeros_like(x), np.zeros_like(weights)
+    tiles = _Tiles(weights, mask)
+    for n, o in tiles:
+        kept = tiles.kept_products(n, o, dy[n, o, np.newaxis], x[n, np.newaxis])
+        dweights[o] += kept.sum(axis=0) if len(kept) > 1 else kept[0]
+        part = np.matmul(dy[n, np.newaxis, o], tiles.kept_weights(n, o))[:, 0]
+        for one in _not_finite(dy, n):
+            products = tiles.kept_products(one, o, weights[o], dy[one, o, np.newaxis])
+            part[one.start - n.start] = products.sum(axis=1)[0]
+        dx[n] += part
+    return dx, dweights
+
+
+def _not_finite(rows: Array, n: slice) -> Iterator[slice]:
+    """Yield those of some rows with which a 0 in a matrix product would make NaN."""
+    part = rows[n]
+    if not math.isfinite(abs(part.sum())):
+        for row in np.flatnonzero(~np.isfinite(part).all(axis=1)):
+            yield slice(n.start + int(row), n.start + int(row) + 1)
+
+
+def _initial_weights(shape: tuple[int, ...], inputs: int, key: Key, dtype: DTypeLike) -> Array:
+    r"""Return weights uniform between :math:`\pm 1 / \sqrt{inputs}`.
+
+    .. math:: W = \frac{2 u - 1}{\sqrt{inputs}}, \qquad u = (U + 1/2) \, 2^{-64}
+
+    with the 64-bit uniforms U of `key`, computed in float64 and rounded to `dtype`. The parts of a
+    complex number are two numbers, one after the other.
+    """
+    dtype = np.dtype(dtype)
+    draws = (*shape, 2) if dtype.kind == "c" else shape
+    numbers = (_core.uniforms(draws, key).astype(np.float64) + 0.5) * 2.0**-63 - 1.0
+    numbers /= math.sqrt(max(1, inputs))
+    with np.errstate(under="ignore"):
+        if dtype.kind == "c":
+            return numbers.view(np.complex128)[..., 0].astype(dtype)
+        return numbers.astype(dtype)
+
+
+class DropConnectLinear(Layer[Mask]):
+    """Map linearly; in training, with connections dropped at random for each example.
+
+    Parameters
+    ----------
+    in_features, out_features : int
+        Numbers of inputs and of outputs.
+    p : float, default 0.5
+        Probability to DROP a connection, in [0, 1].
+    bias : bool, default True
+        Whether something is added, which is never dropped.
+    mode, rng
+        As for `Dropout`.
+    dtype : dtype, default numpy.float32
+        Of the parameters, one of those of `dropout`.
+
+    Attributes
+    ----------
+    weight : ndarray, shape (out_features, in_features)
+        A parameter: can be changed in place, and set. At first uniform between plus and minus 1 /
+        sqrt(in_features), by the uniforms of ``layer.key.split(2)[0]``, which no mask has.
+    bias : ndarray, shape (out_features,), or None
+        A parameter; at first as `weight`, by the key ``layer.key.split(2)[1]``.
+    grad_weight, grad_bias : ndarray or None
+        Gradients with respect to them, of the last `backward`.
+    mask : Mask or None
+        That of the last call, of shape (examples, out_features, in_features); None before the first
+        and after one in evaluation.
+
+    See Also
+    --------
+    drop_connect_linear : the function, with the formula and the paper.
+
+    Notes
+    -----
+    The last input is kept until the next call: `grad_weight` needs it. Neither it nor `weight` must
+    be overwritten before `backward`.
+
+    Examples
+    --------
+    >>> import fastdrop as fd
+    >>> import numpy as np
+    >>> layer = fd.DropConnectLinear(4, 2, rng=0)
+    >>> layer(np.ones((3, 4), dtype=np.float32)).shape
+    (3, 2)
+    >>> layer.backward(np.ones((3, 2), dtype=np.float32)).shape
+    (3, 4)
+    >>> layer.grad_weight.shape
+    (2, 4)
+    """
+
+    def __init__(
+        self,
+        in_features: SupportsIndex,
+        out_features: SupportsIndex,
+        p: float = 0.5,
+        *,
+        bias: bool = True,
+        mode: Mode = "inverted",
+        rng: RNG = None,
+        dtype: DTypeLike = np.float32,
+    ) -> None:
+        check_mode(mode)
+        inputs, outputs = (
+            as_count(in_features, "in_features"),
+            as_count(out_features, "out_features"),
+        )
+        has_bias, own = as_flag(bias, "bias"), float_dtype(dtype)
+        super().__init__(p, rng)
+        self.mode: Mode = mode
+        keys = self.key.split(2)
+        self.weight = _initial_weights((outputs, inputs), inputs, keys[0], own)
+        self.bias = _initial_weights((outputs,), inputs, keys[1], own) if has_bias else None
+        self.grad_weight: Array | None = None
+        self.grad_bias: Array | None = None
+        self._x: Array | None = None
+
+    def __call__(self, x: ArrayLike, *, training: bool | None = None) -> Array:
+        """Map examples.
+
+        Parameters
+        ----------
+        x : array_like of float or complex, shape (..., in_features)
+            Of the dtypes of `Dropout`.
+        training : bool, optional
+            As for `Dropout`.
+
+        Returns
+        -------
+        ndarray, shape (..., out_features)
+        """
+        array, weight, bias = _linear_arrays(x, self.weight, self.bias)
+        train = self.training if training is None else as_flag(training, "training")
+        with call_key(self._keys) if train else nullcontext(NO_KEY) as key:
+            plan = _connections(array, weight, self._p, train, self.mode, key, None)
+            y = plan.forward(array, weight, bias)
+        self._x, self._plan = array, plan
+        return y
+
+    def backward(self, dy: ArrayLike) -> Array:
+        """Return the gradient with respect to the input of the last call, and leave the others.
+
+        Parameters
+        ----------
+        dy : array_like of float or complex, shape (..., out_features)
+            Gradient with respect to the output.
+
+        Returns
+        -------
+        ndarray, shape (..., in_features)
+
+        Raises
+        ------
+        RuntimeError
+            If there was no call yet.
+        """
+        gradients = self._last_plan().backward(float_array(dy, "dy"), self._x, self.weight)
+        dx, self.grad_weight, grad_bias = gradients
+        self.grad_bias = None if self.bias is None else grad_bias
+        array: Array = dx
+        return array
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what changes in training: as for all layers, and copies of weight and bias.
+
+        Examples
+        --------
+        >>> import fastdrop as fd
+        >>> fd.DropConnectLinear(3, 2).state_dict()["weight"].shape
+        (2, 3)
+        """
+        bias = None if self.bias is None else self.bias.copy()
+        return {**super().state_dict(), "weight": self.weight.copy(), "bias": bias}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over what `state_dict` returned of a layer of the same shape, here or elsewhere."""
+        saved, common = split_state(state, ("weight", "bias"))
+        weight = _checked_weights(saved[0], self.weight, "weight")
+        bias = _checked_weights(saved[1], self.bias, "bias")
+        super().load_state_dict(common)
+        self.weight[...] = weight
+        if self.bias is not None:
+            self.bias[...] = bias
+        self.grad_weight, self.grad_bias = None, None
+        self._x = None
+
+    def __repr__(self) -> str:
+        outputs, inputs = self.weight.shape
+        options = "" if self.bias is not None else ", bias=False"
+        options += "" if self.mode == "inverted" else f", mode={self.mode!r}"
+        options += "" if self.weight.dtype == np.float32 else f", dtype={self.weight.dtype.name!r}"
+        return f"DropConnectLinear({inputs}, {outputs}, p={self._p}{options})"
+
+
+def _checked_weights(saved: Any, own: Array | None, name: str) -> Array | None:
+    """Return a saved parameter as an array that fits a layer's own, of the same dtype."""
+    if saved is None or own is None:
+        if saved is not own:
+            wanted = "None" if own is None else f"an array of shape {own.shape}"
+            raise ValueError(f"state must have {wanted} as {name}, got {type(saved).__name__}")
+        return None
+    array = float_array(saved, name)
+    if array.shape != own.shape:
+        raise ValueError(f"state must have {name} of shape {own.shape}, got {array.shape}")
+    if array.dtype.kind == "c" and own.dtype.kind != "c":
+        raise TypeError(f"state must have a real {name}, got {array.dtype}")
+    if not own.flags.writeable:
+        raise ValueError(f"{name} must be writeable to load a state, got a read-only array")
+    return array.astype(own.dtype, copy=False)

@@ -1,0 +1,660 @@
+"""Dropout with one decision for many elements: channels, time steps, samples.
+
+Each member says which axes share a decision; the rest is `dropout`. They are linear in their input:
+the gradient is the same function of the output's gradient, with the same key or mask.
+"""
+
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal, overload
+
+from numpy.typing import ArrayLike
+
+from fastdrop._arguments import (
+    Array,
+    Mode,
+    as_array,
+    as_axis,
+    as_axis_number,
+    as_count,
+    as_flag,
+    check_choice,
+    check_mode,
+    feature_axes,
+    probability,
+)
+from fastdrop._key import RNG
+from fastdrop._plan import Keep, run, training_scale
+from fastdrop.elements import Dropout
+
+Per = Literal["sample", "batch"]
+
+
+def feature_dropout(
+    x: ArrayLike,
+    p: float = 0.5,
+    *,
+    training: bool = True,
+    mode: Mode = "inverted",
+    channel_axis: int = 1,
+    rng: RNG = None,
+    mask: Keep | None = None,
+    return_mask: bool = False,
+    out: Array | None = None,
+) -> Any:
+    r"""Drop whole channels, of inputs with any number of other axes.
+
+    Channel c of sample n is set to +0.0 with probability `p`:
+
+    .. math:: y_{n c l} = m_{n c} \, x_{n c l} / (1 - p), \qquad m_{n c} \sim Bernoulli(1 - p)
+
+    Parameters
+    ----------
+    x : array_like of float or complex, shape (batch, channels, ...)
+        Input of any of the dtypes of `dropout`, in any memory layout.
+    p : float, default 0.5
+        Probability to DROP a channel, in [0, 1].
+    training, mode, rng, mask, return_mask, out
+        As for `dropout`.
+    channel_axis : int, default 1
+        Where the channels are; -1 for (batch, ..., channels). The batch is axis 0.
+
+    Returns
+    -------
+    ndarray
+        Of the shape, dtype and memory layout of `x`, as for `dropout`.
+
+    See Also
+    --------
+    dropout1d, dropout2d, dropout3d : the same, for a fixed number of axes.
+
+    Notes
+    -----
+    Tompson et al., "Efficient object localization using convolutional networks", CVPR 2015.
+
+    Examples
+    --------
+    >>> import fastdrop as fd
+    >>> import numpy as np
+    >>> fd.feature_dropout(np.ones((1, 4, 3), dtype=np.float32), 0.5, rng=1)
+    array([[[0., 0., 0.],
+            [2., 2., 2.],
+            [0., 0., 0.],
+            [0., 0., 0.]]], dtype=float32)
+    """
+    return _features(x, None, p, training, mode, channel_axis, rng, mask, return_mask, out)
+
+
+def dropout1d(
+    x: ArrayLike,
+    p: float = 0.5,
+    *,
+    training: bool = True,
+    mode: Mode = "inverted",
+    channel_axis: int = 1,
+    rng: RNG = None,
+    mask: Keep | None = None,
+    return_mask: bool = False,
+    out: Array | None = None,
+) -> Any:
+    r"""Drop whole channels of sequences.
+
+    Channel c of sample n is set to +0.0 with probability `p`:
+
+    .. math:: y_{n c l} = m_{n c} \, x_{n c l} / (1 - p), \qquad m_{n c} \sim Bernoulli(1 - p)
+
+    Parameters
+    ----------
+    x : array_like of float or complex, shape (batch, channels, length)
+        Input of any of the dtypes of `dropout`, in any memory layout.
+    p : float, default 0.5
+        Probability to DROP a channel, in [0, 1].
+    training, mode, rng, mask, return_mask, out
+        As for `dropout`.
+    channel_axis : int, default 1
+        Where the channels are; -1 for (batch, length, channels). The batch is axis 0.
+
+    Returns
+    -------
+    ndarray
+        Of the shape, dtype and memory layout of `x`, as for `dropout`.
+
+    Notes
+    -----
+    Tompson et al., "Efficient object localization using convolutional networks", CVPR 2015.
+
+    Examples
+    --------
+    >>> import fastdrop as fd
+    >>> import numpy as np
+    >>> fd.dropout1d(np.ones((1, 4, 3), dtype=np.float32), 0.5, rng=1)
+    array([[[0., 0., 0.],
+            [2., 2., 2.],
+            [0., 0., 0.],
+            [0., 0., 0.]]], dtype=float32)
+    """
+    return _features(x, 3, p, training, mode, channel_axis, rng, mask, return_mask, out)
+
+
+def dropout2d(
+    x: ArrayLike,
+    p: float = 0.5,
+    *,
+    training: bool = True,
+    mode: Mode = "inverted",
+    channel_axis: int = 1,
+    rng: RNG = None,
+    mask: Keep | None = None,
+    return_mask: bool = False,
+    out: Array | None = None,
+) -> Any:
+    """Drop whole channels of images.
+
+    The formula and all parameters are those of `dropout1d`, for four axes.
+
+    Parameters
+    ----------
+    x : array_like of float or complex, shape (batch, channels, height, width)
+        Input of any of the dtypes of `dropout`, in any memory layout.
+    p : float, default 0.5
+        Probability to DROP a channel, in [0, 1].
+    training, mode, rng, mask, return_mask, out
+        As for `dropout`.
+    channel_axis : int, default 1
+        Where the channels are; -1 for (batch, height, width, channels). The batch is axis 0.
+
+    Returns
+    -------
+    ndarray
+        Of the shape, dtype and memory layout of `x`, as for `dropout`.
+
+    Notes
+    -----
+    Tompson et al., "Efficient object localization using convolutional networks", CVPR 2015.
+
+    Examples
+    --------
+    >>> import fastdrop as fd
+    >>> import numpy as np
+    >>> y = fd.dropout2d(np.ones((1, 4, 8, 8), dtype=np.float32), 0.5, rng=1)
+    >>> y.mean(axis=(2, 3))
+    array([[0., 2., 0., 0.]], dtype=float32)
+    """
+    return _features(x, 4, p, training, mode, channel_axis, rng, mask, return_mask, out)
+
+
+def dropout3d(
+    x: ArrayLike,
+    p: float = 0.5,
+    *,
+    training: bool = True,
+    mode: Mode = "inverted",
+    channel_axis: int = 1,
+    rng: RNG = None,
+    mask: Keep | None = None,
+    return_mask: bool = False,
+    out: Array | None = None,
+) -> Any:
+    """Drop whole channels of volumes.
+
+    The formula and all parameters are those of `dropout1d`, for five axes.
+
+    Parameters
+    ----------
+    x : array_like of float or complex, shape (batch, channels, depth, height, width)
+        Input of any of the dtypes of `dropout`, in any memory layout.
+    p : float, default 0.5
+        Probability to DROP a channel, in [0, 1].
+    training, mode, rng, mask, return_mask, out
+        As for `dropout`.
+    channel_axis : int, default 1
+        Where the channels are; -1 for (batch, depth, height, width, channels). The batch is axis 0.
+
+    Returns
+    -------
+    ndarray
+        Of the shape, dtype and memory layout of `x`, as for `dropout`.
+
+    Notes
+    -----
+    Tompson et al., "Efficient object localization using convolutional networks", CVPR 2015.
+
+    Examples
+    --------
+    >>> import fastdrop as fd
+    >>> import numpy as np
+    >>> y = fd.dropout3d(np.ones((1, 2, 2, 8, 4), dtype=np.float32), 0.5, channel_axis=3, rng=1)
+    >>> y.mean(axis=(1, 2, 4))
+    array([[0., 2., 0., 0., 0., 2., 2., 0.]], dtype=float32)
+    """
+    return _features(x, 5, p, training, mode, channel_axis, rng, mask, return_mask, out)
+
+
+def _features(
+    x: ArrayLike,
+    ndim: int | None,
+    p: float,
+    training: bool,
+    mode: Mode,
+    channel_axis: int,
+    rng: RNG,
+    mask: Keep | None,
+    return_mask: bool,
+    out: Array | None,
+) -> Any:
+    check_mode(mode)
+    array = as_array(x, "x")
+    shared = feature_axes(array.shape, channel_axis, ndim)
+    return run("select", (array,), p, training, mode, shared, rng, mask, return_mask, out)
+
+
+class FeatureDropout(Dropout):
+    """Drop whole channels in training, of inputs with any number of other axes.
+
+    Parameters
+    ----------
+    p : float, default 0.5
+        Probability to DROP a channel, in [0, 1].
+    inplace, mode, rng
+        As for `Dropout`.
+    channel_axis : int, default 1
+        Where the channels are; -1 for (batch, ..., channels). The batch is axis 0.
+
+    See Also
+    --------
+    feature_dropout : the function, with the formula and the paper.
+
+    Examples
+    --------
+    >>> import fastdrop as fd
+    >>> import numpy as np
+    >>> fd.FeatureDropout(0.5, rng=0)(np.ones((1, 2, 3), dtype=np.float32))
+    array([[[2., 2., 2.],
+            [0., 0., 0.]]], dtype=float32)
+    """
+
+    _ndim: ClassVar[int | None] = None
+
+    def __init__(
+        self,
+        p: float = 0.5,
+        inplace: bool = False,
+        *,
+        mode: Mode = "inverted",
+        channel_axis: int = 1,
+        rng: RNG = None,
+    ) -> None:
+        self.channel_axis = as_channel_axis(channel_axis, self._ndim)
+        super().__init__(p, inplace, mode=mode, rng=rng)
+
+    def _shared(self, x: Array) -> tuple[int, ...]:
+        return feature_axes(x.shape, self.channel_axis, self._ndim)
+
+
+class Dropout1d(FeatureDropout):
+    """Drop whole channels of sequences in training; pass everything through in evaluation.
+
+    Parameters
+    ----------
+    p : float, default 0.5
+        Probability to DROP a channel, in [0, 1].
+    inplace, mode, rng
+        As for `Dropout`.
+    channel_axis : int, default 1
+        Where the channels are; -1 for (batch, length, channels). The batch is axis 0.
+
+    See Also
+    --------
+    dropout1d : the function, with the formula and the paper.
+
+    Examples
+    --------
+    >>> import fastdrop as fd
+    >>> import numpy as np
+    >>> fd.Dropout1d(0.5, rng=0)(np.ones((1, 2, 3), dtype=np.float32))
+    array([[[2., 2., 2.],
+            [0., 0., 0.]]], dtype=float32)
+    """
+
+    _ndim = 3
+
+
+class Dropout2d(FeatureDropout):
+    """Drop whole channels of images in training; pass everything through in evaluation.
+
+    Parameters
+    ----------
+    p : float, default 0.5
+        Probability to DROP a channel, in [0, 1].
+    inplace, mode, rng
+        As for `Dropout`.
+    channel_axis : int, default 1
+        Where the channels are; -1 for (batch, height, width, channels). The batch is axis 0.
+
+    See Also
+    --------
+    dropout2d : the function, with the formula and the paper.
+
+    Examples
+    --------
+    >>> import fastdrop as fd
+    >>> import numpy as np
+    >>> fd.Dropout2d(0.5, rng=0)(np.ones((1, 4, 5, 5), dtype=np.float32)).mean(axis=(2, 3))
+    array([[2., 0., 2., 0.]], dtype=float32)
+    """
+
+    _ndim = 4
+
+
+class Dropout3d(FeatureDropout):
+    """Drop whole channels of volumes in training; pass everything through in evaluation.
+
+    Parameters
+    ----------
+    p : float, default 0.5
+        Probability to DROP a channel, in [0, 1].
+    inplace, mode, rng
+        As for `Dropout`.
+    channel_axis : int, default 1
+        Where the channels are; -1 for (batch, depth, height, width, channels). The batch is axis 0.
+
+    See Also
+    --------
+    dropout3d : the function, with the formula and the paper.
+
+    Examples
+    --------
+    >>> import fastdrop as fd
+    >>> import numpy as np
+    >>> fd.Dropout3d(0.5, rng=0)(np.ones((1, 4, 2, 5, 5), dtype=np.float32)).mean(axis=(2, 3, 4))
+    array([[2., 0., 2., 0.]], dtype=float32)
+    """
+
+    _ndim = 5
+
+
+def as_channel_axis(channel_axis: Any, ndim: int | None) -> int:
+    """Return the axis of the channels of inputs that are not there yet."""
+    if ndim is not None:
+        feature_axes((1,) * ndim, channel_axis)
+    number = as_axis_number(channel_axis, "channel_axis")
+    if number == 0:
+        raise ValueError("channel_axis must not be axis 0, the batch, got 0")
+    return number
+
+
+def locked_dropout(
+    x: ArrayLike,
+    p: float = 0.5,
+    *,
+    training: bool = True,
+    mode: Mode = "inverted",
+    time_axis: int = 0,
+    rng: RNG = None,
+    mask: Keep | None = None,
+    return_mask: bool = False,
+    out: Array | None = None,
+) -> Any:
+    r"""Drop the same elements at every time step (variational dropout).
+
+    .. math:: y_{t b h} = m_{b h} \, x_{t b h} / (1 - p), \qquad m_{b h} \sim Bernoulli(1 - p)
+
+    Parameters
+    ----------
+    x : array_like of float or complex, shape (time, batch, features) or any other
+        Input of any of the dtypes of `dropout`, in any memory layout.
+    p : float, default 0.5
+        Probability to DROP an element, in [0, 1].
+    training, mode, rng, mask, return_mask, out
+        As for `dropout`.
+    time_axis : int, default 0
+        The axis along which the decisions are shared.
+
+    Returns
+    -------
+    ndarray
+        Of the shape, dtype and memory layout of `x`, as for `dropout`.
+
+    Notes
+    -----
+    Gal and Ghahramani, "A theoretically grounded application of dropout in recurrent neural
+    networks", NIPS 2016; "locked" is the word of Merity et al., "Regularizing and optimizing LSTM
+    language models", ICLR 2018.
+
+    Examples
+    --------
+    >>> import fastdrop as fd
+    >>> import numpy as np
+    >>> fd.locked_dropout(np.ones((2, 1, 6), dtype=np.float32), 0.5, rng=1)[:, 0]
+    array([[0., 2., 0., 0., 0., 2.],
+           [0., 2., 0., 0., 0., 2.]], dtype=float32)
+    """
+    check_mode(mode)
+    array = as_array(x, "x")
+    shared = (as_axis(time_axis, array.ndim, "time_axis"),)
+    return run("select", (array,), p, training, mode, shared, rng, mask, return_mask, out)
+
+
+class LockedDropout(Dropout):
+    """Drop the same elements at every time step in training (variational dropout).
+
+    Parameters
+    ----------
+    p : float, default 0.5
+        Probability to DROP an element, in [0, 1].
+    inplace, mode, rng
+        As for `Dropout`.
+    time_axis : int, default 0
+        The axis along which the decisions are shared.
+
+    See Also
+    --------
+    locked_dropout : the function, with the formula and the papers.
+
+    Examples
+    --------
+    >>> import fastdrop as fd
+    >>> import numpy as np
+    >>> fd.LockedDropout(0.5, rng=0)(np.ones((2, 4), dtype=np.float32))
+    array([[2., 0., 2., 0.],
+           [2., 0., 2., 0.]], dtype=float32)
+    """
+
+    def __init__(
+        self,
+        p: float = 0.5,
+        inplace: bool = False,
+        *,
+        mode: Mode = "inverted",
+        time_axis: int = 0,
+        rng: RNG = None,
+    ) -> None:
+        self.time_axis = as_axis_number(time_axis, "time_axis")
+        super().__init__(p, inplace, mode=mode, rng=rng)
+
+    def _shared(self, x: Array) -> tuple[int, ...]:
+        return (as_axis(self.time_axis, x.ndim, "time_axis"),)
+
+
+def drop_path(
+    x: ArrayLike,
+    p: float = 0.5,
+    *,
+    training: bool = True,
+    per: Per = "sample",
+    batch_axis: int = 0,
+    scale_by_keep: bool = True,
+    rng: RNG = None,
+    mask: Keep | None = None,
+    return_mask: bool = False,
+    out: Array | None = None,
+) -> Any:
+    r"""Drop the whole residual branch of a sample (stochastic depth).
+
+    .. math:: y_n = m_n \, x_n / (1 - p), \qquad m_n \sim Bernoulli(1 - p)
+
+    Parameters
+    ----------
+    x : array_like of float or complex, shape (batch, ...)
+        Output of the branch, of any of the dtypes of `dropout`, in any memory layout.
+    p : float, default 0.5
+        Probability to DROP the branch, in [0, 1].
+    training, rng, mask, return_mask, out
+        As for `dropout`.
+    per : {"sample", "batch"}, default "sample"
+        Whether each sample has a decision of its own, or the batch has one.
+    batch_axis : int, default 0
+        The axis of the samples.
+    scale_by_keep : bool, default True
+        Whether what is kept is divided by 1 - p.
+
+    Returns
+    -------
+    ndarray
+        Of the shape, dtype and memory layout of `x`, as for `dropout`; in evaluation `x` itself.
+
+    See Also
+    --------
+    drop_path_rates : the list of p over the depth of a network.
+
+    Notes
+    -----
+    Huang et al., "Deep networks with stochastic depth", ECCV 2016. (There p is the probability to
+    survive, and evaluation scales; here training does.)
+
+    Examples
+    --------
+    >>> import fastdrop as fd
+    >>> import numpy as np
+    >>> fd.drop_path(np.ones((4, 3), dtype=np.float32), 0.5, rng=1)
+    array([[0., 0., 0.],
+           [2., 2., 2.],
+           [0., 0., 0.],
+           [0., 0., 0.]], dtype=float32)
+    """
+    array = as_array(x, "x")
+    shared = _path_axes(array.ndim, per, batch_axis)
+    mode = "inverted" if as_flag(scale_by_keep, "scale_by_keep") else None
+    return run("select", (array,), p, training, mode, shared, rng, mask, return_mask, out)
+
+
+class DropPath(Dropout):
+    """Drop the whole residual branch of a sample in training (stochastic depth).
+
+    Parameters
+    ----------
+    p : float, default 0.5
+        Probability to DROP the branch, in [0, 1].
+    inplace, rng
+        As for `Dropout`.
+    per : {"sample", "batch"}, default "sample"
+        Whether each sample has a decision of its own, or the batch has one.
+    batch_axis : int, default 0
+        The axis of the samples.
+    scale_by_keep : bool, default True
+        Whether what is kept is divided by 1 - p. Evaluation is the identity in any case.
+
+    See Also
+    --------
+    drop_path : the function, with the formula and the paper.
+    drop_path_rates : the list of p over the depth of a network.
+
+    Examples
+    --------
+    >>> import fastdrop as fd
+    >>> import numpy as np
+    >>> fd.DropPath(0.5, rng=0)(np.ones((4, 3), dtype=np.float32))
+    array([[2., 2., 2.],
+           [0., 0., 0.],
+           [2., 2., 2.],
+           [0., 0., 0.]], dtype=float32)
+    """
+
+    def __init__(
+        self,
+        p: float = 0.5,
+        inplace: bool = False,
+        *,
+        per: Per = "sample",
+        batch_axis: int = 0,
+        scale_by_keep: bool = True,
+        rng: RNG = None,
+    ) -> None:
+        check_choice(per, "per", "sample", "batch")
+        self.scale_by_keep = as_flag(scale_by_keep, "scale_by_keep")
+        self.per: Per = per
+        self.batch_axis = as_axis_number(batch_axis, "batch_axis")
+        super().__init__(p, inplace, rng=rng)
+
+    def _shared(self, x: Array) -> tuple[int, ...]:
+        return _path_axes(x.ndim, self.per, self.batch_axis)
+
+    def _numbers(self) -> tuple[float]:
+        return (training_scale(self._p, "inverted" if self.scale_by_keep else None),)
+
+
+def _path_axes(ndim: int, per: Per, batch_axis: int) -> tuple[int, ...]:
+    """Return the axes along which the elements of a path share a decision."""
+    check_choice(per, "per", "sample", "batch")
+    if per == "batch":
+        as_axis_number(batch_axis, "batch_axis")
+        return tuple(range(ndim))
+    batch = as_axis(batch_axis, ndim, "batch_axis")
+    return tuple(axis for axis in range(ndim) if axis != batch)
+
+
+@overload
+def drop_path_rates(p: float, depth: int, *, stagewise: bool = False) -> list[float]: ...
+@overload
+def drop_path_rates(
+    p: float, depth: Sequence[int], *, stagewise: bool = False
+) -> list[list[float]]: ...
+def drop_path_rates(
+    p: float, depth: int | Sequence[int], *, stagewise: bool = False
+) -> list[float] | list[list[float]]:
+    r"""Return the rates for the blocks of a network: from 0 at the first to `p` at the last.
+
+    Block i of n has the rate :math:`p \, i / (n - 1)`, counted from 0; a single block has rate p.
+
+    Parameters
+    ----------
+    p : float
+        Rate of the last block, in [0, 1].
+    depth : int or sequence of int
+        Number of blocks; or that of each stage, and then the rates come stage by stage.
+    stagewise : bool, default False
+        Whether the rate grows from stage to stage only, and is the same for all blocks of one.
+
+    Returns
+    -------
+    list of float, or of lists of float
+        One rate per block, or a list per stage.
+
+    Notes
+    -----
+    Huang et al., "Deep networks with stochastic depth", ECCV 2016, section 3: the linear decay
+    rule. (There the first block has the rate p / n; here, as in most programs, 0.)
+
+    Examples
+    --------
+    >>> import fastdrop as fd
+    >>> fd.drop_path_rates(0.5, 3)
+    [0.0, 0.25, 0.5]
+    >>> fd.drop_path_rates(0.5, [2, 1], stagewise=True)
+    [[0.0, 0.0], [0.5]]
+    """
+    p = probability(p)
+    as_flag(stagewise, "stagewise")
+    if isinstance(depth, Sequence):
+        counts = [as_count(blocks, "depth") for blocks in depth]
+        if stagewise:
+            rates = _linear(p, len(counts))
+            return [[rate] * count for rate, count in zip(rates, counts, strict=True)]
+        blocks = iter(_linear(p, sum(counts)))
+        return [[next(blocks) for _ in range(count)] for count in counts]
+    if stagewise:
+        raise ValueError(f"depth must be a sequence of int if stagewise is True, got {depth!r}")
+    return _linear(p, as_count(depth, "depth"))
+
+
+def _linear(p: float, n: int) -> list[float]:
+    return [p * (block / (n - 1)) for block in range(n)] if n > 1 else [p] * n

@@ -1,0 +1,529 @@
+"""Dropout of weights: words of a table, connections, recurrent weights.
+
+All are linear in the weights: the gradient is the same function of the output's gradient, with the
+same key or mask.
+"""
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from fastdrop import _core
+from fastdrop._arguments import (
+    Array,
+    Mode,
+    as_count,
+    as_flag,
+    as_indices,
+    as_out,
+    check_broadcast,
+    check_mode,
+    float_array,
+    float_arrays,
+    probability,
+)
+from fastdrop._key import NO_KEY, RNG
+from fastdrop._layer import Layer, call_key
+from fastdrop._plan import (
+    Keep,
+    as_keep,
+    check_forward_mask,
+    draw_key,
+    evaluate,
+    run,
+    select,
+    training_scale,
+)
+from fastdrop._recipe import Mask, make_mask
+from fastdrop.elements import Dropout
+
+
+def embedding_dropout(
+    weight: ArrayLike,
+    p: float = 0.5,
+    *,
+    indices: ArrayLike | None = None,
+    training: bool = True,
+    mode: Mode = "inverted",
+    rng: RNG = None,
+    mask: Keep | None = None,
+    return_mask: bool = False,
+    out: Array | None = None,
+) -> Any:
+    r"""Drop whole words: rows of an embedding table.
+
+    .. math:: y_{v d} = m_v \, w_{v d} / (1 - p), \qquad m_v \sim Bernoulli(1 - p)
+
+    Parameters
+    ----------
+    weight : array_like of float or complex, shape (vocabulary, dimension)
+        The table, of any of the dtypes of `dropout`, in any memory layout.
+    p : float, default 0.5
+        Probability to DROP a word, in [0, 1].
+    indices : array_like of int, optional
+        Words to look up. Then only their rows are computed; a word that comes several times is
+        kept or dropped every time, as it would be in the whole table.
+    training, mode, rng, mask, return_mask, out
+        As for `dropout`. The mask is of shape (vocabulary, 1).
+
+    Returns
+    -------
+    ndarray, shape (vocabulary, dimension), or indices.shape + (dimension,)
+        The table to look words up in, or the rows of the words, as for `dropout`.
+
+    Notes
+    -----
+    Gal and Ghahramani, "A theoretically grounded application of dropout in recurrent neural
+    networks", NIPS 2016, section 4.2.
+
+    Examples
+    --------
+    >>> import fastdrop as fd
+    >>> import numpy as np
+    >>> table = np.ones((4, 2), dtype=np.float32)
+    >>> fd.embedding_dropout(table, 0.5, rng=1)
+    array([[0., 0.],
+           [2., 2.],
+           [0., 0.],
+           [0., 0.]], dtype=float32)
+    >>> fd.embedding_dropout(table, 0.5, indices=[1, 0, 1], rng=1)
+    array([[2., 2.],
+           [0., 0.],
+           [2., 2.]], dtype=float32)
+    """
+    check_mode(mode)
+    table = _as_table(weight)
+    if indices is None:
+        return run("select", (table,), p, training, mode, (1,), rng, mask, return_mask, out)
+    words = as_indices(indices, len(table))
+    rows = table[words]
+    target = None if out is None else as_out(out)
+    _core.check("select", (rows,), target)
+    plan = _lookup(table.shape, words, p, training, mode, rng, mask)
+    rows = plan.forward(rows, target)
+    y = rows if out is None else out
+    return (y, plan.recipe) if as_flag(return_mask, "return_mask") else y
+
+
+def embedding_dropout_backward(
+    dy: ArrayLike,
+    indices: ArrayLike,
+    vocabulary: int,
+    p: float = 0.5,
+    *,
+    training: bool = True,
+    mode: Mode = "inverted",
+    rng: RNG = None,
+    mask: Keep | None = None,
+) -> Array:
+    """Return the gradient of `embedding_dropout` with `indices` with respect to the table.
+
+    Parameters
+    ----------
+    dy : array_like of float or complex, shape indices.shape + (dimension,)
+        Gradient with respect to the rows.
+    indices : array_like of int
+        The words that were looked up.
+    vocabulary : int
+        Number of rows of the table.
+    p, training, mode
+        As they were given to `embedding_dropout`.
+    rng, mask
+        The `Key` that was given to `embedding_dropout`, or the mask that it returned.
+
+    Returns
+    -------
+    ndarray, shape (vocabulary, dimension)
+        Of the dtype of `dy`. Rows of words that come several times are summed in float64.
+
+    Examples
+    --------
+    >>> import fastdrop as fd
+    >>> import numpy as np
+    >>> fd.embedding_dropout_backward(np.ones((3, 2)), [1, 0, 1], 4, 0.5, rng=fd.Key(1))
+    array([[0., 0.],
+           [4., 4.],
+           [0., 0.],
+           [0., 0.]])
+    """
+    check_mode(mode)
+    check_forward_mask(training, rng, mask)
+    gradient = float_array(dy, "dy")
+    words = as_indices(indices, as_count(vocabulary, "vocabulary"))
+    shape = (int(vocabulary), *gradient.shape[words.ndim :])
+    return _lookup(shape, words, p, training, mode, rng, mask).backward(gradient)
+
+
+def _as_table(weight: ArrayLike) -> Array:
+    table = float_array(weight, "weight")
+    if table.ndim != 2:
+        raise ValueError(
+            f"weight must have 2 axes, (vocabulary, dimension), got shape {table.shape}"
+        )
+    return table
+
+
+class _Lookup:
+    """The plan of rows of a table."""
+
+    __slots__ = ("_scale", "_shape", "_words", "recipe")
+
+    def __init__(self, recipe: Any, scale: float, shape: tuple[int, ...], words: Array) -> None:
+        self.recipe, self._scale, self._shape, self._words = recipe, scale, shape, words
+
+    def forward(self, rows: Array, out: Array | None) -> Array:
+        keep = None
+        if self.recipe is not None:
+            whole = np.asarray(self.recipe, dtype=np.bool_)
+            keep = np.broadcast_to(whole, (self._shape[0], *whole.shape[-1:]))[self._words]
+        return select(rows, keep, self._scale, out)
+
+    def backward(self, dy: Array) -> Array:
+        expected = (*self._words.shape, self._shape[1])
+        if dy.shape != expected:
+            raise ValueError(f"dy must have the shape of the rows, {expected}, got {dy.shape}")
+        total = np.zeros(self._shape, np.complex128 if dy.dtype.kind == "c" else np.float64)
+        with np.errstate(all="ignore"):
+            np.add.at(total, self._words, self.forward(dy, None))
+            return total.astype(dy.dtype)
+
+
+def _lookup(
+    shape: tuple[int, ...],
+    words: Array,
+    p: float,
+    training: bool,
+    mode: Mode,
+    rng: RNG,
+    mask: Keep | None,
+) -> _Lookup:
+    """Return what a look-up of words in a table of some shape decides."""
+    p, training = probability(p), as_flag(training, "training")
+    keep: Any
+    if mask is None:
+        key = draw_key(rng, training and p > 0.0)
+        keep = make_mask((shape[0], 1), p if training else 0.0, key)
+    else:
+        keep, p = as_keep(mask, p, rng)
+        check_broadcast(keep.shape, shape)
+    if training:
+        return _Lookup(keep, training_scale(p, mode), shape, words)
+    return _Lookup(None, 1.0 - p if mode == "standard" else 1.0, shape, words)
+
+
+class EmbeddingDropout(Dropout):
+    """Drop whole words in training: rows of an embedding table.
+
+    A call takes the table, of shape (vocabulary, dimension), and returns the one to look words up
+    in; or with `indices`, the rows of these words. `backward` takes the gradient with respect to
+    what was returned, and returns that with respect to the table.
+
+    Parameters
+    ----------
+    p : float, default 0.5
+        Probability to DROP a word, in [0, 1].
+    inplace, mode, rng
+        As for `Dropout`.
+
+    See Also
+    --------
+    embedding_dropout : the function, with the formula and the paper.
+
+    Examples
+    --------
+    >>> import fastdrop as fd
+    >>> import numpy as np
+    >>> drop, table = fd.EmbeddingDropout(0.5, rng=0), np.ones((4, 2), dtype=np.float32)
+    >>> drop(table)
+    array([[2., 2.],
+           [0., 0.],
+           [2., 2.],
+           [0., 0.]], dtype=float32)
+    >>> drop(table, [3, 3]).shape
+    (2, 2)
+    """
+
+    _of_weights = True
+
+    def __init__(
+        self, p: float = 0.5, inplace: bool = False, *, mode: Mode = "inverted", rng: RNG = None
+    ) -> None:
+        super().__init__(p, inplace, mode=mode, rng=rng)
+
+    def __call__(
+        self,
+        x: ArrayLike,
+        indices: ArrayLike | None = None,
+        *,
+        training: bool | None = None,
+    ) -> Array:
+        """Return the table, or the rows of `indices`, as `embedding_dropout` does."""
+        if indices is None:
+            return super().__call__(x, training=training)
+        table = _as_table(x)
+        words = as_indices(indices, len(table))
+        train = self.training if training is None else as_flag(training, "training")
+        with call_key(self._keys) if train else nullcontext(NO_KEY) as key:
+            plan = _lookup(table.shape, words, self._p, train, self.mode, key, None)
+            y = plan.forward(table[words], None)
+        self._plan = plan
+        return y
+
+    def _shared(self, x: Array) -> tuple[int, ...]:
+        _as_table(x)
+        return (1,)
+
+
+def drop_connect(
+    weight: ArrayLike,
+    p: float = 0.5,
+    *,
+    training: bool = True,
+    mode: Mode = "inverted",
+    rng: RNG = None,
+    mask: Keep | None = None,
+    return_mask: bool = False,
+    out: Array | None = None,
+) -> Any:
+    r"""Drop connections: single weights, one mask for all examples of a call.
+
+    .. math:: W'_{o i} = m_{o i} \, W_{o i} / (1 - p), \qquad m_{o i} \sim Bernoulli(1 - p)
+
+    Parameters
+    ----------
+    weight : array_like of float or complex
+        Weights of any shape, of any of the dtypes of `dropout`.
+    p : float, default 0.5
+        Probability to DROP a weight, in [0, 1].
+    training, mode, rng, mask, return_mask, out
+        As for `dropout`.
+
+    Returns
+    -------
+    ndarray
+        The weights to use in this call, as for `dropout`.
+
+    See Also
+    --------
+    DropConnectLinear : a mask for each example.
+
+    Notes
+    -----
+    Wan et al., "Regularization of neural networks using DropConnect", ICML 2013.
+
+    Examples
+    --------
+    >>> import fastdrop as fd
+    >>> import numpy as np
+    >>> fd.drop_connect(np.ones((2, 3), dtype=np.float32), 0.5, rng=1)
+    array([[0., 2., 0.],
+           [0., 0., 2.]], dtype=float32)
+    """
+    check_mode(mode)
+    inputs = (float_array(weight, "weight"),)
+    return run("select", inputs, p, training, mode, (), rng, mask, return_mask, out)
+
+
+class DropConnect(Dropout):
+    """Drop connections in training: single weights, one mask for all examples of a call.
+
+    A call takes the weights, of any shape, and returns those to use; `backward` takes the gradient
+    with respect to these.
+
+    Parameters
+    ----------
+    p : float, default 0.5
+        Probability to DROP a weight, in [0, 1].
+    inplace, mode, rng
+        As for `Dropout`.
+
+    See Also
+    --------
+    drop_connect : the function, with the formula and the paper.
+    DropConnectLinear : a mask for each example.
+
+    Examples
+    --------
+    >>> import fastdrop as fd
+    >>> import numpy as np
+    >>> fd.DropConnect(0.5, rng=0)(np.ones((2, 3), dtype=np.float32))
+    array([[2., 0., 2.],
+           [0., 0., 2.]], dtype=float32)
+    """
+
+    _of_weights = True
+
+    def __init__(
+        self, p: float = 0.5, inplace: bool = False, *, mode: Mode = "inverted", rng: RNG = None
+    ) -> None:
+        super().__init__(p, inplace, mode=mode, rng=rng)
+
+
+def weight_drop(
+    weights: Sequence[ArrayLike],
+    p: float = 0.5,
+    *,
+    training: bool = True,
+    mode: Mode = "inverted",
+    rng: RNG = None,
+    mask: Sequence[Keep] | None = None,
+    return_mask: bool = False,
+) -> Any:
+    """Drop connections of several recurrent weights, once for all time steps of a sequence.
+
+    Each array is dropped as by `drop_connect`; array number i with ``key.fold_in(i)``.
+
+    Parameters
+    ----------
+    weights : sequence of array_like
+        Such as the hidden-to-hidden matrices of the gates of an LSTM.
+    p : float, default 0.5
+        Probability to DROP a weight, in [0, 1].
+    training, mode, rng
+        As for `dropout`.
+
+    Returns
+    -------
+    list of ndarray
+        The weights to use for one sequence, forward and backward.
+
+    Notes
+    -----
+    Merity et al., "Regularizing and optimizing LSTM language models", ICLR 2018.
+
+    Examples
+    --------
+    >>> import fastdrop as fd
+    >>> import numpy as np
+    >>> forget, update = fd.weight_drop([np.ones((2, 2)), np.ones((2, 2))], 0.5, rng=1)
+    >>> update
+    array([[0., 0.],
+           [2., 0.]])
+    """
+    p, training = probability(p), as_flag(training, "training")
+    return_mask = as_flag(return_mask, "return_mask")
+    check_mode(mode)
+    arrays = float_arrays(weights, "weights")
+    if mask is None:
+        key = draw_key(rng, training and p > 0.0)
+        sources: list[Any] = [(key.fold_in(number), None) for number in range(len(arrays))]
+    else:
+        masks = list(mask)
+        if len(masks) != len(arrays):
+            raise ValueError(
+                f"mask must be one for each of {len(arrays)} weights, got {len(masks)}"
+            )
+        sources = [(rng, one) for one in masks]
+    results = [
+        run("select", (array,), p, training, mode, (), key, one, True, None)
+        for array, (key, one) in zip(arrays, sources, strict=True)
+    ]
+    dropped, drawn = [y for y, _ in results], [one for _, one in results]
+    return (dropped, drawn) if return_mask else dropped
+
+
+class _Several:
+    """The plans of several arrays as one."""
+
+    __slots__ = ("_plans", "_shapes", "recipe")
+
+    def __init__(self, plans: list[Any], shapes: list[tuple[int, ...]], training: bool) -> None:
+        self._plans, self._shapes = plans, shapes
+        self.recipe = [plan.recipe for plan in plans] if training else None
+
+    def backward(self, gradients: list[Array]) -> list[Array]:
+        shapes = [gradient.shape for gradient in gradients]
+        if shapes != self._shapes:
+            raise ValueError(
+                f"gradients must have the shapes of the weights, {self._shapes}, got {shapes}"
+            )
+        pairs = zip(self._plans, gradients, strict=True)
+        return [plan.backward(gradient) for plan, gradient in pairs]
+
+
+class WeightDrop(Layer[list[Mask]]):
+    """Drop connections of recurrent weights, once for all time steps of a sequence.
+
+    Parameters
+    ----------
+    p : float, default 0.5
+        Probability to DROP a weight, in [0, 1].
+    mode, rng
+        As for `Dropout`.
+
+    See Also
+    --------
+    weight_drop : the function, with the paper.
+
+    Examples
+    --------
+    >>> import fastdrop as fd
+    >>> import numpy as np
+    >>> drop = fd.WeightDrop(0.5, rng=0)
+    >>> forget, update = drop([np.ones((2, 2)), np.ones((2, 2))])
+    >>> np.array_equal(drop.backward([np.ones((2, 2))] * 2)[1], update)
+    True
+    """
+
+    _of_weights = True
+
+    def __init__(self, p: float = 0.5, *, mode: Mode = "inverted", rng: RNG = None) -> None:
+        check_mode(mode)
+        super().__init__(p, rng)
+        self.mode: Mode = mode
+
+    def __call__(
+        self, weights: Sequence[ArrayLike], *, training: bool | None = None
+    ) -> list[Array]:
+        """Drop connections of all arrays.
+
+        Parameters
+        ----------
+        weights : sequence of array_like
+            Of any shapes and the dtypes of `Dropout`.
+        training : bool, optional
+            As for `Dropout`.
+
+        Returns
+        -------
+        list of ndarray
+            The weights to use; those given, where there is nothing to do.
+        """
+        arrays = float_arrays(weights, "weights")
+        train = self.training if training is None else as_flag(training, "training")
+        results: list[tuple[Array, Any]]
+        if train:
+            scale = training_scale(self._p, self.mode)
+            with call_key(self._keys) as key:
+                results = [
+                    _core.forward("select", (array,), None, key.fold_in(n), self._p, (), scale)
+                    for n, array in enumerate(arrays)
+                ]
+        else:
+            results = [evaluate("select", (array,), None, self._p, self.mode) for array in arrays]
+        shapes = [array.shape for array in arrays]
+        self._plan = _Several([plan for _, plan in results], shapes, train)
+        return [y for y, _ in results]
+
+    def backward(self, gradients: Sequence[ArrayLike]) -> list[Array]:
+        """Return the gradients with respect to the weights of the last call.
+
+        Parameters
+        ----------
+        gradients : sequence of array_like
+            With respect to the returned weights, in their shapes.
+
+        Returns
+        -------
+        list of ndarray
+
+        Raises
+        ------
+        RuntimeError
+            If there was no call yet.
+        """
+        several: list[Array] = self._last_plan().backward(float_arrays(gradients, "gradients"))
+        return several

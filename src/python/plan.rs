@@ -1,0 +1,248 @@
+//! What one call decided: which elements are kept, what becomes of them, and by which numbers. It is run forward when it
+//! is made, and backward as often as it is asked.
+
+use numpy::{PyUntypedArray, PyUntypedArrayMethods};
+use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::PyTuple;
+use smallvec::SmallVec;
+
+use super::arrays::{broadcast, check_out, dtype_name};
+use super::calls::{Array, Draw, checked_element, elementwise, is_bool};
+use super::key::{CallKeys, PyKey, Taken};
+use super::mask::{PyMask, public_mask};
+use crate::error::Extents;
+use crate::kernel::Operation;
+use crate::kernel::op::{Formula, Kind};
+use crate::mask::{Dims, Mask};
+use crate::operand::INPUTS;
+use crate::stream::bernoulli::Threshold;
+
+/// The name of the operation that is not a formula: `kept ? x * scale : 0`.
+const SELECT: &str = "select";
+
+type Inputs<'py> = SmallVec<[Array<'py>; INPUTS]>;
+
+/// Which elements are kept.
+enum Keep {
+    All,
+    Drawn(Mask),
+    Given(Py<PyUntypedArray>),
+}
+
+impl Keep {
+    fn is_all(&self) -> bool {
+        match self {
+            Self::All => true,
+            Self::Drawn(mask) => mask.probability().threshold() == Threshold::KeepAll,
+            Self::Given(_) => false,
+        }
+    }
+}
+
+/// A call's decisions. A scale of 0 drops all: a product with 0 would keep signs and NaN.
+#[pyclass(name = "Plan", module = "fastdrop._core", frozen)]
+pub(super) struct Plan {
+    keep: Keep,
+    kind: Option<Kind>,
+    scale: f64,
+    shift: f64,
+    fill: f64,
+    /// Of the first input, and so of the result and its gradient.
+    shape: SmallVec<[usize; 6]>,
+}
+
+impl Plan {
+    /// Does `kind` by the plan's numbers to inputs that were checked.
+    fn run<'py>(
+        &self,
+        py: Python<'py>,
+        kind: Option<Kind>,
+        scale: f64,
+        inputs: Inputs<'py>,
+        out: Option<&Array<'py>>,
+    ) -> PyResult<Array<'py>> {
+        let untouched = matches!(kind, None | Some(Kind::Affine | Kind::Switch)) && scale == 1.0 && self.shift == 0.0;
+        if untouched && self.keep.is_all() {
+            let x = &inputs[0];
+            return match out.filter(|out| !out.is(x)) {
+                None => Ok(x.clone()),
+                Some(_) => elementwise(inputs, &self.shape, Draw::all(true), Operation::Select { scale: 1.0 }, out),
+            };
+        }
+        let draw = match &self.keep {
+            _ if scale == 0.0 => Draw::all(false),
+            Keep::All => Draw::all(true),
+            Keep::Drawn(mask) => Draw::keep_bits(mask, &self.shape)?,
+            Keep::Given(given) => Draw::given(given.bind(py).clone(), &self.shape),
+        };
+        let operation = match kind {
+            None => Operation::Select { scale },
+            Some(kind) => Operation::Formula(Formula { kind, scale, shift: self.shift, fill: self.fill }),
+        };
+        elementwise(inputs, &self.shape, draw, operation, out)
+    }
+
+    /// A gradient as an input.
+    fn gradient<'py>(
+        &self,
+        dy: &Array<'py>,
+        others: &Bound<'py, PyTuple>,
+        kind: Option<Kind>,
+    ) -> PyResult<Inputs<'py>> {
+        checked_element(dy, "dy")?;
+        if dy.shape() != &self.shape[..] {
+            let [expected, got] = [&self.shape[..], dy.shape()].map(Extents::from);
+            return Err(PyValueError::new_err(format!("dy must have the shape of x, {expected}, got {got}")));
+        }
+        checked_inputs(kind, [dy.clone()].into_iter().map(Ok).chain(others.iter().map(|input| Ok(input.cast_into()?))))
+    }
+}
+
+#[pymethods]
+impl Plan {
+    /// The gradient with respect to the first input, of the gradient of the result; `others` are the inputs that the
+    /// operation's gradient needs.
+    #[pyo3(signature = (dy, *others))]
+    fn backward<'py>(&self, dy: &Array<'py>, others: &Bound<'py, PyTuple>) -> PyResult<Array<'py>> {
+        let kind = self.kind.and_then(Kind::gradient);
+        self.run(dy.py(), kind, self.scale, self.gradient(dy, others, kind)?, None)
+    }
+
+    /// The gradient with respect to the second input, which elements come from that are not the first's.
+    fn backward_other<'py>(&self, dy: &Array<'py>) -> PyResult<Array<'py>> {
+        let others = PyTuple::empty(dy.py());
+        let (kind, scale) = match self.kind {
+            Some(Kind::Mix) => (None, self.shift),
+            _ => (Some(Kind::Complement), self.scale),
+        };
+        self.run(dy.py(), kind, scale, self.gradient(dy, &others, kind)?, None)
+    }
+
+    /// The mask that was drawn or given; None where everything was kept without one.
+    #[getter]
+    fn recipe<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
+        match &self.keep {
+            Keep::All => Ok(None),
+            Keep::Drawn(mask) => Ok(Some(public_mask(py, mask.clone())?)),
+            Keep::Given(given) => Ok(Some(given.bind(py).clone().into_any())),
+        }
+    }
+}
+
+/// Does `operation` to `inputs`, of which the first has the result's shape and dtype and the others broadcast to it: into
+/// `out`, or a new array, or not at all if that changes nothing. Returns the result and the plan.
+///
+/// `keep` is a mask or a boolean array, None for all, or the keys that a mask of probability `p` is drawn with, whose
+/// decisions are shared along the axes `shared`. Of `CallKeys`, a refused call takes none.
+#[pyfunction]
+#[pyo3(signature = (operation, inputs, out, keep, p, shared, scale, shift=0.0, fill=0.0))]
+#[expect(clippy::too_many_arguments, reason = "one crossing of the border costs as much as all else in a small call")]
+pub(super) fn forward<'py>(
+    py: Python<'py>,
+    operation: &str,
+    inputs: &Bound<'py, PyTuple>,
+    out: Option<&Array<'py>>,
+    keep: &Bound<'py, PyAny>,
+    p: f64,
+    shared: &Bound<'py, PyTuple>,
+    scale: f64,
+    shift: f64,
+    fill: f64,
+) -> PyResult<(Array<'py>, Plan)> {
+    let (kind, inputs) = checked_call(operation, inputs, out)?;
+    let shape = SmallVec::from_slice(inputs[0].shape());
+    let mut taken: Option<(&CallKeys, Taken)> = None;
+    let drawn = |key| Ok::<_, PyErr>(Keep::Drawn(Mask::new(&drawn_shape(&shape, shared)?, p, key)?));
+    let keep = if keep.is_none() {
+        Keep::All
+    } else if let Ok(key) = keep.cast::<PyKey>() {
+        drawn(key.get().0)?
+    } else if let Ok(keys) = keep.cast::<CallKeys>() {
+        let (key, undo) = keys.get().next()?;
+        taken = Some((keys.get(), undo));
+        drawn(key)?
+    } else if let Ok(mask) = keep.cast::<PyMask>() {
+        Draw::keep_bits(&mask.get().0, &shape)?;
+        Keep::Drawn(mask.get().0.clone())
+    } else {
+        let given = keep.cast_exact::<PyUntypedArray>().ok().filter(|given| is_bool(given));
+        let Some(given) = given else {
+            let text = format!("mask must be a Mask or a boolean array, got {}", keep.get_type().name()?);
+            return Err(PyTypeError::new_err(text));
+        };
+        let extents: Dims = given.shape().iter().map(|len| *len as u64).collect();
+        super::calls::check_broadcast(&extents, &shape)?;
+        Keep::Given(given.clone().unbind())
+    };
+    let plan = Plan { keep, kind, scale, shift, fill, shape };
+    let y = plan.run(py, kind, scale, inputs, out);
+    if let (Err(_), Some((keys, taken))) = (&y, taken) {
+        keys.undo(taken);
+    }
+    Ok((y?, plan))
+}
+
+/// Raises what `forward` would raise for the arrays of a call, before a key is drawn for it.
+#[pyfunction]
+pub(super) fn check<'py>(operation: &str, inputs: &Bound<'py, PyTuple>, out: Option<&Array<'py>>) -> PyResult<()> {
+    checked_call(operation, inputs, out).map(|_| ())
+}
+
+/// The kind of an operation, none for `SELECT`, and its inputs.
+fn checked_call<'py>(
+    operation: &str,
+    inputs: &Bound<'py, PyTuple>,
+    out: Option<&Array<'py>>,
+) -> PyResult<(Option<Kind>, Inputs<'py>)> {
+    let kind = Kind::ALL.iter().copied().find(|kind| kind.name() == operation);
+    if kind.is_none() && operation != SELECT {
+        return Err(PyValueError::new_err(format!("{operation} is unknown")));
+    }
+    let inputs = checked_inputs(kind, inputs.iter().map(|input| Ok(input.cast_into()?)))?;
+    if let Some(out) = out {
+        check_out(out, &inputs[0], inputs[0].shape())?;
+    }
+    Ok((kind, inputs))
+}
+
+/// The inputs of a kind: the first of a dtype that it takes, the others of that dtype and broadcasting to its shape.
+fn checked_inputs<'py>(
+    kind: Option<Kind>,
+    inputs: impl Iterator<Item = PyResult<Array<'py>>>,
+) -> PyResult<Inputs<'py>> {
+    let names = kind.map_or(&["x"][..], Kind::input_names);
+    let inputs: Inputs<'py> = inputs.collect::<PyResult<_>>()?;
+    if inputs.len() != names.len() {
+        return Err(PyValueError::new_err(format!("the operation takes {} inputs, got {}", names.len(), inputs.len())));
+    }
+    let first = &inputs[0];
+    let expected = checked_element(first, names[0])?;
+    if expected.parts() > 1 && kind.is_some_and(|kind| !kind.takes_complex()) {
+        let text = format!("{} must have a real dtype, got {}", names[0], dtype_name(&first.dtype()));
+        return Err(PyTypeError::new_err(text));
+    }
+    for (array, name) in inputs.iter().zip(names).skip(1) {
+        if checked_element(array, name)? != expected {
+            let [expected, got] = [first, array].map(|array| dtype_name(&array.dtype()));
+            let text = format!("{name} must have the dtype of {}, {expected}, got {got}", names[0]);
+            return Err(PyTypeError::new_err(text));
+        }
+        let extents: Dims = array.shape().iter().map(|len| *len as u64).collect();
+        if broadcast(&extents, first.shape()).ok().is_none_or(|common| common[..] != *first.shape()) {
+            let [got, shape] = [array, first].map(|array| Extents::from(array.shape()));
+            return Err(PyValueError::new_err(format!("{name} must broadcast to shape {shape}, got {got}")));
+        }
+    }
+    Ok(inputs)
+}
+
+/// `shape` with 1 along the axes that share a decision.
+fn drawn_shape(shape: &[usize], shared: &Bound<'_, PyTuple>) -> PyResult<Dims> {
+    let mut dims: Dims = shape.iter().map(|len| *len as u64).collect();
+    for axis in shared.iter_borrowed() {
+        let axis: usize = axis.extract()?;
+        *dims.get_mut(axis).ok_or_else(|| PyValueError::new_err(format!("axis {axis} is not there")))? = 1;
+    }
+    Ok(dims)
+}
