@@ -421,7 +421,7 @@ def test_a_bad_argument_is_taken() -> None:
     with pytest.raises(ValueError, match=r"inputs must be a number in .*, got an int of 1329 bits"):
         fd.concrete_regularization(x, 0.0, 10**400)
     for none in (np.ones(2), True, 1j, np.complex128(1), np.str_("1"), None):
-        with pytest.raises(TypeError, match="logit must be a number in .*, got"):
+        with pytest.raises(TypeError, match=r"logit must be a number in .*, got"):
             fd.concrete_dropout(x, none, out=x)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="training must be"):
         fd.concrete_dropout(x, 0.0, training=1, out=x)  # type: ignore[arg-type]

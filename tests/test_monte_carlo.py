@@ -48,7 +48,7 @@ def fitting(layer: Any, dtype: Any = np.float32) -> NDArray[Any]:
 KINDS = [
     kind
     for kind in (getattr(fd, name) for name in fd.__all__)
-    if inspect.isclass(kind) and issubclass(kind, ElementwiseLayer)
+    if inspect.isclass(kind) and issubclass(kind, ElementwiseLayer) and kind is not ElementwiseLayer
 ]
 HOOKED = [kind for kind in KINDS if kind.__call__ is ElementwiseLayer.__call__]
 ON_ROWS = [kind for kind in HOOKED if not kind._of_weights]

@@ -21,6 +21,9 @@ Lengths = SupportsIndex | Sequence[SupportsIndex]
 
 DTYPES = "float32, float64, float16, bfloat16, complex64 or complex128"
 
+_ndarray = np.ndarray
+INVERTED = "inverted"
+
 MOST_AXES = 64
 """As in NumPy. A shape is read no further, so that an endless one is refused."""
 
@@ -30,7 +33,9 @@ MOST_AXES = 64
 
 def as_array(x: Any, name: str) -> Array:
     """Return `x` as a plain array, over the same memory where that can be."""
-    if isinstance(x, np.ma.MaskedArray | np.matrix):
+    if type(x) is _ndarray:
+        return x
+    if isinstance(x, (np.ma.MaskedArray, np.matrix)):
         raise TypeError(f"{name} must be a plain array, got {type(x).__name__}")
     if hasattr(x, "__dlpack__") and not hasattr(x, "__array__"):
         return np.from_dlpack(x)
@@ -39,7 +44,7 @@ def as_array(x: Any, name: str) -> Array:
 
 def float_array(x: Any, name: str) -> Array:
     """Return `x` as a plain array of a dtype that fastdrop works on; `x` itself if it is one."""
-    array = x if type(x) is np.ndarray else as_array(x, name)
+    array = as_array(x, name)
     if not works_on(array):
         raise TypeError(f"{name} must have dtype {DTYPES}, got {array.dtype}")
     return array
@@ -267,7 +272,7 @@ def feature_axes(
     channel = as_axis(channel_axis, len(shape), "channel_axis")
     if channel == 0:
         raise ValueError("channel_axis must not be axis 0, the batch, got 0")
-    return tuple(axis for axis in range(1, len(shape)) if axis != channel)
+    return (*range(1, channel), *range(channel + 1, len(shape)))
 
 
 # --- Choices and states --------------------------------------------------------------------------
@@ -275,20 +280,23 @@ def feature_axes(
 
 def as_flag(value: object, name: str) -> bool:
     """Return a bool; nothing else is taken for one, so that a forgotten keyword is noticed."""
-    if not isinstance(value, bool | np.bool_):
+    if value is True or value is False:
+        return value
+    if not isinstance(value, np.bool_):
         raise TypeError(f"{name} must be True or False, got {value!r}")
     return bool(value)
 
 
 def check_choice(value: object, name: str, one: str, other: str) -> None:
     """Raise ValueError unless a value is one of two."""
-    if not isinstance(value, str) or value not in (one, other):
+    if not (isinstance(value, str) and value in (one, other)):
         raise ValueError(f"{name} must be {one!r} or {other!r}, got {value!r}")
 
 
 def check_mode(mode: object) -> None:
     """Raise ValueError unless `mode` is one of the two."""
-    check_choice(mode, "mode", "inverted", "standard")
+    if mode is not INVERTED:
+        check_choice(mode, "mode", "inverted", "standard")
 
 
 def split_state(

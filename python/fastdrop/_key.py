@@ -16,6 +16,7 @@ _SEED = (
     "an int >= 0, a sequence or array of them, a SeedSequence, BitGenerator, Generator, "
     "torch.Generator or None"
 )
+_SEED_MUST, _RNG_MUST = f"seed must be {_SEED}", f"rng must be a Key, {_SEED}"
 
 
 @final
@@ -49,7 +50,7 @@ class Key(_core.Key):
 
     def __new__(cls, seed: RNG = None) -> Self:
         """Draw the key."""
-        return _new(cls, _draw(seed, f"seed must be {_SEED}"))
+        return _new(cls, _draw(seed, _SEED_MUST))
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
@@ -132,13 +133,14 @@ NO_KEY = Key.from_bytes(bytes(16))
 
 def as_key(rng: RNG) -> Key:
     """Return a Key as it is, and of all else one that is drawn from it."""
-    return rng if type(rng) is Key else _new(Key, _draw(rng, f"rng must be a Key, {_SEED}"))
+    return rng if type(rng) is Key else _new(Key, _draw(rng, _RNG_MUST))
 
 
 def check_rng(rng: RNG) -> None:
     """Raise what `as_key` would raise, and draw nothing."""
-    stateful = isinstance(rng, np.random.Generator | np.random.BitGenerator) or _is_torch(rng)
-    if rng is not None and not stateful:
+    if rng is None or isinstance(rng, (np.random.Generator, np.random.BitGenerator)):
+        return
+    if not _is_torch(rng):
         as_key(rng)
 
 

@@ -28,7 +28,6 @@ from fastdrop._arguments import (
 from fastdrop._config import STREAM_VERSION
 from fastdrop._key import NO_KEY, RNG, Key, as_key
 from fastdrop._plan import (
-    Numbers,
     Plan,
     RecipePlan,
     evaluate,
@@ -291,15 +290,19 @@ class MaskedLayer(Layer[Recipe]):
     """A layer whose plan is the core's: elements are kept or not."""
 
     _operation = "select"
+    _numbers: ClassVar[Any] = None  # the numbers for a p, where they are not `training_scale`
     mode: str | None = "inverted"
 
     def _train(
         self, inputs: tuple[Array, ...], out: Array | None, keys: _core.CallKeys, whole: bool
     ) -> tuple[Array, Plan]:
-        shared = self._shared(inputs[0])
+        p, shared = self._p, self._shared(inputs[0])
         if whole and 0 not in shared and inputs[0].ndim:
             shared = (0, *shared)
-        return _forward(self._operation, inputs, out, keys, self._p, shared, *self._numbers())
+        if self._numbers is None:
+            scale = training_scale(p, self.mode)
+            return _forward(self._operation, inputs, out, keys, p, shared, scale)
+        return _forward(self._operation, inputs, out, keys, p, shared, *self._numbers(p))
 
     def _evaluate(self, inputs: tuple[Array, ...], out: Array | None) -> tuple[Array, Plan]:
         self._shared(inputs[0])
@@ -308,10 +311,6 @@ class MaskedLayer(Layer[Recipe]):
     def _shared(self, x: Array) -> tuple[int, ...]:
         """Return the axes of an input along which decisions are shared."""
         return ()
-
-    def _numbers(self) -> Numbers | tuple[float]:
-        """Return the numbers of a training call."""
-        return (training_scale(self._p, self.mode),)
 
 
 class ElementwiseLayer(Layer[Recipe]):

@@ -43,6 +43,8 @@ Keep: TypeAlias = Mask | Recipe | NDArray[np.bool_]
 
 Kind = TypeVar("Kind", bound=Recipe)
 
+NO_AXES: tuple[int, ...] = ()
+
 _forward, _check = _core.forward, _core.check
 _ndarray = np.ndarray
 
@@ -139,8 +141,8 @@ def run(
 
 def as_shared(broadcast_dims: Axes, ndim: int, mask: object = None) -> tuple[int, ...]:
     """Return the axes along which decisions are shared; none beside a mask, which has its own."""
-    if type(broadcast_dims) is tuple and not broadcast_dims:
-        return ()
+    if broadcast_dims is NO_AXES:
+        return broadcast_dims
     shared = as_axes(broadcast_dims, ndim, "broadcast_dims")
     if mask is not None and shared:
         raise ValueError("mask must not be given together with broadcast_dims")

@@ -47,7 +47,7 @@ def alpha_dropout(
         Input of any shape and memory layout.
     p : float, default 0.5
         Probability to DROP an element, in [0, 1]. For 1, the result is 0.
-    training, rng, mask, return_mask, out
+    training, broadcast_dims, rng, mask, return_mask, out
         As for `dropout`.
 
     Returns
@@ -144,7 +144,7 @@ class AlphaDropout(MaskedLayer[Mask], ElementwiseLayer[Mask]):
     ----------
     p : float, default 0.5
         Probability to DROP an element, in [0, 1]. For 1, the result is 0.
-    inplace, rng
+    inplace, broadcast_dims, rng
         As for `Dropout`.
 
     See Also
@@ -160,6 +160,7 @@ class AlphaDropout(MaskedLayer[Mask], ElementwiseLayer[Mask]):
     """
 
     _operation = "affine"
+    _numbers = staticmethod(_numbers)
     mode = None
 
     def __init__(
@@ -176,9 +177,6 @@ class AlphaDropout(MaskedLayer[Mask], ElementwiseLayer[Mask]):
 
     def _shared(self, x: Array) -> tuple[int, ...]:
         return as_shared(self.broadcast_dims, x.ndim)
-
-    def _numbers(self) -> Numbers:
-        return _numbers(self._p)
 
 
 class FeatureAlphaDropout(AlphaDropout):

@@ -225,8 +225,10 @@ def drop_block1d(
     array([[0., 0., 0., 2., 2., 2., 2., 0., 0., 0.],
            [2., 2., 2., 2., 2., 2., 2., 2., 2., 2.]], dtype=float32)
     """
-    spec = _Blocks(3, block_size, shared, channel_axis, scale_by_keep)
-    return _drop_blocks(spec, x, p, training, rng, mask, return_mask, out)
+    return _drop_blocks(
+        3, x, p, block_size, shared, channel_axis, scale_by_keep,
+        training, rng, mask, return_mask, out,
+    )  # fmt: skip
 
 
 def drop_block2d(
@@ -269,6 +271,8 @@ def drop_block2d(
         Whether the channels of a sample share their blocks, or each has its own.
     channel_axis : int, default 1
         Where the channels are; -1 for (batch, height, width, channels). The batch is axis 0.
+    scale_by_keep : bool, default True
+        Whether what is kept is divided by 1 - p. Evaluation is the identity in any case.
 
     Returns
     -------
@@ -303,8 +307,10 @@ def drop_block2d(
            [2., 0., 0., 0., 2., 2., 2., 2.],
            [2., 2., 2., 2., 2., 2., 2., 2.]], dtype=float32)
     """
-    spec = _Blocks(4, block_size, shared, channel_axis, scale_by_keep)
-    return _drop_blocks(spec, x, p, training, rng, mask, return_mask, out)
+    return _drop_blocks(
+        4, x, p, block_size, shared, channel_axis, scale_by_keep,
+        training, rng, mask, return_mask, out,
+    )  # fmt: skip
 
 
 def drop_block3d(
@@ -335,7 +341,7 @@ def drop_block3d(
         Depth, height and width of a block, each at least 1.
     training, rng, mask, return_mask, out
         As for `dropout`.
-    shared, channel_axis
+    shared, channel_axis, scale_by_keep
         As for `drop_block2d`.
 
     Returns
@@ -362,64 +368,62 @@ def drop_block3d(
            [0., 0., 2., 2., 0., 0.],
            [0., 0., 2., 2., 0., 0.]], dtype=float32)
     """
-    spec = _Blocks(5, block_size, shared, channel_axis, scale_by_keep)
-    return _drop_blocks(spec, x, p, training, rng, mask, return_mask, out)
+    return _drop_blocks(
+        5, x, p, block_size, shared, channel_axis, scale_by_keep,
+        training, rng, mask, return_mask, out,
+    )  # fmt: skip
 
 
-class _Blocks:
-    """What kind of blocks a function or a layer drops."""
+def _draw(
+    shape: tuple[int, ...],
+    block: tuple[int, ...],
+    shared: bool,
+    channel_axis: int,
+    p: float,
+    key: Key,
+) -> BlockMask:
+    """Return the mask for arrays of a shape."""
+    ndim = len(block) + 2
+    axes = feature_axes(shape, channel_axis, ndim)
+    lengths = tuple(shape[axis] for axis in axes)
+    clipped = tuple(max(1, min(pair)) for pair in zip(block, lengths, strict=True))
+    places, sizes = list(shape), [1] * ndim
+    for axis, length, size in zip(axes, lengths, clipped, strict=True):
+        places[axis] = max(0, length - size + 1)
+        sizes[axis] = size
+    if shared:
+        places[as_axis(channel_axis, ndim, "channel_axis")] = 1
+    return BlockMask(make_mask(tuple(places), seed_rate(p, lengths, clipped), key), tuple(sizes), p)
 
-    def __init__(
-        self, ndim: int, block_size: Lengths, shared: bool, channel_axis: int, scale_by_keep: bool
-    ) -> None:
-        self.ndim, self.shared = ndim, as_flag(shared, "shared")
-        self.channel_axis = as_channel_axis(channel_axis, ndim)
-        self.block_size = as_lengths(block_size, ndim - 2, "block_size")
-        self.options = {} if as_flag(scale_by_keep, "scale_by_keep") else {"scale": 1.0}
 
-    def draw(self, shape: tuple[int, ...], p: float, key: Key) -> BlockMask:
-        """Return the mask for arrays of a shape."""
-        axes = feature_axes(shape, self.channel_axis, self.ndim)
-        lengths = tuple(shape[axis] for axis in axes)
-        clipped = tuple(max(1, min(pair)) for pair in zip(self.block_size, lengths, strict=True))
-        places, sizes = list(shape), [1] * len(shape)
-        for axis, length, size in zip(axes, lengths, clipped, strict=True):
-            places[axis] = max(0, length - size + 1)
-            sizes[axis] = size
-        if self.shared:
-            places[as_axis(self.channel_axis, self.ndim, "channel_axis")] = 1
-        seeds = make_mask(tuple(places), seed_rate(p, lengths, clipped), key)
-        return BlockMask(seeds, tuple(sizes), p)
+def _scale(scale_by_keep: bool) -> dict[str, float]:
+    """Return what a plan passes on to `BlockMask.apply`."""
+    return {} if as_flag(scale_by_keep, "scale_by_keep") else {"scale": 1.0}
 
 
 def _drop_blocks(
-    spec: _Blocks,
+    ndim: int,
     x: ArrayLike,
     p: float,
+    block_size: Lengths,
+    shared: bool,
+    channel_axis: int,
+    scale_by_keep: bool,
     training: bool,
     rng: RNG,
     mask: BlockMask | None,
     return_mask: bool,
     out: Array | None,
 ) -> Any:
-    array = as_array(x, "x")
-    feature_axes(array.shape, spec.channel_axis, spec.ndim)
+    array, p = as_array(x, "x"), probability(p)
+    block, shared = as_lengths(block_size, ndim - 2, "block_size"), as_flag(shared, "shared")
+    feature_axes(array.shape, channel_axis, ndim)
 
     def make(p: float, key: Key) -> BlockMask:
-        return spec.draw(array.shape, p, key)
+        return _draw(array.shape, block, shared, channel_axis, p, key)
 
-    return run_recipe(
-        make,
-        BlockMask,
-        array,
-        probability(p),
-        training,
-        rng,
-        mask,
-        return_mask,
-        out,
-        **spec.options,
-    )
+    options = _scale(scale_by_keep)
+    return run_recipe(make, BlockMask, array, p, training, rng, mask, return_mask, out, **options)
 
 
 class _DropBlock(RecipeLayer[BlockMask]):
@@ -438,17 +442,17 @@ class _DropBlock(RecipeLayer[BlockMask]):
         scale_by_keep: bool = True,
         rng: RNG = None,
     ) -> None:
-        self._blocks = _Blocks(self._ndim, block_size, shared, channel_axis, scale_by_keep)
-        self.block_size, self.shared = self._blocks.block_size, self._blocks.shared
-        self.channel_axis, self.scale_by_keep = self._blocks.channel_axis, bool(scale_by_keep)
+        self.block_size = as_lengths(block_size, self._ndim - 2, "block_size")
+        self.inplace, self.shared = as_flag(inplace, "inplace"), as_flag(shared, "shared")
+        self.channel_axis = as_channel_axis(channel_axis, self._ndim)
+        self.scale_by_keep = as_flag(scale_by_keep, "scale_by_keep")
         super().__init__(p, rng)
-        self.inplace = as_flag(inplace, "inplace")
 
     def _draw(self, shape: tuple[int, ...], key: Key) -> BlockMask:
-        return self._blocks.draw(shape, self._p, key)
+        return _draw(shape, self.block_size, self.shared, self.channel_axis, self._p, key)
 
     def _plan_of(self, recipe: BlockMask, shape: tuple[int, ...]) -> RecipePlan[BlockMask]:
-        return RecipePlan(recipe, shape, **self._blocks.options)
+        return RecipePlan(recipe, shape, **_scale(self.scale_by_keep))
 
 
 class DropBlock1d(_DropBlock):
@@ -495,6 +499,8 @@ class DropBlock2d(_DropBlock):
         Whether the channels of a sample share their blocks, or each has its own.
     channel_axis : int, default 1
         Where the channels are; -1 for (batch, height, width, channels). The batch is axis 0.
+    scale_by_keep : bool, default True
+        Whether what is kept is divided by 1 - p. Evaluation is the identity in any case.
 
     Attributes
     ----------
@@ -533,7 +539,7 @@ class DropBlock3d(_DropBlock):
         Depth, height and width of a block, each at least 1.
     inplace, rng
         As for `Dropout`.
-    shared, channel_axis
+    shared, channel_axis, scale_by_keep
         As for `DropBlock2d`.
 
     Attributes

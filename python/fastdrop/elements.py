@@ -5,10 +5,21 @@ from typing import Any, Literal, overload
 import numpy as np
 from numpy.typing import ArrayLike
 
-from fastdrop._arguments import Array, Axes, Mode, as_array, as_axis_numbers, as_flag, check_mode
+from fastdrop._arguments import (
+    INVERTED,
+    Array,
+    Axes,
+    Mode,
+    as_array,
+    as_axis_numbers,
+    as_flag,
+    check_mode,
+    float_array,
+    probability,
+)
 from fastdrop._key import RNG
 from fastdrop._layer import ElementwiseLayer, MaskedLayer
-from fastdrop._plan import Keep, as_shared, run
+from fastdrop._plan import NO_AXES, Keep, as_shared, run
 from fastdrop._recipe import Mask
 
 _ndarray = np.ndarray
@@ -125,9 +136,12 @@ def dropout(
     True
     """
     array = x if type(x) is _ndarray else as_array(x, "x")
-    if mode != "inverted":
+    if mode is not INVERTED:
         check_mode(mode)
-    shared = as_shared(broadcast_dims, array.ndim, mask)
+    shared = () if broadcast_dims is NO_AXES else as_shared(broadcast_dims, array.ndim, mask)
+    if training is False and mode == INVERTED and rng is mask is out is None and not return_mask:
+        probability(p)
+        return float_array(array, "x")  # what `run` does, sooner
     return run("select", (array,), p, training, mode, shared, rng, mask, return_mask, out)
 
 
@@ -205,8 +219,9 @@ class Dropout(MaskedLayer[Mask], ElementwiseLayer[Mask]):
         check_mode(mode)
         super().__init__(p, rng)
         self.inplace = as_flag(inplace, "inplace")
-        self.mode: Mode = mode
+        self.mode = mode
         self.broadcast_dims = as_axis_numbers(broadcast_dims, "broadcast_dims")
 
     def _shared(self, x: Array) -> tuple[int, ...]:
-        return as_shared(self.broadcast_dims, x.ndim)
+        dims = self.broadcast_dims
+        return as_shared(dims, x.ndim) if dims else dims

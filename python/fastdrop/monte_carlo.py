@@ -18,7 +18,8 @@ array([30., 30., 36.])
 """
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any, SupportsIndex
 
@@ -35,7 +36,8 @@ __all__ = ["MonteCarlo", "mean", "mutual_information", "predictive_entropy", "va
 class MonteCarlo:
     """Run a model with its dropout on, again and again, with masks that have numbers.
 
-    In sample k, layer number j of `layers` has the key ``key.fold_in(k).fold_in(j)``, and its call
+    In sample k, layer number j of `layers` has the key ``key.fold_in(k).fold_in(j)``, where the
+    number of a name is the BLAKE2b hash of 8 bytes of its UTF-8 text (low byte first), and its call
     number c in one run of the model the child ``fold_in(c)`` of that, as in training. So sample k
     has the same masks at every call and for every input, and can be drawn again by itself.
 
@@ -46,8 +48,10 @@ class MonteCarlo:
     ----------
     model : function
         From an input to an output, made of NumPy and of layers.
-    layers : layer, or iterable of layers
-        Those of the model's layers that are to drop. The others do what they would.
+    layers : layer, iterable of layers, or mapping of str to layer
+        Those of the model's layers that are to drop. The others do what they would. A layer's masks
+        go with its number j or, in a mapping, with its name: then they stay what they are when the
+        model has more layers, or others first.
     rng : Key, None, int, sequence of int, SeedSequence, BitGenerator or Generator, optional
         Where the key comes from: a `Key` is used as it is, from all else one is drawn now.
     shared : bool, default False
@@ -98,7 +102,7 @@ class MonteCarlo:
     def __init__(
         self,
         model: Callable[[Any], Any],
-        layers: Layer[Any] | Iterable[Layer[Any]],
+        layers: Layer[Any] | Iterable[Layer[Any]] | Mapping[str, Layer[Any]],
         *,
         rng: RNG = None,
         shared: bool = False,
@@ -107,7 +111,12 @@ class MonteCarlo:
             raise TypeError(f"model must be a function of an input, got {model!r}")
         shared = as_flag(shared, "shared")
         self.model = model
+        self._children: Sequence[int] = ()
+        if isinstance(layers, Mapping):
+            self._children = [_number_of(name) for name in layers]
+            layers = layers.values()
         self.layers = as_layers(layers)
+        self._children = self._children or range(len(self.layers))
         self.shared = shared
         if shared:
             for layer in self.layers:
@@ -229,13 +238,19 @@ class MonteCarlo:
 
     def _run(self, x: Any, keys: Sequence[Key], rows: int) -> Any:
         with ExitStack() as stack:
-            for number, layer in enumerate(self.layers):
+            for number, layer in zip(self._children, self.layers, strict=True):
                 own = tuple(key.fold_in(number) for key in keys)
                 stack.enter_context(layer._sampling(Samples(own, rows, self.shared)))
             return self.model(x)
 
     def __repr__(self) -> str:
         return f"MonteCarlo({self.model!r}, {list(self.layers)}, shared={self.shared})"
+
+
+def _number_of(name: object) -> int:
+    if not isinstance(name, str):
+        raise TypeError(f"layers must have names of type str, got {name!r}")
+    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little")
 
 
 def _takes_rows(layer: Layer[Any]) -> bool:

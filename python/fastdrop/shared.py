@@ -23,7 +23,7 @@ from fastdrop._arguments import (
     probability,
 )
 from fastdrop._key import RNG
-from fastdrop._plan import Keep, run, training_scale
+from fastdrop._plan import Keep, run
 from fastdrop.elements import Dropout
 
 Per = Literal["sample", "batch"]
@@ -584,12 +584,10 @@ class DropPath(Dropout):
         self.per: Per = per
         self.batch_axis = as_axis_number(batch_axis, "batch_axis")
         super().__init__(p, inplace, rng=rng)
+        self.mode = "inverted" if self.scale_by_keep else None
 
     def _shared(self, x: Array) -> tuple[int, ...]:
         return _path_axes(x.ndim, self.per, self.batch_axis)
-
-    def _numbers(self) -> tuple[float]:
-        return (training_scale(self._p, "inverted" if self.scale_by_keep else None),)
 
 
 def _path_axes(ndim: int, per: Per, batch_axis: int) -> tuple[int, ...]:
@@ -599,7 +597,7 @@ def _path_axes(ndim: int, per: Per, batch_axis: int) -> tuple[int, ...]:
         as_axis_number(batch_axis, "batch_axis")
         return tuple(range(ndim))
     batch = as_axis(batch_axis, ndim, "batch_axis")
-    return tuple(axis for axis in range(ndim) if axis != batch)
+    return (*range(batch), *range(batch + 1, ndim))
 
 
 @overload

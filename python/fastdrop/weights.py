@@ -196,7 +196,7 @@ def _lookup(
     words: Array,
     p: float,
     training: bool,
-    mode: Mode,
+    mode: str | None,
     rng: RNG,
     mask: Keep | None,
 ) -> _Lookup:
@@ -411,6 +411,8 @@ def weight_drop(
         key = draw_key(rng, training and p > 0.0)
         sources: list[Any] = [(key.fold_in(number), None) for number in range(len(arrays))]
     else:
+        if not isinstance(mask, Sequence):
+            raise TypeError(f"mask must be a sequence of masks, got {type(mask).__name__}")
         masks = list(mask)
         if len(masks) != len(arrays):
             raise ValueError(

@@ -1,0 +1,322 @@
+"""What all members of the family have in common, each property for every row of `members.py`."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import json
+import pickle
+import threading
+from typing import Any
+
+import fastdrop as fd
+import numpy as np
+import pytest
+from members import MEMBERS, ROWS, Member
+from support import KEY, as_key
+
+every_member = pytest.mark.parametrize("member", MEMBERS)
+
+
+def flat(result: Any) -> list[Any]:
+    """Return all arrays of a result."""
+    return (
+        [array for part in result for array in flat(part)]
+        if isinstance(result, tuple | list)
+        else [result]
+    )
+
+
+def assert_equal(actual: Any, expected: Any) -> None:
+    for one, other in zip(flat(actual), flat(expected), strict=True):
+        assert type(one) is np.ndarray
+        assert one.dtype == other.dtype
+        np.testing.assert_array_equal(one, other)
+
+
+def differ(actual: Any, expected: Any) -> bool:
+    return any(
+        one.shape != other.shape or not np.array_equal(one, other)
+        for one, other in zip(flat(actual), flat(expected), strict=True)
+    )
+
+
+def gradient_of(result: Any, member: Member) -> Any:
+    """Return ones where a gradient of the result is wanted."""
+    if member.layer is fd.WeightDrop:
+        return [np.ones_like(one) for one in result]
+    return np.ones_like(result[0] if isinstance(result, tuple) else result)
+
+
+def test_every_layer_has_a_row() -> None:
+    """Would catch a new member that nobody put under the suite."""
+    public = [getattr(fd, name) for name in fd.__all__]
+    layers = {k for k in public if inspect.isclass(k) and issubclass(k, fd.Layer)}
+    assert layers - {fd.Layer, fd.ElementwiseLayer} == {row.layer for row in ROWS}
+
+
+@every_member
+def test_call_number_i_is_the_function_with_child_key_i(member: Member) -> None:
+    layer, inputs = member.make(rng=as_key(KEY)), member.inputs()
+    for call in range(3):
+        expected = member.call(layer, inputs, rng=as_key(KEY).fold_in(call))
+        assert_equal(layer(*inputs), expected)
+    assert layer.calls == 3
+
+
+@every_member
+def test_forward_is_the_call(member: Member) -> None:
+    layer, inputs = member.make(), member.inputs()
+    assert_equal(layer.hold().forward(*inputs), layer(*inputs))
+
+
+@every_member
+def test_a_returned_mask_repeats_the_call(member: Member) -> None:
+    layer, inputs = member.make(), member.inputs()
+    *result, mask = member.call(layer, inputs, rng=3, return_mask=True)
+    assert_equal(result, member.call(layer, inputs, rng=3))
+    again = member.call(layer, inputs, p=0.9, mask=mask)
+    assert_equal(flat(result), flat(again))
+
+
+@every_member
+def test_a_returned_mask_is_that_of_the_layer(member: Member) -> None:
+    layer, inputs = member.make(rng=as_key(KEY)), member.inputs()
+    layer(*inputs)
+    key = as_key(KEY).fold_in(0)
+    assert layer.mask == member.call(layer, inputs, rng=key, return_mask=True)[-1]
+
+
+@every_member
+def test_evaluation_returns_a_mask_that_keeps_all(member: Member) -> None:
+    layer, inputs = member.make(), member.inputs()
+    masks = member.call(layer, inputs, training=False, return_mask=True)[-1]
+    for mask in masks if isinstance(masks, list) else [masks]:
+        assert mask.p == 0.0
+
+
+@every_member
+def test_a_mask_excludes_rng(member: Member) -> None:
+    layer, inputs = member.make(), member.inputs()
+    mask = member.call(layer, inputs, rng=3, return_mask=True)[-1]
+    for training in (True, False):
+        with pytest.raises(ValueError, match="mask must not be given together with rng"):
+            member.call(layer, inputs, rng=3, mask=mask, training=training)
+
+
+@every_member
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("p", [0.0, 0.4])
+@pytest.mark.parametrize(
+    ("name", "bad", "match"),
+    [
+        ("rng", "seed", "rng must be a Key"),
+        ("rng", 1.5, "rng must be a Key"),
+        ("mask", 3, "mask must be"),
+        ("return_mask", 1, "return_mask must be True or False, got 1"),
+        ("training", 1, "training must be True or False, got 1"),
+        ("p", True, "p must be a number"),
+        ("p", 1.5, "p must be a number"),
+    ],
+)
+def test_arguments_are_checked_though_unused(
+    member: Member, training: bool, p: float, name: str, bad: Any, match: str
+) -> None:
+    """Would catch a check that only the path which uses the argument makes."""
+    if name == "p" and member.layer is fd.ConcreteDropout:
+        pytest.skip("takes a logit")
+    layer, inputs = member.make(), member.inputs()
+    arguments = {"training": training, "p": p, name: bad}
+    with pytest.raises((TypeError, ValueError), match=match):
+        member.call(layer, inputs, **arguments)
+
+
+@every_member
+def test_a_refused_call_leaves_a_generator_where_it_was(member: Member) -> None:
+    layer, inputs = member.make(), member.inputs()
+    if "out" not in inspect.signature(member.function).parameters:
+        inputs_bad, more = tuple(np.zeros((), np.float32) for _ in inputs), {}
+    else:
+        inputs_bad, more = inputs, {"out": np.zeros(1, np.float32)}
+    rng = np.random.default_rng(0)
+    before = copy.deepcopy(rng.bit_generator.state)
+    with pytest.raises((TypeError, ValueError)):
+        member.call(layer, inputs_bad, rng=rng, **more)
+    with pytest.raises(TypeError):
+        member.call(layer, inputs, rng=rng, return_mask=None)
+    assert rng.bit_generator.state == before
+    member.call(layer, inputs, rng=rng)
+    assert rng.bit_generator.state != before
+
+
+@every_member
+@pytest.mark.parametrize(("training", "p"), [(False, 0.4), (True, 0.0)])
+def test_a_call_that_drops_nothing_draws_nothing(member: Member, training: bool, p: float) -> None:
+    rng = np.random.default_rng(0)
+    before = copy.deepcopy(rng.bit_generator.state)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        member.call(member.make(), member.inputs(), p=p, training=training, rng=rng)
+    assert rng.bit_generator.state == before
+
+
+@every_member
+def test_training_can_be_said_per_call(member: Member) -> None:
+    layer, inputs = member.make(), member.inputs()
+    trained, evaluated = layer(*inputs), layer(*inputs, training=False)
+    assert layer.calls == 1
+    assert layer.training
+    layer.eval()
+    assert_equal(layer(*inputs), evaluated)
+    layer.key = layer.key
+    assert_equal(layer(*inputs, training=True), trained)
+    assert not layer.training
+    with pytest.raises(TypeError, match="training must be True or False"):
+        layer(*inputs, training=1)
+
+
+@every_member
+def test_setting_the_key_starts_anew(member: Member) -> None:
+    layer, inputs = member.make(rng=5), member.inputs()
+    first = layer(*inputs)
+    layer(*inputs)
+    layer.key = 5
+    assert (layer.key, layer.calls) == (fd.Key(5), 0)
+    assert_equal(layer(*inputs), first)
+    with pytest.raises(TypeError, match="rng must be a Key"):
+        layer.key = "5"
+
+
+@every_member
+def test_a_refused_call_is_not_counted(member: Member) -> None:
+    layer, inputs = member.make(), member.inputs()
+    bad = tuple(np.zeros(3, np.int64) for _ in inputs)
+    if member.layer is fd.WeightDrop:
+        bad = (list(bad),)  # type: ignore[assignment]
+    with pytest.raises((TypeError, ValueError)):
+        layer(*bad)
+    assert (layer.calls, layer.mask) == (0, None)
+    with pytest.raises(RuntimeError, match="backward needs a forward call"):
+        layer.backward(gradient_of(inputs[0], member))
+
+
+@every_member
+def test_a_held_mask_serves_all_calls_of_the_block(member: Member) -> None:
+    layer, inputs = member.make(), member.inputs()
+    with layer.hold() as same:
+        assert same is layer
+        first = layer(*inputs)
+        assert_equal(layer(*inputs), first)
+    assert layer.calls == 1
+    assert differ(layer(*inputs), first)
+
+
+@every_member
+def test_a_saved_state_goes_on_within_a_hold(member: Member) -> None:
+    layer, inputs = member.make(), member.inputs()
+    layer(*inputs)
+    layer.hold()(*inputs)
+    state = layer.state_dict()
+    other = member.make(p=0.1, rng=9)
+    if member.layer is not fd.DropConnectLinear:
+        state = json.loads(json.dumps(state))
+    other.load_state_dict(state)
+    for _ in range(2):
+        assert_equal(other(*inputs), layer(*inputs))
+    assert layer.release().calls == other.release().calls == 2
+    assert_equal(other(*inputs), layer(*inputs))
+
+
+@every_member
+def test_a_state_of_another_stream_is_refused(member: Member) -> None:
+    layer = member.make()
+    before = repr(layer.state_dict())
+    for stream in (1, 3, None):
+        with pytest.raises(ValueError, match="state must be of stream 2"):
+            layer.load_state_dict({**layer.state_dict(), "stream": stream})
+    assert repr(layer.state_dict()) == before
+
+
+@every_member
+def test_a_copy_goes_on_with_the_same_masks(member: Member) -> None:
+    layer, inputs = member.make(), member.inputs()
+    layer(*inputs)
+    for twin in (pickle.loads(pickle.dumps(layer)), copy.deepcopy(layer), copy.copy(layer)):
+        original = pickle.loads(pickle.dumps(layer))
+        assert repr(twin) == repr(layer)
+        assert twin.mask is None
+        for _ in range(2):  # neither advances the other
+            assert_equal(twin(*inputs), original(*inputs))
+    assert layer.calls == 1
+
+
+@every_member
+def test_pickles_name_public_paths_only(member: Member) -> None:
+    """Would catch a class that a later version cannot move."""
+    layer = member.make()
+    layer(*member.inputs())
+    masks = layer.mask if isinstance(layer.mask, list) else [layer.mask]
+    for thing in (layer, layer.key, *masks):
+        text = pickle.dumps(thing, protocol=0)
+        assert b"fastdrop" in text
+        assert b"fastdrop." not in text
+        assert b"fastdrop._core" not in text
+
+
+@every_member
+def test_a_repr_reads_back(member: Member) -> None:
+    layer = member.make(p=0.25)
+    assert repr(eval(repr(layer), dict(vars(fd)))) == repr(layer)
+
+
+@every_member
+def test_a_recipe_keeps_the_protocol(member: Member) -> None:
+    layer, inputs = member.make(), member.inputs()
+    layer(*inputs)
+    for mask in layer.mask if isinstance(layer.mask, list) else [layer.mask]:
+        assert isinstance(mask.shape, tuple)
+        assert type(mask.key) is fd.Key
+        assert 0.0 <= mask.p <= 1.0
+        drawn = mask.to_numpy()
+        assert drawn.shape == mask.shape
+        np.testing.assert_array_equal(np.asarray(mask), drawn)
+        assert np.asarray(mask, dtype=np.float64).dtype == np.float64
+        with pytest.raises(ValueError, match="copy must not be False"):
+            np.array(mask, copy=False)
+        for twin in (pickle.loads(pickle.dumps(mask)), eval(repr(mask), dict(vars(fd)))):
+            assert twin == mask
+            assert hash(twin) == hash(mask)
+        x = np.ones(mask.shape if member.layer is not fd.PatchDropout else (*mask.shape, 2))
+        y = mask.apply(x)
+        out = np.empty_like(y)
+        assert mask.apply(x, out) is out
+        np.testing.assert_array_equal(out, y)
+
+
+@every_member
+def test_threads_neither_share_nor_skip_a_call(member: Member) -> None:
+    layer, inputs = member.make(), member.inputs()
+    calls, results = 25, []
+
+    def work() -> None:
+        for _ in range(calls):
+            results.append(flat(layer(*inputs)))
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert layer.calls == 4 * calls
+    layer.key = layer.key
+    expected = [flat(layer(*inputs)) for _ in range(4 * calls)]
+
+    def digests(several: list[list[Any]]) -> list[bytes]:
+        return sorted(b"".join(array.tobytes() for array in one) for one in several)
+
+    assert digests(results) == digests(expected)
+
+
+@every_member
+def test_public_names_say_where_they_are_public(member: Member) -> None:
+    assert member.layer.__module__ == "fastdrop"  # type: ignore[attr-defined]
+    assert member.function.__module__ == "fastdrop"
