@@ -30,7 +30,7 @@ lint:  ## Check formatting, lints and types
 	ruff check .
 	mypy python/fastdrop examples
 	MYPYPATH=tests mypy --follow-imports=silent docs/conf.py docs/drawings.py
-	cd benches && MYPYPATH=../examples mypy peers.py family.py sweep.py instructions.py training_step.py
+	cd benches && MYPYPATH=../examples mypy peers.py calls.py family.py sweep.py instructions.py training_step.py
 	cd examples && python -m mypy.stubtest fastdrop._core --mypy-config-file ../pyproject.toml
 
 .PHONY: test
@@ -52,6 +52,7 @@ instructions:  ## Compare instruction counts with the recorded ones (needs valgr
 bench-smoke:  ## Run every benchmark once, only to see that it works
 	python -m fastdrop bench
 	python benches/peers.py --sizes 10 17 --rounds 2 --seconds 0.001
+	python benches/calls.py --rounds 1
 	python benches/family.py --rounds 1 --seconds 0.001
 	python benches/sweep.py --rounds 1
 	python benches/training_step.py --rounds 2

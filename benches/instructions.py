@@ -6,7 +6,8 @@
 valgrind counts them, with the AVX2 kernels, since it knows no AVX-512. With `--arm`, qemu counts
 those of the NEON kernels, for `instructions-arm.json`; `.ci/emulated` prepares that. Record anew
 after a change that is meant to cost or save instructions, and after a new compiler, which may shift
-a count by some percent. Say in the commit why the numbers moved.
+a count by some percent. Say in the commit why the numbers moved. Those of `PYTHON` are calls from
+Python, whose own instructions count, too: after a new Python, record anew.
 """
 
 import argparse
@@ -18,6 +19,9 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import ClassVar
+
+# Nothing that would differ from run to run.
+ENVIRONMENT = {"LC_ALL": "C", "PYTHONHASHSEED": "0", "OPENBLAS_NUM_THREADS": "1"}
 
 CASES = [
     "small p=0.5",
@@ -32,6 +36,13 @@ CASES = [
     "noise",
     "gelu p=0.5",
     "gelu by tanh p=0.5",
+]
+PYTHON = [
+    "dropout(x, 0.5, rng=key, out=o)",
+    "dropout(x, 0.1, rng=key, out=o)",
+    "dropout(x, training=False)",
+    "Dropout(0.5)(x)",
+    "dropout2d",
 ]
 MARGIN = 0.05
 
@@ -49,7 +60,7 @@ class Valgrind:
         """Count the instructions of a command."""
         valgrind = ["valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null"]
         done = subprocess.run(
-            valgrind + command, check=True, stderr=subprocess.PIPE, text=True, env={"LC_ALL": "C"}
+            valgrind + command, check=True, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT
         )
         found = re.search(r"Collected : (\d+)", done.stderr)
         if found is None:
@@ -91,6 +102,13 @@ def build(machine: type[Valgrind | Arm]) -> str:
     raise RuntimeError("cargo built no program")
 
 
+def per_call_from_python(case: str) -> int:
+    """Count the instructions of one call from Python, in the same way."""
+    program = [sys.executable, str(Path(__file__).with_name("calls.py")), "--count", case]
+    many, few = (Valgrind.count([*program, str(n)]) for n in (1500, 500))
+    return (many - few) // 1000
+
+
 def per_call(machine: type[Valgrind | Arm], program: str, case: str) -> int:
     """Count the instructions of one call: those of many less those of one, over the difference."""
     many, one = (machine.count([program, case, str(n)]) for n in (machine.repeats + 1, 1))
@@ -111,20 +129,22 @@ def main() -> int:
         return 1
     program = build(machine)
     counts = {case: per_call(machine, program, case) for case in CASES}
+    if machine is Valgrind:
+        counts |= {case: per_call_from_python(case) for case in PYTHON}
     if options.record:
         machine.record.write_text(json.dumps(counts, indent=1) + "\n", encoding="utf-8")
         print(f"recorded in {machine.record.name}")
         return 0
     recorded = json.loads(machine.record.read_text(encoding="utf-8"))
     failed = False
-    print(f"{'case':<20}{'recorded':>12}{'now':>12}{'change':>10}")
+    print(f"{'case':<34}{'recorded':>12}{'now':>12}{'change':>10}")
     for case, now in counts.items():
         change = now / recorded[case] - 1
         verdict = "" if change <= MARGIN else "  too many"
         failed |= change > MARGIN
         if change < -MARGIN:
             verdict = "  fewer: record anew"
-        print(f"{case:<20}{recorded[case]:>12}{now:>12}{change:>10.1%}{verdict}")
+        print(f"{case:<34}{recorded[case]:>12}{now:>12}{change:>10.1%}{verdict}")
     return int(failed)
 
 
