@@ -160,7 +160,8 @@ def _draw(seed: RNG, must: str) -> bytes:
         rng = np.random.default_rng(_as_seed(seed))
     except (TypeError, ValueError) as error:
         raise type(error)(f"{must}, got {shown(seed)}") from None
-    return rng.integers(0, 2**64, size=2, dtype=np.uint64).astype("<u8", copy=False).tobytes()
+    words = rng.integers(0, 2**64, size=2, dtype=np.uint64)
+    return (words if sys.byteorder == "little" else words.byteswap()).tobytes()
 
 
 def _as_seed(seed: Any) -> Any:

@@ -222,10 +222,23 @@ class Layer(Generic[Recipe]):
 
     def _run(self, inputs: tuple[Array, ...], out: Array | None, training: bool | None) -> Array:
         """Make a call's plan, keep it, and return the result."""
-        if self.training if training is None else as_flag(training, "training"):
+        if self._trains(training):
+            if self._samples is not None:
+                return self._sample(inputs, out, self._samples)
             y, self._plan = self._train(inputs, out, self._keys, False)
         else:
             y, self._plan = self._evaluate(inputs, out)
+        return y
+
+    def _trains(self, training: bool | None) -> bool:
+        """Return whether a call with this argument drops; one of a Monte Carlo run always does."""
+        if training is None:
+            return self.training
+        return as_flag(training, "training") or self._samples is not None
+
+    def _sample(self, inputs: tuple[Array, ...], out: Array | None, samples: Samples) -> Array:
+        """Return the result of a call in a Monte Carlo run of one sample."""
+        y, self._plan = self._train(inputs, out, self._keys, False)
         return y
 
     def _run_several(
@@ -259,15 +272,14 @@ class Layer(Generic[Recipe]):
         try:
             self.training = True
             self._keys = _core.CallKeys(samples.keys[0], 0, self._keys.state[1])
-            self._samples = None if self._of_weights else samples
+            self._samples = samples
             yield
         finally:
             vars(self).clear()
             vars(self).update(before)
 
     def __getstate__(self) -> dict[str, Any]:
-        state = {name: value for name, value in vars(self).items() if name != "_x"}
-        return {**state, "_keys": (self.key, *self._keys.state), "_plan": None}
+        return {**vars(self), "_keys": (self.key, *self._keys.state), "_plan": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
@@ -296,11 +308,11 @@ class MaskedLayer(Layer[Recipe]):
     def _train(
         self, inputs: tuple[Array, ...], out: Array | None, keys: _core.CallKeys, whole: bool
     ) -> tuple[Array, Plan]:
-        p, shared = self._p, self._shared(inputs[0])
+        p, mode, shared = self._p, self.mode, self._shared(inputs[0])
         if whole and 0 not in shared and inputs[0].ndim:
             shared = (0, *shared)
         if self._numbers is None:
-            scale = training_scale(p, self.mode)
+            scale = 1.0 / (1.0 - p) if mode == "inverted" and p < 1.0 else training_scale(p, mode)
             return _forward(self._operation, inputs, out, keys, p, shared, scale)
         return _forward(self._operation, inputs, out, keys, p, shared, *self._numbers(p))
 
@@ -329,8 +341,6 @@ class ElementwiseLayer(Layer[Recipe]):
     """
 
     inplace = False
-    _keeps_input: ClassVar[bool] = False  # for its gradient
-    _x: Array | None = None
 
     def __call__(self, x: ArrayLike, *, training: bool | None = None) -> Array:
         """Apply the layer.
@@ -350,18 +360,15 @@ class ElementwiseLayer(Layer[Recipe]):
         """
         array = x if type(x) is _ndarray else as_array(x, "x")
         out = check_inplace(x, array) if self.inplace else None
-        if self._samples is not None:
-            y = self._sample(array, out, self._samples)
-        else:
-            y = self._run((array,), out, training)
-        if self._keeps_input:
-            self._x = array
+        y = self._run((array,), out, training)
         return x if y is array and isinstance(x, _ndarray) else y
 
-    def _sample(self, x: Array, out: Array | None, samples: Samples) -> Array:
+    def _sample(self, inputs: tuple[Array, ...], out: Array | None, samples: Samples) -> Array:
         """Return the result of a Monte Carlo run: each part of axis 0 has a key of its own."""
-        if len(samples.keys) == 1:
-            y, self._plan = self._train((x,), out, self._keys, samples.shared)
+        (x,) = inputs
+        if self._of_weights or len(samples.keys) == 1:
+            whole = samples.shared and not self._of_weights
+            y, self._plan = self._train(inputs, out, self._keys, whole)
             return y
         if x.ndim == 0 or x.shape[0] % samples.rows:
             raise ValueError(
@@ -395,7 +402,7 @@ class ElementwiseLayer(Layer[Recipe]):
         RuntimeError
             If there was no call yet.
         """
-        if self._samples is not None and len(self._samples.keys) > 1:
+        if self._samples is not None and len(self._samples.keys) > 1 and not self._of_weights:
             raise RuntimeError("backward needs one sample at a time, not a batch of them")
         return self._gradient(self._last_plan(), as_array(dy, "dy"))
 
@@ -411,9 +418,9 @@ class RecipeLayer(ElementwiseLayer[Recipe]):
         """Return the recipe of a training call with an input of this shape."""
         raise NotImplementedError
 
-    def _plan_of(self, recipe: Any, shape: tuple[int, ...]) -> Any:
-        """Return the plan of a recipe for an input of this shape."""
-        return RecipePlan(recipe, shape)
+    def _plan_of(self, recipe: Any, x: Array) -> Any:
+        """Return the plan of a recipe for an input."""
+        return RecipePlan(recipe, x.shape)
 
     def _train(
         self, inputs: tuple[Array, ...], out: Array | None, keys: _core.CallKeys, whole: bool
@@ -422,7 +429,7 @@ class RecipeLayer(ElementwiseLayer[Recipe]):
         float_array(x, "x")
         with call_key(keys) as key:
             shape = (1, *x.shape[1:]) if whole and x.ndim else x.shape
-            plan = self._plan_of(self._draw(shape, key), x.shape)
+            plan = self._plan_of(self._draw(shape, key), x)
             return plan.forward(x, out), plan
 
     def _evaluate(self, inputs: tuple[Array, ...], out: Array | None) -> tuple[Array, Plan]:

@@ -451,8 +451,8 @@ class _DropBlock(RecipeLayer[BlockMask]):
     def _draw(self, shape: tuple[int, ...], key: Key) -> BlockMask:
         return _draw(shape, self.block_size, self.shared, self.channel_axis, self._p, key)
 
-    def _plan_of(self, recipe: BlockMask, shape: tuple[int, ...]) -> RecipePlan[BlockMask]:
-        return RecipePlan(recipe, shape, **_scale(self.scale_by_keep))
+    def _plan_of(self, recipe: BlockMask, x: Array) -> RecipePlan[BlockMask]:
+        return RecipePlan(recipe, x.shape, **_scale(self.scale_by_keep))
 
 
 class DropBlock1d(_DropBlock):

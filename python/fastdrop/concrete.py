@@ -292,20 +292,24 @@ def concrete_dropout_backward(
     else:
         check_recipe(mask, ConcreteMask, rng)
         check_broadcast(mask.shape, array.shape)
-    return _Relaxed(mask, array.shape).gradients(gradient, array)
+    return _Relaxed(mask, array).gradients(gradient)
 
 
 class _Relaxed(RecipePlan[ConcreteMask]):
-    """A plan with a gradient with respect to the logit, too."""
+    """A plan with a gradient with respect to the logit, too, which needs the input."""
 
-    __slots__ = ()
+    __slots__ = ("_x",)
 
-    def gradients(self, dy: Array, x: Array) -> tuple[Array, float]:
-        """Return the gradients with respect to `x` and to the logit."""
+    def __init__(self, recipe: ConcreteMask, x: Array) -> None:
+        super().__init__(recipe, x.shape)
+        self._x = x
+
+    def gradients(self, dy: Array) -> tuple[Array, float]:
+        """Return the gradients with respect to the input and to the logit."""
+        x = self._x
         if dy.shape != self.shape:
             raise ValueError(f"dy must have the shape of x, {self.shape}, got {dy.shape}")
-        if self.recipe is None:
-            return dy, 0.0
+        assert self.recipe is not None, "given when this was made"
         factor, slope = self.recipe.factors()
         terms = np.zeros(x.shape)
         with np.errstate(all="ignore"):
@@ -482,8 +486,6 @@ class ConcreteDropout(RecipeLayer[ConcreteMask]):
     0.493
     """
 
-    _keeps_input = True
-
     def __init__(
         self,
         p: float = 0.1,
@@ -522,14 +524,14 @@ class ConcreteDropout(RecipeLayer[ConcreteMask]):
     def _draw(self, shape: tuple[int, ...], key: Key) -> ConcreteMask:
         return ConcreteMask(shape, self._logit, self.temperature, key)
 
-    def _plan_of(self, recipe: ConcreteMask, shape: tuple[int, ...]) -> _Relaxed:
-        return _Relaxed(recipe, shape)
+    def _plan_of(self, recipe: ConcreteMask, x: Array) -> _Relaxed:
+        return _Relaxed(recipe, x)
 
     def _gradient(self, plan: Any, dy: Array) -> Array:
         if plan.recipe is None:
             self.grad_logit = 0.0
             return super()._gradient(plan, dy)
-        gradients: tuple[Array, float] = plan.gradients(float_array(dy, "dy"), self._x)
+        gradients: tuple[Array, float] = plan.gradients(float_array(dy, "dy"))
         dx, self.grad_logit = gradients
         return dx
 
@@ -588,4 +590,4 @@ class ConcreteDropout(RecipeLayer[ConcreteMask]):
         p = probability_of(logit)
         if not math.isclose(self._p, p, rel_tol=ROUNDING, abs_tol=math.ulp(0.0)):
             self._p = p
-        self._x, self.grad_logit = None, None
+        self.grad_logit = None

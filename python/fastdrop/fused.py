@@ -8,10 +8,11 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
+from fastdrop import _core
 from fastdrop._arguments import Array, Mode, as_array, check_choice, check_mode
 from fastdrop._key import RNG
 from fastdrop._layer import ElementwiseLayer, MaskedLayer, sum_to
-from fastdrop._plan import Keep, check_forward_mask, run
+from fastdrop._plan import Keep, Plan, check_forward_mask, run
 from fastdrop._recipe import Mask
 
 Approximate = Literal["none", "tanh"]
@@ -318,6 +319,24 @@ def _backward(
     return run(operation + "_gradient", inputs, p, training, mode, (), rng, mask, False, out)
 
 
+class _WithInput:
+    """A plan whose gradient needs the input of the call."""
+
+    __slots__ = ("_plan", "_x")
+
+    def __init__(self, plan: Plan, x: Array) -> None:
+        self._plan, self._x = plan, x
+
+    @property
+    def recipe(self) -> Any:
+        """What was drawn."""
+        return self._plan.recipe
+
+    def backward(self, dy: Array) -> Any:
+        """Return the gradient with respect to the input, in the dtype of `dy`."""
+        return self._plan.backward(dy, np.asarray(self._x, dtype=dy.dtype))
+
+
 class _Fused(MaskedLayer[Mask]):
     """A fused operation."""
 
@@ -455,11 +474,16 @@ class ReluDropout(_Fused, ElementwiseLayer[Mask]):
     """
 
     _operation = "relu"
-    _keeps_input = True
 
-    def _gradient(self, plan: Any, dy: Array) -> Array:
-        gradient: Array = plan.backward(dy, np.asarray(self._x, dtype=dy.dtype))
-        return gradient
+    def _train(
+        self, inputs: tuple[Array, ...], out: Array | None, keys: _core.CallKeys, whole: bool
+    ) -> tuple[Array, Plan]:
+        y, plan = super()._train(inputs, out, keys, whole)
+        return y, _WithInput(plan, inputs[0])
+
+    def _evaluate(self, inputs: tuple[Array, ...], out: Array | None) -> tuple[Array, Plan]:
+        y, plan = super()._evaluate(inputs, out)
+        return y, _WithInput(plan, inputs[0])
 
 
 class GeluDropout(ReluDropout):

@@ -469,7 +469,7 @@ class DropConnectLinear(Layer[Mask]):
         ndarray, shape (..., out_features)
         """
         array, weight, bias = _linear_arrays(x, self.weight, self.bias)
-        train = self.training if training is None else as_flag(training, "training")
+        train = self._trains(training)
         with call_key(self._keys) if train else nullcontext(NO_KEY) as key:
             plan = _connections(array, weight, self._p, train, self.mode, key, None)
             y = plan.forward(array, weight, bias)

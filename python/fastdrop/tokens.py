@@ -373,7 +373,7 @@ class PatchDropout(Layer[PatchMask]):
         """
         array = float_array(x, "x")
         shape = _token_shape(array.shape)
-        if self.training if training is None else as_flag(training, "training"):
+        if self._trains(training):
             with call_key(self._keys) as key:
                 mask = PatchMask(shape, self._p, key, self.prefix, self.ordered)
                 indices = mask.indices()

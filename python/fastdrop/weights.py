@@ -265,7 +265,7 @@ class EmbeddingDropout(Dropout):
             return super().__call__(x, training=training)
         table = _as_table(x)
         words = as_indices(indices, len(table))
-        train = self.training if training is None else as_flag(training, "training")
+        train = self._trains(training)
         with call_key(self._keys) if train else nullcontext(NO_KEY) as key:
             plan = _lookup(table.shape, words, self._p, train, self.mode, key, None)
             y = plan.forward(table[words], None)
@@ -495,7 +495,7 @@ class WeightDrop(Layer[list[Mask]]):
             The weights to use; those given, where there is nothing to do.
         """
         arrays = float_arrays(weights, "weights")
-        train = self.training if training is None else as_flag(training, "training")
+        train = self._trains(training)
         results: list[tuple[Array, Any]]
         if train:
             scale = training_scale(self._p, self.mode)
