@@ -326,3 +326,112 @@ def test_threads_neither_share_nor_skip_a_call(member: Member) -> None:
 def test_public_names_say_where_they_are_public(member: Member) -> None:
     assert member.layer.__module__ == "fastdrop"  # type: ignore[attr-defined]
     assert member.function.__module__ == "fastdrop"
+
+
+# --- Gradients and shared masks -----------------------------------------------------------------
+
+X, DY = np.random.default_rng(0).standard_normal((2, 6, 5))
+WEIGHT = np.random.default_rng(1).standard_normal((4, 5))
+GRADIENTS: dict[str, tuple[Any, Any]] = {
+    "relu": (
+        lambda **more: fd.relu_dropout(X, 0.4, **more),
+        lambda **more: fd.relu_dropout_backward(DY, X, 0.4, **more),
+    ),
+    "gelu": (
+        lambda **more: fd.gelu_dropout(X, 0.4, **more),
+        lambda **more: fd.gelu_dropout_backward(DY, X, 0.4, **more),
+    ),
+    "zoneout": (
+        lambda **more: fd.zoneout(X, DY, 0.4, **more),
+        lambda **more: fd.zoneout_backward(DY, 0.4, **more),
+    ),
+    "concrete": (
+        lambda **more: fd.concrete_dropout(X, 0.3, **more),
+        lambda **more: fd.concrete_dropout_backward(DY, X, 0.3, **more),
+    ),
+    "linear": (
+        lambda **more: fd.drop_connect_linear(X, WEIGHT, None, 0.4, **more),
+        lambda **more: fd.drop_connect_linear_backward(DY[:, :4], X, WEIGHT, 0.4, **more),
+    ),
+    "lookup": (
+        lambda **more: fd.embedding_dropout(X, 0.4, indices=[1, 3, 1], **more),
+        lambda **more: fd.embedding_dropout_backward(DY[:3], [1, 3, 1], 6, 0.4, **more),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", GRADIENTS)
+def test_a_gradient_takes_the_key_or_the_mask_of_the_call(name: str) -> None:
+    """Would catch a gradient that draws a mask of its own."""
+    forward, backward = GRADIENTS[name]
+    key = as_key(KEY)
+    mask = forward(rng=key, return_mask=True)[-1]
+    assert_equal(
+        list(map(np.asarray, flat(backward(rng=key)))),
+        list(map(np.asarray, flat(backward(mask=mask)))),
+    )
+    for wrong in (
+        {},
+        {"rng": None},
+        {"rng": 3},
+        {"rng": np.random.default_rng(0)},
+        {"rng": key, "mask": mask},
+    ):
+        with pytest.raises(TypeError, match="rng must be the Key of the forward call"):
+            backward(**wrong)
+
+
+def test_functions_share_a_mask() -> None:
+    y, mask = fd.dropout(X, 0.4, rng=3, return_mask=True)
+    kept = mask.to_numpy()
+    np.testing.assert_array_equal(fd.dropout_add(X, DY, mask=mask), DY + y)
+    np.testing.assert_array_equal(fd.relu_dropout(X, mask=mask), np.maximum(y, 0.0))
+    np.testing.assert_array_equal(fd.zoneout(X, DY, mask=mask), np.where(kept, X, DY))
+    np.testing.assert_array_equal(fd.alpha_dropout(X, mask=mask), fd.alpha_dropout(X, 0.4, rng=3))
+    np.testing.assert_array_equal(fd.zoneout(X, DY, mask=kept), np.where(kept, X, DY))
+
+
+def test_blocks_are_a_mask_for_any_function() -> None:
+    images = np.ones((2, 3, 6, 6), np.float32)
+    y, blocks = fd.drop_block2d(images, 0.3, 2, rng=1, return_mask=True)
+    np.testing.assert_array_equal(fd.dropout(images, 0.9, mask=blocks), y)
+    np.testing.assert_array_equal(fd.relu_dropout(images, mask=blocks), y)
+
+
+@pytest.mark.parametrize("p", [np.array([0.4]), np.array([[0.4]]), np.array(0.4), np.float64(0.4)])
+def test_an_array_with_one_element_is_a_probability(p: Any) -> None:
+    np.testing.assert_array_equal(fd.dropout(X, p, rng=1), fd.dropout(X, 0.4, rng=1))
+    assert fd.Mask(3, p, fd.Key(0)).p == 0.4
+    with pytest.raises(TypeError, match="p must be a number"):
+        fd.dropout(X, np.array([0.4, 0.4]))
+
+
+def test_lists_are_shapes() -> None:
+    key = as_key(KEY)
+    assert fd.Mask([3, 4], 0.4, key).region([1, 1], [2, 2]) == fd.Mask((3, 4), 0.4, key).region(
+        (1, 1), (2, 2)
+    )
+    assert fd.PatchMask([3, 4], 0.4, key) == fd.PatchMask((3, 4), 0.4, key)
+    assert fd.ConcreteMask([3, 4], 0.4, 0.1, key) == fd.ConcreteMask((3, 4), 0.4, 0.1, key)
+    seeds = fd.Mask((3, 4), 0.4, key)
+    assert fd.BlockMask(seeds, [2, 2], 0.4) == fd.BlockMask(seeds, (2, 2), 0.4)
+    np.testing.assert_array_equal(fd.bernoulli([3, 4], 0.4, key), ~seeds.to_numpy())
+
+
+def test_monte_carlo_masks_go_with_the_names_of_layers() -> None:
+    """Would catch masks that change when a model gets another layer in front."""
+    first, second = fd.Dropout(0.5), fd.Dropout(0.5)
+    x = np.ones((3, 40))
+    one = fd.MonteCarlo(lambda x: second(x), {"second": second}, rng=0).sample(x, 2)
+    both = fd.MonteCarlo(lambda x: second(x), {"first": first, "second": second}, rng=0)
+    np.testing.assert_array_equal(both.sample(x, 2), one)
+    swapped = fd.MonteCarlo(lambda x: first(x), {"first": first, "second": second}, rng=0)
+    assert not np.array_equal(swapped.sample(x, 2), one)
+    with pytest.raises(TypeError, match="layers must have names of type str, got 1"):
+        fd.MonteCarlo(lambda x: x, {1: first})  # type: ignore[dict-item]
+
+
+def test_monte_carlo_drops_though_the_model_says_evaluation() -> None:
+    drop = fd.Dropout(0.5)
+    mc = fd.MonteCarlo(lambda x: drop(x, training=False), drop, rng=0)
+    assert np.count_nonzero(mc.sample(np.ones(100), 0)) < 100
