@@ -344,3 +344,9 @@ def test_an_array_of_another_rank_is_taken() -> None:
         fd.BlockMask(np.ones((3, 3), bool), (1, 1), 0.5)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="block must be"):
         fd.BlockMask(fd.Mask((3, 3), 0.5, fd.Key(0)), (1,), 0.5)
+
+
+@pytest.mark.parametrize("p", [1 - 2.0**-53, 1 - 2.0**-40, 2.0**-53, 5e-324])
+def test_an_extreme_p_raises_no_floating_point_error(p: float) -> None:
+    with np.errstate(all="raise"):
+        fd.drop_block2d(np.ones(SHAPE_2D, np.float32), p, (3, 5), rng=1)

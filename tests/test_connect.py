@@ -428,3 +428,11 @@ def test_a_bad_argument_of_the_layer_is_taken() -> None:
         layer.backward(np.ones((6, 5)))
     with pytest.raises(TypeError, match="rng must be the Key"):
         fd.drop_connect_linear_backward(np.ones((6, 4)), np.ones((6, 5)), np.ones((4, 5)), rng=1)  # type: ignore[arg-type]
+
+
+def test_a_signalling_nan_of_another_dtype_warns_of_nothing() -> None:
+    x = np.full((1, 4), 0x7F800001, np.uint32).view(np.float32)
+    weight = np.ones((2, 4))
+    with np.errstate(all="raise"):
+        fd.drop_connect_linear(x, weight, rng=1)
+        fd.drop_connect_linear_backward(np.ones((1, 2)), x, weight, rng=fd.Key(1))

@@ -422,3 +422,14 @@ def test_a_bad_argument_is_taken(
 def test_a_seed_is_not_a_key() -> None:
     assert fd.MonteCarlo(DROP, DROP, rng=3).key == fd.Key(3)
     assert fd.MonteCarlo(DROP, DROP).key != fd.MonteCarlo(DROP, DROP).key
+
+
+@pytest.mark.parametrize("n", [2**40, 2**60])
+def test_more_copies_than_memory_holds_are_an_error_at_once(n: int) -> None:
+    """Would catch a key that is derived for each copy first."""
+    with pytest.raises((MemoryError, ValueError)):
+        fd.MonteCarlo(lambda x: x, fd.Dropout()).batch(np.ones((3, 4)), n)
+
+
+def test_a_batch_keeps_axes_without_elements() -> None:
+    assert fd.MonteCarlo(lambda x: x, fd.Dropout()).batch(np.ones((3, 0)), 2).shape == (2, 3, 0)

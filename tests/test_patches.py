@@ -287,3 +287,13 @@ def test_indices_out_of_range_wrap_around(indices: Any, message: str) -> None:
         fd.patch_dropout_backward(np.ones((2, 2, 3)), indices, 4)
     with pytest.raises(ValueError, match="dy must have the axes"):
         fd.patch_dropout_backward(np.ones(2), indices, 4)
+
+
+def test_sequences_without_tokens_take_no_time() -> None:
+    """Would catch work for each of 2^40 empty rows."""
+    x = np.empty((2**40, 0), np.float32)
+    drop = fd.PatchDropout(0.5, rng=0)
+    tokens, indices = drop(x)
+    assert tokens.shape == indices.shape == x.shape
+    assert drop.backward(tokens).shape == x.shape
+    assert fd.patch_dropout_backward(tokens, indices, 0).shape == x.shape

@@ -223,8 +223,8 @@ class _Connections:
     def forward(self, x: Array, weight: Array, bias: Array | None) -> Array:
         """Map linearly."""
         dtype = _common(*([x, weight] if bias is None else [x, weight, bias]))
-        rows, weights = _rows(x, dtype), _rows(weight, dtype)
         with np.errstate(all="ignore"):
+            rows, weights = _rows(x, dtype), _rows(weight, dtype)
             if self._scale == 0.0:
                 y = np.zeros((len(rows), len(weights)), dtype=rows.dtype)
             elif self._partial is None:
@@ -242,10 +242,10 @@ class _Connections:
         if dy.shape != expected:
             raise ValueError(f"dy must have the shape of the output, {expected}, got {dy.shape}")
         dtype = _common(dy, x, weight)
-        rows, inputs, weights = (_rows(array, dtype) for array in (dy, x, weight))
-        if rows.dtype.kind == "c":
-            inputs, weights = inputs.conj(), weights.conj()
         with np.errstate(all="ignore"):
+            rows, inputs, weights = (_rows(array, dtype) for array in (dy, x, weight))
+            if rows.dtype.kind == "c":
+                inputs, weights = inputs.conj(), weights.conj()
             if self._scale == 0.0:
                 dx, dweight = np.zeros_like(inputs), np.zeros_like(weights)
             elif self._partial is None:

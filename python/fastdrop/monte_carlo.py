@@ -226,9 +226,11 @@ class MonteCarlo:
         array = as_array(x, "x")
         if array.ndim == 0:
             raise ValueError("x must have the examples along axis 0, got an array without axes")
+        copies = np.repeat(array[np.newaxis], count, axis=0)
+        copies = copies.reshape(count * len(array), *array.shape[1:])
         keys = [self._key.fold_in(k) for k in range(start, start + count)]
         rows = count * max(1, len(array))
-        y = np.asarray(self._run(np.concatenate([array] * count), keys, rows))
+        y = np.asarray(self._run(copies, keys, rows))
         if y.ndim == 0 or len(y) % rows:
             raise ValueError(
                 f"model must return the rows of {count} samples, a multiple of {rows}, "

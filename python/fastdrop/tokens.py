@@ -234,7 +234,11 @@ def _token_shape(shape: tuple[int, ...], name: str = "x") -> tuple[int, int]:
 
 def _taken(x: Array, mask: PatchMask, indices: NDArray[np.int64]) -> Array:
     """Return the tokens at some places; `x` itself if all stay in place."""
-    return x if mask.p == 0.0 else x[np.arange(len(x))[:, np.newaxis], indices]
+    if mask.p == 0.0:
+        return x
+    if not indices.size:  # of any number of sequences
+        return x[:, : indices.shape[1]].copy()
+    return x[np.arange(len(x))[:, np.newaxis], indices]
 
 
 def patch_dropout_backward(
@@ -283,7 +287,8 @@ def patch_dropout_backward(
 
 def _scattered(dy: Array, indices: NDArray[np.int64], tokens: int) -> Array:
     dx = np.zeros((dy.shape[0], tokens, *dy.shape[2:]), dtype=dy.dtype)
-    dx[np.arange(len(dx))[:, np.newaxis], indices] = dy
+    if indices.size:
+        dx[np.arange(len(dx))[:, np.newaxis], indices] = dy
     return dx
 
 
