@@ -158,9 +158,18 @@ pub(super) fn axes(shape: &[usize], steps: Each<&[isize]>, bits: &[isize]) -> Ax
         .collect()
 }
 
+/// Whether an array's elements lie side by side in C order, as NumPy says.
+pub(super) fn is_contiguous(array: &Bound<'_, PyUntypedArray>) -> bool {
+    // SAFETY: the array is alive, so its struct can be read.
+    unsafe { (*array.as_array_ptr()).fields.flags & flags::NPY_ARRAY_C_CONTIGUOUS != 0 }
+}
+
 /// The addresses that an array's elements span: from the first byte to behind the last.
 pub(super) fn span(array: &Bound<'_, PyUntypedArray>) -> (usize, usize) {
     let first = data(array).addr();
+    if is_contiguous(array) {
+        return (first, first + array.len() * array.dtype().itemsize());
+    }
     let (mut low, mut high) = (first, first + array.dtype().itemsize());
     for (len, stride) in array.shape().iter().zip(array.strides()) {
         let reach = (*len as isize - 1).wrapping_mul(*stride);
@@ -176,6 +185,9 @@ pub(super) fn may_overlap(a: &Bound<'_, PyUntypedArray>, b: &Bound<'_, PyUntyped
 
 /// Whether no two elements of an array share memory, as far as the strides show at a glance.
 pub(super) fn surely_disjoint(array: &Bound<'_, PyUntypedArray>) -> bool {
+    if is_contiguous(array) {
+        return true;
+    }
     let mut steps: SmallVec<[(usize, usize); 6]> = (array.shape().iter().zip(array.strides()))
         .filter(|(len, _)| **len > 1)
         .map(|(len, stride)| (stride.unsigned_abs(), *len))
