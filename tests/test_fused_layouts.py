@@ -47,13 +47,13 @@ LAYOUTS: list[Callable[[Array], Array]] = [
     lambda x: x.astype(x.dtype.newbyteorder()),
 ]
 SHARED: list[Callable[[Array], Array]] = [*LAYOUTS, one_value_per_row, one_row]
-# Short and long rows, both ways around; several blocks of what is turned, and a rest.
+# Short and long rows, as rows and as columns; several blocks of transposed ones, and a rest.
 SHAPES = [(1, 1), (3, 5), (40, 3), (3, 700), (1030, 67), (67, 2100), (4, 6, 130)]
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("layout", range(len(LAYOUTS)))
-def test_an_input_is_read_in_the_layout_of_another(
+def test_each_input_is_read_in_its_own_layout(
     level: str, threads: int, layout: int, shape: tuple[int, ...]
 ) -> None:
     rng = np.random.default_rng(len(shape) + layout)
@@ -73,7 +73,7 @@ def test_an_input_is_read_in_the_layout_of_another(
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float64, np.complex64], ids=str)
-def test_an_input_of_another_size_is_read_at_wrong_places(dtype: Any) -> None:
+def test_elements_of_every_size_are_read_in_every_layout(dtype: Any) -> None:
     shape = (130, 300)
     x, a = np.random.default_rng(0).standard_normal((2, *shape)).astype(dtype)
     keep = ref.mask(KEY, 0.3, shape)
@@ -86,7 +86,7 @@ def test_an_input_of_another_size_is_read_at_wrong_places(dtype: Any) -> None:
 
 
 @pytest.mark.parametrize("start", [0, 1, 15])
-def test_later_blocks_of_a_long_column_read_another_place(level: str, start: int) -> None:
+def test_long_columns_are_read_right_across_blocks(level: str, start: int) -> None:
     """Columns of whole cache lines that begin inside one: blocks are counted from before them."""
     shape = (37, 2064)
     x, residual = np.random.default_rng(0).standard_normal((2, *shape)).astype(np.float32)

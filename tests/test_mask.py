@@ -54,7 +54,7 @@ def ties() -> list[tuple[int, int, float]]:
 
 
 @pytest.mark.parametrize("p", EVERYDAY + EXTREME)
-def test_bits_are_wrong_at_an_edge(level: str, threads: int, p: float) -> None:
+def test_bits_match_the_reference_around_every_edge(level: str, threads: int, p: float) -> None:
     expected = ref.kept(KEY, p, np.arange(EDGES[-1]))
     for size in EDGES:
         mask = fd.Mask(size, p, as_key(KEY))
@@ -66,7 +66,7 @@ def test_bits_are_wrong_at_an_edge(level: str, threads: int, p: float) -> None:
 
 
 @pytest.mark.parametrize("shape", [(), (1,), (0,), (3, 0, 2), (5, 1, 7), (2, 3, 4, 5)])
-def test_bits_depend_on_the_shape_and_not_on_the_index(level: str, shape: tuple[int, ...]) -> None:
+def test_bits_go_by_index_whatever_the_shape(level: str, shape: tuple[int, ...]) -> None:
     mask = fd.Mask(shape, 0.3, as_key(KEY))
     assert (mask.shape, mask.ndim, mask.size) == (shape, len(shape), math.prod(shape))
     np.testing.assert_array_equal(mask.to_numpy(), ref.mask(KEY, 0.3, shape))
@@ -74,8 +74,8 @@ def test_bits_depend_on_the_shape_and_not_on_the_index(level: str, shape: tuple[
     assert mask.to_numpy().dtype == np.bool_
 
 
-def test_a_tie_with_the_threshold_is_dropped(level: str) -> None:
-    """Dropped means below the threshold: at the threshold itself the element stays."""
+def test_a_tie_with_the_threshold_is_kept(level: str) -> None:
+    """Elements are dropped below the threshold; exactly at it they stay."""
     for index, uniform, p in ties():
         assert ref.threshold(p) == uniform
         for q in (math.nextafter(p, 0), p, p * (1 + 2.0**-50)):
@@ -84,7 +84,8 @@ def test_a_tie_with_the_threshold_is_dropped(level: str) -> None:
 
 
 @pytest.mark.parametrize("exponent", range(1, 65, 9))
-def test_short_thresholds_stop_at_the_wrong_plane(level: str, exponent: int) -> None:
+def test_short_thresholds_match_the_reference(level: str, exponent: int) -> None:
+    """Would catch a comparison that stops a plane too early or too late."""
     for odd in (1, 3, 2**exponent - 1):
         p = odd * 2.0**-exponent
         if p < 1.0:
@@ -92,7 +93,7 @@ def test_short_thresholds_stop_at_the_wrong_plane(level: str, exponent: int) -> 
             np.testing.assert_array_equal(mask, ref.kept(KEY, p, np.arange(2000)))
 
 
-def test_masks_are_not_nested_in_p(level: str) -> None:
+def test_masks_are_nested_in_p(level: str) -> None:
     """What a smaller p drops, a larger one drops too."""
     previous = np.ones(50_000, dtype=np.bool_)
     for p in [0.0, 1e-9, 0.01, 0.1, 0.2, 0.25, 0.3, 0.5, 0.50001, 0.9, 0.999, 1.0]:
@@ -111,7 +112,7 @@ def test_every_byte_of_the_key_matters(level: str, byte: int) -> None:
 
 
 @pytest.mark.parametrize("p", [0.3, 0.5])
-def test_big_masks_depend_on_threads_or_level(p: float) -> None:
+def test_threads_and_levels_do_not_change_big_masks(p: float) -> None:
     mask = fd.Mask((MANY,), p, as_key(KEY))
     expected = ref.kept(KEY, p, np.arange(MANY))
     packed = np.packbits(expected, bitorder="little")
@@ -128,13 +129,14 @@ def test_big_masks_depend_on_threads_or_level(p: float) -> None:
 
 @pytest.mark.parametrize(("whole", "start", "shape"), REGIONS)
 @pytest.mark.parametrize("p", [0.3, 0.5])
-def test_a_region_has_other_bits_than_the_whole(
+def test_a_region_has_the_bits_of_the_whole(
     level: str,
     p: float,
     whole: tuple[int, ...],
     start: tuple[int, ...],
     shape: tuple[int, ...],
 ) -> None:
+    """Would catch an index of 32 bits, and a carry that is lost further up."""
     region = fd.Mask(whole, p, as_key(KEY)).region(start, shape)
     expected = ref.mask(KEY, p, whole, start, shape)
     assert (region.shape, region.size) == (shape, math.prod(shape))
@@ -156,14 +158,14 @@ def test_regions_of_regions_count_from_the_whole() -> None:
     np.testing.assert_array_equal(inner.to_numpy(), expected)
 
 
-def test_a_region_of_a_region_may_leave_it() -> None:
+def test_a_region_must_not_leave_a_region() -> None:
     inner = fd.Mask((50, 60), 0.4, as_key(KEY)).region((10, 10), (5, 5))
     with pytest.raises(ValueError, match=r"region|start|shape"):
         inner.region((3, 0), (3, 5))
 
 
 @pytest.mark.parametrize("cut", [1, 100, 127, 128, 129, 5000])
-def test_chunks_do_not_join_to_the_whole(level: str, cut: int) -> None:
+def test_chunks_join_to_the_whole(level: str, cut: int) -> None:
     whole = fd.Mask((10_000,), 0.3, as_key(KEY))
     starts = range(0, 10_000, cut if cut > 1 else 3333)
     pieces = [
@@ -178,12 +180,12 @@ def test_chunks_do_not_join_to_the_whole(level: str, cut: int) -> None:
     [((-1, 0), (1, 1)), ((0, 0), (5, 9)), ((3, 8), (1, 2)), ((4, 0), (1, 1)), ((0,), (1,)),
      ((0, 0), (1,)), ((0, 0), (-1, 1)), ((2**63, 0), (1, 1)), ((1, 2**63 - 1), (1, 2))],
 )  # fmt: skip
-def test_a_region_may_leave_the_whole(start: Any, shape: Any) -> None:
+def test_a_region_must_not_leave_the_whole(start: Any, shape: Any) -> None:
     with pytest.raises(ValueError, match=r"region|start|shape"):
         fd.Mask((4, 9), 0.5, as_key(KEY)).region(start, shape)
 
 
-def test_more_than_two_to_the_32_elements_wrap() -> None:
+def test_more_than_2_to_the_32_elements_do_not_wrap() -> None:
     """In one call, not only by index: the whole is counted and packed, then its pieces."""
     size = 2**32 + 2**20
     whole = fd.Mask((size,), 0.5, as_key(KEY))
@@ -202,29 +204,31 @@ def test_more_than_two_to_the_32_elements_wrap() -> None:
 
 
 @pytest.mark.parametrize("shape", [(-1,), (2**63,), (2**32, 2**31), (3, -1, 0)])
-def test_a_shape_overflows(shape: tuple[int, ...]) -> None:
+def test_negative_and_overflowing_shapes_are_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="shape"):
         fd.Mask(shape, 0.5, as_key(KEY))
 
 
 @pytest.mark.parametrize("p", [-0.1, 1.5, math.nan, math.inf, -math.inf, -5e-324])
-def test_p_outside_the_unit_interval_is_accepted(p: float) -> None:
+def test_p_outside_the_unit_interval_is_refused(p: float) -> None:
     with pytest.raises(ValueError, match=r"p must be a number in \[0, 1\], got"):
         fd.Mask((3,), p, as_key(KEY))
 
 
 @pytest.mark.parametrize("key", [3, None, KEY, "key"])
-def test_a_mask_takes_a_seed_for_a_key(key: Any) -> None:
+def test_a_mask_takes_only_a_key(key: Any) -> None:
+    """Would catch a seed that is taken for one."""
     with pytest.raises(TypeError):
         fd.Mask((3,), 0.5, key)
 
 
-def test_a_mask_is_as_large_as_its_array() -> None:
+def test_a_mask_is_small_whatever_its_shape() -> None:
     mask = fd.Mask((10**6, 10**6), 0.5, as_key(KEY)).region((5, 5), (10**5, 10**5))
     assert len(pickle.dumps(mask)) < 1000
 
 
-def test_masks_change_identity_when_copied_or_pickled() -> None:
+def test_copied_and_pickled_masks_are_equal() -> None:
+    """And masks that differ in shape, p, key or start are not."""
     whole = fd.Mask((30, 40), 0.3, as_key(KEY))
     for mask in (whole, whole.region((2, 3), (5, 6))):
         for twin in (copy.copy(mask), copy.deepcopy(mask), pickle.loads(pickle.dumps(mask))):
@@ -239,12 +243,12 @@ def test_masks_change_identity_when_copied_or_pickled() -> None:
 
 
 @pytest.mark.parametrize("name", ["shape", "p", "key", "size"])
-def test_a_mask_can_be_changed(name: str) -> None:
+def test_a_mask_is_immutable(name: str) -> None:
     with pytest.raises(AttributeError):
         setattr(fd.Mask((3,), 0.5, as_key(KEY)), name, 1)
 
 
-def test_asarray_gives_other_bits_or_shares_memory() -> None:
+def test_asarray_gives_a_copy_of_the_bits() -> None:
     mask = fd.Mask((30, 40), 0.3, as_key(KEY))
     array = np.asarray(mask)
     np.testing.assert_array_equal(array, mask.to_numpy())
@@ -264,7 +268,7 @@ def test_asarray_gives_other_bits_or_shares_memory() -> None:
     [((3, 1, 50), (4, 1)), ((50,), (3, 50)), ((3, 50), (50,)), ((), (3,)), ((3,), ()),
      ((0,), (1,))],
 )  # fmt: skip
-def test_apply_broadcasts_unlike_numpy(
+def test_apply_broadcasts_as_numpy_does(
     level: str, mask_shape: tuple[int, ...], x_shape: tuple[int, ...], scale: float | None
 ) -> None:
     mask = fd.Mask(mask_shape, 0.3, as_key(KEY))
@@ -281,18 +285,18 @@ def test_apply_broadcasts_unlike_numpy(
     assert_same(out, expected)
 
 
-def test_apply_with_p_one_divides_by_zero() -> None:
+def test_apply_with_p_one_gives_zeros() -> None:
     x = values((300,), np.float32)
     assert_same(fd.Mask(300, 1.0, as_key(KEY)).apply(x), np.zeros(300, np.float32))
 
 
 @pytest.mark.parametrize("scale", [math.nan, math.inf, -math.inf, 2**1024])
-def test_apply_takes_a_scale_that_is_not_finite(scale: float) -> None:
+def test_apply_refuses_a_scale_that_is_not_finite(scale: float) -> None:
     with pytest.raises(ValueError, match="scale"):
         fd.Mask(3, 0.5, as_key(KEY)).apply(np.ones(3), scale=scale)
 
 
-def test_apply_writes_before_it_checks() -> None:
+def test_apply_checks_before_it_writes() -> None:
     mask = fd.Mask((4, 5), 0.5, as_key(KEY))
     for x, out in [(np.ones(5), np.ones(5)), (np.ones((4, 5)), np.ones((4, 5), np.float32))]:
         before = out.copy()
@@ -303,7 +307,7 @@ def test_apply_writes_before_it_checks() -> None:
         mask.apply(np.ones(3))
 
 
-def test_an_array_is_no_shape() -> None:
+def test_a_shape_may_be_an_array_or_a_numpy_int() -> None:
     mask = fd.Mask(np.array([4, 6]), 0.5, as_key(KEY))
     assert mask.shape == (4, 6)
     assert mask.region(np.array([1, 2]), np.array([2, 3])).shape == (2, 3)

@@ -37,7 +37,7 @@ def test_tails_are_those_of_a_normal(normals: NDArray[np.float64], z: float) -> 
     assert within(int(np.count_nonzero(normals < -z)), MANY, tail)
 
 
-def test_the_shape_between_is_that_of_a_normal(normals: NDArray[np.float64]) -> None:
+def test_the_bulk_is_that_of_a_normal(normals: NDArray[np.float64]) -> None:
     """Chi-square over 256 equally likely bins: 255 +- 22.6, false alarm of 5 sigma about 1e-6."""
     edges = [NormalDist().inv_cdf(k / 256) for k in range(1, 256)]
     counts = np.bincount(np.searchsorted(edges, normals), minlength=256)
@@ -74,7 +74,7 @@ def test_every_dtype_and_length_has_the_noise_of_its_elements(
 
 
 def test_levels_and_threads_draw_the_same_bits(level: str, threads: int) -> None:
-    """More than two looks at the interrupt, and no whole number of units."""
+    """Longer than two checks for interrupts, and not a whole number of units."""
     size = (1 << 21) + 77
     noise = fd.Noise(fd.Mask(size, 0.5, as_key(KEY))).to_numpy()
     some = np.r_[0:500, (1 << 20) - 200 : (1 << 20) + 200, size - 300 : size]
@@ -113,7 +113,7 @@ def test_a_region_has_the_noise_of_its_whole() -> None:
     assert_same(np.ascontiguousarray(y), ref.noise(x, 1.0, z.astype(np.float32)))
 
 
-def test_noise_in_place_or_overlapping_is_that_of_apart() -> None:
+def test_noise_may_be_in_place_or_overlap() -> None:
     x = np.arange(1.0, 1001.0)
     expected = fd.gaussian_dropout(x.copy(), 0.5, rng=as_key(KEY))
     same = x.copy()
@@ -124,14 +124,14 @@ def test_noise_in_place_or_overlapping_is_that_of_apart() -> None:
     np.testing.assert_array_equal(memory[1:], expected)
 
 
-def test_noise_of_anything_but_a_mask_is_refused() -> None:
+def test_noise_needs_a_mask() -> None:
     for bad in ("x", None, (2, 3)):
         with pytest.raises(TypeError, match=f"elements must be a Mask, got {type(bad).__name__}"):
             fd.Noise(bad)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("p", [0.0, 0.5, 1.0])
-def test_factors_of_another_shape_are_refused(p: float) -> None:
+def test_noise_of_another_shape_is_refused(p: float) -> None:
     noise = fd.Noise(fd.Mask((7,), p, as_key(KEY)))
     for shape in ((2, 3), (), (7, 1)):
         with pytest.raises(ValueError, match=r"mask of shape \(7,\) does not broadcast"):

@@ -82,7 +82,7 @@ thorough = settings(
     mode=st.sampled_from(["inverted", "standard"]),
     machine=machines(),
 )
-def test_dropout_is_not_the_reference(
+def test_dropout_matches_the_reference(
     data: st.DataObject,
     shape: tuple[int, ...],
     dtype: np.dtype[Any],
@@ -117,7 +117,7 @@ def test_dropout_is_not_the_reference(
 
 @thorough
 @given(data=st.data(), p=PROBABILITIES, key=KEYS, machine=machines())
-def test_a_region_is_not_the_reference(
+def test_a_region_matches_the_reference(
     data: st.DataObject, p: float, key: ref.Key, machine: tuple[str, int]
 ) -> None:
     """A small box anywhere in an array of up to 2**62 elements."""
@@ -143,7 +143,7 @@ def test_a_region_is_not_the_reference(
 
 @thorough
 @given(data=st.data(), shape=SHAPES, dtype=st.sampled_from(DTYPES), machine=machines())
-def test_a_boolean_mask_is_not_applied_as_given(
+def test_a_boolean_mask_is_applied_as_given(
     data: st.DataObject, shape: tuple[int, ...], dtype: np.dtype[Any], machine: tuple[str, int]
 ) -> None:
     x = data.draw(arrays(shape, dtype))

@@ -34,9 +34,8 @@ def both_orders(x: Array) -> list[Array]:
 
 
 @pytest.mark.parametrize("length", LENGTHS)
-def test_elements_of_a_row_that_share_a_decision_get_those_of_the_next(
-    level: str, length: int
-) -> None:
+def test_elements_of_a_row_may_share_a_decision(level: str, length: int) -> None:
+    """Would catch a row that gets the decision of the next."""
     x = values((MANY_ROWS // length, length), np.float32)
     expected = ref.dropout(x, 0.3, KEY, broadcast_dims=(1,))
     for view in both_orders(x):
@@ -44,7 +43,8 @@ def test_elements_of_a_row_that_share_a_decision_get_those_of_the_next(
 
 
 @pytest.mark.parametrize("length", LENGTHS)
-def test_rows_that_share_decisions_slide_against_each_other(level: str, length: int) -> None:
+def test_rows_may_share_their_decisions(level: str, length: int) -> None:
+    """Would catch rows that slide against each other."""
     x = values((MANY_ROWS // length, length), np.float32)
     expected = ref.dropout(x, 0.3, KEY, broadcast_dims=(0,))
     for view in both_orders(x):
@@ -52,7 +52,7 @@ def test_rows_that_share_decisions_slide_against_each_other(level: str, length: 
 
 
 @pytest.mark.parametrize("length", [3, 200])
-def test_a_repeated_row_is_kept_beyond_its_end(level: str, length: int) -> None:
+def test_a_repeated_row_is_not_reused_beyond_its_end(level: str, length: int) -> None:
     """The next block of rows has bits of its own, longer or shorter than what was kept."""
     x = values((3, 20_000 // length, length), np.float32)
     expected = ref.dropout(x, 0.3, KEY, broadcast_dims=(1,))
@@ -62,7 +62,7 @@ def test_a_repeated_row_is_kept_beyond_its_end(level: str, length: int) -> None:
     assert_same(fd.dropout(x, 0.3, broadcast_dims=(1,), rng=as_key(KEY)), expected)
 
 
-def test_a_few_repetitions_are_taken_for_the_row_that_was_kept(level: str) -> None:
+def test_a_few_repetitions_are_not_taken_for_a_stored_row(level: str) -> None:
     """Rows of 3 come again 2 times; what follows them in memory has other bits."""
     x = values((9_000, 2, 3), np.float32)
     expected = ref.dropout(x, 0.3, KEY, broadcast_dims=(1,))
@@ -70,14 +70,14 @@ def test_a_few_repetitions_are_taken_for_the_row_that_was_kept(level: str) -> No
 
 
 @pytest.mark.parametrize("length", LENGTHS)
-def test_turned_rows_are_joined_with_a_gap(level: str, length: int) -> None:
+def test_transposed_rows_are_joined_without_a_gap(level: str, length: int) -> None:
     x = values((length, MANY_ROWS // length), np.float32)
     assert_same(fd.dropout(np.asfortranarray(x), 0.3, rng=as_key(KEY)), ref.dropout(x, 0.3, KEY))
 
 
 @pytest.mark.parametrize("length", LENGTHS)
-def test_turned_blocks_without_gaps_begin_at_a_group(level: str, length: int) -> None:
-    """Long runs across a short axis: blocks of them begin anywhere in a group."""
+def test_transposed_blocks_may_begin_anywhere_in_a_group(level: str, length: int) -> None:
+    """Long runs across a short axis, of a region that begins at (1, 1)."""
     shape = (20_000 // length, length)
     whole, start = (shape[0] + 1, length + 1), (1, 1)
     region = fd.Mask(whole, 0.3, as_key(KEY)).region(start, shape)
@@ -96,7 +96,7 @@ def test_turned_blocks_without_gaps_begin_at_a_group(level: str, length: int) ->
         if length < width
     ],
 )
-def test_rows_that_lie_apart_in_the_whole_take_bits_from_between(
+def test_rows_that_lie_apart_in_the_whole_skip_what_is_between(
     level: str, width: int, length: int
 ) -> None:
     """Near rows are drawn with what lies between them, far ones by themselves."""
@@ -109,7 +109,7 @@ def test_rows_that_lie_apart_in_the_whole_take_bits_from_between(
 
 
 @pytest.mark.parametrize("width", [2, 130, 300])
-def test_shared_decisions_that_lie_apart_are_read_as_neighbours(level: str, width: int) -> None:
+def test_shared_decisions_may_lie_apart_in_the_whole(level: str, width: int) -> None:
     """Decisions of the first column: one per row of the whole, at steps of its width."""
     whole, shape = (5_000, width, 1), (5_000, 1, 1)
     kept = ref.kept(KEY, 0.3, ref.element_indices(whole, (0, 0, 0), shape))
@@ -120,7 +120,8 @@ def test_shared_decisions_that_lie_apart_are_read_as_neighbours(level: str, widt
 
 
 @pytest.mark.parametrize("length", [3, 65, 130])
-def test_given_rows_are_joined_with_what_was_packed_before(level: str, length: int) -> None:
+def test_rows_of_a_given_mask_are_packed_afresh(level: str, length: int) -> None:
+    """Would catch bits that are left from the rows packed before."""
     x = values((20_000 // length, length), np.float32)
     keep = np.random.default_rng(0).random((len(x), 2 * length + 1)) < 0.5
     for given in (keep[:, 1::2], keep[:, :length], keep[::-1, length:-1], keep[:1, :length]):
@@ -129,7 +130,7 @@ def test_given_rows_are_joined_with_what_was_packed_before(level: str, length: i
 
 
 @pytest.mark.parametrize("dims", [(), (0,), (1,), (2,)])
-def test_rows_are_joined_across_gaps(level: str, dims: tuple[int, ...]) -> None:
+def test_rows_are_not_joined_across_gaps(level: str, dims: tuple[int, ...]) -> None:
     """Some rows follow each other, then comes memory that is not the array's."""
     numbers = values((70, 9, 3), np.float32)
     expected = ref.dropout(numbers, 0.3, KEY, broadcast_dims=dims)
@@ -143,7 +144,7 @@ def test_rows_are_joined_across_gaps(level: str, dims: tuple[int, ...]) -> None:
         assert (packed[:, 27:] == 7).all()
 
 
-def test_short_rows_depend_on_threads() -> None:
+def test_threads_do_not_change_short_rows() -> None:
     x = values((400_000, 3), np.float32)
     for dims in [(0,), (1,)]:
         expected = ref.dropout(x, 0.3, KEY, broadcast_dims=dims)
@@ -157,7 +158,7 @@ def test_short_rows_depend_on_threads() -> None:
 
 
 @pytest.mark.parametrize("p", [0.0, 1.0])
-def test_certain_decisions_are_joined_across_gaps(level: str, p: float) -> None:
+def test_certain_decisions_are_not_joined_across_gaps(level: str, p: float) -> None:
     frame = values((3, 500, 5), np.float32)
     permuted = frame.transpose(2, 0, 1).copy().transpose(1, 2, 0)
     for x in (frame[:, :, :3], frame[:, :, :3].copy(), permuted):
