@@ -32,7 +32,7 @@ def covered(seeds: NDArray[np.bool_], block: Sequence[int]) -> NDArray[np.bool_]
 def kept_2d(
     shape: tuple[int, ...], p: float, block: Any, key: ref.Key, shared: bool = False
 ) -> NDArray[np.bool_]:
-    """The mask of images in (batch, channels, height, width), said plainly."""
+    """The mask of images in (batch, channels, height, width), as defined."""
     batch, channels, *lengths = shape
     sizes = block if isinstance(block, tuple) else (block, block)
     sizes = [min(size, length) for size, length in zip(sizes, lengths, strict=True)]
@@ -47,7 +47,8 @@ def kept_2d(
 
 @pytest.mark.parametrize("shared", [False, True])
 @pytest.mark.parametrize("block", BLOCKS_2D, ids=str)
-def test_blocks_are_cut_or_shifted_or_too_long(level: str, block: Any, shared: bool) -> None:
+def test_blocks_in_images_match_the_definition(level: str, block: Any, shared: bool) -> None:
+    """Would catch blocks that are cut off, shifted or too long."""
     x = values(SHAPE_2D, np.float32)
     expected = ref.select(kept_2d(SHAPE_2D, 0.4, block, KEY, shared), x, 1 / 0.6)
     key = as_key(KEY)
@@ -55,8 +56,8 @@ def test_blocks_are_cut_or_shifted_or_too_long(level: str, block: Any, shared: b
 
 
 @pytest.mark.parametrize("seeds", [(7, 5), (1, 6, 3), (2, 1, 4, 3)], ids=str)
-def test_a_block_runs_over_the_end_of_a_row(seeds: tuple[int, ...]) -> None:
-    """Every size of block up to 9, along all axes at once, or along one."""
+def test_a_block_ends_with_its_row(seeds: tuple[int, ...]) -> None:
+    """Every block size up to 9, along one axis or all of them; none may wrap around."""
     mask = fd.Mask(seeds, 0.1, as_key(KEY))
     one = [tuple(n if axis == at else 1 for axis in range(len(seeds))) for n in range(2, 10)
            for at in range(len(seeds))]  # fmt: skip
@@ -68,13 +69,15 @@ def test_a_block_runs_over_the_end_of_a_row(seeds: tuple[int, ...]) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_what_is_dropped_leaves_nan_or_a_sign(level: str, dtype: np.dtype[Any]) -> None:
+def test_dropped_blocks_are_plus_zero(level: str, dtype: np.dtype[Any]) -> None:
+    """In every dtype: multiplying by 0 would leave a NaN or a minus sign."""
     x = values(SHAPE_2D, dtype)
     expected = ref.select(kept_2d(SHAPE_2D, 0.3, 3, KEY), x, 1 / 0.7)
     assert_same(fd.drop_block2d(x, 0.3, 3, rng=as_key(KEY)), expected)
 
 
-def test_volumes_have_blocks_of_images() -> None:
+def test_blocks_in_volumes_match_the_definition() -> None:
+    """Would catch swapped axes: the block is of another length along each."""
     x = values(SHAPE_3D, np.float32)
     for shared in (False, True):
         block, channels = (2, 5, 3), 1 if shared else 3
@@ -84,7 +87,8 @@ def test_volumes_have_blocks_of_images() -> None:
 
 
 @pytest.mark.parametrize("shared", [False, True])
-def test_channels_elsewhere_are_taken_for_a_map(shared: bool) -> None:
+def test_channels_may_come_last(shared: bool) -> None:
+    """Would catch blocks that spread over the channels."""
     x = np.ones((2, 9, 8, 3))
     y = fd.drop_block2d(x, 0.3, 3, channel_axis=-1, shared=shared, rng=as_key(KEY))
     seeds = ref.mask(KEY, seed_rate(0.3, (9, 8), (3, 3)), (2, 7, 6, 1 if shared else 3))
@@ -96,8 +100,8 @@ def test_channels_elsewhere_are_taken_for_a_map(shared: bool) -> None:
     assert_same(volume, ref.select(covered(seeds, (1, 3, 3, 3, 1)), np.ones(volume.shape), 1 / 0.7))
 
 
-def test_a_sample_depends_on_its_batch() -> None:
-    """As with the scale of the paper, which counts what is left in the batch."""
+def test_a_sample_is_independent_of_its_batch() -> None:
+    """Would catch the scale of the paper, which counts what is left in the whole batch."""
     x = values((8, 4, 13, 10), np.float32)
     whole = fd.drop_block2d(x, 0.4, 5, rng=as_key(KEY))
     assert_same(fd.drop_block2d(x[:3], 0.4, 5, rng=as_key(KEY)), whole[:3].copy())
@@ -119,7 +123,7 @@ def layouts(x: NDArray[Any]) -> dict[str, NDArray[Any]]:
 
 
 @pytest.mark.parametrize("shared", [False, True])
-def test_another_layout_or_thread_count_drops_other_blocks(threads: int, shared: bool) -> None:
+def test_layout_and_threads_do_not_change_blocks(threads: int, shared: bool) -> None:
     x = values((16, 32, 30, 31), np.float32)
     drop = fd.DropBlock2d(0.3, 5, shared=shared, rng=as_key(KEY)).hold()
     with running_on(threads=2):
@@ -139,10 +143,8 @@ def test_another_layout_or_thread_count_drops_other_blocks(threads: int, shared:
      ((9, 9, 9), (3, 3, 3))],
     ids=str,
 )  # fmt: skip
-def test_the_rate_of_blocks_is_an_estimate(
-    p: float, lengths: tuple[int, ...], block: tuple[int, ...]
-) -> None:
-    """The fraction that its seeds cover is p but for the rounding of gamma, in exact arithmetic."""
+def test_the_seed_rate_is_exact(p: float, lengths: tuple[int, ...], block: tuple[int, ...]) -> None:
+    """The seeds cover a fraction p, up to the rounding of gamma; in exact arithmetic."""
     miss = 1 - Fraction(seed_rate(p, lengths, block))
     dropped = Fraction(0)
     for place in itertools.product(*map(range, lengths)):
@@ -161,13 +163,11 @@ def test_the_rate_of_blocks_is_an_estimate(
      ((9, 9), 4)],
     ids=str,
 )  # fmt: skip
-def test_another_fraction_is_dropped_than_asked_for(
-    p: float, lengths: tuple[int, int], block: Any
-) -> None:
+def test_blocks_in_images_drop_a_fraction_p(p: float, lengths: tuple[int, int], block: Any) -> None:
     """False-alarm rate 35 x 6e-7 = 2e-5 together.
 
-    The blocks of one map overlap, so the spread is that over the maps, of which there are 20000;
-    with fewer than 100 of them hit it would be no measure.
+    The blocks of one map overlap, so the spread is measured over the 20000 maps; if fewer than
+    100 of them were hit, it would mean little.
     """
     maps = 20_000
     y = fd.drop_block2d(np.ones((maps, 1, *lengths), np.float32), p, block, rng=fd.Key(8))
@@ -176,7 +176,7 @@ def test_another_fraction_is_dropped_than_asked_for(
     assert np.count_nonzero(dropped) >= 100
 
 
-def test_another_fraction_of_volumes_is_dropped() -> None:
+def test_blocks_in_volumes_drop_a_fraction_p() -> None:
     """False-alarm rate 2 x 6e-7."""
     for shared, channels in ((False, 1), (True, 2)):
         x = np.ones((4000, channels, 6, 7, 8), np.float32)
@@ -189,7 +189,8 @@ def test_another_fraction_of_volumes_is_dropped() -> None:
 # --- At the ends --------------------------------------------------------------------------------
 
 
-def test_p_one_gives_nan_or_leaves_some() -> None:
+def test_p_one_gives_zeros() -> None:
+    """Would catch a NaN from 0 * inf, and elements that no block covers."""
     x = values(SHAPE_2D, np.float32)
     for block in (1, 4, 50):
         drop = fd.DropBlock2d(1.0, block, rng=0)
@@ -197,7 +198,7 @@ def test_p_one_gives_nan_or_leaves_some() -> None:
         assert_same(drop.backward(x), np.zeros_like(x))
 
 
-def test_p_zero_or_evaluation_copies_or_draws() -> None:
+def test_p_zero_and_evaluation_return_x_and_draw_nothing() -> None:
     x, rng = values(SHAPE_2D, np.float32), np.random.default_rng(0)
     assert fd.drop_block2d(x, 0.0, 3, rng=rng) is x
     assert fd.drop_block2d(x, 0.5, 3, training=False, rng=rng) is x
@@ -222,7 +223,7 @@ def test_p_zero_or_evaluation_copies_or_draws() -> None:
 
 @pytest.mark.parametrize("shape", [(0, 3, 8, 8), (2, 0, 8, 8), (2, 3, 0, 8), (2, 3, 8, 0)])
 @pytest.mark.parametrize("p", [0.0, 0.5, 1.0])
-def test_nothing_to_drop_is_an_error(shape: tuple[int, ...], p: float) -> None:
+def test_empty_arrays_are_accepted(shape: tuple[int, ...], p: float) -> None:
     drop = fd.DropBlock2d(p, 3, rng=0)
     assert drop(np.ones(shape)).shape == shape
     assert drop.mask.to_numpy().shape == shape
@@ -242,7 +243,7 @@ def layers() -> list[tuple[fd.DropBlock2d | fd.DropBlock3d, tuple[int, ...]]]:
 
 
 @pytest.mark.parametrize("shared", [False, True])
-def test_backward_or_the_next_call_uses_other_blocks_than_the_function(shared: bool) -> None:
+def test_call_i_and_its_backward_use_child_key_i(shared: bool) -> None:
     x, dy = values(SHAPE_2D, np.float32, seed=1), values(SHAPE_2D, np.float32, seed=2)
     drop = fd.DropBlock2d(0.3, 4, shared=shared, rng=as_key(KEY))
     for call in range(3):
@@ -253,7 +254,7 @@ def test_backward_or_the_next_call_uses_other_blocks_than_the_function(shared: b
         assert_same(drop.mask.apply(x), ref.select(kept, x, 1 / 0.7))
 
 
-def test_backward_is_not_the_derivative() -> None:
+def test_backward_is_the_derivative() -> None:
     """Central differences, for every element."""
     for drop, shape in layers():
         rng = np.random.default_rng(0)
@@ -266,7 +267,7 @@ def test_backward_is_not_the_derivative() -> None:
         assert np.vdot(drop(tangent), dy) == pytest.approx(np.vdot(tangent, drop.backward(dy)))
 
 
-def test_a_saved_or_copied_layer_loses_its_place() -> None:
+def test_saved_and_copied_layers_resume_where_they_were() -> None:
     for drop, shape in layers():
         x = values(shape, np.float32)
         drop(x)
@@ -283,7 +284,7 @@ def test_a_saved_or_copied_layer_loses_its_place() -> None:
         assert drop.state_dict() == twin.state_dict()
 
 
-def test_in_place_makes_a_copy_or_out_is_not_written() -> None:
+def test_in_place_and_out_write_into_the_given_array() -> None:
     numbers = values(SHAPE_2D, np.float32)
     expected = fd.drop_block2d(numbers, 0.3, 3, rng=as_key(KEY).fold_in(0))
     x = numbers.copy()
@@ -294,7 +295,7 @@ def test_in_place_makes_a_copy_or_out_is_not_written() -> None:
     assert_same(out, expected)
 
 
-def test_the_repr_hides_what_is_not_default() -> None:
+def test_the_repr_shows_what_is_not_default() -> None:
     assert repr(fd.DropBlock2d(0.1, 7)) == "DropBlock2d(p=0.1, block_size=(7, 7), inplace=False)"
     assert repr(fd.DropBlock3d(0.1, (1, 2, 3), True, shared=True, channel_axis=4)) == (
         "DropBlock3d(p=0.1, block_size=(1, 2, 3), inplace=True, shared=True, channel_axis=4)"
@@ -320,9 +321,10 @@ def test_the_repr_hides_what_is_not_default() -> None:
     ],
     ids=str,
 )
-def test_a_bad_argument_is_taken(
+def test_bad_arguments_are_refused(
     arguments: tuple[Any, ...], keywords: dict[str, Any], message: str
 ) -> None:
+    """By function and layer alike, before out is written."""
     x = np.ones(SHAPE_2D)
     with pytest.raises((TypeError, ValueError), match=message):
         fd.drop_block2d(x, *arguments, out=x, **keywords)
@@ -331,7 +333,8 @@ def test_a_bad_argument_is_taken(
     assert (x == 1).all()
 
 
-def test_an_array_of_another_rank_is_taken() -> None:
+def test_wrong_ranks_and_types_are_refused() -> None:
+    """Would catch a refused call that counts."""
     with pytest.raises(ValueError, match="x must have 4 axes"):
         fd.drop_block2d(np.ones((3, 8, 8)), 0.5, 3)
     drop = fd.DropBlock3d(0.5, 3)

@@ -40,14 +40,15 @@ def factors(shape: tuple[int, ...], logit: float, t: float, key: ref.Key = KEY) 
 
 @pytest.mark.parametrize("t", [0.02, 0.1, 0.5, 1.0])
 @pytest.mark.parametrize("logit", [-3.0, -0.5, 0.0, 1.0, 4.0])
-def test_the_formula_is_another(level: str, logit: float, t: float) -> None:
+def test_the_mask_follows_the_formula(level: str, logit: float, t: float) -> None:
     x = np.random.default_rng(0).standard_normal(SHAPE)
     y = fd.concrete_dropout(x, logit, temperature=t, rng=as_key(KEY))
     expected = x * factors(SHAPE, logit, t)[0]
     np.testing.assert_allclose(y, expected, rtol=1e-8, atol=1e-11)
 
 
-def test_a_cold_mask_drops_what_dropout_keeps() -> None:
+def test_a_cold_mask_drops_what_dropout_drops() -> None:
+    """Would catch an inverted mask, and a temperature that is ignored."""
     mask = fd.ConcreteMask((5000,), 1.0, 1e-3, as_key(KEY))
     hard = fd.Mask((5000,), mask.p, as_key(KEY)).to_numpy()
     np.testing.assert_array_equal(mask.to_numpy() > 0.5, hard)
@@ -55,7 +56,7 @@ def test_a_cold_mask_drops_what_dropout_keeps() -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_a_dtype_is_rounded_twice_or_keeps_nan(dtype: np.dtype[Any]) -> None:
+def test_products_are_rounded_once_and_dropped_nan_is_zero(dtype: np.dtype[Any]) -> None:
     x, dy = values(SHAPE, dtype, seed=1), values(SHAPE, dtype, seed=2)
     mask = fd.ConcreteMask(SHAPE, 0.5, 0.02, as_key(KEY))
     factor = mask.factors()[0]
@@ -79,8 +80,8 @@ def test_a_dtype_is_rounded_twice_or_keeps_nan(dtype: np.dtype[Any]) -> None:
     assert_same(dx, expected[1])
 
 
-def test_a_dropped_nan_comes_back_in_the_gradient() -> None:
-    """Where the factor is 0 in the precision of x, x is not looked at."""
+def test_a_dropped_nan_stays_out_of_the_gradient() -> None:
+    """Where the factor is 0 in the precision of x, x is ignored."""
     for dtype in (np.float32, np.float64):
         factor = fd.ConcreteMask((400,), 0.5, 0.001, as_key(KEY)).factors()[0].astype(dtype)
         x = np.where(factor == 0, np.nan, 1.0).astype(dtype)
@@ -95,7 +96,7 @@ def test_a_dropped_nan_comes_back_in_the_gradient() -> None:
             assert math.isfinite(dlogit)
 
 
-def test_the_expectation_of_what_is_kept_is_not_that_of_the_formula() -> None:
+def test_a_fraction_p_is_mostly_dropped() -> None:
     """False-alarm rate 3 x 6e-7. P(z > 1/2) = p whatever the temperature."""
     for p in (0.1, 0.5, 0.8):
         mask = fd.ConcreteMask((2**20,), math.log(p / (1 - p)), 0.1, fd.Key(5))
@@ -103,7 +104,8 @@ def test_the_expectation_of_what_is_kept_is_not_that_of_the_formula() -> None:
         assert abs(dropped - 2**20 * p) < 5 * np.sqrt(2**20 * p * (1 - p))
 
 
-def test_another_layout_or_thread_count_gives_other_numbers(threads: int) -> None:
+def test_layout_and_threads_do_not_change_results(threads: int) -> None:
+    """Would catch a gradient of the logit that is summed in the order of memory."""
     rng = np.random.default_rng(0)  # of many sizes, so that the order of a sum is seen in it
     x = np.exp(2 * rng.standard_normal((40, 50, 60))).astype(np.float32)
     wide = np.zeros((40, 100, 60), np.float32)
@@ -124,7 +126,7 @@ def test_another_layout_or_thread_count_gives_other_numbers(threads: int) -> Non
 
 @pytest.mark.parametrize("t", [0.1, 1.0])
 @pytest.mark.parametrize("logit", LOGITS)
-def test_a_gradient_is_not_the_derivative(logit: float, t: float) -> None:
+def test_gradients_are_the_derivatives(logit: float, t: float) -> None:
     """Central differences in float64; y is linear in x, so those are exact for dx."""
     rng = np.random.default_rng(0)
     x, dy, direction = rng.standard_normal((3, *SHAPE))
@@ -146,7 +148,7 @@ def test_a_gradient_is_not_the_derivative(logit: float, t: float) -> None:
         assert dlogit == pytest.approx(expected, rel=1e-8)
 
 
-def test_the_gradient_of_complex_numbers_is_not_that_of_their_parts() -> None:
+def test_complex_gradients_are_those_of_the_parts() -> None:
     rng = np.random.default_rng(0)
     x, dy = rng.standard_normal((2, 50, 2)).view(np.complex128)[..., 0]
     dx, dlogit = fd.concrete_dropout_backward(dy, x, 0.3, rng=as_key(KEY))
@@ -159,7 +161,7 @@ def test_the_gradient_of_complex_numbers_is_not_that_of_their_parts() -> None:
 @pytest.mark.parametrize("logit", [-math.inf, -1e308, -1e3, -50.0, 50.0, 1e3, 1e308, math.inf])
 @pytest.mark.parametrize("t", [1e-300, 0.1, 1.0])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16], ids=str)
-def test_an_extreme_gives_nan(dtype: Any, t: float, logit: float) -> None:
+def test_extreme_logits_and_temperatures_give_no_nan(dtype: Any, t: float, logit: float) -> None:
     x = np.full(1000, 0.5, dtype)
     y = fd.concrete_dropout(x, logit, temperature=t, rng=as_key(KEY))
     dx, dlogit = fd.concrete_dropout_backward(x, x, logit, temperature=t, rng=as_key(KEY))
@@ -174,8 +176,8 @@ def test_an_extreme_gives_nan(dtype: Any, t: float, logit: float) -> None:
         assert dlogit == 0.0
 
 
-def test_the_ends_of_the_uniforms_are_infinite() -> None:
-    """U = 0 and U = 2^64 - 1, which no test would meet otherwise."""
+def test_the_ends_of_the_uniforms_give_finite_factors() -> None:
+    """U = 0 and U = 2^64 - 1, which no other test would meet."""
     ends = np.array([0, 2**64 - 1, 1, 2**64 - 2], np.uint64)
     bound = 65 * math.log(2)
     expected = [bound, -bound, bound - math.log(3), -bound + math.log(3)]
@@ -197,7 +199,8 @@ def term(weight: NDArray[Any], logit: float, inputs: int, w: float, d: float) ->
 
 
 @pytest.mark.parametrize("logit", [-6.0, -0.5, 0.0, 2.0])
-def test_the_regularization_is_not_that_of_the_authors(logit: float) -> None:
+def test_the_regularization_is_that_of_the_authors(logit: float) -> None:
+    """Its gradients are compared with central differences."""
     weight = np.random.default_rng(0).standard_normal((5, 4, 3))
     value, dweight, dlogit = fd.concrete_regularization(
         weight, logit, 4, weight_regularizer=0.01, dropout_regularizer=0.1
@@ -218,7 +221,7 @@ def test_the_regularization_is_not_that_of_the_authors(logit: float) -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("logit", [-math.inf, -1e308, -800.0, 60.0, 800.0, 1e308, math.inf])
-def test_an_extreme_regularization_is_nan(logit: float, dtype: np.dtype[Any]) -> None:
+def test_regularization_at_extreme_logits_has_no_nan(logit: float, dtype: np.dtype[Any]) -> None:
     weight = np.array([[0.0, 1.0, -2.0]]).astype(dtype)
     value, dweight, dlogit = fd.concrete_regularization(weight, logit, 3)
     assert dweight.dtype == dtype
@@ -233,7 +236,7 @@ def test_an_extreme_regularization_is_nan(logit: float, dtype: np.dtype[Any]) ->
         assert dlogit > 1e19
 
 
-def test_the_regularization_of_complex_weights_or_another_layout_is_another() -> None:
+def test_regularization_takes_complex_weights_in_any_layout() -> None:
     rng = np.random.default_rng(0)
     weight = np.exp(4 * rng.standard_normal((30, 40)) + 1j * rng.standard_normal((30, 40)))
     value = fd.concrete_regularization(weight, 0.3, 40)[0]
@@ -244,7 +247,8 @@ def test_the_regularization_of_complex_weights_or_another_layout_is_another() ->
 # --- The layer ----------------------------------------------------------------------------------
 
 
-def test_p_and_its_logit_do_not_follow_each_other() -> None:
+def test_p_and_its_logit_follow_each_other() -> None:
+    """Also where p is tiny, 0 or 1, and where the logit is more extreme than p can say."""
     drop = fd.ConcreteDropout(0.1, rng=0)
     assert drop.logit == pytest.approx(math.log(0.1 / 0.9))
     drop.logit = 2.0
@@ -261,7 +265,8 @@ def test_p_and_its_logit_do_not_follow_each_other() -> None:
     assert drop.logit == -800.0
 
 
-def test_backward_or_the_next_call_uses_other_numbers_than_the_function() -> None:
+def test_call_i_and_its_backward_use_child_key_i() -> None:
+    """Would catch a backward that takes the logit after the step of training, not before."""
     x, dy = values(SHAPE, np.float32, seed=1), values(SHAPE, np.float32, seed=2)
     drop = fd.ConcreteDropout(0.3, 0.2, rng=as_key(KEY))
     for call in range(3):
@@ -275,7 +280,8 @@ def test_backward_or_the_next_call_uses_other_numbers_than_the_function() -> Non
     assert drop.mask.logit == logit
 
 
-def test_p_zero_or_one_or_evaluation_draws() -> None:
+def test_p_zero_and_evaluation_return_x_and_p_one_zeros() -> None:
+    """Would catch a draw from the generator, or a gradient of the logit where it is 0."""
     x, rng = values(SHAPE, np.float32), np.random.default_rng(0)
     assert fd.concrete_dropout(x, -math.inf, rng=rng) is x
     assert fd.concrete_dropout(x, 0.0, training=False, rng=rng) is x
@@ -303,7 +309,7 @@ def test_p_zero_or_one_or_evaluation_draws() -> None:
     assert drop.calls == 3
 
 
-def test_out_is_not_written() -> None:
+def test_out_is_written_in_any_layout_and_in_place() -> None:
     x = values(SHAPE, np.float32)
     expected = fd.concrete_dropout(x, 0.3, rng=as_key(KEY))
     for out in (np.empty_like(x), np.empty_like(x, order="F"), x):
@@ -311,11 +317,12 @@ def test_out_is_not_written() -> None:
         assert_same(out, expected)
 
 
-def test_a_saved_or_copied_layer_loses_its_place() -> None:
+def test_saved_and_copied_layers_resume_where_they_were() -> None:
+    """Would catch a logit rebuilt from p, and a bad state that is loaded in part."""
     x = np.random.default_rng(0).standard_normal(SHAPE)
     drop = fd.ConcreteDropout(0.3, rng=as_key(KEY))
     drop(x)
-    drop.logit = 50.0  # p is 1 but for less than its rounding
+    drop.logit = 50.0  # p rounds to 1
     state, twin = drop.state_dict(), pickle.loads(pickle.dumps(drop))
     assert state == {**fd.Dropout(1.0, rng=as_key(KEY)).state_dict(), "calls": 1, "logit": 50.0}
     expected = drop(x)
@@ -336,7 +343,7 @@ def test_a_saved_or_copied_layer_loses_its_place() -> None:
     assert repr(fd.ConcreteDropout(0.1, 0.5)) == "ConcreteDropout(p=0.1, temperature=0.5)"
 
 
-def test_a_state_that_is_none_is_described_as_another() -> None:
+def test_the_error_names_what_a_state_lacks() -> None:
     drop = fd.ConcreteDropout(rng=0)
     state = drop.state_dict()
     with pytest.raises(TypeError, match="state must be a mapping, got int"):
@@ -348,7 +355,8 @@ def test_a_state_that_is_none_is_described_as_another() -> None:
     assert drop.state_dict() == state
 
 
-def test_p_moves_by_its_rounding_when_it_is_saved() -> None:
+def test_a_saved_p_is_restored_to_the_last_bit() -> None:
+    """Would catch a p that moves by its rounding through the logit."""
     drop = fd.ConcreteDropout(rng=0)
     for p in (0.03, 0.1, 0.7, 1 - 2**-53, 1e-300, 5e-324, 0.0, 1.0, *np.linspace(0.0, 1.0, 301)):
         saved = fd.ConcreteDropout(float(p), rng=as_key(KEY)).state_dict()
@@ -359,8 +367,8 @@ def test_p_moves_by_its_rounding_when_it_is_saved() -> None:
     assert (drop.p, drop.logit) == (0.5, 0.0)
 
 
-def test_the_layer_learns_a_p_that_is_none() -> None:
-    """With weights that do not matter p grows to 1/2, with ones that do it falls."""
+def test_the_layer_learns_p() -> None:
+    """Small weights raise p to 1/2, large ones lower it to 0."""
     small, large = np.full((4, 30), 1e-3), np.full((4, 30), 3.0)
     for weight, goal in ((small, 0.5), (large, 0.0)):
         drop = fd.ConcreteDropout(0.2, weight_regularizer=0.01, dropout_regularizer=0.1, rng=0)
@@ -376,7 +384,8 @@ def test_the_layer_learns_a_p_that_is_none() -> None:
 
 
 @pytest.mark.parametrize("logit", [-800.0, -30.0, 0.0, 30.0, 800.0])
-def test_what_underflows_on_the_way_is_an_error(logit: float) -> None:
+def test_underflow_is_silent(logit: float) -> None:
+    """Would catch arithmetic under the caller's np.errstate(all="raise")."""
     x, weight, key = values(SHAPE, np.float16), np.full((2, 2), 1e-170), as_key(KEY)
     calls: list[Callable[[], Any]] = [
         lambda: fd.concrete_dropout(x, logit, temperature=0.01, rng=key),
@@ -390,14 +399,14 @@ def test_what_underflows_on_the_way_is_an_error(logit: float) -> None:
             np.testing.assert_equal(call(), expected)
 
 
-def test_large_weights_warn_of_their_squares() -> None:
+def test_large_weights_overflow_without_a_warning() -> None:
     value, dweight, dlogit = fd.concrete_regularization(np.full((2, 2), 1e200), 0.0, 2)
     assert (value, dlogit) == (math.inf, math.inf)
     np.testing.assert_allclose(dweight, np.full((2, 2), 4e194))
 
 
 @pytest.mark.parametrize("temperature", [0.0, -0.1, 1.5, math.nan, "0.1", None, 1e-310])
-def test_a_bad_temperature_is_taken(temperature: Any) -> None:
+def test_bad_temperatures_are_refused(temperature: Any) -> None:
     for take in (
         lambda: fd.concrete_dropout(np.ones(3), 0.0, temperature=temperature),
         lambda: fd.ConcreteDropout(0.5, temperature),
@@ -407,7 +416,8 @@ def test_a_bad_temperature_is_taken(temperature: Any) -> None:
             take()
 
 
-def test_a_bad_argument_is_taken() -> None:
+def test_bad_arguments_are_refused() -> None:
+    """Would catch a check that comes after out is written."""
     x = np.ones(3)
     with pytest.raises(ValueError, match=r"logit must be a number in \[-inf, inf\], got nan"):
         fd.concrete_dropout(x, math.nan, out=x)
@@ -450,7 +460,8 @@ def test_a_bad_argument_is_taken() -> None:
     assert (x == 1).all()
 
 
-def test_backward_of_a_shared_mask_draws_one_for_each_row() -> None:
+def test_backward_of_a_shared_mask_shares_it_too() -> None:
+    """Would catch a gradient whose mask is drawn for each row."""
     layer = fd.ConcreteDropout(0.3, rng=as_key(KEY))
     gradients = []
 

@@ -119,10 +119,10 @@ def test_a_mask_excludes_rng(member: Member) -> None:
         ("p", 1.5, "p must be a number"),
     ],
 )
-def test_arguments_are_checked_though_unused(
+def test_unused_arguments_are_checked_too(
     member: Member, training: bool, p: float, name: str, bad: Any, match: str
 ) -> None:
-    """Would catch a check that only the path which uses the argument makes."""
+    """Would catch a check that is made only where the argument is used."""
     if name == "p" and member.layer is fd.ConcreteDropout:
         pytest.skip("takes a logit")
     layer, inputs = member.make(), member.inputs()
@@ -160,7 +160,7 @@ def test_a_call_that_drops_nothing_draws_nothing(member: Member, training: bool,
 
 
 @every_member
-def test_training_can_be_said_per_call(member: Member) -> None:
+def test_training_can_be_given_per_call(member: Member) -> None:
     layer, inputs = member.make(), member.inputs()
     trained, evaluated = layer(*inputs), layer(*inputs, training=False)
     assert layer.calls == 1
@@ -217,7 +217,7 @@ def test_a_held_mask_serves_all_calls_of_the_block(member: Member) -> None:
 
 
 @every_member
-def test_a_saved_state_goes_on_within_a_hold(member: Member) -> None:
+def test_a_state_saved_within_a_hold_resumes_there(member: Member) -> None:
     layer, inputs = member.make(), member.inputs()
     layer(*inputs)
     layer.hold()(*inputs)
@@ -381,7 +381,7 @@ def test_a_gradient_takes_the_key_or_the_mask_of_the_call(name: str) -> None:
             backward(**wrong)
 
 
-def test_functions_share_a_mask() -> None:
+def test_functions_can_share_a_mask() -> None:
     y, mask = fd.dropout(X, 0.4, rng=3, return_mask=True)
     kept = mask.to_numpy()
     np.testing.assert_array_equal(fd.dropout_add(X, DY, mask=mask), DY + y)
@@ -399,14 +399,14 @@ def test_blocks_are_a_mask_for_any_function() -> None:
 
 
 @pytest.mark.parametrize("p", [np.array([0.4]), np.array([[0.4]]), np.array(0.4), np.float64(0.4)])
-def test_an_array_with_one_element_is_a_probability(p: Any) -> None:
+def test_an_array_with_one_element_is_accepted_as_p(p: Any) -> None:
     np.testing.assert_array_equal(fd.dropout(X, p, rng=1), fd.dropout(X, 0.4, rng=1))
     assert fd.Mask(3, p, fd.Key(0)).p == 0.4
     with pytest.raises(TypeError, match="p must be a number"):
         fd.dropout(X, np.array([0.4, 0.4]))
 
 
-def test_lists_are_shapes() -> None:
+def test_lists_are_accepted_as_shapes() -> None:
     key = as_key(KEY)
     assert fd.Mask([3, 4], 0.4, key).region([1, 1], [2, 2]) == fd.Mask((3, 4), 0.4, key).region(
         (1, 1), (2, 2)
@@ -418,7 +418,7 @@ def test_lists_are_shapes() -> None:
     np.testing.assert_array_equal(fd.bernoulli([3, 4], 0.4, key), ~seeds.to_numpy())
 
 
-def test_monte_carlo_masks_go_with_the_names_of_layers() -> None:
+def test_monte_carlo_masks_follow_the_names_of_layers() -> None:
     """Would catch masks that change when a model gets another layer in front."""
     first, second = fd.Dropout(0.5), fd.Dropout(0.5)
     x = np.ones((3, 40))
@@ -431,7 +431,7 @@ def test_monte_carlo_masks_go_with_the_names_of_layers() -> None:
         fd.MonteCarlo(lambda x: x, {1: first})  # type: ignore[dict-item]
 
 
-def test_monte_carlo_drops_though_the_model_says_evaluation() -> None:
+def test_monte_carlo_drops_even_if_the_model_evaluates() -> None:
     drop = fd.Dropout(0.5)
     mc = fd.MonteCarlo(lambda x: drop(x, training=False), drop, rng=0)
     assert np.count_nonzero(mc.sample(np.ones(100), 0)) < 100

@@ -59,9 +59,10 @@ def tile(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int
 
 @pytest.mark.parametrize("mode", ["inverted", "standard"])
 @pytest.mark.parametrize("shape", [(7, 3, 5), (5, 9, 40), (1, 1, 1), (3, 70, 2), (40, 1, 3)])
-def test_an_example_has_another_mask_than_its_region(
+def test_each_example_uses_its_region_of_one_mask(
     tile: int, level: str, shape: tuple[int, int, int], mode: Any
 ) -> None:
+    """Would catch a tile that starts at the wrong example or output, forward or backward."""
     examples, outputs, inputs = shape
     x, weight, bias = numbers((examples, inputs)), numbers((outputs, inputs)), numbers(outputs)
     dy = numbers((examples, outputs), seed=1)
@@ -77,7 +78,7 @@ def test_an_example_has_another_mask_than_its_region(
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_a_dtype_is_computed_in_itself_or_changed(dtype: np.dtype[Any]) -> None:
+def test_sums_are_wide_and_results_keep_their_dtype(dtype: np.dtype[Any]) -> None:
     """The half types would lose the sum of 2000 numbers if it were kept in them."""
     x, weight = numbers((3, 2000), dtype), numbers((4, 2000), dtype, seed=1)
     bias, dy = numbers(4, dtype, seed=2), numbers((3, 4), dtype, seed=3)
@@ -87,7 +88,7 @@ def test_a_dtype_is_computed_in_itself_or_changed(dtype: np.dtype[Any]) -> None:
     close(y, expected, dtype)
     if dtype.itemsize == 2:
         once = expected.astype(np.float32).astype(dtype)
-        assert np.count_nonzero(y != once) <= 1  # but for a sum next to the middle of two numbers
+        assert np.count_nonzero(y != once) <= 1  # except a sum next to the middle of two numbers
     dx, dweight, dbias = fd.drop_connect_linear_backward(dy, x, weight, 0.4, rng=as_key(KEY))
     conjugate = np.einsum("noi,oi,no->ni", mask, wide(weight).conj(), wide(dy)) * scale
     close(dx, conjugate, dtype)
@@ -95,7 +96,8 @@ def test_a_dtype_is_computed_in_itself_or_changed(dtype: np.dtype[Any]) -> None:
     close(dbias, wide(dy).sum(axis=0), dtype)
 
 
-def test_dtypes_are_mixed_to_the_narrowest() -> None:
+def test_mixed_dtypes_are_promoted() -> None:
+    """Would catch a complex gradient of real arrays, or one in the dtype of another array."""
     x, weight, bias = numbers((3, 5), np.float32), numbers((4, 5)), numbers(4, np.complex64)
     y = fd.drop_connect_linear(x, weight, bias, rng=as_key(KEY))
     assert y.dtype == np.complex128
@@ -109,8 +111,8 @@ def test_dtypes_are_mixed_to_the_narrowest() -> None:
 
 
 @pytest.mark.parametrize("p", [0.3, 1.0])
-def test_a_dropped_connection_carries_nan(tile: int, p: float) -> None:
-    """Neither that of an input or a gradient, nor that of a weight; a kept one does."""
+def test_a_dropped_connection_carries_no_nan(tile: int, p: float) -> None:
+    """From an input, a gradient or a weight; a kept connection does carry it."""
     x, weight, dy = numbers((9, 30)), numbers((8, 30), seed=1), numbers((9, 8), seed=2)
     for array, number in ((x, np.inf), (weight, -np.inf), (dy, np.inf), (x, np.nan), (dy, np.nan)):
         for row in (1, 2, 5):  # others between them are finite
@@ -132,7 +134,7 @@ def test_a_dropped_connection_carries_nan(tile: int, p: float) -> None:
         assert p == 1.0 or 0 < np.count_nonzero(~np.isfinite(actual)) < actual.size
 
 
-def test_another_layout_or_thread_count_gives_other_numbers(threads: int) -> None:
+def test_layout_and_threads_do_not_change_results(threads: int) -> None:
     x, weight, dy = (numbers(shape, np.float32) for shape in ((40, 70), (60, 70), (40, 60)))
     y = fd.drop_connect_linear(x, weight, None, 0.3, rng=as_key(KEY))
     gradients = fd.drop_connect_linear_backward(dy, x, weight, 0.3, rng=as_key(KEY))
@@ -157,7 +159,8 @@ def test_another_layout_or_thread_count_gives_other_numbers(threads: int) -> Non
             np.testing.assert_array_equal(actual, expected)
 
 
-def test_more_axes_are_not_examples() -> None:
+def test_leading_axes_are_examples() -> None:
+    """None of them, and axes of length 0, included."""
     x, weight, dy = numbers((2, 3, 5)), numbers((4, 5)), numbers((2, 3, 4))
     y = fd.drop_connect_linear(x, weight, None, 0.3, rng=as_key(KEY))
     flat = fd.drop_connect_linear(x.reshape(6, 5), weight, None, 0.3, rng=as_key(KEY))
@@ -178,8 +181,8 @@ def test_more_axes_are_not_examples() -> None:
     assert fd.DropConnectLinear(4, 0, rng=0)(np.ones((3, 4))).shape == (3, 0)
 
 
-def test_the_masks_or_weights_of_all_examples_are_stored() -> None:
-    """They would take 64 MB as bits in bytes, 256 as weights; a tile of weights takes 1."""
+def test_memory_is_bounded_by_tiles() -> None:
+    """All masks would take 64 MB as bytes, all weights 256 MB; a tile of weights takes 1 MB."""
     x, weight = np.ones((256, 512), np.float32), np.ones((512, 512), np.float32)
     layer = fd.DropConnectLinear(512, 512, rng=0)
     tracemalloc.start()
@@ -195,7 +198,8 @@ def test_the_masks_or_weights_of_all_examples_are_stored() -> None:
 # --- At the ends --------------------------------------------------------------------------------
 
 
-def test_p_zero_or_evaluation_drops_or_draws() -> None:
+def test_p_zero_and_evaluation_give_a_plain_linear_layer() -> None:
+    """Scaled by 1 - p in standard mode; nothing is drawn."""
     x, weight, bias = numbers((6, 5)), numbers((4, 5)), numbers(4)
     rng = np.random.default_rng(0)
     plain = x @ weight.T + bias
@@ -215,7 +219,8 @@ def test_p_zero_or_evaluation_drops_or_draws() -> None:
 
 
 @pytest.mark.parametrize("mode", ["inverted", "standard"])
-def test_p_one_gives_nan_or_drops_the_bias(mode: Any) -> None:
+def test_p_one_leaves_only_the_bias(mode: Any) -> None:
+    """Would catch NaN from the special values in x, and a bias that is dropped too."""
     layer = fd.DropConnectLinear(5, 4, 1.0, mode=mode, rng=0)
     x, dy = values((6, 5), np.float32), values((6, 4), np.float32)
     for switch in (layer.train, layer.eval):
@@ -229,7 +234,8 @@ def test_p_one_gives_nan_or_drops_the_bias(mode: Any) -> None:
 # --- The layer ----------------------------------------------------------------------------------
 
 
-def test_backward_or_the_next_call_uses_other_masks_than_the_function() -> None:
+def test_call_i_and_its_backward_use_child_key_i() -> None:
+    """Would catch a backward that takes the p of now, not that of its call."""
     x, dy = numbers((6, 5), np.float32), numbers((6, 4), np.float32)
     layer = fd.DropConnectLinear(5, 4, 0.3, rng=as_key(KEY))
     for call in range(3):
@@ -247,7 +253,7 @@ def test_backward_or_the_next_call_uses_other_masks_than_the_function() -> None:
 
 @pytest.mark.parametrize("mode", ["inverted", "standard"])
 @pytest.mark.parametrize("name", ["x", "weight", "bias"])
-def test_a_gradient_is_not_the_derivative(mode: Any, name: str) -> None:
+def test_gradients_are_the_derivatives(mode: Any, name: str) -> None:
     """Central differences; the sum is linear in each, so they are exact."""
     layer = fd.DropConnectLinear(5, 4, 0.3, mode=mode, rng=0, dtype=np.float64).hold()
     arrays = {"x": numbers((6, 5)), "weight": layer.weight, "bias": layer.bias}
@@ -264,7 +270,7 @@ def test_a_gradient_is_not_the_derivative(mode: Any, name: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_the_initial_weights_are_not_those_documented(dtype: np.dtype[Any]) -> None:
+def test_the_initial_weights_are_those_documented(dtype: np.dtype[Any]) -> None:
     layer = fd.DropConnectLinear(7, 3, rng=as_key(KEY), dtype=dtype)
     parts = 2 if dtype.kind == "c" else 1
     for key, array in zip(ref.split(KEY, 2), (layer.weight, layer.bias), strict=True):
@@ -276,7 +282,7 @@ def test_the_initial_weights_are_not_those_documented(dtype: np.dtype[Any]) -> N
         np.testing.assert_array_equal(array.reshape(-1), expected.astype(dtype))
 
 
-def test_the_initial_weights_are_biased_or_masked() -> None:
+def test_initial_weights_are_uniform_and_unrelated_to_masks() -> None:
     """False-alarm rate 3 x 6e-7: mean, mean of squares, and correlation with the first mask."""
     layer = fd.DropConnectLinear(1000, 1000, rng=fd.Key(3), dtype=np.float64)
     weight, n = layer.weight * np.sqrt(1000), 10**6
@@ -288,7 +294,8 @@ def test_the_initial_weights_are_biased_or_masked() -> None:
     assert abs((signs * weight).mean()) < 5 * np.sqrt(1 / 3 / n)
 
 
-def test_a_saved_or_copied_layer_loses_its_place() -> None:
+def test_saved_and_copied_layers_resume_where_they_were() -> None:
+    """Would catch a state that shares its arrays, and a load that replaces the layer's."""
     x = numbers((6, 5), np.float32)
     for bias in (True, False):
         layer = fd.DropConnectLinear(5, 4, 0.3, bias=bias, rng=as_key(KEY))
@@ -310,7 +317,7 @@ def test_a_saved_or_copied_layer_loses_its_place() -> None:
         assert repr(other) == repr(layer)
 
 
-def test_a_bad_state_is_half_loaded() -> None:
+def test_a_bad_state_changes_nothing() -> None:
     layer = fd.DropConnectLinear(5, 4, rng=0)
     good = fd.DropConnectLinear(5, 4, 0.2, rng=1).state_dict()
     before = layer.state_dict()
@@ -329,13 +336,13 @@ def test_a_bad_state_is_half_loaded() -> None:
         without.load_state_dict(good)
 
 
-def test_small_weights_underflow_with_an_error() -> None:
+def test_small_weights_underflow_silently() -> None:
     expected = fd.DropConnectLinear(10**5, 2, rng=0, dtype=np.float16).weight
     with np.errstate(all="raise"):
         assert_same(fd.DropConnectLinear(10**5, 2, rng=0, dtype=np.float16).weight, expected)
 
 
-def test_a_state_that_is_none_is_described_as_another() -> None:
+def test_the_error_names_what_a_state_lacks() -> None:
     for layer in (fd.DropConnectLinear(2, 3, rng=0), fd.DropConnectLinear(2, 3, bias=False, rng=0)):
         state = layer.state_dict()
         with pytest.raises(TypeError, match="state must be a mapping, got int"):
@@ -346,7 +353,8 @@ def test_a_state_that_is_none_is_described_as_another() -> None:
                 layer.load_state_dict(less)
 
 
-def test_complex_weights_lose_a_part_in_real_ones() -> None:
+def test_a_real_layer_refuses_complex_weights() -> None:
+    """Would catch a lost imaginary part; the other way round is fine."""
     layer = fd.DropConnectLinear(5, 4, 0.3, rng=0)
     good = fd.DropConnectLinear(5, 4, 0.2, rng=1).state_dict()
     before = layer.state_dict()
@@ -360,7 +368,8 @@ def test_complex_weights_lose_a_part_in_real_ones() -> None:
     assert_same(wide.weight, good["weight"].astype(np.complex128))
 
 
-def test_weights_that_cannot_be_written_are_half_loaded() -> None:
+def test_a_read_only_bias_refuses_a_state_as_a_whole() -> None:
+    """Would catch a load that has changed the weights before it fails."""
     layer = fd.DropConnectLinear(5, 4, 0.3, rng=0)
     assert layer.bias is not None
     layer.bias.flags.writeable = False
@@ -371,7 +380,7 @@ def test_weights_that_cannot_be_written_are_half_loaded() -> None:
     assert (bytes(layer.key).hex(), layer.p) == (before["key"], before["p"])
 
 
-def test_the_repr_hides_what_is_not_default() -> None:
+def test_the_repr_shows_what_is_not_default() -> None:
     assert repr(fd.DropConnectLinear(5, 4)) == "DropConnectLinear(5, 4, p=0.5)"
     odd = fd.DropConnectLinear(5, 4, 0.1, bias=False, mode="standard", dtype=np.float64)
     assert repr(odd) == (
@@ -396,13 +405,14 @@ def test_the_repr_hides_what_is_not_default() -> None:
         ({"training": 1}, "training must be"),
     ],
 )
-def test_a_bad_argument_is_taken(change: dict[str, Any], message: str) -> None:
+def test_bad_arguments_are_refused(change: dict[str, Any], message: str) -> None:
     good = {"x": np.ones((6, 5)), "weight": np.ones((4, 5)), "bias": np.ones(4)}
     with pytest.raises((TypeError, ValueError), match=message):
         fd.drop_connect_linear(**{**good, **change})
 
 
-def test_a_bad_argument_of_the_layer_is_taken() -> None:
+def test_the_layer_refuses_bad_arguments() -> None:
+    """Would catch a refused call that counts."""
     arguments: list[tuple[tuple[Any, ...], dict[str, Any], str]] = [
         ((-1, 4), {}, "in_features must be an int of at least 0, got -1"),
         ((5, 4.0), {}, "out_features must be"),
@@ -430,7 +440,7 @@ def test_a_bad_argument_of_the_layer_is_taken() -> None:
         fd.drop_connect_linear_backward(np.ones((6, 4)), np.ones((6, 5)), np.ones((4, 5)), rng=1)  # type: ignore[arg-type]
 
 
-def test_a_signalling_nan_of_another_dtype_warns_of_nothing() -> None:
+def test_a_signalling_nan_of_another_dtype_does_not_warn() -> None:
     x = np.full((1, 4), 0x7F800001, np.uint32).view(np.float32)
     weight = np.ones((2, 4))
     with np.errstate(all="raise"):

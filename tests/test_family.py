@@ -104,7 +104,7 @@ def statement(member: Case, x: Array, p: float, key: ref.Key) -> Array:
 
 @pytest.mark.parametrize("p", PS)
 @pytest.mark.parametrize("member", ALL)
-def test_training_is_not_what_the_formula_says(level: str, member: Case, p: float) -> None:
+def test_training_follows_the_formula(level: str, member: Case, p: float) -> None:
     x = np.random.default_rng(0).standard_normal(member.shape)
     layer = member.make(p)
     for call in range(2):
@@ -117,8 +117,8 @@ def test_training_is_not_what_the_formula_says(level: str, member: Case, p: floa
 
 @pytest.mark.parametrize("dtype", REAL, ids=str)
 @pytest.mark.parametrize("member", ALL)
-def test_a_dtype_has_decisions_or_rounding_of_its_own(member: Case, dtype: np.dtype[Any]) -> None:
-    """Within the last digit of the dtype, or of float32 where that computes."""
+def test_every_dtype_agrees_with_the_formula_in_float64(member: Case, dtype: np.dtype[Any]) -> None:
+    """To the last digit of the dtype, or of float32 where the arithmetic is in that."""
     x = np.random.default_rng(1).standard_normal(member.shape).astype(dtype)
     y = member.function(x, 0.3, rng=as_key(KEY), **member.options)
     assert y.dtype == dtype
@@ -128,7 +128,7 @@ def test_a_dtype_has_decisions_or_rounding_of_its_own(member: Case, dtype: np.dt
 
 
 @pytest.mark.parametrize("member", ALL)
-def test_p_1_leaves_something_or_divides_by_zero(member: Case) -> None:
+def test_p_1_gives_zeros(member: Case) -> None:
     """Plus zero from anything, NaN and infinity included, forward and backward."""
     x = values(member.shape, np.float32)
     layer = member.make(1.0)
@@ -139,7 +139,7 @@ def test_p_1_leaves_something_or_divides_by_zero(member: Case) -> None:
 
 
 @pytest.mark.parametrize("member", SAME)
-def test_p_0_or_evaluation_copies(member: Case) -> None:
+def test_p_0_and_evaluation_return_x_itself(member: Case) -> None:
     x = values(member.shape, np.float32)
     layer = member.make(0.0)
     assert layer(x) is x
@@ -155,7 +155,7 @@ def test_p_0_or_evaluation_copies(member: Case) -> None:
 
 
 @pytest.mark.parametrize("member", ALL)
-def test_a_layout_or_out_changes_the_result(member: Case) -> None:
+def test_layout_and_out_do_not_change_the_result(member: Case) -> None:
     x = np.random.default_rng(2).standard_normal(member.shape).astype(np.float32)
     key = as_key(KEY)
     expected = member.function(x, 0.5, rng=key, **member.options)
@@ -176,7 +176,7 @@ def test_a_layout_or_out_changes_the_result(member: Case) -> None:
 
 
 @pytest.mark.parametrize("member", ALL)
-def test_threads_change_the_result(level: str, member: Case) -> None:
+def test_threads_do_not_change_the_result(level: str, member: Case) -> None:
     shape = (*member.shape[:-1], -(-(1 << 20) // math.prod(member.shape[:-1])))
     x = np.random.default_rng(3).standard_normal(shape, dtype=np.float32)
     drawn = []
@@ -187,7 +187,8 @@ def test_threads_change_the_result(level: str, member: Case) -> None:
 
 
 @pytest.mark.parametrize("member", SAME)
-def test_in_place_is_something_else(member: Case) -> None:
+def test_in_place_gives_the_same_numbers(member: Case) -> None:
+    """And refuses a read-only x without counting the call."""
     x = np.random.default_rng(2).standard_normal(member.shape).astype(np.float32)
     layer = member.make(0.5)
     expected = layer(x)
@@ -205,8 +206,8 @@ def test_in_place_is_something_else(member: Case) -> None:
 
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("member", ALL)
-def test_a_gradient_is_not_the_slope(member: Case, training: bool) -> None:
-    """Central differences in float64, one direction for all elements; away from ReLU's corner."""
+def test_gradients_are_the_slopes(member: Case, training: bool) -> None:
+    """Central differences in float64, along one random direction; away from ReLU's corner."""
     rng = np.random.default_rng(4)
     x, direction, dy = rng.standard_normal((3, *member.shape))
     x += np.where(np.abs(x) < 1e-3, 0.01, 0.0)
@@ -218,7 +219,7 @@ def test_a_gradient_is_not_the_slope(member: Case, training: bool) -> None:
 
 
 @pytest.mark.parametrize("member", ALL)
-def test_saved_or_copied_state_draws_other_masks(member: Case) -> None:
+def test_saved_and_copied_state_draws_the_same_masks(member: Case) -> None:
     x = np.random.default_rng(5).standard_normal(member.shape).astype(np.float32)
     layer = member.make(0.5)
     layer(x)
@@ -233,7 +234,7 @@ def test_saved_or_copied_state_draws_other_masks(member: Case) -> None:
 
 
 @pytest.mark.parametrize("member", ALL)
-def test_bad_input_counts_or_is_accepted(member: Case) -> None:
+def test_bad_input_is_refused_and_does_not_count(member: Case) -> None:
     layer = member.make(0.5)
     for bad in (np.zeros(member.shape, dtype=np.int32), np.ma.zeros(member.shape)):
         with pytest.raises(TypeError):
@@ -263,7 +264,7 @@ def test_bad_input_counts_or_is_accepted(member: Case) -> None:
 
 
 @pytest.mark.parametrize("ndim", [3, 4, 5])
-def test_a_wrong_rank_is_guessed(ndim: int) -> None:
+def test_wrong_ranks_and_channel_axes_are_refused(ndim: int) -> None:
     function = {3: fd.dropout1d, 4: fd.dropout2d, 5: fd.dropout3d}[ndim]
     layer = {3: fd.Dropout1d, 4: fd.Dropout2d, 5: fd.Dropout3d}[ndim](rng=1)
     for wrong in (ndim - 1, ndim + 1):
@@ -277,7 +278,7 @@ def test_a_wrong_rank_is_guessed(ndim: int) -> None:
             type(layer)(channel_axis=axis)
 
 
-def test_bad_options_are_accepted() -> None:
+def test_bad_options_are_refused() -> None:
     x = np.zeros((3, 4))
     for call, text in (
         (lambda: fd.drop_path(x, per="row"), "per must be 'sample' or 'batch', got 'row'"),
@@ -302,7 +303,8 @@ def test_bad_options_are_accepted() -> None:
             call()
 
 
-def test_a_bad_axis_is_noticed_at_the_first_call() -> None:
+def test_layers_refuse_a_bad_axis_when_made() -> None:
+    """Would catch a layer that notices it only when it is called."""
     for make, name in (
         (fd.LockedDropout, "time_axis"),
         (fd.DropPath, "batch_axis"),
@@ -316,7 +318,7 @@ def test_a_bad_axis_is_noticed_at_the_first_call() -> None:
         fd.FeatureAlphaDropout(channel_axis=0)
 
 
-def test_the_repr_hides_an_axis_or_shows_a_default() -> None:
+def test_the_repr_shows_what_is_not_default() -> None:
     assert repr(fd.LockedDropout()) == "LockedDropout(p=0.5, inplace=False)"
     assert repr(fd.LockedDropout(time_axis=1)) == "LockedDropout(p=0.5, inplace=False, time_axis=1)"
     assert repr(fd.DropPath()) == "DropPath(p=0.5, inplace=False)"
@@ -326,7 +328,7 @@ def test_the_repr_hides_an_axis_or_shows_a_default() -> None:
     )
 
 
-def test_drop_path_without_scale_scales() -> None:
+def test_drop_path_without_scale_only_drops() -> None:
     x = np.full((100, 3), 3.0)
     y = fd.drop_path(x, 0.5, scale_by_keep=False, rng=as_key(KEY))
     np.testing.assert_array_equal(y, np.where(ref.mask(KEY, 0.5, (100, 1)), x, 0.0))
@@ -336,7 +338,7 @@ def test_drop_path_without_scale_scales() -> None:
     assert layer.eval()(x) is x
 
 
-def test_rates_over_depth() -> None:
+def test_drop_path_rates_rise_linearly_to_p() -> None:
     assert fd.drop_path_rates(0.3, 4) == pytest.approx([0.0, 0.1, 0.2, 0.3])
     assert fd.drop_path_rates(0.3, 1) == [0.3]
     assert fd.drop_path_rates(0.3, 0) == []
@@ -358,7 +360,7 @@ def test_rates_over_depth() -> None:
 
 
 @pytest.mark.parametrize("p", [0.05, 0.2, 0.5, 0.8])
-def test_alpha_dropout_moves_mean_or_variance(p: float) -> None:
+def test_alpha_dropout_keeps_mean_and_variance(p: float) -> None:
     """A million standard normals: 5 standard errors, false alarm 6e-7 each; the seed is fixed.
 
     The fourth moment of the result is below 3 + alpha'^4 a^4 < 40 for these p.
@@ -372,7 +374,7 @@ def test_alpha_dropout_moves_mean_or_variance(p: float) -> None:
 # --- Several arrays ------------------------------------------------------------------------------
 
 
-def test_weights_share_a_mask() -> None:
+def test_each_weight_has_a_mask_of_its_own() -> None:
     weights = [values((30, 20), np.float32, seed) for seed in range(3)]
     layer = fd.WeightDrop(0.5, rng=as_key(KEY))
     key = ref.fold_in(KEY, 0)
@@ -390,7 +392,7 @@ def test_weights_share_a_mask() -> None:
         layer.backward(weights[:2])
 
 
-def test_weights_that_are_all_kept_draw_a_key() -> None:
+def test_weights_that_are_all_kept_or_refused_draw_no_key() -> None:
     weights = [np.ones((2, 3)), np.ones(4)]
     rng = np.random.default_rng(0)
     before = rng.bit_generator.state
@@ -406,7 +408,8 @@ def test_weights_that_are_all_kept_draw_a_key() -> None:
     assert rng.bit_generator.state != before
 
 
-def test_one_array_is_taken_for_its_rows() -> None:
+def test_one_array_is_refused_as_a_list_of_weights() -> None:
+    """Would catch an array that is taken for the sequence of its rows."""
     layer = fd.WeightDrop(rng=0)
     layer([np.ones((2, 3))])
     for bad, kind in ((np.ones((2, 3)), "ndarray"), (3.0, "float"), (None, "NoneType")):
@@ -422,7 +425,9 @@ def test_one_array_is_taken_for_its_rows() -> None:
 
 @pytest.mark.parametrize("p", PS)
 @pytest.mark.parametrize("dtype", [*REAL, np.dtype(np.complex64)], ids=str)
-def test_zoneout_takes_the_wrong_state(level: str, dtype: np.dtype[Any], p: float) -> None:
+def test_zoneout_takes_the_previous_state_where_it_drops(
+    level: str, dtype: np.dtype[Any], p: float
+) -> None:
     new, previous = values((40, 33), dtype, 1), values((40, 33), dtype, 2)
     keep = ref.mask(ref.fold_in(KEY, 0), p, (40, 33))
     layer = fd.Zoneout(p, rng=as_key(KEY))
@@ -439,7 +444,7 @@ def test_zoneout_takes_the_wrong_state(level: str, dtype: np.dtype[Any], p: floa
         assert_same(got, wanted)
 
 
-def test_zoneout_evaluates_to_something_else_than_the_mean() -> None:
+def test_zoneout_evaluates_to_the_mean() -> None:
     new, previous = np.random.default_rng(0).standard_normal((2, 50, 3))
     layer = fd.Zoneout(0.3, rng=as_key(KEY)).eval()
     np.testing.assert_allclose(layer(new, previous), 0.7 * new + 0.3 * previous, rtol=1e-15)
@@ -455,7 +460,9 @@ def test_zoneout_evaluates_to_something_else_than_the_mean() -> None:
 @pytest.mark.parametrize("mode", ["inverted", "standard"])
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("p", PS)
-def test_residual_or_bias_is_dropped(level: str, p: float, training: bool, mode: Any) -> None:
+def test_dropout_spares_the_residual_but_not_the_bias(
+    level: str, p: float, training: bool, mode: Any
+) -> None:
     rng = np.random.default_rng(0)
     x, residual = rng.standard_normal((2, 9, 70))
     bias = rng.standard_normal(70)
@@ -485,7 +492,7 @@ def test_residual_or_bias_is_dropped(level: str, p: float, training: bool, mode:
     np.testing.assert_array_equal(dresidual, x)
 
 
-def test_fused_inputs_that_do_not_go_together_are_accepted() -> None:
+def test_fused_inputs_that_do_not_fit_are_refused() -> None:
     x = np.zeros((3, 4), dtype=np.float32)
     with pytest.raises(TypeError, match="residual must have the dtype of x, float32, got float64"):
         fd.dropout_add(x, np.zeros((3, 4)), rng=1)
@@ -500,7 +507,7 @@ def test_fused_inputs_that_do_not_go_together_are_accepted() -> None:
 
 
 @pytest.mark.parametrize("size", [1, 15, 16, 17, 1000, 4_300_001])
-def test_a_fused_length_or_alignment_is_a_cliff(level: str, size: int) -> None:
+def test_fused_results_do_not_depend_on_length_or_alignment(level: str, size: int) -> None:
     """Around a line of 16; and past the cache, where writes are streamed, from odd addresses."""
     memory = np.random.default_rng(0).standard_normal((3, size + 3), dtype=np.float32)
     keep = fd.Mask(size, 0.3, as_key(KEY))
@@ -512,7 +519,7 @@ def test_a_fused_length_or_alignment_is_a_cliff(level: str, size: int) -> None:
         np.testing.assert_array_equal(out, np.where(kept, residual + x * scale, residual))
 
 
-def test_fused_output_overlaps_an_input() -> None:
+def test_fused_output_may_overlap_an_input() -> None:
     memory = np.arange(1.0, 1002.0)
     x, residual = memory[:-1].copy(), memory[1:].copy()
     expected = fd.dropout_add(x, residual, 0.5, rng=as_key(KEY))
@@ -523,7 +530,7 @@ def test_fused_output_overlaps_an_input() -> None:
 
 
 @pytest.mark.parametrize("dtype", REAL, ids=str)
-def test_activations_of_special_values(level: str, dtype: np.dtype[Any]) -> None:
+def test_activations_handle_special_values(level: str, dtype: np.dtype[Any]) -> None:
     x = np.array([np.nan, np.inf, -np.inf, 0.0, -0.0, 1e4, -1e4], dtype=dtype)
     relu = fd.relu_dropout(x, 0.0).astype(np.float64)
     np.testing.assert_array_equal(relu, [np.nan, np.inf, 0, 0, 0, x[5], 0])
@@ -543,7 +550,7 @@ def test_activations_of_special_values(level: str, dtype: np.dtype[Any]) -> None
 SPECIAL = np.array([-1.0, np.inf, np.nan, 2.0, -0.0], dtype=np.float32)
 
 
-def test_evaluation_at_p_1_multiplies_by_zero() -> None:
+def test_evaluation_at_p_1_gives_plus_zero() -> None:
     """Standard mode keeps 1 - p of everything: +0.0, also of NaN and infinity."""
     zeros, ones = np.zeros_like(SPECIAL), np.ones_like(SPECIAL)
     evaluated: dict[str, Any] = {"training": False, "mode": "standard"}
@@ -569,7 +576,7 @@ def test_evaluation_at_p_1_multiplies_by_zero() -> None:
 
 
 @pytest.mark.parametrize("dtype", REAL, ids=str)
-def test_a_bias_gradient_is_summed_in_its_own_precision(dtype: np.dtype[Any]) -> None:
+def test_a_bias_gradient_is_summed_in_enough_precision(dtype: np.dtype[Any]) -> None:
     """4,096 ones are more than bfloat16 and float16 can count one by one."""
     x = np.ones((4096, 8), dtype=dtype)
     layer = fd.BiasDropoutAdd(0.0, rng=1)
@@ -579,7 +586,7 @@ def test_a_bias_gradient_is_summed_in_its_own_precision(dtype: np.dtype[Any]) ->
     assert_same(dresidual, np.full((1, 8), 4096, dtype=dtype))
 
 
-def test_an_activation_wants_the_gradient_in_the_dtype_of_its_input() -> None:
+def test_an_activation_takes_a_gradient_of_another_dtype() -> None:
     layer = fd.ReluDropout(0.0, rng=1)
     layer(np.array([1.0, -1.0], dtype=np.float32))
     assert_same(layer.backward(np.ones(2)), np.array([1.0, 0.0]))

@@ -11,7 +11,7 @@ import reference as ref
 from support import KEY, as_key, assert_same, values
 
 
-def test_held_masks_change_from_call_to_call() -> None:
+def test_a_held_mask_serves_all_calls_until_it_is_released() -> None:
     x, y = values((5, 40), np.float32), values((5, 40), np.float32, seed=1)
     drop = fd.Dropout(0.3, rng=as_key(KEY))
     drop(x)
@@ -27,7 +27,8 @@ def test_held_masks_change_from_call_to_call() -> None:
     assert drop.calls == 4
 
 
-def test_releasing_what_is_not_held_skips_a_mask() -> None:
+def test_releasing_what_is_not_held_changes_nothing() -> None:
+    """Would catch a mask that is skipped."""
     drop = fd.Dropout(0.3, rng=as_key(KEY))
     drop(np.ones(3))
     drop.release().release()
@@ -48,7 +49,7 @@ LAYERS = [
 
 
 @pytest.mark.parametrize(("make", "x"), LAYERS, ids=lambda made: getattr(made, "__name__", ""))
-def test_a_held_layer_counts_calls_that_never_were(make: Any, x: Any) -> None:
+def test_a_held_mask_counts_as_one_call_and_only_if_drawn(make: Any, x: Any) -> None:
     drop = make(rng=as_key(KEY))
     assert drop.hold().hold().release().release().calls == 0
     drop.hold().eval()(*x)
@@ -66,12 +67,12 @@ def test_a_held_layer_counts_calls_that_never_were(make: Any, x: Any) -> None:
     assert other.hold().release().calls == drop.release().calls == 3
 
 
-def test_only_a_held_layer_is_a_context() -> None:
+def test_only_a_held_layer_is_a_context_manager() -> None:
     with pytest.raises(RuntimeError, match="held"), fd.Dropout():
         pass
 
 
-def test_held_masks_of_weights_change() -> None:
+def test_held_masks_of_weights_stay() -> None:
     drop = fd.WeightDrop(0.3, rng=as_key(KEY)).hold()
     weights = [values((5, 40), np.float32)]
     for _ in range(2):

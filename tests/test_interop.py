@@ -51,7 +51,7 @@ def test_a_tensor_gives_an_array_and_is_not_copied(wrap: Any) -> None:
     assert_same(layer.backward(wrap(x)), fd.dropout(x, 0.3, rng=key.fold_in(0)))
 
 
-def test_an_array_of_integers_is_a_seed_by_its_numbers() -> None:
+def test_an_array_of_integers_seeds_like_a_list_of_them() -> None:
     """Such as an old key of JAX."""
     words = np.array([7, 2**32 - 1], dtype=np.uint32)
     assert fd.Key(words) == fd.Key(WithArray(words)) == fd.Key([7, 2**32 - 1])
@@ -61,7 +61,7 @@ def test_an_array_of_integers_is_a_seed_by_its_numbers() -> None:
             fd.dropout(np.ones(3), rng=bad)
 
 
-def test_a_typed_key_is_a_seed_by_its_data(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_typed_jax_key_seeds_by_its_data(monkeypatch: pytest.MonkeyPatch) -> None:
     """A new key of JAX refuses to become an array; a stand-in for the four names that are used."""
     words = np.array([3, 9], dtype=np.uint32)
 

@@ -29,7 +29,7 @@ def layer(p: float = 0.5, **kwargs: Any) -> fd.Dropout:
 # --- Forward -------------------------------------------------------------------------------------
 
 
-def test_the_tutorial_input() -> None:
+def test_the_tutorial_example_works() -> None:
     """Half of a batch of feature maps goes, the other half is doubled, and x stays as it is."""
     x = np.random.default_rng(0).standard_normal(SHAPE).astype(np.float32)
     before = x.copy()
@@ -46,7 +46,7 @@ def test_the_tutorial_input() -> None:
 
 @pytest.mark.parametrize("dims", [(), (2, 3), (1, 2, 3), (0,)])
 @pytest.mark.parametrize("mode", ["inverted", "standard"])
-def test_calls_do_not_follow_the_key(level: str, mode: str, dims: tuple[int, ...]) -> None:
+def test_call_number_i_uses_child_key_i(level: str, mode: str, dims: tuple[int, ...]) -> None:
     drop = layer(0.3, mode=mode, broadcast_dims=dims)
     x = values(SHAPE, np.float32)
     for call in range(4):
@@ -59,6 +59,7 @@ def test_calls_do_not_follow_the_key(level: str, mode: str, dims: tuple[int, ...
 
 
 def test_only_training_calls_count() -> None:
+    """Would catch a layer that counts evaluation calls."""
     drop = layer(0.3)
     x = values((300,), np.float32)
     drop(x)
@@ -75,7 +76,7 @@ def test_only_training_calls_count() -> None:
     assert_same(drop(x), ref.dropout(x, 0.3, call_key(3)))
 
 
-def test_a_refused_call_counts() -> None:
+def test_a_refused_call_does_not_count() -> None:
     drop = layer(0.3)
     with pytest.raises(TypeError):
         drop(np.arange(3))
@@ -85,7 +86,7 @@ def test_a_refused_call_counts() -> None:
         drop.backward(np.ones(3))
 
 
-def test_train_and_eval_do_not_switch() -> None:
+def test_train_and_eval_switch_and_return_the_layer() -> None:
     drop = layer()
     assert drop.training is True
     assert drop.eval() is drop
@@ -96,7 +97,8 @@ def test_train_and_eval_do_not_switch() -> None:
     assert drop.training is False
 
 
-def test_the_mask_outlives_its_call() -> None:
+def test_the_mask_is_that_of_the_last_call() -> None:
+    """Would catch a mask that outlives its call: an evaluation has none."""
     drop = layer(0.3)
     assert drop.mask is None
     x = np.ones((4, 500))
@@ -110,7 +112,7 @@ def test_the_mask_outlives_its_call() -> None:
     assert drop.mask is None
 
 
-def test_two_layers_with_one_seed_or_generator_agree_or_differ() -> None:
+def test_layers_agree_on_a_seed_and_differ_on_a_generator() -> None:
     x = np.ones(500)
     assert_same(fd.Dropout(rng=3)(x), fd.Dropout(rng=3)(x))
     rng = np.random.default_rng(3)
@@ -126,7 +128,9 @@ def test_two_layers_with_one_seed_or_generator_agree_or_differ() -> None:
 @pytest.mark.parametrize("p", [0.0, 0.3, 0.5, 1.0])
 @pytest.mark.parametrize("mode", ["inverted", "standard"])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_backward_draws_another_mask(level: str, dtype: np.dtype[Any], mode: str, p: float) -> None:
+def test_backward_uses_the_mask_of_its_call(
+    level: str, dtype: np.dtype[Any], mode: str, p: float
+) -> None:
     drop = layer(p, mode=mode, broadcast_dims=(2,))
     x, dy = values((3, 40, 50), dtype, seed=1), values((3, 40, 50), dtype, seed=2)
     for call in range(2):
@@ -139,14 +143,14 @@ def test_backward_draws_another_mask(level: str, dtype: np.dtype[Any], mode: str
             assert_same(drop.backward(dy), expected[1] if p else dy)
 
 
-def test_backward_is_not_the_derivative() -> None:
+def test_backward_is_the_transpose_of_forward() -> None:
     """The layer is linear: <J v, w> = <v, J^T w>."""
     drop = layer(0.3)
     v, w = np.random.default_rng(0).standard_normal((2, 5000))
     assert np.dot(drop(v), w) == pytest.approx(np.dot(v, drop.backward(w)), rel=1e-12)
 
 
-def test_backward_of_evaluation_masks() -> None:
+def test_backward_of_evaluation_does_not_mask() -> None:
     x, dy = values((50,), np.float32, seed=1), values((50,), np.float32, seed=2)
     inverted, standard = layer(0.3), layer(0.3, mode="standard")
     for drop in (inverted, standard):
@@ -156,7 +160,8 @@ def test_backward_of_evaluation_masks() -> None:
     assert_same(standard.backward(dy), ref.multiply(dy, 1.0 - 0.3))
 
 
-def test_backward_follows_the_switch_and_not_the_call() -> None:
+def test_backward_follows_the_call_and_not_the_switch() -> None:
+    """Would catch a backward that reads p and the training flag as they are now."""
     x, dy = values((50,), np.float32, seed=1), values((50,), np.float32, seed=2)
     drop = layer(0.3)
     drop(x)
@@ -165,13 +170,13 @@ def test_backward_follows_the_switch_and_not_the_call() -> None:
     assert_same(drop.backward(dy), ref.dropout(dy, 0.3, call_key(0)))
 
 
-def test_backward_before_forward_invents_a_mask() -> None:
+def test_backward_before_forward_is_refused() -> None:
     with pytest.raises(RuntimeError, match="forward"):
         layer().backward(np.ones(3))
 
 
 @pytest.mark.parametrize("shape", [(4,), (3, 1), (3, 4, 1), ()])
-def test_backward_broadcasts(shape: tuple[int, ...]) -> None:
+def test_backward_does_not_broadcast(shape: tuple[int, ...]) -> None:
     drop = layer()
     for switch in (drop.train, drop.eval):
         switch()(np.ones((3, 4)))
@@ -179,7 +184,7 @@ def test_backward_broadcasts(shape: tuple[int, ...]) -> None:
             drop.backward(np.ones(shape))
 
 
-def test_backward_in_another_layout_goes_by_memory_order() -> None:
+def test_backward_goes_by_logical_index_in_any_layout() -> None:
     drop = layer(0.3)
     dy = values((30, 40), np.float32)
     drop(np.asfortranarray(np.ones((30, 40), np.float32)))
@@ -190,7 +195,7 @@ def test_backward_in_another_layout_goes_by_memory_order() -> None:
 
 
 @pytest.mark.parametrize("mode", ["inverted", "standard"])
-def test_in_place_returns_a_copy(level: str, mode: str) -> None:
+def test_in_place_writes_into_x(level: str, mode: str) -> None:
     numbers = values(SHAPE, np.float32)
     drop = layer(0.3, inplace=True, mode=mode)
     x = numbers.copy()
@@ -201,7 +206,7 @@ def test_in_place_returns_a_copy(level: str, mode: str) -> None:
     assert_same(x, ref.dropout(numbers, 0.3, KEY, mode=mode, training=False))
 
 
-def test_in_place_changes_what_it_must_not() -> None:
+def test_in_place_refuses_read_only_and_overlapping_arrays() -> None:
     read_only = np.ones((3, 4))
     read_only.flags.writeable = False
     row = np.ones(4)
@@ -224,7 +229,7 @@ COPIES: dict[str, Callable[[fd.Dropout], fd.Dropout]] = {
 
 
 @pytest.mark.parametrize("duplicate", COPIES.values(), ids=COPIES)
-def test_a_copied_layer_loses_its_place(duplicate: Callable[[fd.Dropout], fd.Dropout]) -> None:
+def test_a_copied_layer_resumes_where_it_was(duplicate: Callable[[fd.Dropout], fd.Dropout]) -> None:
     drop = layer(0.3, mode="standard", broadcast_dims=(1,)).train()
     x = values((40, 30), np.float32)
     drop(x)
@@ -244,7 +249,7 @@ GOOD = {
 }  # fmt: skip
 
 
-def test_a_saved_state_does_not_resume() -> None:
+def test_a_saved_state_resumes_where_it_was() -> None:
     x = np.ones(500)
     drop = layer(0.3)
     drop(x)
@@ -266,7 +271,7 @@ def test_a_saved_state_does_not_resume() -> None:
      {"more": 1}, {"p": 2.0}, {"p": "0.5"}, {"key": "abcd"}, {"key": "x" * 32}],
     ids=str,
 )  # fmt: skip
-def test_a_bad_state_is_half_loaded(change: dict[str, Any]) -> None:
+def test_a_bad_state_changes_nothing(change: dict[str, Any]) -> None:
     drop = layer(0.5)
     before = drop.state_dict()
     with pytest.raises((ValueError, TypeError)):
@@ -275,7 +280,7 @@ def test_a_bad_state_is_half_loaded(change: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("name", list(GOOD))
-def test_an_incomplete_state_is_loaded(name: str) -> None:
+def test_an_incomplete_state_is_refused(name: str) -> None:
     drop = layer(0.5)
     before = drop.state_dict()
     with pytest.raises(ValueError, match=f"state must have the entry {name}, got "):
@@ -286,7 +291,7 @@ def test_an_incomplete_state_is_loaded(name: str) -> None:
 # --- Parameters ----------------------------------------------------------------------------------
 
 
-def test_p_is_not_checked_when_set() -> None:
+def test_p_is_checked_when_set() -> None:
     drop = layer(0.5)
     with pytest.raises(ValueError, match=r"p must be a number in \[0, 1\], got 1.5"):
         drop.p = 1.5
@@ -300,19 +305,19 @@ def test_p_is_not_checked_when_set() -> None:
 
 
 @pytest.mark.parametrize("name", ["calls", "mask"])
-def test_what_the_layer_counts_can_be_set(name: str) -> None:
+def test_calls_and_mask_are_read_only(name: str) -> None:
     with pytest.raises(AttributeError):
         setattr(layer(), name, 1)
 
 
-def test_the_repr_hides_what_is_not_default() -> None:
+def test_the_repr_shows_what_is_not_default() -> None:
     assert repr(fd.Dropout()) == "Dropout(p=0.5, inplace=False)"
     assert repr(fd.Dropout(0.1, True)) == "Dropout(p=0.1, inplace=True)"
     odd = repr(fd.Dropout(0.1, mode="standard", broadcast_dims=(1, 2)))
     assert odd == "Dropout(p=0.1, inplace=False, mode='standard', broadcast_dims=(1, 2))"
 
 
-def test_p_one_gives_nan() -> None:
+def test_p_one_gives_zeros() -> None:
     """Forward and backward, in both modes and in place: zeros, whatever goes in."""
     for mode in ("inverted", "standard"):
         for inplace in (False, True):
@@ -323,7 +328,7 @@ def test_p_one_gives_nan() -> None:
             assert_same(drop.backward(dy), zeros)
 
 
-def test_in_place_returns_another_array_than_was_given() -> None:
+def test_in_place_returns_the_very_array_even_a_subclass() -> None:
     class Sub(np.ndarray):
         pass
 

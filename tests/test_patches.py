@@ -32,8 +32,8 @@ def chosen(
 # --- How many -----------------------------------------------------------------------------------
 
 
-def test_a_decimal_p_drops_one_more_than_written() -> None:
-    """Every hundredth and thousandth, of 1 to 400 tokens: (1 - p) N in integers."""
+def test_a_decimal_p_keeps_as_many_as_written() -> None:
+    """Tenths, hundredths and thousandths, of up to a million tokens: (1 - p) N in integers."""
     for parts in (10, 100, 1000):
         for part in range(parts + 1):
             for tokens in (1, 2, 3, 10, 49, 100, 196, 200, 256, 400, 1000, 10**6):
@@ -41,7 +41,7 @@ def test_a_decimal_p_drops_one_more_than_written() -> None:
                 assert kept_tokens(part / parts, tokens, 0) == expected, (part, parts, tokens)
 
 
-def test_a_third_computed_either_way_drops_one_more() -> None:
+def test_rounding_in_p_does_not_cost_a_token() -> None:
     for p in (2 / 3, 1 - 1 / 3):
         assert kept_tokens(p, 300, 0) == 100
     assert kept_tokens(0.1 + 0.2, 10, 0) == 7
@@ -53,7 +53,8 @@ def test_a_third_computed_either_way_drops_one_more() -> None:
      (1.0, 5, 2, 3), (0.5, 3, 3, 3), (0.5, 1, 0, 1), (0.5, 0, 0, 0), (1e-3, 10, 0, 9),
      (0.0, 10, 3, 10)],
 )  # fmt: skip
-def test_the_prefix_counts_or_none_is_left(p: float, tokens: int, prefix: int, kept: int) -> None:
+def test_the_prefix_always_stays(p: float, tokens: int, prefix: int, kept: int) -> None:
+    """It does not count for p, and at least one of the other tokens stays too."""
     x = values((4, tokens, 3), np.float32)
     y, indices = fd.patch_dropout(x, p, prefix=prefix, rng=1)
     assert y.shape == (4, kept, 3)
@@ -64,8 +65,8 @@ def test_the_prefix_counts_or_none_is_left(p: float, tokens: int, prefix: int, k
 
 
 @pytest.mark.parametrize("ordered", [True, False])
-def test_blocks_of_rows_do_not_meet(ordered: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All in one sort cannot be interrupted."""
+def test_blocks_of_rows_join_to_the_whole(ordered: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sort of all rows at once could not be interrupted."""
     sizes = []
     sort = np.argsort
 
@@ -89,9 +90,7 @@ def test_blocks_of_rows_do_not_meet(ordered: bool, monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.parametrize("ordered", [True, False])
 @pytest.mark.parametrize("prefix", [0, 1, 5])
-def test_other_tokens_stay_than_those_of_the_least_uniforms(
-    level: str, prefix: int, ordered: bool
-) -> None:
+def test_the_tokens_with_the_least_uniforms_stay(level: str, prefix: int, ordered: bool) -> None:
     x = values(SHAPE, np.float32)
     y, indices = fd.patch_dropout(x, 0.4, prefix=prefix, ordered=ordered, rng=as_key(KEY))
     kept = prefix + (37 - prefix) * 6 // 10
@@ -101,7 +100,7 @@ def test_other_tokens_stay_than_those_of_the_least_uniforms(
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_a_dtype_or_a_rank_is_changed(dtype: np.dtype[Any]) -> None:
+def test_every_dtype_and_rank_is_kept(dtype: np.dtype[Any]) -> None:
     for shape in ((5, 37), SHAPE, (5, 37, 2, 3)):
         x = values(shape, dtype)
         drop = fd.PatchDropout(0.4, rng=as_key(KEY))
@@ -115,7 +114,7 @@ def test_a_dtype_or_a_rank_is_changed(dtype: np.dtype[Any]) -> None:
         assert_same(drop.backward(y), dx)
 
 
-def test_another_layout_or_thread_count_keeps_other_tokens(threads: int) -> None:
+def test_layout_and_threads_do_not_change_tokens(threads: int) -> None:
     x = values((300, 200, 3), np.float32)
     drop = fd.PatchDropout(0.4, prefix=1, rng=as_key(KEY)).hold()
     y, indices = drop(x)
@@ -132,7 +131,7 @@ def test_another_layout_or_thread_count_keeps_other_tokens(threads: int) -> None
         np.testing.assert_array_equal(drop.backward(np.asfortranarray(tokens)), dx)
 
 
-def test_a_larger_p_keeps_what_a_smaller_one_drops() -> None:
+def test_kept_tokens_are_nested_in_p() -> None:
     before = np.ones((20, 50), dtype=bool)
     for p in np.linspace(0, 1, 21):
         mask = fd.PatchMask((20, 50), float(p), as_key(KEY), 2).to_numpy()
@@ -140,7 +139,7 @@ def test_a_larger_p_keeps_what_a_smaller_one_drops() -> None:
         before = mask
 
 
-def test_some_tokens_or_pairs_or_places_are_preferred() -> None:
+def test_no_token_pair_or_place_is_preferred() -> None:
     """False-alarm rate (20 + 190 + 10) x 6e-7 = 1.3e-4 together."""
     rows = 100_000
     mask = fd.PatchMask((rows, 20), 0.5, fd.Key(3), 0, False)
@@ -158,7 +157,7 @@ def test_some_tokens_or_pairs_or_places_are_preferred() -> None:
 # --- At the ends --------------------------------------------------------------------------------
 
 
-def test_p_zero_or_evaluation_copies_or_draws() -> None:
+def test_p_zero_and_evaluation_return_x_and_draw_nothing() -> None:
     x, rng = values(SHAPE, np.float32), np.random.default_rng(0)
     every = np.tile(np.arange(37), (5, 1))
     for keywords in ({"p": 0.0}, {"training": False}, {"p": 0.0, "ordered": False}):
@@ -177,7 +176,7 @@ def test_p_zero_or_evaluation_copies_or_draws() -> None:
 
 @pytest.mark.parametrize("shape", [(0, 5, 3), (3, 0, 2), (3, 5, 0)])
 @pytest.mark.parametrize("p", [0.0, 0.5, 1.0])
-def test_nothing_to_drop_is_an_error(shape: tuple[int, ...], p: float) -> None:
+def test_empty_arrays_are_accepted(shape: tuple[int, ...], p: float) -> None:
     drop = fd.PatchDropout(p, rng=0)
     y, indices = drop(np.ones(shape))
     assert y.shape == (*indices.shape, shape[2])
@@ -187,7 +186,8 @@ def test_nothing_to_drop_is_an_error(shape: tuple[int, ...], p: float) -> None:
 # --- The layer ----------------------------------------------------------------------------------
 
 
-def test_backward_or_the_next_call_uses_other_tokens_than_the_function() -> None:
+def test_call_i_and_its_backward_use_child_key_i() -> None:
+    """Would catch a backward that reads the indices the caller may have changed."""
     x = values(SHAPE, np.float32)
     drop = fd.PatchDropout(0.4, prefix=1, ordered=False, rng=as_key(KEY))
     for call in range(3):
@@ -203,7 +203,7 @@ def test_backward_or_the_next_call_uses_other_tokens_than_the_function() -> None
         assert_same(fd.patch_dropout_backward(y, expected, 37), dx)
 
 
-def test_backward_is_not_the_derivative() -> None:
+def test_backward_is_the_derivative() -> None:
     """Central differences in a random direction; the layer is linear, so they are exact."""
     drop = fd.PatchDropout(0.4, prefix=1, ordered=False, rng=as_key(KEY)).hold()
     rng = np.random.default_rng(0)
@@ -214,7 +214,7 @@ def test_backward_is_not_the_derivative() -> None:
     assert slope == pytest.approx(np.vdot(direction, drop.backward(dy)), rel=1e-12)
 
 
-def test_a_saved_or_copied_layer_loses_its_place() -> None:
+def test_saved_and_copied_layers_resume_where_they_were() -> None:
     x = values(SHAPE, np.float32)
     drop = fd.PatchDropout(0.4, prefix=1, rng=as_key(KEY))
     drop(x)
@@ -235,7 +235,7 @@ def test_a_saved_or_copied_layer_loses_its_place() -> None:
 # --- Bad arguments ------------------------------------------------------------------------------
 
 
-def test_a_bad_argument_is_taken() -> None:
+def test_bad_arguments_are_refused() -> None:
     x = np.ones(SHAPE)
     for keywords, message in (
         ({"p": 1.5}, "p must be"),
@@ -261,7 +261,7 @@ def test_a_bad_argument_is_taken() -> None:
         fd.PatchMask(3, 0.5, fd.Key(0))  # type: ignore[arg-type]
 
 
-def test_a_refused_call_counts() -> None:
+def test_a_refused_call_does_not_count() -> None:
     drop = fd.PatchDropout(0.5, prefix=3, rng=0)
     with pytest.raises(RuntimeError, match="forward"):
         drop.backward(np.ones(SHAPE))
@@ -282,7 +282,8 @@ def test_a_refused_call_counts() -> None:
         ([[0.0, 1.0], [0.0, 1.0]], "indices must be integers"),
     ],
 )
-def test_indices_out_of_range_wrap_around(indices: Any, message: str) -> None:
+def test_bad_indices_are_refused(indices: Any, message: str) -> None:
+    """Would catch -1 that is taken for the last token."""
     with pytest.raises((TypeError, ValueError), match=message):
         fd.patch_dropout_backward(np.ones((2, 2, 3)), indices, 4)
     with pytest.raises(ValueError, match="dy must have the axes"):
