@@ -71,7 +71,7 @@ def assert_untouched(layer: Layer[Any], before: dict[str, Any]) -> None:
 # --- One sample ----------------------------------------------------------------------------------
 
 
-def test_masks_depend_on_more_than_sample_layer_and_call(level: str) -> None:
+def test_masks_depend_on_sample_layer_and_call_alone(level: str) -> None:
     first, second = fd.Dropout(0.3, rng=1), fd.Dropout(0.6, rng=2)
     seen: list[NDArray[Any]] = []
 
@@ -86,11 +86,11 @@ def test_masks_depend_on_more_than_sample_layer_and_call(level: str) -> None:
         assert_same(seen[0], ref.dropout(x, 0.3, sample_key(k, 0, 0)))
         assert_same(seen[1], ref.dropout(x, 0.6, sample_key(k, 1, 0)))
         assert_same(seen[2], ref.dropout(x, 0.3, sample_key(k, 0, 1)))
-        first(x)  # what the layers do in between is no matter
+        first(x)  # what the layers do in between does not matter
         second.eval()
 
 
-def test_masks_are_off_in_evaluation() -> None:
+def test_masks_are_on_in_evaluation() -> None:
     drop = fd.Dropout(0.3).eval()
     x = values((300,), np.float32)
     assert_same(monte_carlo(drop, drop).sample(x, 3), ref.dropout(x, 0.3, sample_key(3)))
@@ -100,7 +100,8 @@ def test_masks_are_off_in_evaluation() -> None:
 @pytest.mark.parametrize("raises", [False, True])
 @pytest.mark.parametrize("setting", ["train", "eval", "hold"])
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
-def test_a_run_leaves_traces_in_a_layer(kind: type[Any], setting: str, raises: bool) -> None:
+def test_a_run_leaves_layers_as_they_were(kind: type[Any], setting: str, raises: bool) -> None:
+    """Whatever the model does with them, and even if it raises."""
     layer = made(kind)
     x = fitting(layer)
     getattr(layer, setting)()
@@ -130,7 +131,7 @@ def test_a_run_leaves_traces_in_a_layer(kind: type[Any], setting: str, raises: b
         assert_same(layer(x), dropped)
 
 
-def test_layers_of_several_arrays_are_left_out() -> None:
+def test_layers_of_several_arrays_are_sampled_too() -> None:
     drop = fd.WeightDrop(0.5).eval()
     weights = [values((30, 40), np.float32), values((30, 50), np.float32)]
     for shared in (False, True):
@@ -141,7 +142,7 @@ def test_layers_of_several_arrays_are_left_out() -> None:
     assert (drop.calls, drop.mask, drop.training) == (0, None, False)
 
 
-def test_a_layer_in_place_overwrites_the_input() -> None:
+def test_a_layer_in_place_leaves_the_input_alone() -> None:
     drop = fd.Dropout(0.5, inplace=True)
     x = values((6, 50), np.float32)
     before = x.copy()
@@ -159,8 +160,8 @@ def test_a_layer_in_place_overwrites_the_input() -> None:
 
 
 @pytest.mark.parametrize("kind", [fd.Dropout, fd.DropConnect, fd.GaussianDropout])
-def test_a_layer_in_place_overwrites_an_array_in_a_container(kind: type[Any]) -> None:
-    """Then each sample would start from what the one before left."""
+def test_a_layer_in_place_spares_arrays_in_containers(kind: type[Any]) -> None:
+    """Otherwise each sample would start from what the one before left."""
     drop = kind(0.5, inplace=True)
     x = values((6, 50), np.float32)
     before = x.copy()
@@ -172,7 +173,7 @@ def test_a_layer_in_place_overwrites_an_array_in_a_container(kind: type[Any]) ->
 
 
 @pytest.mark.parametrize("shared", [False, True])
-def test_a_gradient_within_a_run_has_another_mask(shared: bool) -> None:
+def test_a_gradient_within_a_run_has_the_mask_of_its_sample(shared: bool) -> None:
     drop = fd.Dropout(0.5)
 
     def saliency(x: Any) -> Any:
@@ -189,7 +190,7 @@ def test_a_gradient_within_a_run_has_another_mask(shared: bool) -> None:
 # --- Many samples --------------------------------------------------------------------------------
 
 
-def test_samples_are_other_than_those_drawn_alone() -> None:
+def test_samples_are_those_drawn_alone() -> None:
     drop = fd.Dropout(0.4)
     x = values((5, 40), np.float64)
     mc = monte_carlo(drop, drop)
@@ -201,7 +202,7 @@ def test_samples_are_other_than_those_drawn_alone() -> None:
         assert_same(mc.sample(x, k), expected[k - 2])
 
 
-def test_the_iterator_runs_ahead_or_holds_the_layers() -> None:
+def test_the_iterator_is_lazy_and_frees_layers_in_between() -> None:
     drop = fd.Dropout(0.5).eval()
     runs = []
     mc = monte_carlo(lambda x: runs.append(x) or drop(x), drop)
@@ -215,7 +216,8 @@ def test_the_iterator_runs_ahead_or_holds_the_layers() -> None:
         mc.iter_samples(x, 0)  # before the first is asked for
 
 
-def test_a_model_with_one_buffer_returns_its_last_output_n_times() -> None:
+def test_a_model_may_return_one_buffer_each_time() -> None:
+    """Would catch n views of the last output."""
     drop, buffer = fd.Dropout(0.5), np.empty(50)
     mc = monte_carlo(lambda x: np.add(drop(x), 1.0, out=buffer), drop)
     samples = mc.samples(np.ones(50), 3)
@@ -224,7 +226,7 @@ def test_a_model_with_one_buffer_returns_its_last_output_n_times() -> None:
 
 
 @pytest.mark.parametrize("others", [np.ones(1), np.ones(2, np.float32)], ids=["shape", "dtype"])
-def test_outputs_of_several_kinds_are_cast_together(others: NDArray[Any]) -> None:
+def test_outputs_of_several_kinds_are_refused(others: NDArray[Any]) -> None:
     outputs = iter([np.ones(2), others])
     drop = fd.Dropout(0.5)
     with pytest.raises(ValueError, match="model must return arrays of one shape and dtype"):
@@ -234,10 +236,10 @@ def test_outputs_of_several_kinds_are_cast_together(others: NDArray[Any]) -> Non
 @pytest.mark.parametrize("p", [0.0, 0.3, 1.0])
 @pytest.mark.parametrize("shared", [False, True])
 @pytest.mark.parametrize(("kind", "inplace"), IN_PLACE)
-def test_a_batch_has_other_masks_than_its_samples(
+def test_a_batch_has_the_masks_of_its_samples(
     kind: type[Any], inplace: bool, shared: bool, p: float
 ) -> None:
-    """Bit for bit, for a layer that is called twice, and one behind it."""
+    """Bit for bit, for a layer that is called twice, and one after it."""
     layer, behind = made(kind), fd.Dropout(0.25)
     layer.inplace = inplace
     x = fitting(layer)
@@ -255,8 +257,8 @@ def bits_of(array: NDArray[Any]) -> NDArray[Any]:
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("mode", ["inverted", "standard"])
-def test_a_batch_in_another_layout_goes_by_memory_order(dtype: Any, mode: str) -> None:
-    """The copies are turned within the model, so their rows do not lie one after another."""
+def test_a_batch_goes_by_logical_index_in_any_layout(dtype: Any, mode: str) -> None:
+    """The model transposes the copies in memory, so their rows do not follow each other."""
     drop = fd.Dropout(0.3, mode=mode)
 
     def model(x: Any) -> Any:
@@ -270,7 +272,7 @@ def test_a_batch_in_another_layout_goes_by_memory_order(dtype: Any, mode: str) -
     assert_same(mc.batch(x, 4), expected)
 
 
-def test_rows_that_become_several_are_given_to_other_samples() -> None:
+def test_rows_that_become_several_stay_with_their_sample() -> None:
     drop = fd.Dropout(0.3)
 
     def model(x: Any) -> Any:
@@ -284,13 +286,13 @@ def test_rows_that_become_several_are_given_to_other_samples() -> None:
 
 
 @pytest.mark.parametrize("shared", [False, True])
-def test_a_batch_of_nothing_fails(shared: bool) -> None:
+def test_an_empty_batch_is_accepted(shared: bool) -> None:
     drop = fd.Dropout(0.3)
     mc = monte_carlo(drop, drop, shared=shared)
     assert mc.batch(np.ones((0, 3)), 4).shape == mc.samples(np.ones((0, 3)), 4).shape == (4, 0, 3)
 
 
-def test_a_held_layer_draws_the_same_in_all_samples() -> None:
+def test_a_held_layer_has_one_mask_per_sample() -> None:
     drop = fd.Dropout(0.3).hold()
     x = values((6, 50), np.float32)
     mc = monte_carlo(lambda x: np.stack([drop(x), drop(x)], axis=1), drop)
@@ -305,7 +307,7 @@ def test_a_held_layer_draws_the_same_in_all_samples() -> None:
 
 
 @pytest.mark.parametrize("kind", ON_ROWS, ids=lambda kind: kind.__name__)
-def test_rows_of_a_shared_mask_differ(kind: type[Any]) -> None:
+def test_rows_of_a_shared_mask_agree(kind: type[Any]) -> None:
     layer = made(kind)
     row = fitting(layer)[:1]
     mc = monte_carlo(layer, layer, shared=True)
@@ -318,7 +320,7 @@ def test_rows_of_a_shared_mask_differ(kind: type[Any]) -> None:
     assert differing > 0
 
 
-def test_a_shared_mask_is_of_another_shape() -> None:
+def test_a_shared_mask_broadcasts_over_the_batch() -> None:
     drop = fd.Dropout(0.3)
     x = values((6, 4, 50), np.float32)
     shared = monte_carlo(drop, drop, shared=True).sample(x, 3)
@@ -328,7 +330,7 @@ def test_a_shared_mask_is_of_another_shape() -> None:
 
 
 @pytest.mark.parametrize("kind", ON_WEIGHTS, ids=lambda kind: kind.__name__)
-def test_a_shared_mask_drops_all_weights_or_none(kind: type[Any]) -> None:
+def test_masks_of_weights_are_the_same_when_shared(kind: type[Any]) -> None:
     layer = made(kind)
     x = values((40, 3), np.float32)
     alone, shared = (monte_carlo(layer, layer, shared=shared) for shared in (False, True))
@@ -357,7 +359,7 @@ class Counted(fd.Dropout):
     [*(made(kind) for kind in ON_WEIGHTS), fd.WeightDrop(), Pair(0.5, None), Counted()],
     ids=repr,
 )
-def test_a_batch_splits_what_is_no_batch(layer: Any) -> None:
+def test_batch_refuses_layers_that_do_not_take_rows(layer: Any) -> None:
     mc = monte_carlo(lambda x: x, [fd.Dropout(), layer])
     with pytest.raises(
         TypeError, match="layers must take the rows of a batch .* got " + type(layer).__name__
@@ -366,14 +368,15 @@ def test_a_batch_splits_what_is_no_batch(layer: Any) -> None:
 
 
 @pytest.mark.parametrize("layer", [Pair(0.5, None), Counted()], ids=repr)
-def test_a_mask_is_not_shared_without_a_word(layer: Any) -> None:
+def test_layers_that_cannot_share_a_mask_are_refused(layer: Any) -> None:
+    """Would catch a layer whose masks silently differ from row to row."""
     with pytest.raises(TypeError, match="layers must take one array to share masks, got"):
         monte_carlo(lambda x: x, [fd.Dropout(), layer], shared=True)
 
 
 @pytest.mark.parametrize("rows", [5, 6, 9], ids=["not n", "n, not of the batch", "of the batch"])
-def test_a_batch_guesses_which_rows_are_whose(rows: int) -> None:
-    """Two copies of three rows; a layer, or the model, with another number of them."""
+def test_batch_refuses_rows_it_cannot_assign(rows: int) -> None:
+    """Two copies of four rows; a layer, or the model, with another number of them."""
     drop = fd.Dropout(0.5)
     x = np.ones((4, 5))
     other = np.ones((rows, 5))
@@ -410,7 +413,7 @@ DROP = fd.Dropout(0.5)
         (lambda: monte_carlo(DROP, DROP).batch(np.ma.ones(3), 2), TypeError, "x must be a plain"),
     ],
 )  # fmt: skip
-def test_a_bad_argument_is_taken(
+def test_bad_arguments_are_refused(
     make: Callable[[], Any], error: type[Exception], match: str
 ) -> None:
     before = dict(vars(DROP))
@@ -419,13 +422,13 @@ def test_a_bad_argument_is_taken(
     assert_untouched(DROP, before)
 
 
-def test_a_seed_is_not_a_key() -> None:
+def test_a_seed_becomes_a_key() -> None:
     assert fd.MonteCarlo(DROP, DROP, rng=3).key == fd.Key(3)
     assert fd.MonteCarlo(DROP, DROP).key != fd.MonteCarlo(DROP, DROP).key
 
 
 @pytest.mark.parametrize("n", [2**40, 2**60])
-def test_more_copies_than_memory_holds_are_an_error_at_once(n: int) -> None:
+def test_more_copies_than_fit_in_memory_are_refused_at_once(n: int) -> None:
     """Would catch a key that is derived for each copy first."""
     with pytest.raises((MemoryError, ValueError)):
         fd.MonteCarlo(lambda x: x, fd.Dropout()).batch(np.ones((3, 4)), n)

@@ -15,7 +15,7 @@ SEEDS = 20
 
 
 @pytest.mark.parametrize("p", [0.2, 0.5, 0.8])
-def test_dropout_on_inputs_goes_elsewhere_than_ridge_regression(p: float) -> None:
+def test_dropout_on_inputs_approaches_ridge_regression(p: float) -> None:
     """The distance falls as the root of the number of masks.
 
     The slope is that of a line through five means of 20 distances each, whose logarithms have a

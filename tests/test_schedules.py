@@ -29,12 +29,12 @@ SCHEDULES = [
 # --- Schedules -----------------------------------------------------------------------------------
 
 
-def test_a_constant_moves() -> None:
+def test_a_constant_does_not_move() -> None:
     assert {Constant(0.3)(step) for step in (0, 1, 10**9)} == {0.3}
 
 
 @pytest.mark.parametrize(("start", "stop"), [(0.0, 0.5), (0.5, 0.0), (0.1, 0.7), (1.0, 0.0)])
-def test_a_line_misses_its_ends_or_its_middle(start: float, stop: float) -> None:
+def test_a_line_meets_its_ends_and_its_middle(start: float, stop: float) -> None:
     schedule = Linear(start, stop, 10)
     assert schedule(0) == start
     assert schedule(5) == pytest.approx((start + stop) / 2)
@@ -43,7 +43,7 @@ def test_a_line_misses_its_ends_or_its_middle(start: float, stop: float) -> None
     assert Linear(start, stop, 0)(0) == stop
 
 
-def test_early_dropout_ends_a_step_too_late() -> None:
+def test_early_dropout_ends_after_its_steps() -> None:
     schedule = Early(0.4, 5)
     assert [schedule(step) for step in range(7)] == [0.4] * 5 + [0.0] * 2
     falling = Early(0.4, 4, falling=True)
@@ -52,13 +52,13 @@ def test_early_dropout_ends_a_step_too_late() -> None:
     assert Early(0.4, 0)(0) == Early(0.4, 0, falling=True)(0) == 0.0
 
 
-def test_late_dropout_starts_a_step_too_early() -> None:
+def test_late_dropout_starts_after_its_steps() -> None:
     schedule = Late(0.4, 5)
     assert [schedule(step) for step in range(7)] == [0.0] * 5 + [0.4] * 2
     assert Late(0.4, 0)(0) == 0.4
 
 
-def test_the_curriculum_is_of_the_probability_to_keep() -> None:
+def test_the_curriculum_is_that_of_the_paper() -> None:
     """The paper's keep(t) = (1 - k) exp(-g t) + k, with k the final probability to keep."""
     schedule = Curriculum(0.3, 0.01)
     for step in (0, 1, 10, 100, 1000):
@@ -68,20 +68,20 @@ def test_the_curriculum_is_of_the_probability_to_keep() -> None:
     assert schedule(10**9) == schedule(10**400) == 0.3
 
 
-def test_the_curriculum_is_rounded_away_where_it_starts() -> None:
+def test_the_curriculum_is_exact_where_it_starts() -> None:
     """1 - exp(-g t) loses nine digits here."""
     expected = 0.5e-9 * (1 - 0.5e-9)
     assert Curriculum(0.5, 1e-9)(1) == pytest.approx(expected, rel=1e-15, abs=0.0)
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
-def test_p_leaves_the_unit_interval_or_turns_back(schedule: Callable[[int], float]) -> None:
+def test_p_is_monotonic_within_the_unit_interval(schedule: Callable[[int], float]) -> None:
     drawn = [schedule(step) for step in range(200)]
     assert all(0.0 <= p <= 1.0 for p in drawn)
     assert drawn in (sorted(drawn), sorted(drawn, reverse=True))
 
 
-def test_rounding_takes_a_line_below_0_or_above_1() -> None:
+def test_rounding_keeps_a_line_between_0_and_1() -> None:
     tiny, almost = 5e-324, 1.0 - 2.0**-53
     some = [0.0, tiny, *np.random.default_rng(0).random(50), 0.1, 0.3, almost, 1.0]
     for end in (0.0, tiny, almost, 1.0):
@@ -92,7 +92,7 @@ def test_rounding_takes_a_line_below_0_or_above_1() -> None:
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=repr)
-def test_a_schedule_is_not_a_value(schedule: Any) -> None:
+def test_a_schedule_is_an_immutable_value(schedule: Any) -> None:
     for twin in (pickle.loads(pickle.dumps(schedule)), copy.deepcopy(schedule)):
         assert twin == schedule
         assert hash(twin) == hash(schedule)
@@ -130,9 +130,10 @@ def test_a_schedule_is_not_a_value(schedule: Any) -> None:
         (lambda: Constant(0.5)(1.0), TypeError, "^step must be"),
     ],
 )  # fmt: skip
-def test_a_bad_schedule_is_noticed_at_step_1000(
+def test_bad_schedules_are_refused_when_made(
     make: Callable[[], object], error: type[Exception], match: str
 ) -> None:
+    """Would catch one that is noticed only at step 1000."""
     with pytest.raises(error, match=match):
         make()
 
@@ -140,7 +141,7 @@ def test_a_bad_schedule_is_noticed_at_step_1000(
 # --- What sets p ---------------------------------------------------------------------------------
 
 
-def test_a_step_is_skipped_or_a_layer_left_out() -> None:
+def test_each_step_sets_p_in_every_layer() -> None:
     layers = [fd.Dropout(0.9), fd.DropPath(0.9), fd.WeightDrop(0.9)]
     driver = fd.PSchedule(layers, Linear(0.0, 0.5, 5))
     assert [layer.p for layer in layers] == [0.9] * 3  # not touched before the first step
@@ -152,7 +153,7 @@ def test_a_step_is_skipped_or_a_layer_left_out() -> None:
     assert driver.layers == tuple(layers)
 
 
-def test_a_call_does_not_see_the_step_before_it() -> None:
+def test_a_call_uses_the_p_of_the_step_before_it() -> None:
     x = np.ones(1000)
     drop = fd.Dropout(0.9, rng=as_key(KEY))
     driver = fd.PSchedule(drop, Linear(0.1, 0.5, 4))
@@ -161,14 +162,15 @@ def test_a_call_does_not_see_the_step_before_it() -> None:
         assert_same(drop(x), ref.dropout(x, p, ref.fold_in(KEY, call)))
 
 
-def test_factors_are_given_to_other_layers() -> None:
+def test_each_layer_gets_its_own_factor() -> None:
     paths = [fd.DropPath() for _ in range(3)]
     driver = fd.PSchedule(paths, Late(0.2, 1), factors=fd.drop_path_rates(1.0, 3))
     assert [driver.step(), *(path.p for path in paths)] == [0.0, 0.0, 0.0, 0.0]
     assert [driver.step(), *(path.p for path in paths)] == [0.2, 0.0, 0.1, 0.2]
 
 
-def test_any_function_is_refused_or_believed() -> None:
+def test_any_function_is_accepted_but_its_values_are_checked() -> None:
+    """Would catch a bad value that reaches some layers, or counts as a step."""
     drop, other = fd.Dropout(0.5), fd.Dropout(0.6)
     driver = fd.PSchedule([drop, other], lambda step: 0.1 + step)
     driver.step()
@@ -178,7 +180,7 @@ def test_any_function_is_refused_or_believed() -> None:
         assert (drop.p, other.p, driver.steps) == (0.1, 0.1, 1)
 
 
-def test_a_saved_schedule_starts_again() -> None:
+def test_a_saved_schedule_resumes_where_it_was() -> None:
     drop, driver = (made := fd.Dropout()), fd.PSchedule(made, Linear(0.0, 0.5, 5))
     for _ in range(3):
         driver.step()
@@ -195,11 +197,11 @@ def test_a_saved_schedule_starts_again() -> None:
     assert fresh.p == 0.9
 
 
-def test_factors_that_come_one_by_one_are_not_counted() -> None:
+def test_factors_may_come_from_an_iterator() -> None:
     assert fd.PSchedule(fd.Dropout(), Constant(0.1), factors=iter([0.5])).factors == (0.5,)
 
 
-def test_a_pickled_schedule_drives_other_layers() -> None:
+def test_a_pickled_schedule_drives_copies_of_its_layers() -> None:
     driver = fd.PSchedule(fd.Dropout(), Late(0.2, 1))
     driver.step()
     twin = pickle.loads(pickle.dumps(driver))
@@ -214,7 +216,7 @@ def test_a_pickled_schedule_drives_other_layers() -> None:
      ({"steps": -1}, ValueError), ({"steps": 1.5}, TypeError)],
     ids=str,
 )  # fmt: skip
-def test_a_bad_state_is_loaded(state: Any, error: type[Exception]) -> None:
+def test_a_bad_state_is_refused(state: Any, error: type[Exception]) -> None:
     drop = fd.Dropout(0.9)
     driver = fd.PSchedule(drop, Linear(0.0, 0.5, 5))
     with pytest.raises(error, match="must"):
@@ -239,7 +241,7 @@ def test_a_bad_state_is_loaded(state: Any, error: type[Exception]) -> None:
          "factors must be one for each of 1 layers, got 2"),
     ],
 )  # fmt: skip
-def test_a_bad_driver_is_noticed_at_the_first_step(
+def test_a_bad_driver_is_refused_when_made(
     make: Callable[[], object], error: type[Exception], match: str
 ) -> None:
     with pytest.raises(error, match=match):

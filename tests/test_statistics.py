@@ -458,7 +458,7 @@ CASES = {
 
 @pytest.mark.parametrize("name", CASES)
 def test_the_stream_passes(name: str) -> None:
-    """A bias or a correlation that the library shares with the reference."""
+    """Would catch a bias or a correlation that the library shares with the reference."""
     case = CASES[name]
     assert passes(case.statistic(case.bits(LIBRARY)))
 
@@ -467,6 +467,6 @@ def test_the_stream_passes(name: str) -> None:
     ("name", "weakened"), [(name, each) for name, case in CASES.items() for each in case.rejected]
 )
 def test_a_weakened_generator_is_rejected(name: str, weakened: str) -> None:
-    """A statistic that passes whatever bits it gets."""
+    """Would catch a statistic that passes whatever bits it gets."""
     case = CASES[name]
     assert not passes(case.statistic(case.bits(WEAKENED[weakened])))

@@ -82,7 +82,7 @@ def test_the_block_is_that_of_the_reference() -> None:
 
 
 @pytest.mark.parametrize("first", [1, 2**32 - 5, 2**40])
-def test_masks_of_few_digits_are_logical_operations_on_planes(level: str, first: int) -> None:
+def test_masks_of_few_digits_are_logical_functions_of_planes(level: str, first: int) -> None:
     """At p = 1/2, 1/4 and 3/4 the mask is plane 0, planes 0 or 1, and planes 0 and 1."""
     groups = np.uint64(first) + np.arange(9, dtype=np.uint64)
     one, two = (
@@ -98,39 +98,39 @@ def test_masks_of_few_digits_are_logical_operations_on_planes(level: str, first:
 # --- Golden vectors ------------------------------------------------------------------------------
 
 
-def test_the_committed_vectors_are_stale() -> None:
+def test_the_committed_vectors_are_up_to_date() -> None:
     assert make_vectors.PATH.read_bytes() == make_vectors.render(make_vectors.vectors()).encode()
 
 
 @pytest.mark.parametrize("vector", VECTORS["ars"])
-def test_golden_blocks(vector: dict[str, Any]) -> None:
+def test_blocks_match_golden_vectors(vector: dict[str, Any]) -> None:
     key, counter = bytes.fromhex(vector["key"]), bytes.fromhex(vector["counter"])
     assert bytes(_core.ars(key, counter)).hex() == vector["block"]
 
 
 @pytest.mark.parametrize("vector", VECTORS["seeds"], ids=lambda v: v["seed"])
-def test_golden_seeds(vector: dict[str, Any]) -> None:
+def test_seeds_match_golden_vectors(vector: dict[str, Any]) -> None:
     assert bytes(fd.Key(int(vector["seed"]))).hex() == vector["key"]
 
 
 @pytest.mark.parametrize("vector", VECTORS["fold_in"], ids=lambda v: v["index"])
-def test_golden_children_of_fold_in(vector: dict[str, Any]) -> None:
+def test_children_of_fold_in_match_golden_vectors(vector: dict[str, Any]) -> None:
     child = as_key(bytes.fromhex(vector["key"])).fold_in(int(vector["index"]))
     assert bytes(child).hex() == vector["child"]
 
 
 @pytest.mark.parametrize("vector", VECTORS["split"])
-def test_golden_children_of_split(vector: dict[str, Any]) -> None:
+def test_children_of_split_match_golden_vectors(vector: dict[str, Any]) -> None:
     children = as_key(bytes.fromhex(vector["key"])).split(len(vector["children"]))
     assert [bytes(child).hex() for child in children] == vector["children"]
 
 
-def test_golden_masks(level: str, threads: int) -> None:
+def test_masks_match_golden_vectors(level: str, threads: int) -> None:
     assert len(VECTORS["masks"]) > 100
     for vector in VECTORS["masks"]:
         whole = fd.Mask((2**63 - 1,), vector["p"], as_key(bytes.fromhex(vector["key"])))
         start, count = int(vector["start_index"]), vector["count"]
-        count = min(count, 2**63 - 1 - start)  # the very last index is no array's element
+        count = min(count, 2**63 - 1 - start)  # no array has an element at the very last index
         expected = np.unpackbits(
             np.frombuffer(bytes.fromhex(vector["kept"]), dtype=np.uint8), bitorder="little"
         )[:count]
@@ -139,7 +139,7 @@ def test_golden_masks(level: str, threads: int) -> None:
 
 
 @pytest.mark.parametrize("vector", VECTORS["normals"], ids=lambda v: v["start_index"])
-def test_golden_normals(level: str, vector: dict[str, Any]) -> None:
+def test_normals_match_golden_vectors(level: str, vector: dict[str, Any]) -> None:
     """Through factors 1 + z; the Rust tests compare z itself."""
     whole = fd.Mask((2**63 - 1,), 0.5, as_key(bytes.fromhex(vector["key"])))
     start, count = int(vector["start_index"]), vector["count"]
@@ -230,13 +230,14 @@ def test_copies_and_pickles_of_a_key_equal_it() -> None:
 
 
 @pytest.mark.parametrize("size", [0, 1, 127, 129, 8193])
-def test_uniforms_have_their_digits_in_another_order(level: str, threads: int, size: int) -> None:
+def test_uniforms_match_the_reference(level: str, threads: int, size: int) -> None:
+    """Would catch digits in another order."""
     drawn = _core.uniforms((size,), as_key(KEY))
     np.testing.assert_array_equal(drawn, ref.uniforms(KEY, np.arange(size)))
 
 
-def test_uniforms_of_many_elements_start_again() -> None:
-    """Past one look at the interrupt, the elements keep their indices."""
+def test_uniforms_of_many_elements_go_on() -> None:
+    """Past a check for interrupts, the elements keep their indices."""
     size = (1 << 20) + 300
     drawn = _core.uniforms((2, size // 2), as_key(KEY)).reshape(-1)
     last = np.arange(size - 400, size)
