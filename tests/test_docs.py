@@ -42,7 +42,7 @@ MODULES = ["fastdrop"] + [
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_a_docstring_shows_what_does_not_happen(name: str) -> None:
+def test_docstrings_show_what_happens(name: str) -> None:
     module = importlib.import_module(name)
     results = doctest.testmod(module, extraglobs=NAMES, optionflags=FLAGS)
     assert results.failed == 0
@@ -53,7 +53,7 @@ def test_a_docstring_shows_what_does_not_happen(name: str) -> None:
     [getattr(fd, name) for name in fd.__all__ if name != "__version__"]
     + [fd.Mask.region, fd.Key.fold_in],
 )
-def test_a_public_name_has_no_example(thing: object) -> None:
+def test_public_names_have_examples_that_run(thing: object) -> None:
     """Compiled classes too, whose docstrings doctest does not find by itself."""
     text = thing.__doc__ or ""
     name = getattr(thing, "__qualname__", "")
@@ -75,7 +75,7 @@ def named(path: Path) -> str:
 
 
 @pytest.mark.parametrize("path", [ROOT / "README.md", *PAGES], ids=named)
-def test_a_document_shows_what_does_not_happen(path: Path) -> None:
+def test_documents_show_what_happens(path: Path) -> None:
     text = re.sub(r"^```.*$", "", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
     examples = doctest.DocTestParser().get_doctest(text, {}, path.name, str(path), 0)
     results = doctest.DocTestRunner(optionflags=FLAGS).run(examples)
@@ -84,14 +84,15 @@ def test_a_document_shows_what_does_not_happen(path: Path) -> None:
         assert results.attempted > 0, "the page shows no example"
 
 
-def test_the_pages_are_not_found() -> None:
+def test_the_pages_are_found() -> None:
+    """Would catch a pattern that matches nothing, and an excuse for a page that is gone."""
     names = {named(path) for path in PAGES}
     assert {"docs/index.md", "docs/start.md", "docs/guide/seeds.md"} <= names
     assert names >= WITHOUT_EXAMPLES, "a page that is gone is excused from examples"
     assert not any(name.startswith("docs/_build/") for name in names)
 
 
-def test_the_reference_misses_a_name_or_describes_none() -> None:
+def test_the_reference_describes_every_public_name_once() -> None:
     """Each name in one place."""
     described = []
     for path in sorted((ROOT / "docs" / "reference").glob("*.md")):
@@ -109,7 +110,7 @@ def test_the_reference_misses_a_name_or_describes_none() -> None:
     assert sorted(described) == sorted(names)
 
 
-def test_the_index_of_the_reference_misses_a_name() -> None:
+def test_the_index_of_the_reference_lists_every_name() -> None:
     text = (ROOT / "docs" / "reference" / "index.md").read_text(encoding="utf-8")
     listed = re.findall(r"^   (\w\S*)$", text, flags=re.MULTILINE)
     names = {*fd.__all__, *(f"schedules.{name}" for name in fd.schedules.__all__)}
@@ -117,7 +118,7 @@ def test_the_index_of_the_reference_misses_a_name() -> None:
     assert sorted(listed) == sorted(names - {"__version__", "schedules", "monte_carlo"})
 
 
-def test_the_drawing_is_stale() -> None:
+def test_the_drawing_is_up_to_date() -> None:
     spec = importlib.util.spec_from_file_location("drawings", ROOT / "docs" / "drawings.py")
     assert spec is not None
     assert spec.loader is not None

@@ -33,13 +33,13 @@ def parameters(case: Any) -> tuple[NDArray[Any], float, bool]:
     return x, float(ratio), training
 
 
-def test_a_node_test_is_missing() -> None:
+def test_all_node_tests_are_found() -> None:
     assert len({case.name for case in CASES}) == len(CASES) == 12
     assert [parameters(case)[2] for case in CASES].count(True) == 6
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_a_node_test_fails(case: Any) -> None:
+def test_the_node_tests_pass(case: Any) -> None:
     x, p, training = parameters(case)
     expected, *masks = case.data_sets[0][1]
     keep = masks[0] if masks else (expected != 0 if training else np.ones(x.shape, np.bool_))
@@ -48,7 +48,7 @@ def test_a_node_test_fails(case: Any) -> None:
     np.testing.assert_array_equal(y, expected)  # ratios of 1/2 and 3/4: no rounding
     assert y.dtype == expected.dtype
     np.testing.assert_array_equal(np.asarray(mask), keep)
-    if not training or p == 0.0:  # then the mask is no matter of chance
+    if not training or p == 0.0:  # then the mask is not a matter of chance
         drop = fd.Dropout(p, rng=1).train(training)
         np.testing.assert_array_equal(drop(x), expected)
         _, drawn = fd.dropout(x, p, training=training, rng=1, return_mask=True)

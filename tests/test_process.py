@@ -37,7 +37,7 @@ def run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
 # --- Threads -------------------------------------------------------------------------------------
 
 
-def test_calls_from_several_threads_mix_their_results() -> None:
+def test_calls_from_several_threads_do_not_mix() -> None:
     """Each calls for itself while another keeps changing the number of threads."""
     x = np.ones(300_000, np.float32)
     keys = [as_key(KEY).fold_in(i) for i in range(24)]
@@ -61,7 +61,7 @@ def test_calls_from_several_threads_mix_their_results() -> None:
         assert_same(got, want)
 
 
-def test_the_interpreter_is_held_during_a_long_call() -> None:
+def test_the_interpreter_is_free_during_a_long_call() -> None:
     """Another Python thread runs on while one counts some 10**9 elements."""
     mask = fd.Mask((2**30,), 0.3, as_key(KEY))
     worker = threading.Thread(target=mask.count)
@@ -75,7 +75,7 @@ def test_the_interpreter_is_held_during_a_long_call() -> None:
 
 
 @pytest.mark.parametrize("count", [1, 2, 5])
-def test_the_number_of_threads_is_not_kept(count: int) -> None:
+def test_the_number_of_threads_is_kept(count: int) -> None:
     with running_on(threads=count):
         assert fd.get_num_threads() == count
 
@@ -84,14 +84,14 @@ def test_the_number_of_threads_is_not_kept(count: int) -> None:
     ("count", "error"),
     [(0, ValueError), (-1, ValueError), (1.5, TypeError), ("2", TypeError), (None, TypeError)],
 )
-def test_a_senseless_number_of_threads_is_accepted(count: Any, error: type[Exception]) -> None:
+def test_a_senseless_number_of_threads_is_refused(count: Any, error: type[Exception]) -> None:
     before = fd.get_num_threads()
     with pytest.raises(error):
         fd.set_num_threads(count)
     assert fd.get_num_threads() == before
 
 
-def test_an_enormous_number_of_threads_aborts() -> None:
+def test_an_enormous_number_of_threads_does_no_harm() -> None:
     """It may be refused or cut down, but the process goes on and the bits are right."""
     code = (
         "import fastdrop as fd, numpy as np\n"
@@ -122,7 +122,8 @@ def send_fingerprint(pipe: Any, size: int, threads: int | None) -> None:
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 @pytest.mark.parametrize("child_threads", [None, 1, 2, 5])
-def test_a_forked_child_hangs_in_the_pool_of_its_parent(child_threads: int | None) -> None:
+def test_a_forked_child_has_a_pool_of_its_own(child_threads: int | None) -> None:
+    """Would catch a child that waits for threads which only its parent has."""
     fork = multiprocessing.get_context("fork")
     with running_on(threads=3):
         expected = fingerprint(MANY)  # the pool exists now
@@ -172,7 +173,7 @@ MANY_SETTINGS = COUNT_THREADS.rsplit("fd.set_num_threads(6)", 1)[0] + (
 @pytest.mark.once
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads Linux's own accounts")
 def test_threads_of_former_settings_end() -> None:
-    """A pool for each setting that ever was left 4,952 threads after these hundred."""
+    """A pool kept for every setting had left 4,952 threads after these hundred."""
     assert run(MANY_SETTINGS).stdout == "2\n"
 
 
@@ -219,8 +220,8 @@ ENTRY_POINTS = [
 
 @pytest.mark.once
 @pytest.mark.parametrize("call", ENTRY_POINTS)
-def test_the_interpreter_ends_under_a_daemon_thread(call: str) -> None:
-    """Five tries. Where Rust called Python code, a thread that was stopped there aborted all."""
+def test_the_interpreter_ends_cleanly_under_daemon_threads(call: str) -> None:
+    """Five tries. A thread stopped in Python code called from Rust used to abort the process."""
     for _ in range(5):
         done = run(ENDLESS.format(call=call))
         assert (done.returncode, done.stderr) == (0, "")
@@ -242,7 +243,7 @@ LONG_CALLS = {
 @pytest.mark.skipif(os.name == "nt", reason="this system has no SIGINT for one child")
 @pytest.mark.parametrize("threads", ["1", "3"])
 @pytest.mark.parametrize("call", LONG_CALLS.values(), ids=LONG_CALLS)
-def test_ctrl_c_waits_for_the_end_of_a_long_call(call: str, threads: str) -> None:
+def test_ctrl_c_interrupts_a_long_call(call: str, threads: str) -> None:
     code = (
         "import signal, time, numpy as np, fastdrop as fd\n"
         # A shell starts its background jobs deaf to SIGINT, and children inherit that.
@@ -282,7 +283,7 @@ PRINT_CONFIG = (
 
 
 @pytest.mark.parametrize("name", LEVELS)
-def test_fastdrop_simd_is_ignored(name: str) -> None:
+def test_environment_variables_set_level_and_threads(name: str) -> None:
     done = run(PRINT_CONFIG, FASTDROP_SIMD=name, FASTDROP_NUM_THREADS="3")
     assert (done.returncode, done.stdout) == (0, f"{name} 3\n"), done.stderr
 
@@ -295,7 +296,7 @@ def test_fastdrop_simd_is_ignored(name: str) -> None:
      ("FASTDROP_SIMD", os.fsdecode(b"avx2\xff"))],
     ids=ascii,
 )  # fmt: skip
-def test_a_wrong_variable_is_ignored_or_panics(variable: str, value: str) -> None:
+def test_a_wrong_variable_is_an_exception_that_names_it(variable: str, value: str) -> None:
     code = "import fastdrop as fd; fd.dropout([1.0] * 10**6, 0.5)"
     done = run(code, **{"FASTDROP_SIMD": LEVELS[0], variable: value})
     assert done.returncode == 1, "no Python exception"
@@ -306,14 +307,14 @@ def test_a_wrong_variable_is_ignored_or_panics(variable: str, value: str) -> Non
 
 
 @pytest.mark.parametrize("name", ["mmx", "", "AVX2", "sse2"])
-def test_an_unknown_simd_level_is_accepted(name: str) -> None:
+def test_an_unknown_simd_level_is_refused(name: str) -> None:
     before = _core.simd()
     with pytest.raises(ValueError, match="SIMD"):
         _core.set_simd(name)
     assert _core.simd() == before
 
 
-def test_show_config_shows_something_else(capsys: pytest.CaptureFixture[str]) -> None:
+def test_show_config_shows_what_is_in_use(capsys: pytest.CaptureFixture[str]) -> None:
     with running_on(LEVELS[0], 2):
         config = fd.show_config(mode="dicts")
         assert config["simd"] == LEVELS[0]
@@ -327,7 +328,7 @@ def test_show_config_shows_something_else(capsys: pytest.CaptureFixture[str]) ->
     assert LEVELS[0] in shown
 
 
-def test_the_module_does_not_run() -> None:
+def test_the_module_runs_as_a_program() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "fastdrop"], capture_output=True, text=True, timeout=TIMEOUT
     )
@@ -350,13 +351,13 @@ def test_the_module_does_not_run() -> None:
     ],
     ids=["to_numpy", "packbits", "apply", "dropout", "dropout 2-d", "layer"],
 )
-def test_exhausted_memory_aborts(call: Any) -> None:
+def test_exhausted_memory_is_a_memory_error(call: Any) -> None:
     with pytest.raises(MemoryError):
         call()
     assert fd.Mask((1000,), 0.5, as_key(KEY)).count() > 0
 
 
-def test_a_long_split_eats_all_memory() -> None:
+def test_a_long_split_is_a_memory_error_at_once() -> None:
     """The list is refused at once, not after it has grown until nothing is left."""
     with pytest.raises(MemoryError):
         fd.Key(0).split(2**50)
@@ -391,7 +392,7 @@ print(sorted(ends))
 
 @pytest.mark.once
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads Linux's own accounts")
-def test_threads_without_memory_are_a_memory_error() -> None:
+def test_too_little_memory_for_threads_is_a_memory_error() -> None:
     """Some of these children aborted: an allocation failed in a thread that had just started."""
     done = run(LITTLE_MEMORY)
     assert done.stdout == f"[0, {3 << 8}]\n", done.stderr
@@ -399,7 +400,7 @@ def test_threads_without_memory_are_a_memory_error() -> None:
 
 @pytest.mark.parametrize("endless", [itertools.repeat(1), itertools.count(), range(10**9)])
 def test_an_endless_shape_is_refused(endless: Any) -> None:
-    """It was read until memory ended, and the process with it."""
+    """Once it was read until memory ended, and the process with it."""
     with pytest.raises(ValueError, match="shape must have at most 64 axes"):
         fd.Mask(endless, 0.5, as_key(KEY))
     with pytest.raises(ValueError, match="start must have at most 64 axes"):
