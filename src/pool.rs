@@ -248,7 +248,7 @@ mod tests {
         }
     }
 
-    /// One pool for each setting that ever was would keep thousands of threads.
+    /// A pool kept for every setting would leave thousands of threads.
     #[cfg(target_os = "linux")]
     #[test]
     fn threads_end_with_their_setting() {

@@ -94,7 +94,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn words_straddle_their_boundaries() {
+    fn words_may_straddle_boundaries() {
         let words = [0xFEDC_BA98_7654_3210, 0x0123_4567_89AB_CDEF];
         assert_eq!(word_at(&words, 0), words[0]);
         assert_eq!(word_at(&words, 4), 0xFFED_CBA9_8765_4321);
@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn bits_put_anywhere_leave_those_before_and_clear_those_behind() {
+    fn put_bits_leaves_bits_before_and_clears_those_after() {
         for at in 0..16 {
             for len in 1..=64 {
                 let word = 0x9E37_79B9_7F4A_7C15 & (!0 >> (64 - len));
@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn each_byte_gives_its_own_bit_and_each_bit_its_own_byte() {
+    fn each_byte_has_its_own_bit_and_each_bit_its_own_byte() {
         for value in [1, 2, 0x7F, 0x80, 0xFF] {
             for place in 0..64 {
                 let mut bytes = [0; 64];

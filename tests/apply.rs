@@ -60,7 +60,7 @@ fn value(i: usize) -> f64 {
 }
 
 #[test]
-fn float32() {
+fn float32_is_rounded_once() {
     check(
         |i| value(i) as f32,
         0.0,
@@ -70,7 +70,7 @@ fn float32() {
 }
 
 #[test]
-fn float64() {
+fn float64_is_rounded_once() {
     check(value, 0.0, |x| x * SCALE, |a: f64, b| a.to_bits() == b.to_bits() || a.is_nan() && b.is_nan());
 }
 
@@ -118,7 +118,7 @@ fn both_parts_of_a_complex_number_share_a_bit() {
 }
 
 #[test]
-fn every_float16_is_rounded_as_the_definition_says() {
+fn every_16_bit_value_is_rounded_as_defined() {
     let _turn = TURN.lock().unwrap_or_else(|failed| failed.into_inner());
     let x: Vec<f16> = (0..=u16::MAX).map(f16::from_bits).collect();
     let y: Vec<bf16> = (0..=u16::MAX).map(bf16::from_bits).collect();
@@ -156,7 +156,7 @@ fn all_dropped_is_zero_without_nan() {
 }
 
 #[test]
-fn a_scale_that_is_no_number_is_refused() {
+fn a_scale_that_is_not_finite_is_refused() {
     let mask = Mask::new(&[2], 0.5, KEY).unwrap();
     let mut x = [7.0f32; 2];
     for scale in [f64::NAN, f64::INFINITY] {

@@ -132,7 +132,7 @@ fn masks_compare_uniforms_with_p() {
 }
 
 #[test]
-fn gaussian_dropout_multiplies_by_the_normals_of_its_elements() {
+fn gaussian_dropout_uses_the_normals_of_its_elements() {
     let key = Key::from_seed(3);
     let part = Mask::new(&[100_000], 0.5, key).unwrap().region(&[777], &[40_000]).unwrap();
     let mut normals = vec![0.0; 40_000];

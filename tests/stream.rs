@@ -173,7 +173,7 @@ fn thresholds_are_exact() {
 }
 
 #[test]
-fn probabilities_outside_of_the_unit_interval_are_refused() {
+fn probabilities_outside_the_unit_interval_are_refused() {
     for p in [-0.1, 1.1, f64::NAN, f64::INFINITY, -f64::MIN_POSITIVE, 1.0 + f64::EPSILON] {
         assert!(matches!(Mask::new(&[1], p, Key::from_bytes([0; 16])), Err(Error::Probability(_))), "{p}");
     }
@@ -197,7 +197,7 @@ fn group_indices_have_64_bits() {
 }
 
 #[test]
-fn a_part_outside_of_its_whole_is_refused() {
+fn a_region_outside_its_whole_is_refused() {
     let mask = Mask::new(&[4, 6], 0.5, Key::from_bytes([0; 16])).unwrap();
     for (start, shape) in [([0, 0], [5, 6]), ([1, 0], [4, 6]), ([0, u64::MAX], [1, 2])] {
         assert!(matches!(mask.region(&start, &shape), Err(Error::Region { .. })), "{start:?} {shape:?}");

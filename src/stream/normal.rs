@@ -147,7 +147,7 @@ mod tests {
             .collect();
         angles.sort_by(f64::total_cmp);
         for pair in angles.windows(2) {
-            // But for one step of the last bit, where quarters meet.
+            // Up to one step of the last bit, where quarters meet.
             assert!((pair[1] - pair[0] - std::f64::consts::TAU / f64::from(steps)).abs() < 2e-6, "{pair:?}");
         }
     }
