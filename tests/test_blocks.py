@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import pickle
 from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any
@@ -265,23 +264,6 @@ def test_backward_is_the_derivative() -> None:
         np.testing.assert_allclose(drop.backward(dy), dy * slope, rtol=1e-12)
         tangent = rng.standard_normal(shape)
         assert np.vdot(drop(tangent), dy) == pytest.approx(np.vdot(tangent, drop.backward(dy)))
-
-
-def test_saved_and_copied_layers_resume_where_they_were() -> None:
-    for drop, shape in layers():
-        x = values(shape, np.float32)
-        drop(x)
-        state, twin = drop.state_dict(), pickle.loads(pickle.dumps(drop))
-        assert repr(twin) == repr(drop)
-        mask = pickle.loads(pickle.dumps(drop.mask))
-        assert mask == drop.mask
-        assert hash(mask) == hash(drop.mask)
-        assert twin.mask is None
-        expected = drop(x)
-        assert_same(twin(x), expected)
-        drop.load_state_dict(state)
-        assert_same(drop(x), expected)
-        assert drop.state_dict() == twin.state_dict()
 
 
 def test_in_place_and_out_write_into_the_given_array() -> None:

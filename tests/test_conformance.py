@@ -206,6 +206,19 @@ def test_a_refused_call_is_not_counted(member: Member) -> None:
 
 
 @every_member
+@pytest.mark.parametrize("training", [True, False])
+def test_a_gradient_must_have_the_shape_of_the_output(member: Member, training: bool) -> None:
+    """Would catch a gradient that is broadcast."""
+    layer, inputs = member.make(), member.inputs()
+    layer(*inputs, training=training)
+    wrong: Any = np.ones((1,) * 7, np.float32)
+    if member.layer is fd.WeightDrop:
+        wrong = [wrong] * 2
+    with pytest.raises(ValueError, match=r"(dy|gradients) must have the shape"):
+        layer.backward(wrong)
+
+
+@every_member
 def test_a_held_mask_serves_all_calls_of_the_block(member: Member) -> None:
     layer, inputs = member.make(), member.inputs()
     with layer.hold() as same:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import pickle
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -216,21 +215,6 @@ def test_gradients_are_the_slopes(member: Case, training: bool) -> None:
     slope = np.sum(dy * (layer(x + step * direction) - layer(x - step * direction))) / (2 * step)
     layer(x)
     assert np.sum(layer.backward(dy) * direction) == pytest.approx(slope, rel=1e-6)
-
-
-@pytest.mark.parametrize("member", ALL)
-def test_saved_and_copied_state_draws_the_same_masks(member: Case) -> None:
-    x = np.random.default_rng(5).standard_normal(member.shape).astype(np.float32)
-    layer = member.make(0.5)
-    layer(x)
-    other = member.make(0.2)
-    other.load_state_dict(pickle.loads(pickle.dumps(layer.state_dict())))
-    copy = pickle.loads(pickle.dumps(layer))
-    expected = layer(x)
-    assert_same(other(x), expected)
-    assert_same(copy(x), expected)
-    assert layer.mask == copy.mask
-    assert layer.mask.key == as_key(KEY).fold_in(1)
 
 
 @pytest.mark.parametrize("member", ALL)

@@ -70,13 +70,3 @@ def test_a_held_mask_counts_as_one_call_and_only_if_drawn(make: Any, x: Any) -> 
 def test_only_a_held_layer_is_a_context_manager() -> None:
     with pytest.raises(RuntimeError, match="held"), fd.Dropout():
         pass
-
-
-def test_held_masks_of_weights_stay() -> None:
-    drop = fd.WeightDrop(0.3, rng=as_key(KEY)).hold()
-    weights = [values((5, 40), np.float32)]
-    for _ in range(2):
-        key = ref.fold_in(ref.fold_in(KEY, 0), 0)
-        assert_same(drop(weights)[0], ref.dropout(weights[0], 0.3, key))
-    key = ref.fold_in(ref.fold_in(KEY, 1), 0)
-    assert_same(drop.release()(weights)[0], ref.dropout(weights[0], 0.3, key))

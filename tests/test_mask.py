@@ -222,11 +222,6 @@ def test_a_mask_takes_only_a_key(key: Any) -> None:
         fd.Mask((3,), 0.5, key)
 
 
-def test_a_mask_is_small_whatever_its_shape() -> None:
-    mask = fd.Mask((10**6, 10**6), 0.5, as_key(KEY)).region((5, 5), (10**5, 10**5))
-    assert len(pickle.dumps(mask)) < 1000
-
-
 def test_copied_and_pickled_masks_are_equal() -> None:
     """And masks that differ in shape, p, key or start are not."""
     whole = fd.Mask((30, 40), 0.3, as_key(KEY))

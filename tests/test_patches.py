@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from typing import Any
 
 import fastdrop as fd
@@ -214,24 +213,6 @@ def test_backward_is_the_derivative() -> None:
     assert slope == pytest.approx(np.vdot(direction, drop.backward(dy)), rel=1e-12)
 
 
-def test_saved_and_copied_layers_resume_where_they_were() -> None:
-    x = values(SHAPE, np.float32)
-    drop = fd.PatchDropout(0.4, prefix=1, rng=as_key(KEY))
-    drop(x)
-    state, twin = drop.state_dict(), pickle.loads(pickle.dumps(drop))
-    assert repr(twin) == repr(drop) == "PatchDropout(p=0.4, prefix=1)"
-    mask = pickle.loads(pickle.dumps(drop.mask))
-    assert mask == drop.mask
-    assert hash(mask) == hash(drop.mask)
-    expected = drop(x)
-    for a, b in zip(twin(x), expected, strict=True):
-        assert_same(a, b)
-    drop.load_state_dict(state)
-    for a, b in zip(drop(x), expected, strict=True):
-        assert_same(a, b)
-    assert repr(fd.PatchDropout(0.4, ordered=False)) == "PatchDropout(p=0.4, ordered=False)"
-
-
 # --- Bad arguments ------------------------------------------------------------------------------
 
 
@@ -259,18 +240,6 @@ def test_bad_arguments_are_refused() -> None:
         fd.PatchMask((3, 4), 0.5, 3)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="shape must be"):
         fd.PatchMask(3, 0.5, fd.Key(0))  # type: ignore[arg-type]
-
-
-def test_a_refused_call_does_not_count() -> None:
-    drop = fd.PatchDropout(0.5, prefix=3, rng=0)
-    with pytest.raises(RuntimeError, match="forward"):
-        drop.backward(np.ones(SHAPE))
-    with pytest.raises(ValueError, match="prefix must be at most"):
-        drop(np.ones((5, 2)))
-    assert drop.calls == 0
-    drop(np.ones(SHAPE))
-    with pytest.raises(ValueError, match=r"dy must have the shape of the output, \(5, 20, 6\)"):
-        drop.backward(np.ones(SHAPE))
 
 
 @pytest.mark.parametrize(
