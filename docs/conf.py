@@ -60,6 +60,7 @@ ALONE = [
     "how",
     "coming",
     "family",
+    "rust",
     "stream",
     "performance",
     "contributing",
