@@ -26,7 +26,7 @@ extensions = [
 exclude_patterns = ["_build"]
 nitpicky = True  # `make docs` makes an error of every link that goes nowhere
 nitpick_ignore_regex = [(r"py:.*", r"(numpy|np)\..*")]  # no inventory of NumPy's is fetched
-nitpick_ignore = [("py:obj", "layers")]  # a parameter with the name of a module
+nitpick_ignore = [("py:obj", "inplace")]  # an attribute that several classes describe
 
 myst_enable_extensions = ["colon_fence"]
 myst_heading_anchors = 3
