@@ -163,13 +163,11 @@ def as_keep(mask: Keep, p: float, rng: RNG) -> tuple[Any, float]:
         raise ValueError("mask must not be given together with rng")
     if isinstance(mask, Mask):
         return mask, mask.p
-    keep: Any
-    if isinstance(mask, np.ndarray):
-        keep = as_array(mask, "mask")
-    elif hasattr(mask, "to_numpy") and hasattr(mask, "p"):
+    keep: Any = mask
+    if hasattr(mask, "to_numpy") and hasattr(mask, "p"):
         keep, p = mask.to_numpy(), mask.p
-    else:
-        keep = mask
+    elif hasattr(mask, "__array__"):
+        keep = as_array(mask, "mask")
     if not isinstance(keep, np.ndarray) or keep.dtype != np.bool_:
         got = keep.dtype if isinstance(keep, np.ndarray) else type(mask).__name__
         raise TypeError(f"mask must be a Mask or a boolean array, got {got}")

@@ -50,22 +50,13 @@ def feature_dropout(
     Parameters
     ----------
     x : array_like of float or complex, shape (batch, channels, ...)
-        Input of any of the dtypes of `dropout`, in any memory layout.
+        Input, as for `dropout`.
     p : float, default 0.5
         Probability to DROP a channel, in [0, 1].
     training, mode, rng, mask, return_mask, out
-        As for `dropout`.
+        As for `dropout`, also what is returned.
     channel_axis : int, default 1
-        Where the channels are; -1 for (batch, ..., channels). The batch is axis 0.
-
-    Returns
-    -------
-    ndarray
-        Of the shape, dtype and memory layout of `x`, as for `dropout`.
-
-    See Also
-    --------
-    dropout1d, dropout2d, dropout3d : the same, for a fixed number of axes.
+        The axis of the channels; -1 for (batch, ..., channels). The batch is axis 0.
 
     Notes
     -----
@@ -96,41 +87,16 @@ def dropout1d(
     return_mask: bool = False,
     out: Array | None = None,
 ) -> Any:
-    r"""Drop whole channels of sequences.
+    """Drop whole channels of sequences, of shape (batch, channels, length).
 
-    Channel c of sample n is set to +0.0 with probability `p`:
-
-    .. math:: y_{n c l} = m_{n c} \, x_{n c l} / (1 - p), \qquad m_{n c} \sim Bernoulli(1 - p)
-
-    Parameters
-    ----------
-    x : array_like of float or complex, shape (batch, channels, length)
-        Input of any of the dtypes of `dropout`, in any memory layout.
-    p : float, default 0.5
-        Probability to DROP a channel, in [0, 1].
-    training, mode, rng, mask, return_mask, out
-        As for `dropout`.
-    channel_axis : int, default 1
-        Where the channels are; -1 for (batch, length, channels). The batch is axis 0.
-
-    Returns
-    -------
-    ndarray
-        Of the shape, dtype and memory layout of `x`, as for `dropout`.
-
-    Notes
-    -----
-    Tompson et al., "Efficient object localization using convolutional networks", CVPR 2015.
+    As `feature_dropout`, but refuses any other number of axes.
 
     Examples
     --------
     >>> import fastdrop as fd
     >>> import numpy as np
-    >>> fd.dropout1d(np.ones((1, 4, 3), dtype=np.float32), 0.5, rng=1)
-    array([[[0., 0., 0.],
-            [2., 2., 2.],
-            [0., 0., 0.],
-            [0., 0., 0.]]], dtype=float32)
+    >>> fd.dropout1d(np.ones((1, 4, 3), dtype=np.float32), 0.5, rng=1).mean(axis=2)
+    array([[0., 2., 0., 0.]], dtype=float32)
     """
     return _features(x, 3, p, training, mode, channel_axis, rng, mask, return_mask, out)
 
@@ -147,29 +113,9 @@ def dropout2d(
     return_mask: bool = False,
     out: Array | None = None,
 ) -> Any:
-    """Drop whole channels of images.
+    """Drop whole channels of images, of shape (batch, channels, height, width).
 
-    The formula and all parameters are those of `dropout1d`, for four axes.
-
-    Parameters
-    ----------
-    x : array_like of float or complex, shape (batch, channels, height, width)
-        Input of any of the dtypes of `dropout`, in any memory layout.
-    p : float, default 0.5
-        Probability to DROP a channel, in [0, 1].
-    training, mode, rng, mask, return_mask, out
-        As for `dropout`.
-    channel_axis : int, default 1
-        Where the channels are; -1 for (batch, height, width, channels). The batch is axis 0.
-
-    Returns
-    -------
-    ndarray
-        Of the shape, dtype and memory layout of `x`, as for `dropout`.
-
-    Notes
-    -----
-    Tompson et al., "Efficient object localization using convolutional networks", CVPR 2015.
+    As `feature_dropout`, but refuses any other number of axes.
 
     Examples
     --------
@@ -194,29 +140,9 @@ def dropout3d(
     return_mask: bool = False,
     out: Array | None = None,
 ) -> Any:
-    """Drop whole channels of volumes.
+    """Drop whole channels of volumes, of shape (batch, channels, depth, height, width).
 
-    The formula and all parameters are those of `dropout1d`, for five axes.
-
-    Parameters
-    ----------
-    x : array_like of float or complex, shape (batch, channels, depth, height, width)
-        Input of any of the dtypes of `dropout`, in any memory layout.
-    p : float, default 0.5
-        Probability to DROP a channel, in [0, 1].
-    training, mode, rng, mask, return_mask, out
-        As for `dropout`.
-    channel_axis : int, default 1
-        Where the channels are; -1 for (batch, depth, height, width, channels). The batch is axis 0.
-
-    Returns
-    -------
-    ndarray
-        Of the shape, dtype and memory layout of `x`, as for `dropout`.
-
-    Notes
-    -----
-    Tompson et al., "Efficient object localization using convolutional networks", CVPR 2015.
+    As `feature_dropout`, but refuses any other number of axes.
 
     Examples
     --------
@@ -248,7 +174,7 @@ def _features(
 
 
 class FeatureDropout(Dropout):
-    """Drop whole channels in training, of inputs with any number of other axes.
+    """Drop whole channels in training, as `feature_dropout` does.
 
     Parameters
     ----------
@@ -257,11 +183,7 @@ class FeatureDropout(Dropout):
     inplace, mode, rng
         As for `Dropout`.
     channel_axis : int, default 1
-        Where the channels are; -1 for (batch, ..., channels). The batch is axis 0.
-
-    See Also
-    --------
-    feature_dropout : the function, with the formula and the paper.
+        The axis of the channels; -1 for (batch, ..., channels). The batch is axis 0.
 
     Examples
     --------
@@ -291,20 +213,9 @@ class FeatureDropout(Dropout):
 
 
 class Dropout1d(FeatureDropout):
-    """Drop whole channels of sequences in training; pass everything through in evaluation.
+    """Drop whole channels of sequences in training, as `dropout1d` does.
 
-    Parameters
-    ----------
-    p : float, default 0.5
-        Probability to DROP a channel, in [0, 1].
-    inplace, mode, rng
-        As for `Dropout`.
-    channel_axis : int, default 1
-        Where the channels are; -1 for (batch, length, channels). The batch is axis 0.
-
-    See Also
-    --------
-    dropout1d : the function, with the formula and the paper.
+    The parameters are those of `FeatureDropout`.
 
     Examples
     --------
@@ -319,20 +230,9 @@ class Dropout1d(FeatureDropout):
 
 
 class Dropout2d(FeatureDropout):
-    """Drop whole channels of images in training; pass everything through in evaluation.
+    """Drop whole channels of images in training, as `dropout2d` does.
 
-    Parameters
-    ----------
-    p : float, default 0.5
-        Probability to DROP a channel, in [0, 1].
-    inplace, mode, rng
-        As for `Dropout`.
-    channel_axis : int, default 1
-        Where the channels are; -1 for (batch, height, width, channels). The batch is axis 0.
-
-    See Also
-    --------
-    dropout2d : the function, with the formula and the paper.
+    The parameters are those of `FeatureDropout`.
 
     Examples
     --------
@@ -346,20 +246,9 @@ class Dropout2d(FeatureDropout):
 
 
 class Dropout3d(FeatureDropout):
-    """Drop whole channels of volumes in training; pass everything through in evaluation.
+    """Drop whole channels of volumes in training, as `dropout3d` does.
 
-    Parameters
-    ----------
-    p : float, default 0.5
-        Probability to DROP a channel, in [0, 1].
-    inplace, mode, rng
-        As for `Dropout`.
-    channel_axis : int, default 1
-        Where the channels are; -1 for (batch, depth, height, width, channels). The batch is axis 0.
-
-    See Also
-    --------
-    dropout3d : the function, with the formula and the paper.
+    The parameters are those of `FeatureDropout`.
 
     Examples
     --------
@@ -401,24 +290,19 @@ def locked_dropout(
     Parameters
     ----------
     x : array_like of float or complex, shape (time, batch, features) or any other
-        Input of any of the dtypes of `dropout`, in any memory layout.
+        Input, as for `dropout`.
     p : float, default 0.5
         Probability to DROP an element, in [0, 1].
     training, mode, rng, mask, return_mask, out
-        As for `dropout`.
+        As for `dropout`, also what is returned.
     time_axis : int, default 0
-        The axis along which the decisions are shared.
-
-    Returns
-    -------
-    ndarray
-        Of the shape, dtype and memory layout of `x`, as for `dropout`.
+        The axis along which decisions are shared.
 
     Notes
     -----
     Gal and Ghahramani, "A theoretically grounded application of dropout in recurrent neural
-    networks", NIPS 2016; "locked" is the word of Merity et al., "Regularizing and optimizing LSTM
-    language models", ICLR 2018.
+    networks", NIPS 2016; Merity et al., "Regularizing and optimizing LSTM language models", ICLR
+    2018, call it locked.
 
     Examples
     --------
@@ -435,7 +319,7 @@ def locked_dropout(
 
 
 class LockedDropout(Dropout):
-    """Drop the same elements at every time step in training (variational dropout).
+    """Drop the same elements at every time step in training, as `locked_dropout` does.
 
     Parameters
     ----------
@@ -444,11 +328,7 @@ class LockedDropout(Dropout):
     inplace, mode, rng
         As for `Dropout`.
     time_axis : int, default 0
-        The axis along which the decisions are shared.
-
-    See Also
-    --------
-    locked_dropout : the function, with the formula and the papers.
+        The axis along which decisions are shared.
 
     Examples
     --------
@@ -492,29 +372,22 @@ def drop_path(
 
     .. math:: y_n = m_n \, x_n / (1 - p), \qquad m_n \sim Bernoulli(1 - p)
 
+    Evaluation is the identity.
+
     Parameters
     ----------
     x : array_like of float or complex, shape (batch, ...)
-        Output of the branch, of any of the dtypes of `dropout`, in any memory layout.
+        Output of the branch, as for `dropout`.
     p : float, default 0.5
         Probability to DROP the branch, in [0, 1].
     training, rng, mask, return_mask, out
-        As for `dropout`.
+        As for `dropout`, also what is returned.
     per : {"sample", "batch"}, default "sample"
-        Whether each sample has a decision of its own, or the batch has one.
+        Whether each sample has its own decision, or all share one.
     batch_axis : int, default 0
         The axis of the samples.
     scale_by_keep : bool, default True
-        Whether what is kept is divided by 1 - p.
-
-    Returns
-    -------
-    ndarray
-        Of the shape, dtype and memory layout of `x`, as for `dropout`; in evaluation `x` itself.
-
-    See Also
-    --------
-    drop_path_rates : the list of p over the depth of a network.
+        Whether to divide kept samples by 1 - p.
 
     Notes
     -----
@@ -538,25 +411,16 @@ def drop_path(
 
 
 class DropPath(Dropout):
-    """Drop the whole residual branch of a sample in training (stochastic depth).
+    """Drop the whole residual branch of a sample in training, as `drop_path` does.
 
     Parameters
     ----------
     p : float, default 0.5
-        Probability to DROP the branch, in [0, 1].
+        Probability to DROP the branch, in [0, 1]; `drop_path_rates` spreads it over a network.
     inplace, rng
         As for `Dropout`.
-    per : {"sample", "batch"}, default "sample"
-        Whether each sample has a decision of its own, or the batch has one.
-    batch_axis : int, default 0
-        The axis of the samples.
-    scale_by_keep : bool, default True
-        Whether what is kept is divided by 1 - p. Evaluation is the identity in any case.
-
-    See Also
-    --------
-    drop_path : the function, with the formula and the paper.
-    drop_path_rates : the list of p over the depth of a network.
+    per, batch_axis, scale_by_keep
+        As for `drop_path`.
 
     Examples
     --------
@@ -618,9 +482,9 @@ def drop_path_rates(
     p : float
         Rate of the last block, in [0, 1].
     depth : int or sequence of int
-        Number of blocks; or that of each stage, and then the rates come stage by stage.
+        Number of blocks, or of the blocks of each stage.
     stagewise : bool, default False
-        Whether the rate grows from stage to stage only, and is the same for all blocks of one.
+        Whether the rate grows from stage to stage only, and is the same within a stage.
 
     Returns
     -------
