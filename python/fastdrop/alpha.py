@@ -87,27 +87,16 @@ def feature_alpha_dropout(
 ) -> Any:
     """Set whole channels to SELU's lower limit, and keep mean 0 and variance 1.
 
-    The formula is that of `alpha_dropout`, with one decision for a channel of a sample.
+    As `alpha_dropout`, with one decision for a channel of a sample.
 
     Parameters
     ----------
     x : array_like of float32, float64, float16 or bfloat16, shape (batch, channels, ...)
-        Input with at least two axes, in any memory layout.
-    p : float, default 0.5
-        Probability to DROP a channel, in [0, 1]. For 1, the result is 0.
-    training, rng, mask, return_mask, out
-        As for `dropout`.
+        Input with at least two axes.
     channel_axis : int, default 1
-        Where the channels are. The batch is axis 0.
-
-    Returns
-    -------
-    ndarray
-        Of the shape, dtype and memory layout of `x`; `x` itself in evaluation and for p = 0.
-
-    Notes
-    -----
-    Klambauer et al., "Self-normalizing neural networks", NIPS 2017.
+        The axis of the channels. The batch is axis 0.
+    p, training, rng, mask, return_mask, out
+        As for `alpha_dropout`.
 
     Examples
     --------
@@ -138,7 +127,7 @@ def _alpha(
 
 
 class AlphaDropout(MaskedLayer[Mask], ElementwiseLayer[Mask]):
-    """Set elements to SELU's lower limit in training, and keep mean 0 and variance 1.
+    """Set elements to SELU's lower limit in training, as `alpha_dropout` does.
 
     Parameters
     ----------
@@ -146,10 +135,6 @@ class AlphaDropout(MaskedLayer[Mask], ElementwiseLayer[Mask]):
         Probability to DROP an element, in [0, 1]. For 1, the result is 0.
     inplace, broadcast_dims, rng
         As for `Dropout`.
-
-    See Also
-    --------
-    alpha_dropout : the function, with the formula and the paper.
 
     Examples
     --------
@@ -180,7 +165,7 @@ class AlphaDropout(MaskedLayer[Mask], ElementwiseLayer[Mask]):
 
 
 class FeatureAlphaDropout(AlphaDropout):
-    """Set whole channels to SELU's lower limit in training, and keep mean 0 and variance 1.
+    """Set whole channels to SELU's lower limit in training, as `feature_alpha_dropout` does.
 
     Parameters
     ----------
@@ -189,11 +174,7 @@ class FeatureAlphaDropout(AlphaDropout):
     inplace, rng
         As for `Dropout`.
     channel_axis : int, default 1
-        Where the channels are. The batch is axis 0.
-
-    See Also
-    --------
-    feature_alpha_dropout : the function, with the paper.
+        The axis of the channels. The batch is axis 0.
 
     Examples
     --------

@@ -191,31 +191,9 @@ def drop_block1d(
     return_mask: bool = False,
     out: Array | None = None,
 ) -> Any:
-    """Drop stretches of sequences (DropBlock).
+    """Drop stretches of sequences, of shape (batch, channels, length).
 
-    The formula and all parameters are those of `drop_block2d`, for three axes.
-
-    Parameters
-    ----------
-    x : array_like of float or complex, shape (batch, channels, length)
-        Input of any of the dtypes of `dropout`, in any memory layout.
-    p : float
-        Fraction of the elements to DROP, in [0, 1].
-    block_size : int
-        Length of a block, at least 1.
-    training, rng, mask, return_mask, out
-        As for `dropout`.
-    shared, channel_axis, scale_by_keep
-        As for `drop_block2d`.
-
-    Returns
-    -------
-    ndarray
-        Of the shape, dtype and memory layout of `x`, as for `dropout`; in evaluation `x` itself.
-
-    See Also
-    --------
-    DropBlock1d : the layer.
+    As `drop_block2d`, for three axes; `block_size` is an int.
 
     Examples
     --------
@@ -247,54 +225,42 @@ def drop_block2d(
 ) -> Any:
     r"""Drop rectangular blocks of images (DropBlock).
 
-    At each place where a whole block fits, a block starts with probability :math:`\gamma`. What any
-    block covers is set to +0.0, and what is left is divided by :math:`1 - p`:
+    At each place where a whole block fits, a block starts with probability :math:`\gamma`. Elements
+    that a block covers are set to +0.0, and the others are divided by :math:`1 - p`:
 
     .. math:: y_{n c i j} = x_{n c i j} \, / (1 - p) \prod_{u < h, v < w} m_{n c, i - u, j - v},
               \qquad m \sim Bernoulli(1 - \gamma)
 
     for a block of height h and width w. :math:`\gamma` is such that an element is dropped with
-    probability `p` on average over the map, exactly: overlaps of blocks and the borders, which
-    fewer blocks cover, are counted in.
+    probability `p` on average over the map, exactly: overlaps of blocks are counted in, and so are
+    the borders, which fewer blocks cover. Evaluation is the identity.
 
     Parameters
     ----------
     x : array_like of float or complex, shape (batch, channels, height, width)
-        Input of any of the dtypes of `dropout`, in any memory layout.
+        Input, as for `dropout`.
     p : float
         Fraction of the elements to DROP, in [0, 1].
     block_size : int or sequence of two int
-        Height and width of a block, each at least 1; a map that is smaller is a block as a whole.
+        Height and width of a block, each at least 1; in a smaller map, the whole map is the block.
     training, rng, mask, return_mask, out
-        As for `dropout`.
+        As for `dropout`, also what is returned. The mask is a `BlockMask`.
     shared : bool, default False
-        Whether the channels of a sample share their blocks, or each has its own.
+        Whether the channels of a sample share their blocks.
     channel_axis : int, default 1
-        Where the channels are; -1 for (batch, height, width, channels). The batch is axis 0.
+        The axis of the channels; -1 for (batch, height, width, channels). The batch is axis 0.
     scale_by_keep : bool, default True
-        Whether what is kept is divided by 1 - p. Evaluation is the identity in any case.
-
-    Returns
-    -------
-    ndarray
-        Of the shape, dtype and memory layout of `x`, as for `dropout`; in evaluation `x` itself.
-
-    See Also
-    --------
-    DropBlock2d : the layer.
-    dropout2d : drops whole channels.
+        Whether to divide kept elements by 1 - p.
 
     Notes
     -----
     Ghiasi, Lin and Le, "DropBlock: a regularization method for convolutional networks", NeurIPS
-    2018. Two things are not as there. Their :math:`\gamma` is an estimate, which drops less than
-    asked for, the more so the larger p. And they scale by the number of elements that happen to be
-    left, counted over the batch: then a value depends on all other samples and on how a batch is
-    cut, the layer is not linear, and where nothing is left the result is NaN. The factor here is
-    the constant :math:`1 / (1 - p)`, its expectation.
-
-    It is linear in `x`: the gradient is the same function of the output's gradient, with the same
-    key.
+    2018, with two differences. Their :math:`\gamma` is an estimate, which drops less than asked
+    for, the more so the larger p. And they scale by the number of elements that happen to be kept,
+    counted over the batch: then a value depends on all other samples, the layer is not linear, and
+    where nothing is kept the result is NaN. Here the factor is its expectation,
+    :math:`1 / (1 - p)`, and the function of the output's gradient, with the same key or mask, is
+    the gradient.
 
     Examples
     --------
@@ -327,36 +293,9 @@ def drop_block3d(
     return_mask: bool = False,
     out: Array | None = None,
 ) -> Any:
-    """Drop blocks of volumes (DropBlock).
+    """Drop blocks of volumes, of shape (batch, channels, depth, height, width).
 
-    The formula and all parameters are those of `drop_block2d`, for five axes.
-
-    Parameters
-    ----------
-    x : array_like of float or complex, shape (batch, channels, depth, height, width)
-        Input of any of the dtypes of `dropout`, in any memory layout.
-    p : float
-        Fraction of the elements to DROP, in [0, 1].
-    block_size : int or sequence of three int
-        Depth, height and width of a block, each at least 1.
-    training, rng, mask, return_mask, out
-        As for `dropout`.
-    shared, channel_axis, scale_by_keep
-        As for `drop_block2d`.
-
-    Returns
-    -------
-    ndarray
-        Of the shape, dtype and memory layout of `x`, as for `dropout`; in evaluation `x` itself.
-
-    See Also
-    --------
-    DropBlock3d : the layer.
-
-    Notes
-    -----
-    Ghiasi, Lin and Le, "DropBlock: a regularization method for convolutional networks", NeurIPS
-    2018.
+    As `drop_block2d`, for five axes; `block_size` is an int or three.
 
     Examples
     --------
@@ -456,22 +395,9 @@ class _DropBlock(RecipeLayer[BlockMask]):
 
 
 class DropBlock1d(_DropBlock):
-    """Drop stretches of sequences in training; pass everything through in evaluation.
+    """Drop stretches of sequences in training, as `drop_block1d` does.
 
-    Parameters
-    ----------
-    p : float
-        Fraction of the elements to DROP, in [0, 1]; this fraction exactly, in expectation.
-    block_size : int
-        Length of a block, at least 1.
-    inplace, rng
-        As for `Dropout`.
-    shared, channel_axis, scale_by_keep
-        As for `DropBlock2d`.
-
-    See Also
-    --------
-    drop_block1d : the function, with the paper.
+    The parameters are those of `DropBlock2d`; `block_size` is an int.
 
     Examples
     --------
@@ -485,31 +411,23 @@ class DropBlock1d(_DropBlock):
 
 
 class DropBlock2d(_DropBlock):
-    """Drop rectangular blocks of images in training; pass everything through in evaluation.
+    """Drop rectangular blocks of images in training, as `drop_block2d` does.
 
     Parameters
     ----------
     p : float
-        Fraction of the elements to DROP, in [0, 1]; this fraction exactly, in expectation.
+        Fraction of the elements to DROP, in [0, 1]; exact in expectation.
     block_size : int or sequence of two int
-        Height and width of a block, each at least 1; a map that is smaller is a block as a whole.
+        Height and width of a block, each at least 1.
     inplace, rng
         As for `Dropout`.
-    shared : bool, default False
-        Whether the channels of a sample share their blocks, or each has its own.
-    channel_axis : int, default 1
-        Where the channels are; -1 for (batch, height, width, channels). The batch is axis 0.
-    scale_by_keep : bool, default True
-        Whether what is kept is divided by 1 - p. Evaluation is the identity in any case.
+    shared, channel_axis, scale_by_keep
+        As for `drop_block2d`.
 
     Attributes
     ----------
     mask : BlockMask or None
         That of the last call; None before the first and after one in evaluation.
-
-    See Also
-    --------
-    drop_block2d : the function, with the formula and the paper.
 
     Examples
     --------
@@ -521,35 +439,15 @@ class DropBlock2d(_DropBlock):
            [2., 0., 0., 0., 2., 2.],
            [2., 2., 0., 0., 0., 2.],
            [2., 2., 0., 0., 0., 2.]], dtype=float32)
-    >>> drop.mask.seeds.shape
-    (1, 1, 3, 4)
     """
 
     _ndim = 4
 
 
 class DropBlock3d(_DropBlock):
-    """Drop blocks of volumes in training; pass everything through in evaluation.
+    """Drop blocks of volumes in training, as `drop_block3d` does.
 
-    Parameters
-    ----------
-    p : float
-        Fraction of the elements to DROP, in [0, 1]; this fraction exactly, in expectation.
-    block_size : int or sequence of three int
-        Depth, height and width of a block, each at least 1.
-    inplace, rng
-        As for `Dropout`.
-    shared, channel_axis, scale_by_keep
-        As for `DropBlock2d`.
-
-    Attributes
-    ----------
-    mask : BlockMask or None
-        That of the last call; None before the first and after one in evaluation.
-
-    See Also
-    --------
-    drop_block3d : the function, with the paper.
+    The parameters are those of `DropBlock2d`; `block_size` is an int or three.
 
     Examples
     --------

@@ -37,26 +37,19 @@ def dropout_add(
     Parameters
     ----------
     x : array_like of float or complex
-        Output of the block, of any shape and any of the dtypes of `dropout`.
+        Output of the block, as for `dropout`.
     residual : array_like
         What went around the block, of the dtype of `x`; it broadcasts to its shape.
     p : float, default 0.5
         Probability to DROP an element of `x`, in [0, 1].
-    training, mode, rng
-        As for `dropout`.
-    out : ndarray, optional
-        Array to write into, of the shape and dtype of `x`; may be `x` or `residual`.
-
-    Returns
-    -------
-    ndarray
-        Of the shape and dtype of `x`.
+    training, mode, rng, mask, return_mask, out
+        As for `dropout`, also what is returned. `out` may be `x` or `residual`.
 
     Notes
     -----
-    The gradient with respect to `residual` is that of the result; with respect to `x` it is
-    `dropout` of that with the same key. As in "Attention is all you need", Vaswani et al., 2017,
-    section 5.4.
+    The gradient with respect to `x` is `dropout` of the output's gradient, with the same key or
+    mask; with respect to `residual` it is the output's gradient. Vaswani et al., "Attention is all
+    you need", 2017, section 5.4.
 
     Examples
     --------
@@ -90,24 +83,15 @@ def bias_dropout_add(
     Parameters
     ----------
     x : array_like of float or complex
-        Output of the block, of any shape and any of the dtypes of `dropout`.
+        Output of the block, as for `dropout`.
     bias, residual : array_like
         Of the dtype of `x`; they broadcast to its shape.
-    p : float, default 0.5
-        Probability to DROP an element, in [0, 1].
-    training, mode, rng
-        As for `dropout`.
-    out : ndarray, optional
-        Array to write into, of the shape and dtype of `x`; may be `x` or `residual`.
-
-    Returns
-    -------
-    ndarray
-        Of the shape and dtype of `x`.
+    p, training, mode, rng, mask, return_mask, out
+        As for `dropout_add`.
 
     Notes
     -----
-    As `dropout_add`; the gradient with respect to `bias` is that of `x`, summed to its shape.
+    The gradients are those of `dropout_add`; that of `bias` is that of `x`, summed to its shape.
 
     Examples
     --------
@@ -141,15 +125,8 @@ def relu_dropout(
     ----------
     x : array_like of float32, float64, float16 or bfloat16
         Input of any shape and memory layout.
-    p : float, default 0.5
-        Probability to DROP an element, in [0, 1].
-    training, mode, rng, mask, return_mask, out
-        As for `dropout`.
-
-    Returns
-    -------
-    ndarray
-        Of the shape, dtype and memory layout of `x`.
+    p, training, mode, rng, mask, return_mask, out
+        As for `dropout`, also what is returned.
 
     Examples
     --------
@@ -183,9 +160,10 @@ def relu_dropout_backward(
     x : array_like
         The input, of the dtype of `dy`.
     p, training, mode
-        As they were.
-    rng : Key
-        As it was: a `Key`, so that the decisions are the same.
+        As they were given to `relu_dropout`.
+    rng, mask
+        The `Key` that was given to `relu_dropout`, or the mask that it returned. Anything else is
+        refused, since its mask would be another one.
     out : ndarray, optional
         Array to write into; may be `dy` or `x`.
 
@@ -225,17 +203,10 @@ def gelu_dropout(
     ----------
     x : array_like of float32, float64, float16 or bfloat16
         Input of any shape and memory layout.
-    p : float, default 0.5
-        Probability to DROP an element, in [0, 1].
     approximate : {"none", "tanh"}, default "none"
         Whether Phi, the normal distribution function, is exact or the paper's approximation.
-    training, mode, rng, mask, return_mask, out
-        As for `dropout`.
-
-    Returns
-    -------
-    ndarray
-        Of the shape, dtype and memory layout of `x`.
+    p, training, mode, rng, mask, return_mask, out
+        As for `dropout`, also what is returned.
 
     Notes
     -----
@@ -267,23 +238,8 @@ def gelu_dropout_backward(
 ) -> Any:
     """Return the gradient of `gelu_dropout` with respect to `x`.
 
-    Parameters
-    ----------
-    dy : array_like of float32, float64, float16 or bfloat16
-        Gradient with respect to the result.
-    x : array_like
-        The input, of the dtype of `dy`.
-    p, approximate, training, mode
-        As they were.
-    rng : Key
-        As it was: a `Key`, so that the decisions are the same.
-    out : ndarray, optional
-        Array to write into; may be `dy` or `x`.
-
-    Returns
-    -------
-    ndarray
-        Of the shape and dtype of `dy`.
+    The parameters are those of `relu_dropout_backward`, and `approximate` as it was given to
+    `gelu_dropout`. At infinity the gradient is finite.
 
     Examples
     --------
@@ -347,20 +303,16 @@ class _Fused(MaskedLayer[Mask]):
 
 
 class DropoutAdd(_Fused):
-    """Add dropout of one array to another: the end of a residual block.
+    """Add dropout of one array to another, as `dropout_add` does.
 
     A call takes ``(x, residual, out=None)``; `backward` returns the gradients of both.
 
     Parameters
     ----------
     p : float, default 0.5
-        Probability to DROP an element of x, in [0, 1].
+        Probability to DROP an element, in [0, 1].
     mode, rng
         As for `Dropout`.
-
-    See Also
-    --------
-    dropout_add : the function, with the formula.
 
     Examples
     --------
@@ -395,20 +347,10 @@ class DropoutAdd(_Fused):
 
 
 class BiasDropoutAdd(_Fused):
-    """Add a bias, drop, and add another array.
+    """Add a bias, drop, and add another array, as `bias_dropout_add` does.
 
     A call takes ``(x, bias, residual, out=None)``; `backward` returns the gradients of all three.
-
-    Parameters
-    ----------
-    p : float, default 0.5
-        Probability to DROP an element, in [0, 1].
-    mode, rng
-        As for `Dropout`.
-
-    See Also
-    --------
-    bias_dropout_add : the function, with the formula.
+    The parameters are those of `DropoutAdd`.
 
     Examples
     --------
@@ -447,20 +389,10 @@ class BiasDropoutAdd(_Fused):
 
 
 class ReluDropout(_Fused, ElementwiseLayer[Mask]):
-    """Rectify, then drop in training.
+    """Rectify, then drop in training, as `relu_dropout` does.
 
-    Keeps a reference to the input, which must not be changed before `backward`.
-
-    Parameters
-    ----------
-    p : float, default 0.5
-        Probability to DROP an element, in [0, 1].
-    mode, rng
-        As for `Dropout`.
-
-    See Also
-    --------
-    relu_dropout : the function, with the formula.
+    Keeps a reference to the input, which must not be changed before `backward`. The parameters are
+    those of `DropoutAdd`.
 
     Examples
     --------
@@ -487,7 +419,7 @@ class ReluDropout(_Fused, ElementwiseLayer[Mask]):
 
 
 class GeluDropout(ReluDropout):
-    """Apply the Gaussian error linear unit, then drop in training.
+    """Apply the Gaussian error linear unit, then drop in training, as `gelu_dropout` does.
 
     Keeps a reference to the input, which must not be changed before `backward`.
 
@@ -496,13 +428,9 @@ class GeluDropout(ReluDropout):
     p : float, default 0.5
         Probability to DROP an element, in [0, 1].
     approximate : {"none", "tanh"}, default "none"
-        Whether the normal distribution function is exact or the paper's approximation.
+        As for `gelu_dropout`.
     mode, rng
         As for `Dropout`.
-
-    See Also
-    --------
-    gelu_dropout : the function, with the formula and the paper.
 
     Examples
     --------

@@ -105,29 +105,24 @@ def gaussian_dropout(
 
     .. math:: y_i = x_i \, (1 + \sqrt{p / (1 - p)} \, z_i), \qquad z_i \sim N(0, 1)
 
+    Evaluation is the identity.
+
     Parameters
     ----------
     x : array_like of float32, float64, float16, bfloat16, complex64 or complex128
         Input of any shape and memory layout.
     p : float, default 0.5
-        The rate of dropout that the noise stands for, in [0, 1]. For 1, whose variance is
-        infinite, the result is +0.0.
-    training, rng, mask, return_mask, out
-        As for `dropout`.
-    broadcast_dims : int or sequence of int, default ()
-        Axes along which one factor is shared; negative ones count from the end.
-
-    Returns
-    -------
-    ndarray
-        Of the shape, dtype and memory layout of `x`; `x` itself in evaluation and for p = 0.
+        The rate of dropout that the noise stands for, in [0, 1]. For 1, whose variance is infinite,
+        the result is +0.0.
+    training, broadcast_dims, rng, mask, return_mask, out
+        As for `dropout`, also what is returned. The mask is a `Noise`.
 
     Notes
     -----
     Srivastava et al., JMLR 15, 2014, section 10. The normals are float32 numbers, whatever the
     dtype of `x`, and the same for every number of threads, CPU and memory layout; the factor is
-    computed in the precision of the product. The gradient is the same function of the output's
-    gradient, with the same key.
+    computed in the precision of the product. The function of the output's gradient, with the same
+    key or mask, is the gradient.
 
     Examples
     --------
@@ -146,7 +141,7 @@ def gaussian_dropout(
 
 
 class GaussianDropout(RecipeLayer[Noise]):
-    """Multiply by normal noise in training, with the mean and variance that dropout has.
+    """Multiply by normal noise in training, as `gaussian_dropout` does.
 
     Parameters
     ----------
@@ -154,10 +149,6 @@ class GaussianDropout(RecipeLayer[Noise]):
         The rate of dropout that the noise stands for, in [0, 1]. For 1, the result is +0.0.
     inplace, broadcast_dims, rng
         As for `Dropout`.
-
-    See Also
-    --------
-    gaussian_dropout : the function, with the formula and the paper.
 
     Examples
     --------

@@ -32,18 +32,13 @@ def zoneout(
     Parameters
     ----------
     new : array_like of float or complex
-        The state that the step has computed, of any shape and any of the dtypes of `dropout`.
+        State that the step has computed, as the input of `dropout`.
     previous : array_like
         The state before it, of the dtype of `new`; it broadcasts to its shape.
     p : float, default 0.5
         Probability to keep the PREVIOUS value of a unit, in [0, 1].
     training, rng, mask, return_mask, out
-        As for `dropout`.
-
-    Returns
-    -------
-    ndarray
-        Of the shape and dtype of `new`; `new` itself for p = 0.
+        As for `dropout`, also what is returned. The mask is True where `new` is taken.
 
     Notes
     -----
@@ -78,9 +73,9 @@ def zoneout_backward(
     dy : array_like of float or complex
         Gradient with respect to the result.
     p, training
-        As they were.
-    rng : Key
-        As it was: a `Key`, so that the decisions are the same.
+        As they were given to `zoneout`.
+    rng, mask
+        The `Key` that was given to `zoneout`, or the mask that it returned; nothing else.
 
     Returns
     -------
@@ -103,7 +98,7 @@ def zoneout_backward(
 
 
 class Zoneout(MaskedLayer[Mask]):
-    """Keep the previous state of some units in training; in evaluation, take the expectation.
+    """Keep the previous state of some units in training, as `zoneout` does.
 
     A call takes ``(new, previous, out=None)``; `backward` returns the gradients of both.
 
@@ -113,10 +108,6 @@ class Zoneout(MaskedLayer[Mask]):
         Probability to keep the PREVIOUS value of a unit, in [0, 1].
     rng
         As for `Dropout`.
-
-    See Also
-    --------
-    zoneout : the function, with the formula and the paper.
 
     Examples
     --------
