@@ -64,10 +64,10 @@ pub(crate) unsafe fn run(
     source: &Source,
     operation: Operation<'_>,
     operands: Operands,
-    mut axes: Axes,
+    axes: &mut Axes,
     interrupt: Interrupt<'_>,
 ) -> Result<(), Error> {
-    let total = positions(&axes);
+    let total = positions(axes);
     if total == 0 {
         return Ok(());
     }
@@ -79,11 +79,11 @@ pub(crate) unsafe fn run(
     if let Source::Constant(_) = source {
         axes.iter_mut().for_each(|axis| axis.bit = 0);
     }
-    for axis in &mut axes {
+    for axis in axes.iter_mut() {
         // So that arrays that are not there join with any others.
         axis.steps[1 + operation.inputs()..].fill(0);
     }
-    normalize(&mut axes);
+    normalize(axes);
     let bytes = total * operands.element.size();
     let large = bytes >= STREAM_BYTES && !(operands.fresh && bytes >= UNMAPPED_BYTES);
     let in_place = operation.inputs() > 0 && operands.first[0] == operands.first[1];
@@ -95,7 +95,7 @@ pub(crate) unsafe fn run(
     let call = Call { source, operation, operands, memory, sizes, threads };
     let many = axes.last().is_some_and(|last| last.bit == 1 && last.len > REPEATED);
     if many && matches!(source, Source::Drawn(..)) && axes.iter().any(|axis| axis.bit == 0) {
-        for (mut axes, place) in cut_repeated(&axes) {
+        for (mut axes, place) in cut_repeated(axes) {
             let source = source.from(place);
             let mut operands = operands;
             for (first, offset) in operands.first.iter_mut().zip(place.offsets) {
@@ -105,7 +105,7 @@ pub(crate) unsafe fn run(
         }
         Ok(())
     } else {
-        call.walk(&mut axes, interrupt)
+        call.walk(axes, interrupt)
     }
 }
 

@@ -179,7 +179,7 @@ impl Mask {
             step = step.wrapping_mul(*len as isize);
         }
         // SAFETY: the axes reach the elements that the caller vouches for.
-        unsafe { driver::run(source, operation, operands, axes, interrupt) }
+        unsafe { driver::run(source, operation, operands, &mut axes, interrupt) }
     }
 }
 
@@ -212,10 +212,10 @@ impl Key {
 fn store<T>(source: &Source, element: Element, out: &mut [T], interrupt: Interrupt<'_>) -> Result<(), Error> {
     assert!(size_of::<T>() == element.size());
     let steps: Each<isize> = [size_of::<T>() as isize, 0, 0, 0];
-    let axes = Axes::from_iter([Axis { len: out.len(), steps, bit: 1 }]);
+    let mut axes = Axes::from_iter([Axis { len: out.len(), steps, bit: 1 }]);
     let operands = Operands::new(element, out.as_mut_ptr().cast(), &[]);
     // SAFETY: the slice is borrowed, and the axis is its own.
-    unsafe { driver::run(source, Operation::Store, operands, axes, interrupt) }
+    unsafe { driver::run(source, Operation::Store, operands, &mut axes, interrupt) }
 }
 
 /// `kept ? x * scale : 0` with keep bits that are given and not drawn.
@@ -234,11 +234,11 @@ pub fn apply_bools<T: Float>(keep: &[bool], x: &[T], out: &mut [T], scale: f64) 
     check_length("out", keep.len() as u64, out.len())?;
     let operation = Operation::Select { scale: finite(scale)? };
     let operands = Operands::new(element_of::<T>(), out.as_mut_ptr().cast(), &[x.as_ptr().cast()]);
-    let axes = Axes::from_iter([Axis { len: keep.len(), steps: [size_of::<T>() as isize; 1 + INPUTS], bit: 1 }]);
+    let mut axes = Axes::from_iter([Axis { len: keep.len(), steps: [size_of::<T>() as isize; 1 + INPUTS], bit: 1 }]);
     // SAFETY: the slices are borrowed, and have as many elements as `keep` has bytes.
     unsafe {
         let source = Source::Given(MaskArray::new(keep.as_ptr().cast()));
-        driver::run(&source, operation, operands, axes, NEVER)
+        driver::run(&source, operation, operands, &mut axes, NEVER)
     }
 }
 

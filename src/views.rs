@@ -53,7 +53,7 @@ impl Mask {
         let operands = Operands::new(element_of::<T>(), first, &[first.cast_const()]);
         let steps = [x.strides(), x.strides(), &[], &[]];
         // SAFETY: the view is borrowed, has the mask's shape, and its elements share no memory.
-        unsafe { driver::run(&Source::keep_bits(self), operation, operands, self.axes::<T>(steps), &|| false) }
+        unsafe { driver::run(&Source::keep_bits(self), operation, operands, &mut self.axes::<T>(steps), &|| false) }
     }
 
     /// As [`Mask::fused`], for views of the mask's shape in any layout.
@@ -124,6 +124,6 @@ impl Mask {
         let operands = Operands::new(element_of::<T>(), first, &addresses);
         // SAFETY: the views are borrowed and have the mask's shape; those of a mutable view share no memory with each
         // other, nor with any other view.
-        unsafe { driver::run(source, operation, operands, self.axes::<T>(strides), &|| false) }
+        unsafe { driver::run(source, operation, operands, &mut self.axes::<T>(strides), &|| false) }
     }
 }

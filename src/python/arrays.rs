@@ -42,7 +42,7 @@ pub(super) fn element(dtype: &Bound<'_, PyArrayDescr>) -> Option<Element> {
 /// Whether fastdrop works on arrays of this dtype.
 #[pyfunction]
 pub(super) fn works_on(array: &Bound<'_, PyUntypedArray>) -> bool {
-    element(&array.dtype()).is_some()
+    element(&dtype(array)).is_some()
 }
 
 /// A dtype as error messages show it: its name, or with its byte order where that is not this CPU's.
@@ -64,6 +64,13 @@ pub(super) fn dtype_name(dtype: &Bound<'_, PyArrayDescr>) -> String {
 
 pub(super) fn swapped(dtype: &Bound<'_, PyArrayDescr>) -> bool {
     dtype.is_native_byteorder() == Some(false)
+}
+
+/// The dtype of an array, without a reference of its own, which would cost two calls.
+pub(super) fn dtype<'a, 'py>(array: &'a Bound<'py, PyUntypedArray>) -> Borrowed<'a, 'py, PyArrayDescr> {
+    // SAFETY: the array is alive, so its struct can be read, and it keeps its dtype while it is borrowed: nothing here
+    // sets another.
+    unsafe { Borrowed::from_ptr(array.py(), (*array.as_array_ptr()).fields.descr.cast()).cast_unchecked() }
 }
 
 pub(super) fn data(array: &Bound<'_, PyUntypedArray>) -> *mut u8 {
@@ -158,19 +165,10 @@ pub(super) fn axes(shape: &[usize], steps: Each<&[isize]>, bits: &[isize]) -> Ax
         .collect()
 }
 
-/// Whether an array's elements lie side by side in C order, as NumPy says.
-pub(super) fn is_contiguous(array: &Bound<'_, PyUntypedArray>) -> bool {
-    // SAFETY: the array is alive, so its struct can be read.
-    unsafe { (*array.as_array_ptr()).fields.flags & flags::NPY_ARRAY_C_CONTIGUOUS != 0 }
-}
-
 /// The addresses that an array's elements span: from the first byte to behind the last.
 pub(super) fn span(array: &Bound<'_, PyUntypedArray>) -> (usize, usize) {
     let first = data(array).addr();
-    if is_contiguous(array) {
-        return (first, first + array.len() * array.dtype().itemsize());
-    }
-    let (mut low, mut high) = (first, first + array.dtype().itemsize());
+    let (mut low, mut high) = (first, first + dtype(array).itemsize());
     for (len, stride) in array.shape().iter().zip(array.strides()) {
         let reach = (*len as isize - 1).wrapping_mul(*stride);
         if reach < 0 { low = low.wrapping_add_signed(reach) } else { high = high.wrapping_add_signed(reach) }
@@ -185,7 +183,7 @@ pub(super) fn may_overlap(a: &Bound<'_, PyUntypedArray>, b: &Bound<'_, PyUntyped
 
 /// Whether no two elements of an array share memory, as far as the strides show at a glance.
 pub(super) fn surely_disjoint(array: &Bound<'_, PyUntypedArray>) -> bool {
-    if is_contiguous(array) {
+    if array.is_c_contiguous() {
         return true;
     }
     let mut steps: SmallVec<[(usize, usize); 6]> = (array.shape().iter().zip(array.strides()))
@@ -193,7 +191,7 @@ pub(super) fn surely_disjoint(array: &Bound<'_, PyUntypedArray>) -> bool {
         .map(|(len, stride)| (stride.unsigned_abs(), *len))
         .collect();
     steps.sort_unstable();
-    let mut span = array.dtype().itemsize();
+    let mut span = dtype(array).itemsize();
     steps.into_iter().all(|(stride, len)| {
         let fits = stride >= span;
         span += stride * (len - 1);
@@ -201,14 +199,17 @@ pub(super) fn surely_disjoint(array: &Bound<'_, PyUntypedArray>) -> bool {
     })
 }
 
-/// Checks that `array` can be the output of a call on `x`.
+/// Checks that an array, if there is one, can be the output of a call on `x`.
 pub(super) fn check_out(
-    array: &Bound<'_, PyUntypedArray>,
+    array: Option<&Bound<'_, PyUntypedArray>>,
     x: &Bound<'_, PyUntypedArray>,
     shape: &[usize],
 ) -> PyResult<()> {
-    if element(&array.dtype()) != element(&x.dtype()) {
-        let [expected, got] = [x, array].map(|array| dtype_name(&array.dtype()));
+    let Some(array) = array else {
+        return Ok(());
+    };
+    if element(&dtype(array)) != element(&dtype(x)) {
+        let [expected, got] = [x, array].map(|array| dtype_name(&dtype(array)));
         return Err(PyTypeError::new_err(format!("out must have the dtype of x, {expected}, got {got}")));
     }
     if array.shape() != shape {

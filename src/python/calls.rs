@@ -7,8 +7,8 @@ use smallvec::SmallVec;
 
 use super::arguments::{DETACH, detached};
 use super::arrays::{
-    Steps, axes, broadcast, check_out, data, dtype_name, element, empty, empty_like, is_contiguous, may_overlap,
-    mismatch, shared_steps, surely_disjoint, swapped,
+    Steps, axes, broadcast, check_out, data, dtype, dtype_name, element, empty, empty_like, may_overlap, mismatch,
+    shared_steps, surely_disjoint, swapped,
 };
 use super::mask::PyMask;
 use crate::driver;
@@ -24,78 +24,93 @@ const DTYPES: &str = "float32, float64, float16, bfloat16, complex64 or complex1
 
 pub(super) type Array<'py> = Bound<'py, PyUntypedArray>;
 
-/// What a call draws, with its steps along the axes of the result.
-pub(super) struct Draw<'py> {
-    source: Source,
-    /// None where they are those of the result in C order.
-    steps: Option<Steps>,
-    /// The array that keep bits are read from, if they are: held as long as they are used.
-    given: Option<Array<'py>>,
+/// What a call draws. A mask or an array broadcasts to the result's shape.
+pub(super) enum Draw<'a, 'py> {
+    /// The same keep bit for all elements.
+    Constant(bool),
+    /// The keep bits of a mask.
+    Keep(&'a Mask),
+    /// The keep bits of a boolean array.
+    Given(Array<'py>),
+    /// The normals of a mask's elements.
+    Normals(&'a Mask),
 }
 
-impl<'py> Draw<'py> {
-    /// The same for all elements.
-    pub(super) fn all(keep: bool) -> Self {
-        Self { source: Source::Constant(keep), steps: None, given: None }
+impl Draw<'_, '_> {
+    /// # Safety
+    /// An array must be held, and not be written, as long as the source is used, by steps inside it.
+    unsafe fn source(&self) -> Source {
+        match self {
+            Self::Constant(keep) => Source::Constant(*keep),
+            Self::Keep(mask) => Source::keep_bits(mask),
+            // SAFETY: the caller vouches for the array.
+            Self::Given(array) => Source::Given(unsafe { MaskArray::new(data(array)) }),
+            Self::Normals(mask) => Source::normals(mask.key(), mask.origin()),
+        }
     }
 
-    /// The keep bits of a mask that broadcasts to `shape`.
-    pub(super) fn keep_bits(mask: &Mask, shape: &[usize]) -> PyResult<Self> {
-        Ok(Self { steps: steps_of(mask, shape)?, source: Source::keep_bits(mask), given: None })
+    /// The steps along the axes of the result.
+    fn steps(&self, shape: &[usize]) -> Steps {
+        match self {
+            Self::Constant(_) => Steps::new(),
+            Self::Keep(mask) | Self::Normals(mask) => {
+                let steps: Steps = mask.steps().iter().map(|step| *step as isize).collect();
+                let extents: SmallVec<[usize; 6]> = mask.shape().iter().map(|len| *len as usize).collect();
+                shared_steps(&extents, &steps, shape)
+            }
+            Self::Given(array) => shared_steps(array.shape(), array.strides(), shape),
+        }
     }
 
-    /// The keep bits of a boolean array that broadcasts to `shape`.
-    pub(super) fn given(array: Array<'py>, shape: &[usize]) -> Self {
-        // SAFETY: the array is held with the source, the steps are its own, and `elementwise` sees to it that it does
-        // not overlap what is written.
-        let source = Source::Given(unsafe { MaskArray::new(data(&array)) });
-        Self { source, steps: Some(shared_steps(array.shape(), array.strides(), shape)), given: Some(array) }
+    /// The step from each element to the next in C order, if all are the same.
+    fn step(&self, shape: &[usize]) -> Option<isize> {
+        match self {
+            Self::Constant(_) => Some(0),
+            Self::Keep(mask) | Self::Normals(mask) => {
+                let all = mask.shape().iter().map(|len| *len as usize).eq(shape.iter().copied());
+                (all && mask.shape() == mask.whole()).then_some(1)
+            }
+            Self::Given(array) => follows(array, shape).then_some(1),
+        }
     }
+}
+
+/// Whether the elements of an array are those of `shape`, side by side in C order.
+fn follows(array: &Array<'_>, shape: &[usize]) -> bool {
+    array.is_c_contiguous() && array.shape() == shape
 }
 
 pub(super) fn is_bool(array: &Array<'_>) -> bool {
-    array.dtype().kind() == b'b'
+    dtype(array).kind() == b'b'
 }
 
 pub(super) fn check_broadcast(mask: &[u64], shape: &[usize]) -> PyResult<()> {
     if broadcast(mask, shape)?[..] == *shape { Ok(()) } else { Err(mismatch(mask, shape)) }
 }
 
-/// The steps of a mask along the axes of `shape`, to which it must broadcast.
-fn steps_of(mask: &Mask, shape: &[usize]) -> PyResult<Option<Steps>> {
-    let is_shape = |dims: &[u64]| dims.len() == shape.len() && dims.iter().zip(shape).all(|(a, b)| *a == *b as u64);
-    if is_shape(mask.shape()) && is_shape(mask.whole()) {
-        return Ok(None);
-    }
-    check_broadcast(mask.shape(), shape)?;
-    let steps: Steps = mask.steps().iter().map(|step| *step as isize).collect();
-    let extents: SmallVec<[usize; 6]> = mask.shape().iter().map(|len| *len as usize).collect();
-    Ok(Some(shared_steps(&extents, &steps, shape)))
-}
-
-/// Does `operation` to `inputs`, of which the first has a dtype that fastdrop works on and all broadcast to `shape`:
-/// into `out`, which was checked, or a new array.
+/// Does `operation` to `inputs`, which have this element type and broadcast to `shape`: into `out`, which passed
+/// `check_out`, or a new array.
 pub(super) fn elementwise<'py>(
     mut inputs: SmallVec<[Array<'py>; INPUTS]>,
+    element: Element,
     shape: &[usize],
-    mut draw: Draw<'py>,
+    mut draw: Draw<'_, 'py>,
     operation: Operation<'_>,
     out: Option<&Array<'py>>,
 ) -> PyResult<Array<'py>> {
     let x = &inputs[0];
     let py = x.py();
-    let element = checked_element(x, "x")?;
     let target = match out {
         Some(out) => out.clone(),
         None if x.shape() == shape => empty_like(x)?,
-        None => empty(py, shape, &x.dtype())?,
+        None => empty(py, shape, &dtype(x))?,
     };
     // Elements are read before they are written, so an input may be the output, but not overlap it otherwise.
     let same = |input: &Array<'py>| {
         data(&target) == data(input)
             && target.strides() == input.strides()
             && target.shape() == input.shape()
-            && swapped(&target.dtype()) == swapped(&input.dtype())
+            && swapped(&dtype(&target)) == swapped(&dtype(input))
     };
     let direct = out.is_none() || surely_disjoint(&target);
     if out.is_some() {
@@ -104,23 +119,25 @@ pub(super) fn elementwise<'py>(
                 *input = copied(input)?;
             }
         }
-        if let Some(given) = draw.given.take_if(|given| may_overlap(given, &target)) {
-            draw = Draw::given(copied(&given)?, shape);
+        if let Draw::Given(given) = &mut draw
+            && may_overlap(given, &target)
+        {
+            *given = copied(given)?;
         }
     }
-    let written = if direct { target.clone() } else { empty(py, shape, &target.dtype())? };
-    work(Output { array: &written, fresh: out.is_none() || !direct }, &inputs, element, &draw, operation)?;
+    let written = if direct { target.clone() } else { empty(py, shape, &dtype(&target))? };
+    work(Output { array: &written, fresh: out.is_none() || !direct }, &inputs, element, draw, operation)?;
     if !direct {
-        let draw = Draw::all(true);
+        let draw = Draw::Constant(true);
         let output = Output { array: &target, fresh: false };
-        work(output, std::slice::from_ref(&written), element, &draw, Operation::Select { scale: 1.0 })?;
+        work(output, std::slice::from_ref(&written), element, draw, Operation::Select { scale: 1.0 })?;
     }
     Ok(target)
 }
 
 pub(super) fn checked_element(x: &Array<'_>, name: &str) -> PyResult<Element> {
-    element(&x.dtype()).ok_or_else(|| {
-        let dtype = dtype_name(&x.dtype());
+    element(&dtype(x)).ok_or_else(|| {
+        let dtype = dtype_name(&dtype(x));
         PyTypeError::new_err(format!("{name} must have dtype {DTYPES}, got {dtype}"))
     })
 }
@@ -130,12 +147,12 @@ fn copied<'py>(array: &Array<'py>) -> PyResult<Array<'py>> {
     let copy = empty_like(array)?;
     let output = Output { array: &copy, fresh: true };
     if is_bool(array) {
-        let draw = Draw::given(array.clone(), array.shape());
-        work(output, &[], Element::Bool, &draw, Operation::Store)?;
+        let draw = Draw::Given(array.clone());
+        work(output, &[], Element::Bool, draw, Operation::Store)?;
     } else {
-        let draw = Draw::all(true);
+        let draw = Draw::Constant(true);
         let operation = Operation::Select { scale: 1.0 };
-        work(output, std::slice::from_ref(array), checked_element(array, "x")?, &draw, operation)?;
+        work(output, std::slice::from_ref(array), checked_element(array, "x")?, draw, operation)?;
     }
     Ok(copy)
 }
@@ -153,51 +170,41 @@ fn work(
     Output { array: written, fresh }: Output<'_, '_>,
     inputs: &[Array<'_>],
     element: Element,
-    draw: &Draw<'_>,
+    draw: Draw<'_, '_>,
     operation: Operation<'_>,
 ) -> PyResult<()> {
     let shape = written.shape();
     let mut operands = Operands::new(element, data(written), &[]);
-    operands.swapped[0] = swapped(&written.dtype());
+    operands.swapped[0] = swapped(&dtype(written));
     operands.fresh = fresh;
     for (which, input) in (1..).zip(inputs) {
         operands.first[which] = data(input);
-        operands.swapped[which] = swapped(&input.dtype());
+        operands.swapped[which] = swapped(&dtype(input));
     }
-    let in_line = |array: &Array<'_>| is_contiguous(array) && array.shape() == shape;
-    let axes = if draw.steps.is_none() && in_line(written) && inputs.iter().all(in_line) {
-        let step = element.size() as isize;
-        Axes::from_iter([Axis { len: written.len(), steps: [step; 1 + INPUTS], bit: 1 }])
-    } else {
-        let mut steps: Each<Steps> = [Steps::from_slice(written.strides()), Steps::new(), Steps::new(), Steps::new()];
-        for (steps, input) in steps[1..].iter_mut().zip(inputs) {
-            *steps = shared_steps(input.shape(), input.strides(), shape);
+    let mut axes = match draw.step(shape) {
+        // The usual case is one axis, and small calls feel the work that makes it of many.
+        Some(bit) if follows(written, shape) && inputs.iter().all(|input| follows(input, shape)) => {
+            Axes::from_iter([Axis { len: written.len(), steps: [element.size() as isize; 1 + INPUTS], bit }])
         }
-        let bits = draw.steps.clone().unwrap_or_else(|| in_order(shape));
-        axes(shape, steps.each_ref().map(|steps| &steps[..]), &bits)
+        _ => {
+            let mut steps: Each<Steps> =
+                [Steps::from_slice(written.strides()), Steps::new(), Steps::new(), Steps::new()];
+            for (steps, input) in steps[1..].iter_mut().zip(inputs) {
+                *steps = shared_steps(input.shape(), input.strides(), shape);
+            }
+            axes(shape, steps.each_ref().map(|steps| &steps[..]), &draw.steps(shape))
+        }
     };
-    let source = &draw.source;
+    // SAFETY: the caller holds the array, and its steps are its own; that nobody writes it is the caller's part, and asked
+    // of users.
+    let source = unsafe { draw.source() };
     // What the driver relies on: 1. The arrays are held by the caller for the whole call, and the axes are their shapes
     // and strides, so all places are inside them. 2. and 3. The caller's part. 4. That no other Python thread writes an
     // array meanwhile is asked of users, as NumPy does.
-    detached(written.py(), written.len() >= DETACH, move |interrupt| {
+    detached(written.py(), written.len() >= DETACH, |interrupt| {
         // SAFETY: for the four reasons above.
-        unsafe { driver::run(source, operation, operands, axes, interrupt) }
+        unsafe { driver::run(&source, operation, operands, &mut axes, interrupt) }
     })
-}
-
-/// The steps of an array of this shape in C order, in elements.
-fn in_order(shape: &[usize]) -> Steps {
-    let mut step = 1isize;
-    let mut steps: Steps = (shape.iter().rev())
-        .map(|len| {
-            let this = step;
-            step = step.wrapping_mul(*len as isize);
-            this
-        })
-        .collect();
-    steps.reverse();
-    steps
 }
 
 /// `kept ? x * scale : 0` in the shape that the mask and `x` broadcast to.
@@ -213,12 +220,10 @@ pub(super) fn apply<'py>(
     if !scale.is_finite() {
         return Err(Error::Scale(scale).into());
     }
-    if let Some(out) = out {
-        checked_element(x, "x")?;
-        check_out(out, x, &shape)?;
-    }
-    let draw = Draw::keep_bits(&mask.get().0, &shape)?;
-    elementwise(SmallVec::from_iter([x.clone()]), &shape, draw, Operation::Select { scale }, out)
+    let element = checked_element(x, "x")?;
+    check_out(out, x, &shape)?;
+    let inputs = SmallVec::from_iter([x.clone()]);
+    elementwise(inputs, element, &shape, Draw::Keep(&mask.get().0), Operation::Select { scale }, out)
 }
 
 /// `x * (1 + std * z)` in the shape of `x`, where z are the normals of the mask's elements.
@@ -230,12 +235,9 @@ pub(super) fn noise<'py>(
     std: f64,
     out: Option<&Array<'py>>,
 ) -> PyResult<Array<'py>> {
-    let shape: SmallVec<[usize; 6]> = x.shape().into();
-    if let Some(out) = out {
-        checked_element(x, "x")?;
-        check_out(out, x, &shape)?;
-    }
-    let source = Source::normals(mask.0.key(), mask.0.origin());
-    let draw = Draw { source, steps: steps_of(&mask.0, &shape)?, given: None };
-    elementwise(SmallVec::from_iter([x.clone()]), &shape, draw, Operation::Noise { std }, out)
+    check_broadcast(mask.0.shape(), x.shape())?;
+    let element = checked_element(x, "x")?;
+    check_out(out, x, x.shape())?;
+    let inputs = SmallVec::from_iter([x.clone()]);
+    elementwise(inputs, element, x.shape(), Draw::Normals(&mask.0), Operation::Noise { std }, out)
 }

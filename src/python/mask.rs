@@ -88,12 +88,12 @@ impl PyMask {
         let shape: SmallVec<[usize; 6]> = self.0.shape().iter().map(|len| *len as usize).collect();
         let out = empty(py, &shape, &numpy::dtype::<bool>(py))?;
         let steps: SmallVec<[isize; 6]> = self.0.steps().iter().map(|step| *step as isize).collect();
-        let axes = axes(&shape, [out.strides(), &[], &[], &[]], &steps);
+        let mut axes = axes(&shape, [out.strides(), &[], &[], &[]], &steps);
         let operands = Operands::new(Element::Bool, data(&out), &[]);
         let source = Source::keep_bits(&self.0);
-        detached(py, out.len() >= DETACH, move |interrupt| {
+        detached(py, out.len() >= DETACH, |interrupt| {
             // SAFETY: `out` was just made in this shape, and nobody else has it yet.
-            unsafe { driver::run(&source, Operation::Store, operands, axes, interrupt) }
+            unsafe { driver::run(&source, Operation::Store, operands, &mut axes, interrupt) }
         })?;
         Ok(out)
     }

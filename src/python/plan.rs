@@ -7,15 +7,15 @@ use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 use smallvec::SmallVec;
 
-use super::arrays::{broadcast, check_out, dtype_name};
-use super::calls::{Array, Draw, checked_element, elementwise, is_bool};
+use super::arrays::{broadcast, check_out, dtype, dtype_name};
+use super::calls::{Array, Draw, check_broadcast, checked_element, elementwise, is_bool};
 use super::key::{CallKeys, PyKey, Taken};
 use super::mask::{PyMask, public_mask};
 use crate::error::Extents;
 use crate::kernel::Operation;
 use crate::kernel::op::{Formula, Kind};
 use crate::mask::{Dims, Mask};
-use crate::operand::INPUTS;
+use crate::operand::{Element, INPUTS};
 use crate::stream::bernoulli::Threshold;
 
 /// The name of the operation that is not a formula: `kept ? x * scale : 0`.
@@ -59,7 +59,7 @@ impl Plan {
         py: Python<'py>,
         kind: Option<Kind>,
         scale: f64,
-        inputs: Inputs<'py>,
+        (element, inputs): (Element, Inputs<'py>),
         out: Option<&Array<'py>>,
     ) -> PyResult<Array<'py>> {
         let untouched = matches!(kind, None | Some(Kind::Affine | Kind::Switch)) && scale == 1.0 && self.shift == 0.0;
@@ -67,20 +67,23 @@ impl Plan {
             let x = &inputs[0];
             return match out.filter(|out| !out.is(x)) {
                 None => Ok(x.clone()),
-                Some(_) => elementwise(inputs, &self.shape, Draw::all(true), Operation::Select { scale: 1.0 }, out),
+                Some(_) => {
+                    let operation = Operation::Select { scale: 1.0 };
+                    elementwise(inputs, element, &self.shape, Draw::Constant(true), operation, out)
+                }
             };
         }
         let draw = match &self.keep {
-            _ if scale == 0.0 => Draw::all(false),
-            Keep::All => Draw::all(true),
-            Keep::Drawn(mask) => Draw::keep_bits(mask, &self.shape)?,
-            Keep::Given(given) => Draw::given(given.bind(py).clone(), &self.shape),
+            _ if scale == 0.0 => Draw::Constant(false),
+            Keep::All => Draw::Constant(true),
+            Keep::Drawn(mask) => Draw::Keep(mask),
+            Keep::Given(given) => Draw::Given(given.bind(py).clone()),
         };
         let operation = match kind {
             None => Operation::Select { scale },
             Some(kind) => Operation::Formula(Formula { kind, scale, shift: self.shift, fill: self.fill }),
         };
-        elementwise(inputs, &self.shape, draw, operation, out)
+        elementwise(inputs, element, &self.shape, draw, operation, out)
     }
 
     /// A gradient as an input.
@@ -89,7 +92,7 @@ impl Plan {
         dy: &Array<'py>,
         others: &Bound<'py, PyTuple>,
         kind: Option<Kind>,
-    ) -> PyResult<Inputs<'py>> {
+    ) -> PyResult<(Element, Inputs<'py>)> {
         checked_element(dy, "dy")?;
         if dy.shape() != &self.shape[..] {
             let [expected, got] = [&self.shape[..], dy.shape()].map(Extents::from);
@@ -151,7 +154,7 @@ pub(super) fn forward<'py>(
     fill: f64,
 ) -> PyResult<(Array<'py>, Plan)> {
     let (kind, inputs) = checked_call(operation, inputs, out)?;
-    let shape = SmallVec::from_slice(inputs[0].shape());
+    let shape = SmallVec::from_slice(inputs.1[0].shape());
     let mut taken: Option<(&CallKeys, Taken)> = None;
     let drawn = |key| Ok::<_, PyErr>(Keep::Drawn(Mask::new(&drawn_shape(&shape, shared)?, p, key)?));
     let keep = if keep.is_none() {
@@ -163,7 +166,7 @@ pub(super) fn forward<'py>(
         taken = Some((keys.get(), undo));
         drawn(key)?
     } else if let Ok(mask) = keep.cast::<PyMask>() {
-        Draw::keep_bits(&mask.get().0, &shape)?;
+        check_broadcast(mask.get().0.shape(), &shape)?;
         Keep::Drawn(mask.get().0.clone())
     } else {
         let given = keep.cast_exact::<PyUntypedArray>().ok().filter(|given| is_bool(given));
@@ -172,7 +175,7 @@ pub(super) fn forward<'py>(
             return Err(PyTypeError::new_err(text));
         };
         let extents: Dims = given.shape().iter().map(|len| *len as u64).collect();
-        super::calls::check_broadcast(&extents, &shape)?;
+        check_broadcast(&extents, &shape)?;
         Keep::Given(given.clone().unbind())
     };
     let plan = Plan { keep, kind, scale, shift, fill, shape };
@@ -189,20 +192,21 @@ pub(super) fn check<'py>(operation: &str, inputs: &Bound<'py, PyTuple>, out: Opt
     checked_call(operation, inputs, out).map(|_| ())
 }
 
-/// The kind of an operation, none for `SELECT`, and its inputs.
+/// The kind of an operation, none for `SELECT`, and its inputs with their element type.
 fn checked_call<'py>(
     operation: &str,
     inputs: &Bound<'py, PyTuple>,
     out: Option<&Array<'py>>,
-) -> PyResult<(Option<Kind>, Inputs<'py>)> {
-    let kind = Kind::ALL.iter().copied().find(|kind| kind.name() == operation);
-    if kind.is_none() && operation != SELECT {
-        return Err(PyValueError::new_err(format!("{operation} is unknown")));
-    }
+) -> PyResult<(Option<Kind>, (Element, Inputs<'py>))> {
+    let kind = match operation {
+        SELECT => None,
+        name => match Kind::ALL.iter().find(|kind| kind.name() == name) {
+            None => return Err(PyValueError::new_err(format!("{operation} is unknown"))),
+            kind => kind.copied(),
+        },
+    };
     let inputs = checked_inputs(kind, inputs.iter().map(|input| Ok(input.cast_into()?)))?;
-    if let Some(out) = out {
-        check_out(out, &inputs[0], inputs[0].shape())?;
-    }
+    check_out(out, &inputs.1[0], inputs.1[0].shape())?;
     Ok((kind, inputs))
 }
 
@@ -210,7 +214,7 @@ fn checked_call<'py>(
 fn checked_inputs<'py>(
     kind: Option<Kind>,
     inputs: impl Iterator<Item = PyResult<Array<'py>>>,
-) -> PyResult<Inputs<'py>> {
+) -> PyResult<(Element, Inputs<'py>)> {
     let names = kind.map_or(&["x"][..], Kind::input_names);
     let inputs: Inputs<'py> = inputs.collect::<PyResult<_>>()?;
     if inputs.len() != names.len() {
@@ -219,14 +223,17 @@ fn checked_inputs<'py>(
     let first = &inputs[0];
     let expected = checked_element(first, names[0])?;
     if expected.parts() > 1 && kind.is_some_and(|kind| !kind.takes_complex()) {
-        let text = format!("{} must have a real dtype, got {}", names[0], dtype_name(&first.dtype()));
+        let text = format!("{} must have a real dtype, got {}", names[0], dtype_name(&dtype(first)));
         return Err(PyTypeError::new_err(text));
     }
     for (array, name) in inputs.iter().zip(names).skip(1) {
         if checked_element(array, name)? != expected {
-            let [expected, got] = [first, array].map(|array| dtype_name(&array.dtype()));
+            let [expected, got] = [first, array].map(|array| dtype_name(&dtype(array)));
             let text = format!("{name} must have the dtype of {}, {expected}, got {got}", names[0]);
             return Err(PyTypeError::new_err(text));
+        }
+        if array.shape() == first.shape() {
+            continue;
         }
         let extents: Dims = array.shape().iter().map(|len| *len as u64).collect();
         if broadcast(&extents, first.shape()).ok().is_none_or(|common| common[..] != *first.shape()) {
@@ -234,7 +241,7 @@ fn checked_inputs<'py>(
             return Err(PyValueError::new_err(format!("{name} must broadcast to shape {shape}, got {got}")));
         }
     }
-    Ok(inputs)
+    Ok((expected, inputs))
 }
 
 /// `shape` with 1 along the axes that share a decision.

@@ -216,9 +216,11 @@ impl Level {
 
     #[inline]
     fn chosen() -> Option<Self> {
+        /// By position in [`Level::NAMES`]: small calls would feel a look at names and at the CPU.
+        static DETECTED: OnceLock<[Option<Level>; Level::NAMES.len()]> = OnceLock::new();
         match CHOSEN.load(Ordering::Relaxed) {
             0 => None,
-            index => Self::detect(Self::NAMES[usize::from(index) - 1]),
+            index => DETECTED.get_or_init(|| Self::NAMES.map(Self::detect))[usize::from(index) - 1],
         }
     }
 

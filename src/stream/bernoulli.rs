@@ -25,6 +25,8 @@ const VECTORS: usize = 2;
 const DRAWN: usize = 128;
 /// Planes drawn of every group. After eight, two groups in five have an element that is still undecided.
 const SURE_PLANES: u32 = 8;
+/// Planes whose tags are prepared. After sixteen, one group in five hundred has an element that is still undecided.
+const TAGGED_PLANES: usize = 16;
 
 /// The probability to drop, with the integer that uniforms are compared with.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -124,8 +126,8 @@ pub(crate) struct Sampler {
     planes: u32,
     /// For a digit of the threshold, the last round key that makes a plane's bits whether they equal it.
     last_keys: [[u64; 2]; 2],
-    /// What each plane's tag changes after the first round.
-    tags: [u32; 64],
+    /// What the tag of each of the first planes changes after the first round.
+    tags: [u32; TAGGED_PLANES],
 }
 
 impl Sampler {
@@ -133,8 +135,8 @@ impl Sampler {
     pub(crate) fn new(key: Key, threshold: u64) -> Self {
         let schedule = key.schedule();
         let planes = u64::BITS - threshold.trailing_zeros();
-        let mut tags = [0; 64];
-        for (plane, tag) in tags[..planes as usize].iter_mut().enumerate() {
+        let mut tags = [0; TAGGED_PLANES];
+        for (plane, tag) in tags.iter_mut().enumerate().take(planes as usize) {
             *tag = schedule.tag_difference(plane as u8);
         }
         let last_key = schedule.last_key();
@@ -329,7 +331,9 @@ impl Sampler {
                 settle(simd, states);
                 last_digit = digit;
             }
-            let tag = simd.splat_pair([0, u64::from(self.tags[plane as usize])]);
+            let prepared = self.tags.get(plane as usize).copied();
+            let tag = prepared.unwrap_or_else(|| self.schedule.tag_difference(plane as u8));
+            let tag = simd.splat_pair([0, u64::from(tag)]);
             let last_key = simd.splat_pair(self.last_keys[digit as usize]);
             for state in states.iter_mut() {
                 let equal = self.schedule.later_rounds(simd, state.first_round, tag, last_key);
