@@ -121,8 +121,15 @@ struct Call<'a> {
 
 impl Call<'_> {
     fn walk(&self, axes: &mut Axes, interrupt: Interrupt<'_>) -> Result<(), Error> {
-        match (self.source, axes.last()) {
-            (Source::Drawn(sampler, origin), Some(inner))
+        match (self.source, &axes[..]) {
+            // What `rows` does with one run, without all that more would need: small calls feel it.
+            (Source::Drawn(sampler, origin), [axis]) if axis.bit == 1 && axis.len <= TILE => {
+                let mut buffer = TileBuffer::new(self.source, self.memory.level);
+                let (words, offset) = buffer.draw(sampler, *origin, axis.len, axis.len);
+                self.tile(&self.memory, axis, Place::default(), Drawn::Bits(words, offset), axis.len);
+                Ok(())
+            }
+            (Source::Drawn(sampler, origin), [.., inner])
                 if inner.bit > 1 && inner.len > 1 && !self.operation.is_ordered() =>
             {
                 self.columns(axes, sampler, *origin, interrupt)

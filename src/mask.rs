@@ -24,9 +24,8 @@ pub(crate) type Dims = SmallVec<[u64; 6]>;
 pub struct Mask {
     key: Key,
     p: Probability,
-    whole: Dims,
-    start: Dims,
-    shape: Dims,
+    /// Its shape, the whole's, and where it starts in that: in one, since small calls feel three.
+    extents: SmallVec<[u64; 15]>,
 }
 
 impl Mask {
@@ -40,8 +39,10 @@ impl Mask {
         if size.is_none_or(|size| size > i64::MAX as u64) && !shape.contains(&0) {
             return Err(Error::Size(shape.into()));
         }
-        let start = SmallVec::from_elem(0, shape.len());
-        Ok(Self { key, p, whole: shape.into(), start, shape: shape.into() })
+        let mut extents = SmallVec::from_elem(0, 3 * shape.len());
+        extents[..shape.len()].copy_from_slice(shape);
+        extents[shape.len()..][..shape.len()].copy_from_slice(shape);
+        Ok(Self { key, p, extents })
     }
 
     /// The box of this mask at `start` with extent `shape`: the same elements get the same bits.
@@ -49,16 +50,17 @@ impl Mask {
     /// # Errors
     /// [`Error::Region`] if the box is not inside this mask.
     pub fn region(&self, start: &[u64], shape: &[u64]) -> Result<Self, Error> {
-        let fits = start.len() == self.shape.len()
-            && shape.len() == self.shape.len()
-            && (self.shape.iter().zip(start).zip(shape))
+        let fits = start.len() == self.shape().len()
+            && shape.len() == self.shape().len()
+            && (self.shape().iter().zip(start).zip(shape))
                 .all(|((whole, start), extent)| start.checked_add(*extent).is_some_and(|end| end <= *whole));
         if !fits {
-            let [start, shape, whole] = [start, shape, &self.shape].map(Extents::from);
+            let [start, shape, whole] = [start, shape, self.shape()].map(Extents::from);
             return Err(Error::Region { start, shape, whole });
         }
-        let start = self.start.iter().zip(start).map(|(outer, inner)| outer + inner).collect();
-        Ok(Self { start, shape: shape.into(), whole: self.whole.clone(), ..*self })
+        let start = self.start().iter().zip(start).map(|(outer, inner)| outer + inner);
+        let extents = shape.iter().chain(self.whole()).copied().chain(start).collect();
+        Ok(Self { extents, ..*self })
     }
 
     /// The key its bits are drawn with.
@@ -76,38 +78,39 @@ impl Mask {
     /// Extent along each axis.
     #[must_use]
     pub fn shape(&self) -> &[u64] {
-        &self.shape
+        &self.extents[..self.extents.len() / 3]
     }
 
     /// Shape of the whole that this mask is a part of.
     #[must_use]
     pub fn whole(&self) -> &[u64] {
-        &self.whole
+        &self.extents[self.extents.len() / 3..][..self.extents.len() / 3]
     }
 
     /// Position of this mask's first element in the whole.
     #[must_use]
     pub fn start(&self) -> &[u64] {
-        &self.start
+        &self.extents[self.extents.len() / 3 * 2..]
     }
 
     /// Number of elements.
     #[must_use]
     pub fn size(&self) -> u64 {
-        if self.shape.contains(&0) { 0 } else { self.shape.iter().product() }
+        if self.shape().contains(&0) { 0 } else { self.shape().iter().product() }
     }
 
     /// The step of the index in the whole along each axis.
     pub(crate) fn steps(&self) -> Dims {
-        let mut steps: Dims = SmallVec::from_elem(1, self.whole.len());
-        for axis in (1..self.whole.len()).rev() {
-            steps[axis - 1] = steps[axis].wrapping_mul(self.whole[axis]);
+        let whole = self.whole();
+        let mut steps: Dims = SmallVec::from_elem(1, whole.len());
+        for axis in (1..whole.len()).rev() {
+            steps[axis - 1] = steps[axis].wrapping_mul(whole[axis]);
         }
         steps
     }
 
     /// Index in the whole of the first element.
     pub(crate) fn origin(&self) -> u64 {
-        (self.start.iter().zip(&self.whole)).fold(0, |index, (at, len)| index.wrapping_mul(*len).wrapping_add(*at))
+        (self.start().iter().zip(self.whole())).fold(0, |index, (at, len)| index.wrapping_mul(*len).wrapping_add(*at))
     }
 }

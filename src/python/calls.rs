@@ -125,12 +125,13 @@ pub(super) fn elementwise<'py>(
             *given = copied(given)?;
         }
     }
-    let written = if direct { target.clone() } else { empty(py, shape, &dtype(&target))? };
-    work(Output { array: &written, fresh: out.is_none() || !direct }, &inputs, element, draw, operation)?;
-    if !direct {
+    let aside = if direct { None } else { Some(empty(py, shape, &dtype(&target))?) };
+    let written = aside.as_ref().unwrap_or(&target);
+    work(Output { array: written, fresh: out.is_none() || !direct }, &inputs, element, draw, operation)?;
+    if let Some(aside) = &aside {
         let draw = Draw::Constant(true);
         let output = Output { array: &target, fresh: false };
-        work(output, std::slice::from_ref(&written), element, draw, Operation::Select { scale: 1.0 })?;
+        work(output, std::slice::from_ref(aside), element, draw, Operation::Select { scale: 1.0 })?;
     }
     Ok(target)
 }

@@ -56,10 +56,10 @@ impl Plan {
     /// Does `kind` by the plan's numbers to inputs that were checked.
     fn run<'py>(
         &self,
-        py: Python<'py>,
         kind: Option<Kind>,
         scale: f64,
-        (element, inputs): (Element, Inputs<'py>),
+        element: Element,
+        inputs: Inputs<'py>,
         out: Option<&Array<'py>>,
     ) -> PyResult<Array<'py>> {
         let untouched = matches!(kind, None | Some(Kind::Affine | Kind::Switch)) && scale == 1.0 && self.shift == 0.0;
@@ -77,7 +77,7 @@ impl Plan {
             _ if scale == 0.0 => Draw::Constant(false),
             Keep::All => Draw::Constant(true),
             Keep::Drawn(mask) => Draw::Keep(mask),
-            Keep::Given(given) => Draw::Given(given.bind(py).clone()),
+            Keep::Given(given) => Draw::Given(given.bind(inputs[0].py()).clone()),
         };
         let operation = match kind {
             None => Operation::Select { scale },
@@ -86,19 +86,21 @@ impl Plan {
         elementwise(inputs, element, &self.shape, draw, operation, out)
     }
 
-    /// A gradient as an input.
-    fn gradient<'py>(
+    /// The same for a gradient and other inputs, which are checked here.
+    fn run_on_gradient<'py>(
         &self,
+        kind: Option<Kind>,
+        scale: f64,
         dy: &Array<'py>,
         others: &Bound<'py, PyTuple>,
-        kind: Option<Kind>,
-    ) -> PyResult<(Element, Inputs<'py>)> {
+    ) -> PyResult<Array<'py>> {
         checked_element(dy, "dy")?;
         if dy.shape() != &self.shape[..] {
             let [expected, got] = [&self.shape[..], dy.shape()].map(Extents::from);
             return Err(PyValueError::new_err(format!("dy must have the shape of x, {expected}, got {got}")));
         }
-        checked_inputs(kind, [dy.clone()].into_iter().map(Ok).chain(others.iter().map(|input| Ok(input.cast_into()?))))
+        let inputs = arrays([dy.clone().into_any()].into_iter().chain(others))?;
+        self.run(kind, scale, checked_inputs(kind, &inputs)?, inputs, None)
     }
 }
 
@@ -109,17 +111,16 @@ impl Plan {
     #[pyo3(signature = (dy, *others))]
     fn backward<'py>(&self, dy: &Array<'py>, others: &Bound<'py, PyTuple>) -> PyResult<Array<'py>> {
         let kind = self.kind.and_then(Kind::gradient);
-        self.run(dy.py(), kind, self.scale, self.gradient(dy, others, kind)?, None)
+        self.run_on_gradient(kind, self.scale, dy, others)
     }
 
     /// The gradient with respect to the second input, which elements come from that are not the first's.
     fn backward_other<'py>(&self, dy: &Array<'py>) -> PyResult<Array<'py>> {
-        let others = PyTuple::empty(dy.py());
         let (kind, scale) = match self.kind {
             Some(Kind::Mix) => (None, self.shift),
             _ => (Some(Kind::Complement), self.scale),
         };
-        self.run(dy.py(), kind, scale, self.gradient(dy, &others, kind)?, None)
+        self.run_on_gradient(kind, scale, dy, &PyTuple::empty(dy.py()))
     }
 
     /// The mask that was drawn or given; None where everything was kept without one.
@@ -152,9 +153,11 @@ pub(super) fn forward<'py>(
     scale: f64,
     shift: f64,
     fill: f64,
-) -> PyResult<(Array<'py>, Plan)> {
-    let (kind, inputs) = checked_call(operation, inputs, out)?;
-    let shape = SmallVec::from_slice(inputs.1[0].shape());
+) -> PyResult<(Array<'py>, Bound<'py, Plan>)> {
+    let kind = kind_of(operation)?;
+    let inputs = arrays(inputs.iter())?;
+    let element = checked_call(kind, &inputs, out)?;
+    let shape = SmallVec::from_slice(inputs[0].shape());
     let mut taken: Option<(&CallKeys, Taken)> = None;
     let drawn = |key| Ok::<_, PyErr>(Keep::Drawn(Mask::new(&drawn_shape(&shape, shared)?, p, key)?));
     let keep = if keep.is_none() {
@@ -178,8 +181,8 @@ pub(super) fn forward<'py>(
         check_broadcast(&extents, &shape)?;
         Keep::Given(given.clone().unbind())
     };
-    let plan = Plan { keep, kind, scale, shift, fill, shape };
-    let y = plan.run(py, kind, scale, inputs, out);
+    let plan = Bound::new(py, Plan { keep, kind, scale, shift, fill, shape })?;
+    let y = plan.get().run(kind, scale, element, inputs, out);
     if let (Err(_), Some((keys, taken))) = (&y, taken) {
         keys.undo(taken);
     }
@@ -189,34 +192,33 @@ pub(super) fn forward<'py>(
 /// Raises what `forward` would raise for the arrays of a call, before a key is drawn for it.
 #[pyfunction]
 pub(super) fn check<'py>(operation: &str, inputs: &Bound<'py, PyTuple>, out: Option<&Array<'py>>) -> PyResult<()> {
-    checked_call(operation, inputs, out).map(|_| ())
+    checked_call(kind_of(operation)?, &arrays(inputs.iter())?, out).map(|_| ())
 }
 
-/// The kind of an operation, none for `SELECT`, and its inputs with their element type.
-fn checked_call<'py>(
-    operation: &str,
-    inputs: &Bound<'py, PyTuple>,
-    out: Option<&Array<'py>>,
-) -> PyResult<(Option<Kind>, (Element, Inputs<'py>))> {
-    let kind = match operation {
-        SELECT => None,
-        name => match Kind::ALL.iter().find(|kind| kind.name() == name) {
-            None => return Err(PyValueError::new_err(format!("{operation} is unknown"))),
-            kind => kind.copied(),
-        },
-    };
-    let inputs = checked_inputs(kind, inputs.iter().map(|input| Ok(input.cast_into()?)))?;
-    check_out(out, &inputs.1[0], inputs.1[0].shape())?;
-    Ok((kind, inputs))
+/// The kind of an operation, none for `SELECT`.
+fn kind_of(operation: &str) -> PyResult<Option<Kind>> {
+    if operation == SELECT {
+        return Ok(None);
+    }
+    let kind = Kind::ALL.iter().find(|kind| kind.name() == operation);
+    kind.map(|kind| Some(*kind)).ok_or_else(|| PyValueError::new_err(format!("{operation} is unknown")))
 }
 
-/// The inputs of a kind: the first of a dtype that it takes, the others of that dtype and broadcasting to its shape.
-fn checked_inputs<'py>(
-    kind: Option<Kind>,
-    inputs: impl Iterator<Item = PyResult<Array<'py>>>,
-) -> PyResult<(Element, Inputs<'py>)> {
+fn arrays<'py>(inputs: impl Iterator<Item = Bound<'py, PyAny>>) -> PyResult<Inputs<'py>> {
+    inputs.map(|input| Ok(input.cast_into()?)).collect()
+}
+
+/// The element type of a call's arrays.
+fn checked_call(kind: Option<Kind>, inputs: &[Array<'_>], out: Option<&Array<'_>>) -> PyResult<Element> {
+    let element = checked_inputs(kind, inputs)?;
+    check_out(out, &inputs[0], inputs[0].shape())?;
+    Ok(element)
+}
+
+/// The element type of the inputs of a kind: the first of a dtype that it takes, the others of that dtype and
+/// broadcasting to its shape.
+fn checked_inputs(kind: Option<Kind>, inputs: &[Array<'_>]) -> PyResult<Element> {
     let names = kind.map_or(&["x"][..], Kind::input_names);
-    let inputs: Inputs<'py> = inputs.collect::<PyResult<_>>()?;
     if inputs.len() != names.len() {
         return Err(PyValueError::new_err(format!("the operation takes {} inputs, got {}", names.len(), inputs.len())));
     }
@@ -241,7 +243,7 @@ fn checked_inputs<'py>(
             return Err(PyValueError::new_err(format!("{name} must broadcast to shape {shape}, got {got}")));
         }
     }
-    Ok((expected, inputs))
+    Ok(expected)
 }
 
 /// `shape` with 1 along the axes that share a decision.
