@@ -33,6 +33,7 @@ impl Mask {
     ///
     /// # Errors
     /// [`Error::Probability`], or [`Error::Size`] for 2^63 elements and more.
+    #[inline]
     pub fn new(shape: &[u64], p: f64, key: Key) -> Result<Self, Error> {
         let p = Probability::new(p)?;
         let size = shape.iter().try_fold(1u64, |size, extent| size.checked_mul(*extent));

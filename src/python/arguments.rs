@@ -3,7 +3,7 @@
 //! The core calls no Python code: what a user passes becomes exact types in the Python layer. A thread that waits for the
 //! interpreter while that ends is stopped there, and Rust cannot be unwound by that.
 
-use std::cell::RefCell;
+use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use pyo3::exceptions::{PyKeyboardInterrupt, PyMemoryError, PyOSError, PyRuntimeError, PyValueError};
@@ -34,14 +34,14 @@ pub(super) fn detached<T: Send>(
     work: impl FnOnce(Interrupt<'_>) -> Result<T, Error> + Send,
 ) -> PyResult<T> {
     let guarded = || {
-        let signal = RefCell::new(None);
+        let signal = Cell::new(None);
         let interrupt = || {
             let raised = Python::attach(|py| py.check_signals());
-            raised.map_err(|error| signal.borrow_mut().replace(error)).is_err()
+            raised.map_err(|error| signal.set(Some(Box::new(error)))).is_err()
         };
         let result = catch_unwind(AssertUnwindSafe(|| work(&interrupt)));
         match (result, signal.take()) {
-            (_, Some(error)) => Err(error),
+            (_, Some(error)) => Err(*error),
             (Ok(result), None) => Ok(result?),
             (Err(panic), None) => {
                 let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());

@@ -159,15 +159,21 @@ pub(super) fn forward<'py>(
     let element = checked_call(kind, &inputs, out)?;
     let shape = SmallVec::from_slice(inputs[0].shape());
     let mut taken: Option<(&CallKeys, Taken)> = None;
-    let drawn = |key| Ok::<_, PyErr>(Keep::Drawn(Mask::new(&drawn_shape(&shape, shared)?, p, key)?));
-    let keep = if keep.is_none() {
-        Keep::All
+    let key = if keep.is_none() {
+        None
     } else if let Ok(key) = keep.cast::<PyKey>() {
-        drawn(key.get().0)?
+        Some(key.get().0)
     } else if let Ok(keys) = keep.cast::<CallKeys>() {
         let (key, undo) = keys.get().next()?;
         taken = Some((keys.get(), undo));
-        drawn(key)?
+        Some(key)
+    } else {
+        None
+    };
+    let keep = if let Some(key) = key {
+        Keep::Drawn(Mask::new(&drawn_shape(&shape, shared)?, p, key)?)
+    } else if keep.is_none() {
+        Keep::All
     } else if let Ok(mask) = keep.cast::<PyMask>() {
         check_broadcast(mask.get().0.shape(), &shape)?;
         Keep::Drawn(mask.get().0.clone())
