@@ -59,7 +59,7 @@ def main() -> None:
         description=(__doc__ or "").partition("\n")[0],
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    own.add_argument("--seed", type=int, default=1, help="of the masks")
+    own.add_argument("--seed", type=int, default=8, help="of the masks")
     own.add_argument("--output", type=Path, default=Path("results"), help="folder for the figure")
     options = own.parse_args()
     if options.seed < 0:
