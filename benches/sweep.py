@@ -35,7 +35,7 @@ def fastest(cases: list[Case], repeats: int, rounds: int) -> NDArray[np.float64]
         for number, (mask, x, out) in enumerate(cases):
             start = perf_counter()
             for _ in range(repeats):
-                mask.apply(x, 2.0, out)
+                mask.apply(x, out, scale=2.0)
             best[number] = min(best[number], (perf_counter() - start) / repeats)
     return best * 1e9
 
