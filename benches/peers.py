@@ -9,7 +9,8 @@ same round. float32 throughout. torch, jax, onnxruntime and bitarray take part i
 import argparse
 import json
 import os
-from collections.abc import Callable, Sequence
+import textwrap
+from collections.abc import Callable, Iterable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -139,6 +140,16 @@ def installed(package: str) -> str | None:
         return None
 
 
+def versions(names: Iterable[str]) -> str:
+    """Write the versions of the frameworks that take part under these names."""
+    packages = dict.fromkeys(PEERS[name][0] for name in names if name in PEERS)
+    return "".join(
+        f", {package} {found}"
+        for package in packages
+        if (found := installed(package)) and package not in ("numpy", "fastdrop-np")
+    )
+
+
 def compare(options: argparse.Namespace, console: Console) -> dict[tuple[int, float], Times]:
     """Time all cases for every size and p."""
     grid = [(size, p) for size in options.sizes for p in options.p]
@@ -211,16 +222,15 @@ def save_json(results: dict[tuple[int, float], Times], about: str, path: Path) -
     path.write_text(json.dumps({"machine": about, "rows": rows}, indent=1) + "\n", encoding="utf-8")
 
 
-def plot(results: dict[tuple[int, float], Times], options: argparse.Namespace, about: str) -> None:
-    """Save the time per element over the size, with the copy as the floor."""
-    figure = Figure(figsize=(5.2 * len(options.p), 5.4), layout="constrained")
-    panels = figure.subplots(1, len(options.p), sharey=True, squeeze=False)[0]
+def plot(results: dict[tuple[int, float], Times], probabilities: Sequence[float]) -> Figure:
+    """Draw the time per element over the size, with the copy as the floor."""
+    figure = Figure(figsize=(5.5, 1.6 + 3.6 * len(probabilities)), layout="constrained")
+    panels = figure.subplots(len(probabilities), 1, sharey=True, squeeze=False)[:, 0]
     markers = "osv^D<>Pp"
-    for axes, p in zip(panels, options.p, strict=True):
+    for axes, p in zip(panels, probabilities, strict=True):
         sizes = [size for size, of in results if of == p]
-        for number, name in enumerate(results[sizes[0], p]):
-            if name.endswith(" only"):
-                continue
+        names = [name for name in results[sizes[0], p] if not name.endswith(" only")]
+        for number, name in enumerate(names):
             each = [np.median(results[size, p][name]) / 2**size * 1e9 for size in sizes]
             style = {US: "-", FLOOR: ":"}.get(name, "--")
             axes.plot(sizes, each, style, marker=markers[number % len(markers)], label=name)
@@ -230,14 +240,14 @@ def plot(results: dict[tuple[int, float], Times], options: argparse.Namespace, a
             yscale="log",
             title=f"p = {p}",
             xticks=sizes,
-            xticklabels=[f"$2^{{{size}}}$" for size in sizes],
+            xticklabels=[f"2^{size}" for size in sizes],
         )
         axes.yaxis.set_major_formatter("{x:g}")
         axes.grid(alpha=0.3)
     labels = panels[0].get_legend_handles_labels()
-    figure.legend(*labels, loc="outside lower center", ncols=4, fontsize="small")  # covers no line
-    figure.suptitle(about.replace(", Linux", ",\nLinux"), fontsize="small")
-    figure.savefig(options.plot, dpi=150)
+    figure.legend(*labels, loc="outside lower center", ncols=2)  # covers no line
+    figure.suptitle(textwrap.fill(machine() + versions(names), 70), fontsize=10)
+    return figure
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -266,15 +276,9 @@ def main() -> None:
     console = Console()
     if not console.is_terminal:
         console = Console(width=140)
-    versions = {package: installed(package) for package, _ in PEERS.values()}
-    about = machine() + "".join(
-        f", {package} {found}"
-        for package, found in versions.items()
-        if found and package not in ("numpy", "fastdrop-np")
-    )
-    console.print(about, soft_wrap=True)
-    absent = [package for package, found in versions.items() if not found]
-    if absent:
+    console.print(machine() + versions(PEERS), soft_wrap=True)
+    packages = dict.fromkeys(package for package, _ in PEERS.values())
+    if absent := [package for package in packages if not installed(package)]:
         console.print(f"not installed, left out: {', '.join(absent)}")
     results = compare(options, console)
     for table in tables(results, options.p):
@@ -286,9 +290,10 @@ def main() -> None:
     for line in lines:
         console.print(f"  {line}", soft_wrap=True)
     if options.json:
+        about = machine() + versions(next(iter(results.values())))
         save_json(results, about, options.json)
     if options.plot:
-        plot(results, options, about)
+        plot(results, options.p).savefig(options.plot, dpi=150)
 
 
 if __name__ == "__main__":

@@ -68,6 +68,21 @@ def largest_step(times: NDArray[np.float64]) -> tuple[int, float]:
     return where, float(steps[where - 1])
 
 
+def plot(
+    aligned: NDArray[np.float64], shifted: NDArray[np.float64], planes: NDArray[np.float64]
+) -> Figure:
+    """Draw the times over lengths, from both addresses, and over p."""
+    figure = Figure(figsize=(5.5, 7), layout="constrained")
+    top, bottom = figure.subplots(2, 1)
+    top.plot(LENGTHS, aligned, linewidth=0.8, label="aligned")
+    top.plot(LENGTHS, shifted, ".", markersize=2, label="one element off")
+    top.set(xlabel="elements (float32), p = 0.5", ylabel="time of a call (ns)", ylim=(0, None))
+    top.legend(markerscale=4)
+    bottom.plot(PROBABILITIES, planes / 2**17, "o-", markersize=3)
+    bottom.set(xlabel="p", ylabel="time per element (ns), 2^17 elements", ylim=(0, None))
+    return figure
+
+
 def main() -> None:
     """Run the sweep and report it."""
     parser = argparse.ArgumentParser(description="Look for lengths and p that are slow.")
@@ -89,15 +104,7 @@ def main() -> None:
         f"p = {PROBABILITIES[planes.argmax()]}"
     )
     if options.plot:
-        figure = Figure(figsize=(10, 4), layout="constrained")
-        left, right = figure.subplots(1, 2)
-        left.plot(LENGTHS, aligned, linewidth=0.8, label="aligned")
-        left.plot(LENGTHS, shifted, linewidth=0.8, label="one element off")
-        left.set(xlabel="elements (float32), p = 0.5", ylabel="time of a call (ns)", ylim=(0, None))
-        left.legend()
-        right.plot(PROBABILITIES, planes / 2**17, "o-", markersize=3)
-        right.set(xlabel="p", ylabel="time per element (ns), 2^17 elements", ylim=(0, None))
-        figure.savefig(options.plot, dpi=150)
+        plot(aligned, shifted, planes).savefig(options.plot, dpi=150)
 
 
 if __name__ == "__main__":

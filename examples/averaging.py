@@ -64,24 +64,25 @@ def plain_error(seed: int, options: argparse.Namespace, tick: study.Tick) -> flo
 
 def plot(sampled: study.Array, scaled: study.Array, plain: study.Array) -> Figure:
     """Draw errors over k, from shapes (seeds, 2, k), (seeds,) and (seeds,)."""
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    figure = Figure(figsize=(study.WIDTH, 4.5), layout="constrained")
     axes = figure.subplots()
     k = np.arange(1, sampled.shape[2] + 1)
     study.draw_band(axes, k, sampled[:, 0], color=study.WITH, label="average of k thinned networks")
-    axes.plot(k, sampled[:, 1].mean(axis=0), color=study.THIRD, label="majority vote of k")
+    axes.plot(k, sampled[:, 1].mean(axis=0), "-.", color=study.THIRD, label="majority vote of k")
     axes.axhline(
         scaled.mean(), color=study.FOURTH, linestyle="--", label="weight scaling, one pass"
     )
     axes.axhline(plain.mean(), color=study.WITHOUT, linestyle=":", label="trained without dropout")
-    axes.axvline(MEETS, color="grey", alpha=0.5, label="k where they meet in the paper")
+    where = (0.98 * MEETS, 1.02 * MEETS)
+    axes.axvspan(*where, color="grey", alpha=0.4, label="where they meet in the paper")
+    ticks = [shown for shown in SHOWN[:-1] if shown <= sampled.shape[2]]
     axes.set(
         xscale="log",
-        xticks=[shown for shown in SHOWN if shown <= sampled.shape[2]],
         xlabel="thinned networks k",
         ylabel="test error (%)",
         title=f"Mean ± standard deviation, {len(scaled)} networks",
     )
-    axes.set_xticklabels([str(shown) for shown in SHOWN if shown <= sampled.shape[2]])
+    axes.set_xticks(ticks, [str(tick) for tick in ticks])
     axes.set_xticks([], minor=True)
     axes.grid(alpha=0.3)
     axes.legend()

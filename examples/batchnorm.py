@@ -243,25 +243,15 @@ def errors_of(
 
 def plot(sizes: Sequence[int], errors: study.Array) -> Figure:
     """Draw test errors, of shape (sizes, without and with normalization, kinds, seeds)."""
-    figure = Figure(figsize=(9, 4), layout="constrained")
-    panels = figure.subplots(1, len(sizes), squeeze=False)[0]
+    figure = Figure(figsize=(study.WIDTH, 0.5 + 3 * len(sizes)), layout="constrained")
+    panels = figure.subplots(len(sizes), 1, squeeze=False)[:, 0]
     for axes, size, of_size in zip(panels, sizes, errors, strict=True):
-        for side, colour, label, of_norm in zip(
-            (-0.2, 0.2), (study.WITHOUT, study.WITH), ("without", "with"), of_size, strict=True
-        ):
-            axes.bar(
-                np.arange(len(KINDS)) + side,
-                of_norm.mean(axis=1),
-                0.38,
-                yerr=of_norm.std(axis=1, ddof=1),
-                color=colour,
-                capsize=3,
-                label=f"{label} batch normalization",
-            )
+        names = [f"{how} batch normalization" for how in ("without", "with")]
+        study.draw_bars(axes, of_size, names)
         axes.set(xlabel=f"dropout ({size:,} training digits)", ylabel="test error (%)")
         axes.set_xticks(range(len(KINDS)), [kind.name.replace(", ", "\n") for kind in KINDS])
         axes.grid(axis="y", alpha=0.3)
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center")
     return figure
 
 

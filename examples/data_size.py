@@ -44,23 +44,23 @@ def test_error(
 
 def plot(sizes: Sequence[int], errors: study.Array, source: str) -> Figure:
     """Draw the errors, of shape (sizes, 2, seeds)."""
-    figure = Figure(figsize=(8, 4), layout="constrained")
-    left, right = figure.subplots(1, 2)
+    figure = Figure(figsize=(study.WIDTH, 7), layout="constrained")
+    top, bottom = figure.subplots(2, 1)
     study.draw_band(
-        left, sizes, errors[:, 0].T, color=study.WITHOUT, marker="o", label="without dropout"
+        top, sizes, errors[:, 0].T, color=study.WITHOUT, marker="o", label="without dropout"
     )
-    study.draw_band(left, sizes, errors[:, 1].T, color=study.WITH, marker="o", label="with dropout")
-    left.set(xscale="log", yscale="log", ylabel="test error (%)")
-    left.set_yticks([2, 5, 10, 20, 50], ["2", "5", "10", "20", "50"])
-    left.set_yticks([], minor=True)
-    left.legend()
-    study.draw_band(right, sizes, (errors[:, 1] / errors[:, 0]).T, color=study.WITH, marker="o")
-    right.axhline(1, color="black", linewidth=0.8)
+    study.draw_band(top, sizes, errors[:, 1].T, color=study.WITH, marker="s", label="with dropout")
+    top.set(xscale="log", yscale="log", ylabel="test error (%)")
+    top.set_yticks([2, 5, 10, 20, 50], ["2", "5", "10", "20", "50"])
+    top.set_yticks([], minor=True)
+    top.legend()
+    study.draw_band(bottom, sizes, (errors[:, 1] / errors[:, 0]).T, color=study.WITH, marker="s")
+    bottom.axhline(1, color="black", linewidth=0.8)
     if source == "mnist":
-        right.axvspan(100, 500, color="grey", alpha=0.15, label="no gain here in the paper")
-        right.legend()
-    right.set(xscale="log", ylabel="error with dropout over that without")
-    for axes in (left, right):
+        bottom.axvspan(100, 500, color="grey", alpha=0.15, label="no gain here in the paper")
+        bottom.legend()
+    bottom.set(xscale="log", ylabel="error with dropout over that without")
+    for axes in (top, bottom):
         axes.set(xlabel=f"training examples ({source})", xticks=sizes)
         axes.set_xticks([], minor=True)
         axes.set_xticklabels([str(size) for size in sizes])

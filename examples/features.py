@@ -22,7 +22,7 @@ from network import DROPOUT, MAX_NORM, NO_DROPOUT, Floats, Labels, Network, Rate
 from numpy.typing import NDArray
 
 PIXELS, SIDE = 784, 28
-SHOWN = 8  # rows and columns of features
+SHOWN = (4, 8)  # rows and columns of features
 QUICK = {"seeds": 2, "epochs": 2, "units": 64, "train_size": 500}
 PAPER = ("2.0", "0.7")  # mean activation without and with dropout, figure 8
 NEAR_ZERO = 0.01
@@ -117,45 +117,41 @@ def measure(dropout: bool, seed: int, options: argparse.Namespace, tick: study.T
 
 def mosaic(features: Floats) -> study.Array:
     """Put the first features side by side, each with the range of its weights as grey levels."""
-    tiles = features[: SHOWN**2]
+    rows, columns = SHOWN
+    tiles = features[: rows * columns]
     tiles = tiles / np.abs(tiles).max(axis=(1, 2), keepdims=True)
-    missing = SHOWN**2 - len(tiles)
+    missing = rows * columns - len(tiles)
     padded = np.pad(tiles, ((0, missing), (1, 1), (1, 1)), constant_values=1)
     size = padded.shape[1]
-    rows = padded.reshape(SHOWN, SHOWN, size, size).transpose(0, 2, 1, 3)
-    return np.asarray(rows.reshape(SHOWN * size, SHOWN * size), np.float64)
+    table = padded.reshape(rows, columns, size, size).transpose(0, 2, 1, 3)
+    return np.asarray(table.reshape(rows * size, columns * size), np.float64)
 
 
 def plot(without: Measured, with_dropout: Measured) -> Figure:
     """Draw features and histograms of one seed."""
-    figure = Figure(figsize=(7, 6.4), layout="constrained")
-    panels = figure.subplots(2, 2, gridspec_kw={"height_ratios": [3, 2]})
+    figure = Figure(figsize=(study.WIDTH, 9), layout="constrained")
+    *mosaics, histogram = figure.subplots(3, 1)
     layers = [kind.layers[0] for kind in (without, with_dropout)]
-    activations = [layer.activations[:, layer.alive()] for layer in layers]
+    activations = [layer.activations[:, layer.alive()].ravel() for layer in layers]
     edges = np.linspace(0, max(float(values.max()) for values in activations), 60)
-    for column, (kind, values, name, colour) in enumerate(
-        zip(
-            (without, with_dropout),
-            activations,
-            ("without dropout", "with dropout"),
-            (study.WITHOUT, study.WITH),
-            strict=True,
-        )
+    for axes, kind, values, name, colour, line in zip(
+        mosaics,
+        (without, with_dropout),
+        activations,
+        ("without dropout", "with dropout"),
+        (study.WITHOUT, study.WITH),
+        ("-", "--"),
+        strict=True,
     ):
-        top, bottom = panels[:, column]
-        top.imshow(mosaic(kind.features), cmap="gray", vmin=-1, vmax=1)
-        top.set_axis_off()
-        top.set_title(f"features, {name}")
-        bottom.hist(values.ravel(), edges, color=colour)
-        mean = values.mean()
-        bottom.axvline(mean, color="black", linestyle="--", label=f"mean {mean:.2f}")
-        bottom.set(yscale="log", xlabel="hidden activation", ylabel="count")
-        bottom.grid(alpha=0.3)
-        bottom.legend()
-    low = min(axes.get_ylim()[0] for axes in panels[1])
-    high = max(axes.get_ylim()[1] for axes in panels[1])
-    for axes in panels[1]:
-        axes.set_ylim(low, high)
+        axes.imshow(mosaic(kind.features), cmap="gray", vmin=-1, vmax=1)
+        axes.set_axis_off()
+        axes.set_title(f"features, {name}")
+        label = f"{name}, mean {values.mean():.2f}"
+        study.draw_histogram(histogram, values, edges, color=colour, linestyle=line, label=label)
+    histogram.set(yscale="log", xlabel="hidden activation", ylabel="density")
+    histogram.yaxis.set_major_formatter("{x:g}")
+    histogram.grid(alpha=0.3)
+    histogram.legend()
     return figure
 
 

@@ -56,15 +56,16 @@ class Variant:
 
     name: str
     colour: str
+    marker: str
     rates: Rates = DROPOUT
     mode: Mode = "inverted"
     max_norm: float | None = MAX_NORM
 
 
 VARIANTS = (
-    Variant("without dropout", study.WITHOUT, NO_DROPOUT, max_norm=None),
-    Variant("with dropout", study.WITH),
-    Variant("standard mode", study.THIRD, mode="standard"),
+    Variant("without dropout", study.WITHOUT, "o", NO_DROPOUT, max_norm=None),
+    Variant("with dropout", study.WITH, "s"),
+    Variant("standard mode", study.THIRD, "^", mode="standard"),
 )
 
 
@@ -126,30 +127,32 @@ def conclude(without: study.Array, with_dropout: study.Array) -> str:
 
 def plot(errors: study.Array, options: argparse.Namespace) -> Figure:
     """Draw the curves, from an array of shape (variants, seeds, epochs, 2)."""
-    figure = Figure(figsize=(8, 5), layout="constrained")
+    figure = Figure(figsize=(study.WIDTH, 5.5), layout="constrained")
     axes = figure.subplots()
     epochs = np.arange(1, options.epochs + 1)
-    for variant, of_variant in zip(VARIANTS, errors, strict=True):
-        for kind, style, name in ((0, "--", "training"), (1, "-", "test")):
-            label = f"{name} error, {variant.name}"
-            if variant.mode == "inverted":
-                values = of_variant[:, :, kind]
-                study.draw_band(
-                    axes, epochs, values, linestyle=style, color=variant.colour, label=label
-                )
-            else:  # on top of the other mode's curves
-                mean = of_variant[:, :, kind].mean(axis=0)
-                axes.plot(epochs, mean, ":", color=variant.colour, linewidth=2.5, label=label)
+    apart = -(-options.epochs // 8)  # epochs between two markers, which take turns
+    for kind, line, name in ((0, "--", "training"), (1, "-", "test")):
+        for i, (variant, of_variant) in enumerate(zip(VARIANTS, errors, strict=True)):
+            study.draw_band(
+                axes,
+                epochs,
+                of_variant[:, :, kind],
+                color=variant.colour,
+                linestyle=line,
+                marker=variant.marker,
+                markevery=(i * apart // len(VARIANTS), apart),
+                label=f"{name}, {variant.name}",
+            )
     axes.set(
         xlabel="epoch (passes over the training set)",
         ylabel="misclassified (%)",
         ylim=(0, np.percentile(errors, 98)),
         title=f"{options.train_size:,} training and {options.test_size:,} test images "
-        f"({options.data}): mean ± standard deviation, {options.seeds} seeds",
+        f"({options.data}):\nmean ± standard deviation, {options.seeds} seeds",
     )
     axes.margins(x=0)
     axes.grid(alpha=0.3)
-    axes.legend(ncols=len(VARIANTS), fontsize="small")
+    figure.legend(loc="outside lower center", ncols=2, handlelength=3)
     return figure
 
 

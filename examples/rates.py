@@ -38,8 +38,8 @@ def errors_of(
 
 def plot(errors: study.Array, options: argparse.Namespace) -> Figure:
     """Draw the errors, of shape (2 ways, shares, seeds, 2)."""
-    figure = Figure(figsize=(9, 4), layout="constrained")
-    panels = figure.subplots(1, 2, sharey=True)
+    figure = Figure(figsize=(study.WIDTH, 7), layout="constrained")
+    panels = figure.subplots(2, 1, sharey=True)
     titles = (
         f"{options.units} units in each layer",
         f"{options.kept_units} kept units expected in each layer",
@@ -49,16 +49,16 @@ def plot(errors: study.Array, options: argparse.Namespace) -> Figure:
             axes, KEPT, of_way[..., 1].T, color=study.WITH, marker="o", label="test error"
         )
         study.draw_band(
-            axes, KEPT, of_way[..., 0].T, color=study.WITHOUT, marker="o", label="training error"
+            axes, KEPT, of_way[..., 0].T, color=study.WITHOUT, marker="s", label="training error"
         )
         axes.set(
             xlabel="share of hidden units kept, 1 - p",
+            ylabel="misclassified (%)",
             title=title,
             ylim=(-0.5, 2.5 * np.median(errors[..., 1])),
         )
         axes.grid(alpha=0.3)
     panels[0].axvspan(*FLAT, color="grey", alpha=0.15, label="flat here in the paper")
-    panels[0].set_ylabel("misclassified (%)")
     panels[0].legend()
     return figure
 

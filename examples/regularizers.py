@@ -61,15 +61,9 @@ def choose(validation: study.Array) -> int:
 
 def plot(names: list[str], chosen: list[list[study.Array]]) -> Figure:
     """Draw test errors, `chosen[row][dropout]` of shape (seeds,), a bar each."""
-    figure = Figure(figsize=(8, 4), layout="constrained")
+    figure = Figure(figsize=(study.WIDTH, 4), layout="constrained")
     axes = figure.subplots()
-    for dropout, (colour, label) in enumerate(
-        ((study.WITHOUT, "without dropout"), (study.WITH, "with dropout"))
-    ):
-        where = np.arange(len(names)) + 0.2 * (2 * dropout - 1)
-        means = [pair[dropout].mean() for pair in chosen]
-        deviations = [pair[dropout].std(ddof=1) for pair in chosen]
-        axes.bar(where, means, 0.38, yerr=deviations, color=colour, capsize=3, label=label)
+    study.draw_bars(axes, np.swapaxes(chosen, 0, 1), ("without dropout", "with dropout"))
     axes.set(ylabel="test error (%)")
     axes.set_xticks(range(len(names)), names)
     axes.grid(axis="y", alpha=0.3)

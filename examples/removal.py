@@ -51,25 +51,31 @@ def errors_of(
 
 def plot(errors: study.Array) -> Figure:
     """Draw the errors, of shape (without and with, seeds, 2, shares)."""
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    figure = Figure(figsize=(study.WIDTH, 5), layout="constrained")
     axes = figure.subplots()
-    for of_kind, colour, name in zip(
-        errors, (study.WITHOUT, study.WITH), ("without", "with"), strict=True
+    for of_kind, colour, marker, name in zip(
+        errors, (study.WITHOUT, study.WITH), "os", ("without", "with"), strict=True
     ):
         for i, (style, rest) in enumerate((("-", "rest scaled up"), ("--", "rest as it is"))):
             label = f"trained {name} dropout, {rest}"
             study.draw_band(
-                axes, SHARES, of_kind[:, i], color=colour, linestyle=style, marker="o", label=label
+                axes,
+                SHARES,
+                of_kind[:, i],
+                color=colour,
+                linestyle=style,
+                marker=marker,
+                label=label,
             )
     axes.axhline(100 - 100 / CLASSES, color="grey", linewidth=0.8)
-    axes.text(0, 100 - 100 / CLASSES, "chance", color="grey", va="bottom")
+    axes.text(0, 100 - 100 / CLASSES - 1, "chance", color="grey", va="top")
     axes.set(
         xlabel="share of hidden units removed at test time",
         ylabel="test error (%)",
         title=f"Mean ± standard deviation, {errors.shape[1]} seeds",
     )
     axes.grid(alpha=0.3)
-    axes.legend()
+    axes.legend(handlelength=3)
     return figure
 
 

@@ -81,21 +81,23 @@ def slope(counts: Sequence[int], distance: study.Array) -> float:
 
 def plot(counts: Sequence[int], distance: study.Array, p: float) -> Figure:
     """Draw distances, of shape (seeds, len(counts)), and the law of large numbers."""
-    figure = Figure(figsize=(8, 5), layout="constrained")
+    figure = Figure(figsize=(study.WIDTH, 4.5), layout="constrained")
     axes = figure.subplots()
     study.draw_band(
         axes, counts, distance, color=study.WITH, marker="o", label="dropout on the inputs"
     )
     expected = distance[:, -1].mean() * np.sqrt(counts[-1] / np.array(counts))
-    axes.plot(counts, expected, "--", color=study.WITHOUT, label="$k^{-1/2}$")
+    axes.plot(counts, expected, "--", color=study.WITHOUT, label="one over the root of k")
     axes.set(
         xscale="log",
         yscale="log",
         xlabel="masks k",
         ylabel="distance from ridge regression, relative",
-        title=f"Dropout with p = {p} in linear regression: mean ± standard deviation, "
-        f"{len(distance)} seeds",
+        title=f"Dropout with p = {p} in linear regression:\n"
+        f"mean ± standard deviation, {len(distance)} seeds",
     )
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter("{x:g}")
     axes.grid(alpha=0.3)
     axes.legend()
     return figure

@@ -28,6 +28,10 @@ Tick = Callable[[], None]
 # From Okabe and Ito's palette, made to be told apart by colour-blind readers too.
 WITHOUT, WITH, THIRD, FOURTH = "#D55E00", "#0072B2", "#009E73", "#CC79A7"
 
+# Of every figure, in inches, with panels one above another: letters of 10 points, the least that
+# there are, have 10 pixels on a phone 400 pixels wide.
+WIDTH = 5.5
+
 console = Console(width=None if sys.stdout.isatty() else 110)  # wide enough for every table
 
 
@@ -174,6 +178,30 @@ def draw_band(axes: Any, x: Any, values: Array, **style: Any) -> None:
     axes.fill_between(
         x, mean - deviation, mean + deviation, color=style.get("color"), alpha=0.2, linewidth=0
     )
+
+
+def draw_bars(axes: Any, pair: Array, labels: Sequence[str]) -> None:
+    """Draw the means of `pair`, of shape (2, places, seeds), with their standard deviations."""
+    for side, colour, hatch, values, label in zip(
+        (-0.2, 0.2), (WITHOUT, WITH), ("", "//"), pair, labels, strict=True
+    ):
+        axes.bar(
+            np.arange(len(values)) + side,
+            values.mean(axis=1),
+            0.38,
+            yerr=values.std(axis=1, ddof=1),
+            color=colour,
+            edgecolor="white",
+            hatch=hatch,
+            capsize=3,
+            label=label,
+        )
+
+
+def draw_histogram(axes: Any, values: Any, edges: Any, **style: Any) -> None:
+    """Draw the density of `values` between the edges as the outline of their histogram."""
+    density, _ = np.histogram(values, edges, density=True)
+    axes.step(edges, np.append(density, 0), where="post", linewidth=2, **style)
 
 
 def save_figure(figure: Figure, path: Path) -> None:

@@ -66,12 +66,12 @@ def main() -> None:
         own.error(f"--seed must be at least 0, got {options.seed}")
     study.make_folder(own, options.output)
     thin = masks(options.seed)
-    figure = Figure(figsize=(8, 3.6), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    draw(left, [np.ones_like(layer) for layer in thin])
-    left.set_title("a standard network")
-    draw(right, thin)
-    right.set_title(f"thinned: p = {RATES[0]} below, {RATES[1]} inside")
+    figure = Figure(figsize=(study.WIDTH, 7), layout="constrained")
+    top, bottom = figure.subplots(2, 1)
+    draw(top, [np.ones_like(layer) for layer in thin])
+    top.set_title("a standard network")
+    draw(bottom, thin)
+    bottom.set_title(f"thinned: p = {RATES[0]} below, {RATES[1]} inside")
     study.save_figure(figure, options.output / "thinned.png")
 
 

@@ -26,7 +26,7 @@ from sklearn.metrics import roc_auc_score
 SIDE = 28
 TEST_SIZE = 1000
 ANGLES = np.arange(0, 181, 15)
-SHOWN_ANGLES = ANGLES[:7]
+SHOWN_ANGLES = ANGLES[:7:2]
 SHOWN_DIGIT = 1  # the class of the digit that is turned in the figure
 GROUPS = ("test digits", "class left out", "noise", "turned by 90°")
 MEASURES = ("entropy", "mutual information", "single pass")
@@ -115,45 +115,43 @@ def detection(groups: list[study.Array]) -> NDArray[np.float64]:
 
 def plot(found: list[Doubt]) -> Figure:
     """Draw one digit with its votes, entropies of all groups, and doubt over the angle."""
-    figure = Figure(figsize=(9, 9), layout="constrained")
-    top, bottom = figure.subfigures(2, 1, squeeze=False)[:, 0]
+    figure = Figure(figsize=(study.WIDTH, 12), layout="constrained")
+    top, bottom = figure.subfigures(2, 1, height_ratios=(5, 7), squeeze=False)[:, 0]
     first = found[0]
-    panels = top.subplots(
-        2, len(SHOWN_ANGLES), gridspec_kw={"height_ratios": [2, 3]}, squeeze=False
-    )
-    for i, (angle, digit) in enumerate(zip(SHOWN_ANGLES, first.digit, strict=True)):
-        panels[0, i].imshow(digit, cmap="gray_r")
-        panels[0, i].set_axis_off()
-        panels[0, i].set_title(f"{angle}°")
+    rows = top.subplots(len(SHOWN_ANGLES), 2, sharex="col", width_ratios=(1, 4))
+    for i, ((image, axes), angle, digit) in enumerate(
+        zip(rows, SHOWN_ANGLES, first.digit, strict=True)
+    ):
+        image.imshow(digit, cmap="gray_r")
+        image.set_axis_off()
+        image.set_title(f"{angle}°")
         votes = first.votes[:, i]
         x = np.broadcast_to(np.arange(CLASSES), votes.shape)
-        panels[1, i].plot(x.ravel(), votes.ravel(), ".", color=study.WITH, alpha=0.15, markersize=4)
-        panels[1, i].plot(
-            np.arange(CLASSES), votes.mean(axis=0), "_", color=study.WITHOUT, markersize=8
-        )
-        panels[1, i].set(ylim=(-0.03, 1.03), xticks=range(0, CLASSES, 2))
-        panels[1, i].tick_params(labelsize="small")
-        if i:
-            panels[1, i].set_yticklabels([])
-    panels[1, 0].set_ylabel("probability")
-    top.supxlabel("class (dots: each thinned network; bars: their mean)", fontsize="medium")
+        axes.plot(x.ravel(), votes.ravel(), ".", color=study.WITH, alpha=0.15)
+        axes.plot(np.arange(CLASSES), votes.mean(axis=0), "_", color=study.WITHOUT, markersize=16)
+        axes.set(ylim=(-0.05, 1.05), xticks=range(CLASSES), ylabel="probability")
+    rows[-1, 1].set_xlabel("class (dots: each thinned network; bars: their mean)")
 
-    left, right = bottom.subplots(1, 2)
-    colours = (study.WITH, study.WITHOUT, study.THIRD, "black")
-    for i, (name, colour) in enumerate(zip(GROUPS, colours, strict=True)):
-        entropy = np.concatenate([doubt.groups[i][0] for doubt in found])
-        edges = np.linspace(0, np.log(CLASSES), 40)
-        left.hist(
-            entropy, edges, density=True, histtype="step", color=colour, linewidth=2, label=name
+    above, below = bottom.subplots(2, 1)
+    edges = np.linspace(0, np.log(CLASSES), 40)
+    for i, (name, colour, line) in enumerate(
+        zip(
+            GROUPS,
+            (study.WITH, study.WITHOUT, study.THIRD, "black"),
+            ("-", "--", ":", "-."),
+            strict=True,
         )
-    left.set(xlabel="entropy of the mean prediction (nats)", ylabel="density")
-    for j, (name, colour) in enumerate(
-        zip(MEASURES, (study.WITH, study.THIRD, study.WITHOUT), strict=True)
+    ):
+        entropy = np.concatenate([doubt.groups[i][0] for doubt in found])
+        study.draw_histogram(above, entropy, edges, color=colour, linestyle=line, label=name)
+    above.set(xlabel="entropy of the mean prediction (nats)", ylabel="density")
+    for j, (name, colour, marker) in enumerate(
+        zip(MEASURES, (study.WITH, study.THIRD, study.WITHOUT), "os^", strict=True)
     ):
         values = np.array([doubt.angles[:, j] for doubt in found])
-        study.draw_band(right, ANGLES, values, color=colour, marker="o", label=name)
-    right.set(xlabel="test digits turned by (degrees)", ylabel="mean (nats)", xticks=ANGLES[::3])
-    for axes in (left, right):
+        study.draw_band(below, ANGLES, values, color=colour, marker=marker, label=name)
+    below.set(xlabel="test digits turned by (degrees)", ylabel="mean (nats)", xticks=ANGLES[::3])
+    for axes in (above, below):
         axes.grid(alpha=0.3)
         axes.legend()
     return figure

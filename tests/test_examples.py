@@ -4,19 +4,36 @@ from __future__ import annotations
 
 import sys
 import threading
+from argparse import Namespace
+from collections.abc import Callable
+from itertools import combinations
 from pathlib import Path
 
 import fastdrop as fd
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
+from matplotlib.legend import Legend
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.text import Text
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
+sys.path.insert(0, str(Path(__file__).parent.parent / "benches"))
 
+import averaging
 import batchnorm
+import data_size
 import features
 import network
+import overfitting
+import peers
+import rates
 import regularizers
+import removal
+import ridge
 import study
+import sweep
 import uncertainty
 from network import Digits, Experiment, Network, Rates, Training
 
@@ -396,3 +413,73 @@ def test_a_convolutional_network_normalizes_by_the_batch_in_evaluation() -> None
     model.train()
     assert all(norm.training for norm in model.norms)
     assert not np.allclose(model.forward(images[:1]), model.forward(images)[:1], atol=1e-3)
+
+
+def noise(*shape: int) -> np.ndarray:
+    return 1 + np.random.default_rng(0).random(shape)
+
+
+def some_features() -> features.Measured:
+    return features.Measured([features.Layer("", noise(9, 40))], noise(40, 28, 28), 1.0)
+
+
+def some_doubt() -> uncertainty.Doubt:
+    groups = [noise(3, 5) for _ in uncertainty.GROUPS]
+    angles = len(uncertainty.SHOWN_ANGLES)
+    votes, digit = noise(2, angles, 10) / 2, noise(angles, 28, 28)
+    return uncertainty.Doubt(groups, noise(len(uncertainty.ANGLES), 3), votes, digit)
+
+
+def some_times() -> dict[tuple[int, float], peers.Times]:
+    names = [peers.FLOOR, peers.IDIOM, peers.US, *peers.PEERS]
+    return {(size, 0.5): {name: noise(3) for name in names} for size in (14, 17)}
+
+
+RUN = Namespace(epochs=9, train_size=1000, test_size=4000, data="mnist", seeds=3)
+FIGURES: dict[str, Callable[[], Figure]] = {
+    "averaging": lambda: averaging.plot(noise(3, 2, 120), noise(3), noise(3)),
+    "batchnorm": lambda: batchnorm.plot([1000, 4000], noise(2, 2, len(batchnorm.KINDS), 3)),
+    "data size": lambda: data_size.plot([20, 4000], noise(2, 2, 3), "mnist"),
+    "features": lambda: features.plot(some_features(), some_features()),
+    "overfitting": lambda: overfitting.plot(noise(len(overfitting.VARIANTS), 3, 9, 2), RUN),
+    "peers": lambda: peers.plot(some_times(), [0.5]),
+    "rates": lambda: rates.plot(noise(2, 10, 3, 2), Namespace(units=512, kept_units=128)),
+    "regularizers": lambda: regularizers.plot(["nothing", "L2"], noise(2, 2, 3)),
+    "removal": lambda: removal.plot(noise(2, 3, 2, len(removal.SHARES))),
+    "ridge": lambda: ridge.plot([1, 4096], noise(3, 2), 0.5),
+    "sweep": lambda: sweep.plot(noise(2001), noise(2001), noise(65)),
+    "uncertainty": lambda: uncertainty.plot([some_doubt(), some_doubt()]),
+}
+
+
+def without_colour(key: Line2D | Patch) -> tuple[object, ...]:
+    """Return what is left of a legend's key in print, beside the shade."""
+    if isinstance(key, Line2D):
+        return key.get_linestyle(), key.get_marker()
+    return key.get_linestyle(), key.get_hatch(), key.get_alpha(), key.get_fill()
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("name", FIGURES)
+def test_each_key_of_a_legend_is_told_without_its_colour(name: str) -> None:
+    """Two lines or bars differ in nothing but the hue, which greys and some eyes do not show."""
+    legends = FIGURES[name]().findobj(Legend)
+    assert legends
+    for legend in legends:
+        for one, other in combinations(legend.legend_handles, 2):
+            assert without_colour(one) != without_colour(other), legend
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("name", FIGURES)
+def test_words_of_a_figure_are_legible_on_a_phone(name: str) -> None:
+    """Of 400 pixels, a wide figure leaves a letter less than 9, or words reach over the edge."""
+    figure = FIGURES[name]()
+    figure.draw_without_rendering()
+    width, height = figure.get_size_inches()
+    for text in figure.findobj(Text):
+        assert not text.get_text() or text.get_fontsize() / 72 * 400 / width >= 9, text
+    words = figure.get_tightbbox()
+    assert min(words.x0, words.y0) >= 0
+    assert words.x1 <= width
+    assert words.y1 <= height
