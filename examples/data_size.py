@@ -37,8 +37,12 @@ def test_error(
         train_size=size,
         test_size=options.test_size,
     )
-    bound = MAX_NORM if dropout else None
-    study.learn(experiment, Training(study.epochs(size, options.steps), max_norm=bound), tick)
+    how = Training(
+        study.epochs(size, options.steps),
+        learning_rate=SOURCES[options.data].learning_rate,
+        max_norm=MAX_NORM if dropout else None,
+    )
+    study.learn(experiment, how, tick)
     return error(experiment.network, experiment.test_set)
 
 

@@ -10,6 +10,8 @@ same digits, initial weights and mini-batches; the two modes have the same masks
 the same network up to rounding.
 
 One learning rate serves all, and it is not the best for each: `--learning-rate` is there to try.
+Where it is too high, units go silent: they give 0 for every image, have no gradient, and so stay
+silent. The program warns if these are most of a layer.
 Seeds draw their digits from the same 5,000, so their spread understates that of fresh data.
 
 `--data fashion --train-size 60000 --epochs 20 --hidden 1024 1024` is a run of full size.
@@ -18,6 +20,7 @@ The papers: Hinton et al., arXiv:1207.0580, 2012; Srivastava et al., JMLR 15, 20
 """
 
 import argparse
+import sys
 from dataclasses import dataclass
 
 import numpy as np
@@ -71,8 +74,16 @@ VARIANTS = (
 
 def learn(
     variant: Variant, seed: int, options: argparse.Namespace, tick: study.Tick
-) -> study.Array:
-    """Train one network; return its training and test errors, in percent, shape (epochs, 2)."""
+) -> tuple[study.Array, list[float]]:
+    """Train one network.
+
+    Returns
+    -------
+    errors : ndarray, shape (epochs, 2)
+        Training and test errors, in percent.
+    silent : list of float
+        The percentage of units, of each hidden layer, that are 0 for all training images.
+    """
     experiment = prepare(
         seed,
         options.hidden,
@@ -88,7 +99,7 @@ def learn(
     for _ in train(network, train_set, how, rng):
         errors.append((error(network, train_set), error(network, test_set)))
         tick()
-    return np.array(errors)
+    return np.array(errors), network.silent(train_set.images)
 
 
 def tabulate(last: study.Array, source: str) -> list[dict[str, str]]:
@@ -122,6 +133,21 @@ def conclude(without: study.Array, with_dropout: study.Array) -> str:
         f"{verdict} the test error was {abs(mean):.2f} points {'lower' if mean < 0 else 'higher'} "
         f"on average (standard error {error_of_mean:.2f}), and lower in {won} of "
         f"{len(difference)} seeds."
+    )
+
+
+def warning(silent: study.Array) -> str:
+    """Warn of the worst layer, from percentages of silent units, shape (variants, seeds, layers).
+
+    If most of its units are alive, there is nothing to say.
+    """
+    means = silent.mean(axis=1)
+    variant, layer = np.unravel_index(means.argmax(), means.shape)
+    if means.max() <= 50:
+        return ""
+    return (
+        f"Warning: {VARIANTS[variant].name}, {means.max():.0f} % of the units in hidden layer "
+        f"{layer + 1} are 0 for every training image; try a smaller --learning-rate."
     )
 
 
@@ -159,20 +185,23 @@ def plot(errors: study.Array, options: argparse.Namespace) -> Figure:
 def main() -> None:
     """Run the comparison and report it."""
     own = study.parser(__doc__, seeds=5, epochs=40, hidden=[512, 512])
-    own.add_argument("--learning-rate", type=float, default=0.1, help="at the start, for all")
+    own.add_argument("--learning-rate", type=float, help="at the start, for all (the data's own)")
     own.add_argument("--data", choices=SOURCES, default="mnist", help="what to learn")
     own.add_argument("--train-size", type=int, default=1000, help="images to train on")
     own.add_argument("--test-size", type=int, help="images to test on (all others)")
     options = study.parse(own, QUICK)
     digits = load(options.data)
+    if options.learning_rate is None:
+        options.learning_rate = SOURCES[options.data].learning_rate
     if options.test_size is None:
         options.test_size = available(digits) - options.train_size
     name = "overfitting" if options.data == "mnist" else f"overfitting_{options.data}"
 
     jobs = [(variant, seed) for variant in VARIANTS for seed in range(options.seeds)]
-    curves = study.run(
-        lambda job, tick: learn(*job, options, tick), jobs, steps=len(jobs) * options.epochs
+    found = study.run(
+        lambda job, tick: learn(*job, options, tick), jobs, len(jobs) * options.epochs, even=True
     )
+    curves, silent = zip(*found, strict=True)
     errors = np.array(curves).reshape(len(VARIANTS), options.seeds, options.epochs, 2)
     last = errors[:, :, -1]
     title = f"After the last epoch: mean ± standard deviation, {options.seeds} seeds"
@@ -186,6 +215,8 @@ def main() -> None:
     if options.data == "mnist":
         study.say("The paper trained on 60,000 digits, and other networks for either number.")
     study.save_figure(plot(errors, options), options.output / f"{name}.png")
+    if sentence := warning(np.array(silent).reshape(len(VARIANTS), options.seeds, -1)):
+        print(sentence, file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -6,8 +6,10 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import count
 from pathlib import Path
 from threading import Event
+from time import monotonic
 from typing import Any, TypeVar
 
 import numpy as np
@@ -94,7 +96,9 @@ def make_folder(parser: argparse.ArgumentParser, path: Path) -> None:
         parser.error(f"--output must be a folder: {failure}")
 
 
-def run(work: Callable[[Job, Tick], Result], jobs: Sequence[Job], steps: int) -> list[Result]:
+def run(
+    work: Callable[[Job, Tick], Result], jobs: Sequence[Job], steps: int, *, even: bool = False
+) -> list[Result]:
     """Do all jobs, as many at a time as there are processors; show progress; return the results.
 
     The matrix products of a job use one thread: matrices of this size gain little from more, and
@@ -108,6 +112,9 @@ def run(work: Callable[[Job, Tick], Result], jobs: Sequence[Job], steps: int) ->
         What there is to do.
     steps : int
         How often all of `work` together calls its `Tick`.
+    even : bool
+        Whether all steps take the same time. Then the first ones tell how long all of them will,
+        which is said if it is minutes.
     """
     columns = (
         TextColumn("{task.description}"),
@@ -119,12 +126,18 @@ def run(work: Callable[[Job, Tick], Result], jobs: Sequence[Job], steps: int) ->
     )
     stop = Event()
     allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
-    pool = ThreadPoolExecutor(len(allowed) if allowed else os.cpu_count())
+    workers = min(len(jobs), len(allowed) if allowed else os.cpu_count() or 1)
+    pool = ThreadPoolExecutor(workers)
+    done, start = count(1), monotonic()
     with threadpool_limits(1), Progress(*columns, console=console) as progress:
         task = progress.add_task(f"{len(jobs)} networks", total=steps)
 
         def tick() -> None:
             progress.advance(task)
+            if next(done) == workers and even:
+                minutes = (monotonic() - start) * steps / workers / 60
+                if minutes >= 2:
+                    say(f"All {len(jobs)} networks will take about {minutes:.0f} minutes.")
             if stop.is_set():
                 raise InterruptedError("stopped by another thread")
 

@@ -318,6 +318,51 @@ def test_initial_weights_have_another_variance() -> None:
     assert model.weights[0].std() == pytest.approx(np.sqrt(2 / 600), rel=0.01)
 
 
+def test_units_that_no_image_activates_are_silent() -> None:
+    """Counted are those that some image leaves at 0, those dropped, or those of another layer.
+
+    The first of three units is active for the first image only, the second never, the third always;
+    the one unit of the second layer follows the first.
+    """
+    rngs = dict(zip(("weights_rng", "dropout_rng"), generators(0, 2), strict=True))
+    model = Network([2, 3, 1, 10], Rates(0.0, 0.9), **rngs)
+    model.weights[0][:] = [[1, -1, 1], [-1, -1, 1]]
+    model.weights[1][:] = [[1], [0], [0]]
+    assert model.silent(np.eye(2, dtype=np.float32)) == pytest.approx([100 / 3, 0])
+
+
+def test_a_warning_names_the_network_and_layer_of_most_silent_units() -> None:
+    """The worst layer passes unnoticed, or a network is blamed of which half is alive."""
+    silent = np.zeros((len(overfitting.VARIANTS), 2, 3))
+    silent[1, :, 0] = 45, 55
+    assert overfitting.warning(silent) == ""
+    silent[1, :, 1] = 60, 90
+    assert "with dropout, 75 % of the units in hidden layer 2" in overfitting.warning(silent)
+
+
+@pytest.mark.parametrize("name", network.SOURCES)
+def test_overfitting_learns_each_data_set_at_its_own_rate(
+    name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One rate serves all data; or the warning is lost, or goes to the wrong stream."""
+    rates = []
+
+    def learn(
+        variant: overfitting.Variant, seed: int, options: Namespace, tick: study.Tick
+    ) -> tuple[np.ndarray, list[float]]:
+        rates.append(options.learning_rate)
+        return noise(options.epochs, 2), [80.0, 0.0]
+
+    digits = Digits(np.zeros((1000, 1), np.float32), np.arange(1000) % 10)
+    monkeypatch.setattr(overfitting, "load", lambda source: digits)
+    monkeypatch.setattr(overfitting, "learn", learn)
+    command = ["overfitting.py", "--quick", "--data", name, "--output", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", command)
+    overfitting.main()
+    assert set(rates) == {network.SOURCES[name].learning_rate}
+    assert capsys.readouterr().err.count("Warning: ") == 1
+
+
 def test_results_come_in_another_order_than_jobs() -> None:
     """The first job waits for the second; where there is one processor, for its time to be up."""
     second_is_done = threading.Event()
@@ -331,6 +376,22 @@ def test_results_come_in_another_order_than_jobs() -> None:
         return job * job
 
     assert study.run(work, [0, 1, 2, 3], steps=4) == [0, 1, 4, 9]
+
+
+@pytest.mark.parametrize(("seconds", "said"), [(60.0, "about 5 minutes"), (20.0, "")])
+def test_first_steps_tell_how_long_minutes_of_work_take(
+    seconds: float,
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A long run says nothing, a short one does, or the two workers are taken for one."""
+    monkeypatch.setattr(study.os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
+    monkeypatch.setattr(study, "monotonic", iter([0.0, seconds]).__next__)
+    study.run(lambda job, tick: [tick() for _ in range(5)], [0, 1], steps=10, even=True)
+    output = capsys.readouterr().out
+    assert said in output
+    assert bool(said) == ("minutes" in output)
 
 
 def test_a_failure_in_one_job_lets_the_others_go_on() -> None:
