@@ -60,15 +60,17 @@ class Variant:
     name: str
     colour: str
     marker: str
+    lines: tuple[str, str] = ("--", "-")  # of training and test errors
     rates: Rates = DROPOUT
     mode: Mode = "inverted"
     max_norm: float | None = MAX_NORM
 
 
 VARIANTS = (
-    Variant("without dropout", study.WITHOUT, "o", NO_DROPOUT, max_norm=None),
+    Variant("without dropout", study.WITHOUT, "o", rates=NO_DROPOUT, max_norm=None),
     Variant("with dropout", study.WITH, "s"),
-    Variant("standard mode", study.THIRD, "^", mode="standard"),
+    # Its lines have gaps: those of the other mode lie beneath.
+    Variant("standard mode", study.THIRD, "^", (":", "-."), mode="standard"),
 )
 
 
@@ -157,14 +159,14 @@ def plot(errors: study.Array, options: argparse.Namespace) -> Figure:
     axes = figure.subplots()
     epochs = np.arange(1, options.epochs + 1)
     apart = -(-options.epochs // 8)  # epochs between two markers, which take turns
-    for kind, line, name in ((0, "--", "training"), (1, "-", "test")):
+    for kind, name in enumerate(("training", "test")):
         for i, (variant, of_variant) in enumerate(zip(VARIANTS, errors, strict=True)):
             study.draw_band(
                 axes,
                 epochs,
                 of_variant[:, :, kind],
                 color=variant.colour,
-                linestyle=line,
+                linestyle=variant.lines[kind],
                 marker=variant.marker,
                 markevery=(i * apart // len(VARIANTS), apart),
                 label=f"{name}, {variant.name}",
