@@ -1,11 +1,13 @@
 """Dropout for NumPy arrays at the speed of memory.
 
 `p` is the probability to DROP an element, everywhere in this package. (The papers that introduced
-dropout call p the probability to keep one.)
+dropout call the probability to keep p.)
 
 Whether an element is kept is a pure function of a key, of `p` and of the element's C-order index.
-So a mask is the same for every number of threads, CPU, memory layout, dtype and chunk, and is
-never stored: what is needed again is drawn again.
+So a mask is the same for every number of threads, CPU, memory layout, dtype and chunk. Masks are
+not stored: they are drawn again when needed.
+
+All examples assume ``import numpy as np`` and ``import fastdrop as fd``.
 """
 
 from fastdrop import monte_carlo, schedules

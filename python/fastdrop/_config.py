@@ -1,4 +1,4 @@
-"""What this installation is and uses: threads, instructions, versions."""
+"""The installation and its settings: threads, SIMD level, versions."""
 
 from typing import Literal, SupportsIndex, overload
 
@@ -9,21 +9,11 @@ STREAM_VERSION = 2
 
 
 def set_num_threads(n: SupportsIndex) -> None:
-    """Set how many threads large calls use.
+    """Set how many threads large calls use; results do not depend on it.
 
-    Parameters
-    ----------
-    n : int
-        At least 1; more than 256 are never used. It starts as the environment variable
-        FASTDROP_NUM_THREADS, or else as the number of CPUs that the process may use.
+    `n` is at least 1; never more than 256 are used. The initial value is the environment variable
+    FASTDROP_NUM_THREADS or else the number of CPUs that the process may use.
 
-    Notes
-    -----
-    Masks and results do not depend on it.
-
-    Examples
-    --------
-    >>> import fastdrop as fd
     >>> before = fd.get_num_threads()
     >>> fd.set_num_threads(1)
     >>> fd.get_num_threads()
@@ -34,15 +24,8 @@ def set_num_threads(n: SupportsIndex) -> None:
 
 
 def get_num_threads() -> int:
-    """Get how many threads large calls use.
+    """Return how many threads large calls use.
 
-    Returns
-    -------
-    int
-
-    Examples
-    --------
-    >>> import fastdrop as fd
     >>> fd.get_num_threads() >= 1
     True
     """
@@ -56,25 +39,11 @@ def show_config(mode: Literal["dicts"]) -> dict[str, object]: ...
 def show_config(mode: Literal["stdout", "dicts"] = "stdout") -> dict[str, object] | None:
     """Show the version, the SIMD level and the number of threads in use.
 
-    Parameters
-    ----------
-    mode : {"stdout", "dicts"}, default "stdout"
-        Whether to print the configuration or to return it, as in `numpy.show_config`.
+    By default it prints them; with mode "dicts" it returns a dict, as `numpy.show_config` does,
+    with the keys "version", "stream", "simd", "simd_available" and "threads". Masks stay the same
+    while the number "stream" does. The environment variables FASTDROP_SIMD (portable, neon, avx2,
+    vaes or avx512) and FASTDROP_NUM_THREADS are read at import; neither changes a result.
 
-    Returns
-    -------
-    dict or None
-        With the keys "version", "stream" (version of the random stream: masks are the same as long
-        as it is), "simd", "simd_available" and "threads".
-
-    Notes
-    -----
-    The environment variables FASTDROP_SIMD (portable, neon, avx2, vaes or avx512) and
-    FASTDROP_NUM_THREADS are read at import. Neither changes a result.
-
-    Examples
-    --------
-    >>> import fastdrop as fd
     >>> fd.show_config("dicts")["stream"]
     2
     """

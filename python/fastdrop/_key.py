@@ -1,4 +1,4 @@
-"""Keys, and where they come from: all entropy that fastdrop uses enters here."""
+"""Keys, and the seeds they are drawn from: all entropy that fastdrop uses enters here."""
 
 import os
 import sys
@@ -27,18 +27,18 @@ class Key(_core.Key):
     ----------
     seed : None, int, sequence or array of int, SeedSequence, BitGenerator or Generator, optional
         As for `numpy.random.default_rng`. None takes fresh entropy from the operating system. A
-        BitGenerator or Generator is advanced by two draws of 64 bits. Any object with `__array__`
-        of integers is an array of int, such as a key of JAX. A `torch.Generator` is advanced, too.
+        BitGenerator or Generator is advanced by two draws of 64 bits. A `torch.Generator` is
+        accepted, and advanced, too. A key of JAX, or any other object whose `__array__` has
+        integers, counts as an array of int.
 
     Notes
     -----
-    Equal keys give equal masks. `bytes(key)` is the key itself, and `Key.from_bytes` takes it back.
-    Bits are drawn by ARS-7, which is not a cryptographic generator: Salmon, Moraes, Dror, Shaw,
-    "Parallel random numbers: as easy as 1, 2, 3", SC 2011.
+    Equal keys give equal masks. ``bytes(key)`` is the key, and `Key.from_bytes` reads it back.
+    ARS-7 generates the bits; it is not cryptographic: Salmon, Moraes, Dror, Shaw, "Parallel random
+    numbers: as easy as 1, 2, 3", SC 2011.
 
     Examples
     --------
-    >>> import fastdrop as fd
     >>> key = fd.Key(42)
     >>> key == fd.Key(42)
     True
@@ -54,22 +54,9 @@ class Key(_core.Key):
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
-        """Return the key with these bytes.
+        """Return the key with these 16 bytes, as from ``bytes(key)``.
 
-        Parameters
-        ----------
-        data : bytes
-            16 bytes, such as `bytes(key)` gives.
-
-        Returns
-        -------
-        Key
-
-        Examples
-        --------
-        >>> import fastdrop as fd
-        >>> key = fd.Key(42)
-        >>> fd.Key.from_bytes(bytes(key)) == key
+        >>> fd.Key.from_bytes(bytes(fd.Key(42))) == fd.Key(42)
         True
         """
         if not isinstance(data, bytes):
@@ -79,44 +66,18 @@ class Key(_core.Key):
         return _new(cls, data)
 
     def fold_in(self, index: SupportsIndex) -> Self:
-        """Derive the child key of a number, such as a step, a layer or a rank.
+        """Derive the child key of a number in [0, 2**64), such as a step, a layer or a rank.
 
-        Parameters
-        ----------
-        index : int
-            Number of the child, in [0, 2**64).
+        The child's masks are independent of the masks of this key and of all other children.
 
-        Returns
-        -------
-        Key
-            A key whose masks are independent of this key's and of the other children's.
-
-        Examples
-        --------
-        >>> import fastdrop as fd
-        >>> fd.Key(0).fold_in(1) == fd.Key(0).fold_in(1)
-        True
         >>> fd.Key(0).fold_in(1) == fd.Key(0).fold_in(2)
         False
         """
         return self.child(as_unsigned(index, "index"))
 
     def split(self, n: SupportsIndex) -> "list[Key]":
-        """Derive several child keys at once.
+        """Derive `n` child keys, independent of each other, of this key and of `fold_in`'s keys.
 
-        Parameters
-        ----------
-        n : int
-            How many, at least 0.
-
-        Returns
-        -------
-        list of Key
-            Independent of each other, of this key, and of what `fold_in` gives.
-
-        Examples
-        --------
-        >>> import fastdrop as fd
         >>> first, second = fd.Key(0).split(2)
         """
         return self.children(as_unsigned(n, "n"))
@@ -132,7 +93,7 @@ NO_KEY = Key.from_bytes(bytes(16))
 
 
 def as_key(rng: RNG) -> Key:
-    """Return a Key as it is, and of all else one that is drawn from it."""
+    """Return a Key as it is; draw one from any other `rng`."""
     return rng if type(rng) is Key else _new(Key, _draw(rng, _RNG_MUST))
 
 
@@ -145,10 +106,10 @@ def check_rng(rng: RNG) -> None:
 
 
 def _draw(seed: RNG, must: str) -> bytes:
-    """Draw the 16 bytes of a key; `must` begins the message if there is nothing to draw from.
+    """Draw the 16 bytes of a key; `must` begins the message if `seed` is not a seed.
 
-    They are drawn from a generator's stream, not read from its seed sequence. So this works for
-    every generator, advances it, and its saved state is enough to repeat all that follows.
+    They come from a generator's stream, not from its seed sequence: this works for every
+    generator, advances it, and makes its saved state enough to repeat all that follows.
     """
     if seed is None:
         return os.urandom(16)
@@ -165,7 +126,7 @@ def _draw(seed: RNG, must: str) -> bytes:
 
 
 def _as_seed(seed: Any) -> Any:
-    """Return what NumPy takes as a seed; of an array its numbers."""
+    """Return a seed that NumPy takes; for an array, its integers."""
     if isinstance(seed, np.generic) or not hasattr(seed, "__array__"):
         return seed
     jax = sys.modules.get("jax")

@@ -1,6 +1,6 @@
-"""Recipes: what is random in a call, as a pure function of a key, and never stored as an array.
+"""Recipes: the random part of a call as a pure function of a key. No mask is stored as an array.
 
-`Mask` is the recipe of most of the family; the others build on it or on the same stream. All have
+`Mask` is the recipe of most members; the other recipes build on it or on the same stream. All have
 `shape`, `p`, `key`, `to_numpy`, `apply`, equality, a hash, pickles and a `repr` that reads back.
 """
 
@@ -15,7 +15,7 @@ from fastdrop._key import Key
 
 
 class Recipe(Protocol):
-    """What all recipes have in common."""
+    """The interface of all recipes."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -23,21 +23,21 @@ class Recipe(Protocol):
 
     @property
     def p(self) -> float:
-        """Probability to DROP, or the rate that stands for it."""
+        """Probability to DROP, or the equivalent rate."""
 
     @property
     def key(self) -> Key:
-        """Which bits are drawn."""
+        """Key of the bits that are drawn."""
 
     def to_numpy(self) -> Array:
-        """Draw what the recipe describes as an array."""
+        """Draw the recipe as an array."""
 
     def apply(self, x: ArrayLike, out: Array | None = None) -> Array:
         """Do to an array what the function that draws this recipe does in training."""
 
 
 class Drawable:
-    """Lets NumPy draw a recipe where it wants an array."""
+    """Lets NumPy convert a recipe to an array by drawing it."""
 
     __slots__ = ()
 
@@ -59,7 +59,10 @@ def check_key(key: object) -> None:
 
 @final
 class Mask(Drawable, _core.Mask):
-    """Which elements of an array are kept: a recipe of some 50 bytes, whatever the array's size.
+    """A recipe of some 50 bytes that tells which elements of an array are kept.
+
+    Whether an element is kept depends on the key, p and the element's C-order index alone. Masks of
+    one key are nested: an element that a small p drops is dropped by every larger p, too.
 
     Parameters
     ----------
@@ -68,29 +71,17 @@ class Mask(Drawable, _core.Mask):
     p : float
         Probability to DROP an element, in [0, 1]; exact to 2**-64.
     key : Key
-        Which bits to draw.
+        Key of the bits that are drawn.
 
     Attributes
     ----------
-    shape : tuple of int
-        The shape.
-    ndim : int
-        Number of axes.
-    size : int
-        Number of elements.
-    p : float
-        Probability to drop.
-    key : Key
-        The key.
-
-    Notes
-    -----
-    Whether an element is kept depends on key, p and the element's C-order index alone. Masks of one
-    key are nested: what a small p drops, a larger one drops too.
+    shape, p, key
+        As given.
+    ndim, size : int
+        Numbers of axes and of elements.
 
     Examples
     --------
-    >>> import fastdrop as fd
     >>> mask = fd.Mask((2, 5), 0.5, fd.Key(0))
     >>> mask.to_numpy()
     array([[ True,  True,  True, False,  True],
@@ -102,31 +93,19 @@ class Mask(Drawable, _core.Mask):
     __slots__ = ()
 
     def __new__(cls, shape: Lengths, p: SupportsFloat, key: Key) -> Self:
-        """Check what the mask is made of."""
+        """Check the arguments and make the mask."""
         check_key(key)
         return _new(cls, as_shape(shape, "shape"), probability(p), key)
 
     def region(self, start: Lengths, shape: Lengths) -> "Mask":
-        """Take the part of the mask in a box: the same elements of the whole get the same bits.
+        """Return the mask of a box: its elements get the same bits as in the whole mask.
 
-        Parameters
-        ----------
-        start : int or sequence of int
-            Position of the box's first element, one number per axis.
-        shape : int or sequence of int
-            Extent of the box along each axis.
+        ``start`` is the position of the box's first element and ``shape`` the box's extent, both an
+        int or one int per axis.
 
-        Returns
-        -------
-        Mask
-            Of this extent.
-
-        Examples
-        --------
-        >>> import fastdrop as fd
         >>> whole = fd.Mask((1000, 1000), 0.5, fd.Key(0))
         >>> part = whole.region((500, 20), (2, 3))
-        >>> bool((part.to_numpy() == whole.to_numpy()[500:502, 20:23]).all())
+        >>> np.array_equal(part.to_numpy(), whole.to_numpy()[500:502, 20:23])
         True
         """
         return self.part(as_shape(start, "start"), as_shape(shape, "shape"))
@@ -134,29 +113,14 @@ class Mask(Drawable, _core.Mask):
     def apply(
         self, x: ArrayLike, out: Array | None = None, *, scale: SupportsFloat | None = None
     ) -> Array:
-        """Apply the mask: kept elements times `scale`, +0.0 for the others.
+        """Multiply kept elements by `scale`, and set the others to +0.0.
 
-        Parameters
-        ----------
-        x : array_like of float32, float64, float16, bfloat16, complex64 or complex128
-            Array that broadcasts with the mask as in NumPy.
-        out : numpy.ndarray, optional
-            Array to write into, of the result's shape and of x's dtype; may be `x` itself.
-        scale : float, optional
-            What kept elements are multiplied by; 1 / (1 - p) if not given. Rounded once, to float64
-            for float64 and complex128 and to float32 for all others. Finite.
+        `x`, of any dtype of `dropout`, broadcasts with the mask as in NumPy. `scale` is finite, 1 /
+        (1 - p) if not given, and rounded once: to float64 for float64 and complex128, to float32
+        for all others. `out`, which may be `x`, has the result's shape and the dtype of `x`; a new
+        array has the memory layout of ``np.empty_like(x)``.
 
-        Returns
-        -------
-        numpy.ndarray
-            `out`, or a new array of x's dtype, with the memory layout that `np.empty_like(x)` has.
-
-        Examples
-        --------
-        >>> import fastdrop as fd
-        >>> import numpy as np
-        >>> mask = fd.Mask((2, 3), 0.5, fd.Key(0))
-        >>> mask.apply(np.ones((2, 3), dtype=np.float32))
+        >>> fd.Mask((2, 3), 0.5, fd.Key(0)).apply(np.ones((2, 3), dtype=np.float32))
         array([[2., 2., 2.],
                [0., 2., 0.]], dtype=float32)
         """
@@ -184,10 +148,10 @@ _core.publish(Key, Mask)
 
 
 def make_mask(shape: tuple[int, ...], p: float, key: Key) -> Mask:
-    """Return the mask of values that were checked before."""
+    """Return the mask of checked values."""
     return _new(Mask, shape, p, key)
 
 
 def inverse_keep(p: float) -> float:
-    """Return 1 / (1 - p), by which kept elements are scaled; 0 where none is kept."""
+    """Return 1 / (1 - p), the scale of kept elements; 0 if none is kept."""
     return 0.0 if p == 1.0 else 1.0 / (1.0 - p)
