@@ -1,6 +1,7 @@
-"""From what a user passes to checked values: each argument once, at the public door.
+"""Checks of arguments: from user input to checked values, once, in the public functions.
 
-What is wrong is said in one sentence: which argument, what it must be, what it was.
+Each error message is one sentence: which argument, what it must be, what it was. What a function
+does with its arguments is not here.
 """
 
 import itertools
@@ -32,7 +33,7 @@ MOST_AXES = 64
 
 
 def as_array(x: Any, name: str) -> Array:
-    """Return `x` as a plain array, over the same memory where that can be."""
+    """Return `x` as a plain array, without a copy if possible."""
     if type(x) is _ndarray:
         return x
     if isinstance(x, (np.ma.MaskedArray, np.matrix)):
@@ -43,7 +44,7 @@ def as_array(x: Any, name: str) -> Array:
 
 
 def float_array(x: Any, name: str) -> Array:
-    """Return `x` as a plain array of a dtype that fastdrop works on; `x` itself if it is one."""
+    """Return `x` as a plain array of a supported dtype; `x` itself if it is one."""
     array = as_array(x, name)
     if not works_on(array):
         raise TypeError(f"{name} must have dtype {DTYPES}, got {array.dtype}")
@@ -51,14 +52,14 @@ def float_array(x: Any, name: str) -> Array:
 
 
 def float_arrays(several: Any, name: str) -> list[Array]:
-    """Return a sequence of arrays as a list; one array is not a sequence of them."""
+    """Return a sequence of arrays as a list; a single array is not a sequence."""
     if isinstance(several, np.ndarray) or not isinstance(several, Iterable):
         raise TypeError(f"{name} must be a sequence of arrays, got {type(several).__name__}")
     return [float_array(one, name) for one in several]
 
 
 def float_dtype(dtype: DTypeLike) -> np.dtype[Any]:
-    """Return a dtype that fastdrop works on, not several in one."""
+    """Return a supported dtype; structured dtypes and subarrays are refused."""
     try:
         made = np.dtype(dtype)
     except (TypeError, ValueError, SyntaxError):
@@ -77,7 +78,7 @@ def as_out(out: Any) -> Array:
 
 
 def check_inplace(x: object, array: Array) -> Array:
-    """Return `array`, what became of `x`, if writing into it changes `x`."""
+    """Return `array`, made from `x`, if writing into it changes `x`."""
     if not isinstance(x, np.ndarray):
         raise TypeError(f"x must be a numpy.ndarray to work in place, got {type(x).__name__}")
     if not array.flags.writeable:
@@ -91,7 +92,7 @@ def check_inplace(x: object, array: Array) -> Array:
 
 
 def as_indices(indices: Any, length: int, shape: tuple[int, ...] | None = None) -> Array:
-    """Return indices into an axis of `length` as an array of int64."""
+    """Return indices into an axis of `length` as an int64 array."""
     array = as_array(indices, "indices")
     if array.dtype.kind not in "iu" and array.size:
         raise TypeError(f"indices must be integers, got {array.dtype}")
@@ -151,7 +152,7 @@ def _number(value: Any, must: str, is_valid: Callable[[float], bool]) -> float:
 
 
 def _real(value: Any) -> float:
-    """Return a real number as `float` does, but neither of text nor of a bool."""
+    """Return a real number as `float` does, but refuse text and bool."""
     if isinstance(value, np.ndarray) and value.size == 1:
         value = value.reshape(())[()]
     if isinstance(value, bool) or (isinstance(value, np.generic) and value.dtype.kind in "bcmMSU"):
@@ -210,7 +211,7 @@ def as_shape(shape: Any, name: str) -> tuple[int, ...]:
 
 
 def as_lengths(lengths: Lengths, ndim: int, name: str) -> tuple[int, ...]:
-    """Return a length of at least 1 for each of `ndim` axes, from one for all or one for each."""
+    """Return `ndim` lengths of at least 1, from one int for all axes or one per axis."""
     several = as_shape(lengths, name)
     one = len(several) == 1 and hasattr(lengths, "__index__")
     if len(several) != ndim and not one:
@@ -220,7 +221,7 @@ def as_lengths(lengths: Lengths, ndim: int, name: str) -> tuple[int, ...]:
 
 
 def as_axis_number(axis: Any, name: str) -> int:
-    """Return an axis as an int; which array it is of is not known yet."""
+    """Return an axis as an int, before the array is known."""
     try:
         return operator.index(axis)
     except TypeError:
@@ -228,7 +229,7 @@ def as_axis_number(axis: Any, name: str) -> int:
 
 
 def as_axis_numbers(axes: Axes, name: str) -> tuple[int, ...]:
-    """Return axes as a tuple of ints; which array they are of is not known yet."""
+    """Return axes as a tuple of ints, before the array is known."""
     if type(axes) is tuple and not axes:
         return axes
     if not isinstance(axes, np.ndarray):
@@ -243,7 +244,7 @@ def as_axis_numbers(axes: Axes, name: str) -> tuple[int, ...]:
 
 
 def as_axis(axis: Any, ndim: int, name: str) -> int:
-    """Return an axis of an array with `ndim` of them, counted from the start."""
+    """Return an axis of an array with `ndim` axes, counted from the start."""
     number = as_axis_number(axis, name)
     if not -ndim <= number < ndim:
         raise ValueError(
@@ -253,7 +254,7 @@ def as_axis(axis: Any, ndim: int, name: str) -> int:
 
 
 def as_axes(axes: Axes, ndim: int, name: str) -> tuple[int, ...]:
-    """Return different axes of an array with `ndim` of them, counted from the start."""
+    """Return distinct axes of an array with `ndim` axes, counted from the start."""
     several = tuple(as_axis(axis, ndim, name) for axis in as_axis_numbers(axes, name))
     if len(set(several)) != len(several):
         raise ValueError(f"{name} must not name an axis twice, got {axes!r}")
@@ -263,7 +264,7 @@ def as_axes(axes: Axes, ndim: int, name: str) -> tuple[int, ...]:
 def feature_axes(
     shape: tuple[int, ...], channel_axis: Any, ndim: int | None = None
 ) -> tuple[int, ...]:
-    """Return the axes that are neither the batch, axis 0, nor the channels."""
+    """Return all axes except the batch, axis 0, and the channels."""
     if len(shape) < 2 or ndim not in (None, len(shape)):
         raise ValueError(
             f"x must have {ndim or 'at least 2'} axes, with the batch first "
@@ -279,7 +280,7 @@ def feature_axes(
 
 
 def as_flag(value: object, name: str) -> bool:
-    """Return a bool; nothing else is taken for one, so that a forgotten keyword is noticed."""
+    """Return a bool; no other type is accepted, so that a forgotten keyword is noticed."""
     if value is True or value is False:
         return value
     if not isinstance(value, np.bool_):
@@ -288,13 +289,13 @@ def as_flag(value: object, name: str) -> bool:
 
 
 def check_choice(value: object, name: str, one: str, other: str) -> None:
-    """Raise ValueError unless a value is one of two."""
+    """Raise ValueError unless `value` is one of two strings."""
     if not (isinstance(value, str) and value in (one, other)):
         raise ValueError(f"{name} must be {one!r} or {other!r}, got {value!r}")
 
 
 def check_mode(mode: object) -> None:
-    """Raise ValueError unless `mode` is one of the two."""
+    """Raise ValueError unless `mode` is "inverted" or "standard"."""
     if mode is not INVERTED:
         check_choice(mode, "mode", "inverted", "standard")
 
@@ -302,7 +303,7 @@ def check_mode(mode: object) -> None:
 def split_state(
     state: Mapping[str, Any], names: tuple[str, ...]
 ) -> tuple[list[Any], dict[str, Any]]:
-    """Return the entries of a state with these names, and the others."""
+    """Return the entries of a state with these names, and all other entries."""
     if not isinstance(state, Mapping):
         raise TypeError(f"state must be a mapping, got {type(state).__name__}")
     others = dict(state)

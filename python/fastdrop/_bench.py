@@ -1,8 +1,7 @@
-"""Timing side by side: what `python -m fastdrop bench` and the programs in `benches/` share.
+"""Paired timings for `python -m fastdrop bench` and the programs in `benches/`; not public.
 
-Machines are shared and change their speed from second to second, so single times say little. The
-cases are run in turns, and what is reported are ratios of times from the same round, with their
-spread.
+Machines are shared and change speed from second to second, so single times mean little. The
+cases take turns; results are ratios of times from the same round, with their spread.
 """
 
 import platform
@@ -37,21 +36,9 @@ class Spread(NamedTuple):
 
 
 def take_turns(cases: Mapping[str, Run], *, rounds: int = 15, seconds: float = 0.01) -> Times:
-    """Time all cases in every round, in changing order.
+    """Time all cases in every of `rounds` rounds, in changing order; return seconds per call.
 
-    Parameters
-    ----------
-    cases : mapping of str to callable
-        What to time.
-    rounds : int
-        How often.
-    seconds : float
-        How long a case runs in a round, at least; short calls are repeated.
-
-    Returns
-    -------
-    dict of str to numpy.ndarray, shape (rounds,)
-        Seconds for one call.
+    A case runs for at least `seconds` in a round: short calls are repeated.
     """
     repeats = {}
     for name, run in cases.items():
@@ -74,12 +61,12 @@ def _time(run: Run, repeats: int) -> float:
 
 
 def ratio(times: Times, name: str, to: str) -> Spread:
-    """Summarise the ratio of two cases' times in the same rounds."""
+    """Summarise the ratios of two cases' times from the same rounds."""
     return Spread.of(times[name] / times[to])
 
 
 def machine() -> str:
-    """Describe processor, operating system and versions in a line."""
+    """Describe processor, operating system and versions in one line."""
     config = fd.show_config("dicts")
     return (
         f"{_processor()}, {platform.system()}, Python {platform.python_version()}, "
@@ -100,7 +87,7 @@ def _processor() -> str:
 
 
 def numpy_cases(elements: int, p: float) -> dict[str, Run]:
-    """Return the cases that need NumPy only: a copy, the idiom, fastdrop; float32, output given."""
+    """Return cases that need only NumPy: a copy, the idiom, fastdrop; float32, with `out`."""
     rng = np.random.default_rng(0)
     x = rng.standard_normal(elements, dtype=np.float32)
     out, copy = np.zeros_like(x), np.zeros_like(x)

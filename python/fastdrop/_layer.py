@@ -1,7 +1,7 @@
-"""Layers: the state that training needs beside a function. No mathematics here.
+"""Layers: the state that training keeps between calls. The formulas are in the functions.
 
-A `Layer` has p, the keys of its calls, a mode and the plan of its last call. A subclass says what a
-call decides, in `_train`; what remains is the same for all.
+A `Layer` has p, the keys of its calls, a mode and the plan of its last call. A subclass implements
+`_train`, which decides a training call; everything else is common to all layers.
 """
 
 import inspect
@@ -42,7 +42,7 @@ _ndarray = np.ndarray
 
 @contextmanager
 def call_key(keys: _core.CallKeys) -> Iterator[Key]:
-    """Take the key of a training call, which counts unless it fails."""
+    """Take the key of a training call, and give it back if the call fails."""
     key, taken = keys.take()
     try:
         yield key
@@ -53,10 +53,10 @@ def call_key(keys: _core.CallKeys) -> Iterator[Key]:
 
 @dataclass(frozen=True)
 class Samples:
-    """What the calls of a layer draw during one run of a Monte Carlo model.
+    """The keys of a layer during one run of a Monte Carlo model.
 
-    Axis 0 holds equal parts, one for each key, which is the layer's key for that part; its length
-    is a multiple of `rows`. With `shared` one mask serves all of a part.
+    Axis 0 of an input has one equal part per key; its length is a multiple of `rows`. With
+    `shared`, all rows of a part share a mask.
     """
 
     keys: tuple[Key, ...]
@@ -65,40 +65,35 @@ class Samples:
 
 
 class Layer(Generic[Recipe]):
-    """What all layers share: training call number i draws with the key ``layer.key.fold_in(i)``.
+    """Base class of the layers: training call number i draws with ``layer.key.fold_in(i)``.
 
-    A new layer is in training mode; calls in evaluation are not counted. Calls from several threads
-    each have a number of their own.
+    A new layer is in training mode. Every call also takes ``training=True`` or ``False``, which
+    overrides the mode for this call. Calls in evaluation are not counted. Concurrent calls from
+    several threads get different numbers. ``layer.forward`` is the call itself.
+
+    `state_dict` saves everything that training changes. A copy, pickled or not, continues with the
+    same masks but has no last call: call it once before `backward`.
 
     Attributes
     ----------
     p : float
         Probability to DROP, in [0, 1]; can be set between calls.
     key : Key
-        The layer's key. Setting it (to anything that `rng` takes) starts to count calls anew.
+        The layer's key. Setting it (to anything that `rng` takes) restarts the count of calls.
     calls : int
         Number of training calls so far.
     training : bool
         Whether the layer is in training mode.
     mask : recipe or None
-        What the last call drew; None before the first and after one in evaluation.
-
-    Notes
-    -----
-    `state_dict` saves what changes. A copy, also one that was pickled, goes on with the same masks,
-    but has no last call: its `backward` needs a call before it.
+        Mask of the last call; None before the first call and after a call in evaluation.
 
     Examples
     --------
-    >>> import fastdrop as fd
-    >>> import numpy as np
     >>> drop = fd.GaussianDropout(0.5, rng=0)
-    >>> isinstance(drop, fd.Layer)
-    True
     >>> with drop.hold():
     ...     first, second = drop(np.ones(3)), drop(np.ones(3))
-    >>> bool((first == second).all()), drop.calls
-    (True, 1)
+    >>> bool((first == second).all()), drop.calls, isinstance(drop, fd.Layer)
+    (True, 1, True)
     """
 
     training: bool
@@ -107,7 +102,7 @@ class Layer(Generic[Recipe]):
     _samples: Samples | None = None
 
     def __init_subclass__(cls) -> None:
-        """Take the call for `forward`, and the constructor's options for `repr`."""
+        """Make `forward` the call, and record the constructor's options for `repr`."""
         if "__call__" in vars(cls):
             cls.forward = cls.__call__  # type: ignore[attr-defined]
         parameters = list(inspect.signature(cls.__init__).parameters.values())[1:]
@@ -148,11 +143,11 @@ class Layer(Generic[Recipe]):
 
     @property
     def mask(self) -> Recipe | None:
-        """What the last call drew; None before the first and after one in evaluation."""
+        """Mask of the last call; None before the first call and after a call in evaluation."""
         return None if self._plan is None else self._plan.recipe
 
     def train(self, mode: bool = True) -> Self:
-        """Switch to training mode (to evaluation for False), and return the layer."""
+        """Switch to training mode (False: to evaluation), and return the layer."""
         self.training = as_flag(mode, "mode")
         return self
 
@@ -161,7 +156,7 @@ class Layer(Generic[Recipe]):
         return self.train(False)
 
     def hold(self) -> Self:
-        """Use the next call's key for all calls until `release`, and return the layer.
+        """Use the key of the next call for all calls until `release`, and return the layer.
 
         ``with layer.hold():`` releases it at the end of the block.
         """
@@ -169,7 +164,7 @@ class Layer(Generic[Recipe]):
         return self
 
     def release(self) -> Self:
-        """End `hold`: the next call has a key of its own again. Return the layer."""
+        """End `hold`: the next call gets a new key. Return the layer."""
         self._keys.release()
         return self
 
@@ -182,18 +177,12 @@ class Layer(Generic[Recipe]):
         self.release()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what changes in training: enough to go on with the same masks elsewhere.
+        """Return all that training changes: enough to continue elsewhere with the same masks.
 
-        Returns
-        -------
-        dict
-            "stream" (int, the version of the random stream), "key" (str, its bytes as hexadecimal
-            digits), "calls" (int), "held" and "held_call" (bool, whether `hold` is in force, and
-            whether there was a call since) and "p" (float). JSON can hold it.
+        The entries fit into JSON: "stream" (int, version of the random stream), "key" (str,
+        hexadecimal), "calls" (int), "held" and "held_call" (bool: whether `hold` is on, and whether
+        a call followed it) and "p" (float).
 
-        Examples
-        --------
-        >>> import fastdrop as fd
         >>> state = fd.Dropout(0.2, rng=fd.Key.from_bytes(b"sixteen bytes...")).state_dict()
         >>> state["key"], state["calls"], state["p"]
         ('7369787465656e2062797465732e2e2e', 0, 0.2)
@@ -209,13 +198,10 @@ class Layer(Generic[Recipe]):
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over what `state_dict` returned, here or elsewhere.
+        """Restore a `state_dict`.
 
-        Parameters
-        ----------
-        state : dict
-            With the entries of `state_dict`. If one is missing, unknown or wrong, or the stream is
-            another one, the layer stays as it was.
+        The layer is unchanged if an entry is missing, unknown or wrong, or if the stream has
+        another version.
         """
         self._keys, self._p = _checked_state(state)
         self._plan = None
@@ -231,7 +217,7 @@ class Layer(Generic[Recipe]):
         return y
 
     def _trains(self, training: bool | None) -> bool:
-        """Return whether a call with this argument drops; one of a Monte Carlo run always does."""
+        """Return whether a call drops; in a Monte Carlo run it always does."""
         if training is None:
             return self.training
         return as_flag(training, "training") or self._samples is not None
@@ -244,7 +230,7 @@ class Layer(Generic[Recipe]):
     def _run_several(
         self, inputs: tuple[Array, ...], out: Array | None, training: bool | None
     ) -> Array:
-        """Do the same as `_run`, for a call with an `out` of the user's."""
+        """Do the same as `_run`, for a call with the user's `out`."""
         target = None if out is None else as_out(out)
         y = self._run(inputs, target, training)
         return y if out is None else out
@@ -252,11 +238,11 @@ class Layer(Generic[Recipe]):
     def _train(
         self, inputs: tuple[Array, ...], out: Array | None, keys: _core.CallKeys, whole: bool
     ) -> tuple[Array, Plan]:
-        """Return the result of a training call, and its plan; one mask for the `whole` batch."""
+        """Return a training call's result and plan; `whole` shares one mask along axis 0."""
         raise NotImplementedError
 
     def _evaluate(self, inputs: tuple[Array, ...], out: Array | None) -> tuple[Array, Plan]:
-        """Return the result of a call in evaluation, and its plan."""
+        """Return the result and the plan of a call in evaluation."""
         plan: RecipePlan[Any] = RecipePlan(None, inputs[0].shape)
         return plan.forward(inputs[0], out), plan
 
@@ -267,7 +253,7 @@ class Layer(Generic[Recipe]):
 
     @contextmanager
     def _sampling(self, samples: Samples) -> Iterator[None]:
-        """Draw these samples whatever the mode; at the end the layer is as it was."""
+        """Draw these samples in any mode; restore the layer afterwards."""
         before = dict(vars(self))
         try:
             self.training = True
@@ -286,7 +272,7 @@ class Layer(Generic[Recipe]):
         self._keys = _core.CallKeys(*state["_keys"])
 
     def _shown(self) -> dict[str, Any]:
-        """Return the options that `repr` shows: all that are not the default, and `inplace`."""
+        """Return the options that `repr` shows: `inplace`, and all that differ from the default."""
         return {
             name: getattr(self, name)
             for name, default in self._options.items()
@@ -299,7 +285,7 @@ class Layer(Generic[Recipe]):
 
 
 class MaskedLayer(Layer[Recipe]):
-    """A layer whose plan is the core's: elements are kept or not."""
+    """A layer whose plan is compiled: each element is kept or not."""
 
     _operation = "select"
     _numbers: ClassVar[Any] = None  # the numbers for a p, where they are not `training_scale`
@@ -321,21 +307,15 @@ class MaskedLayer(Layer[Recipe]):
         return evaluate(self._operation, inputs, out, self._p, self.mode)
 
     def _shared(self, x: Array) -> tuple[int, ...]:
-        """Return the axes of an input along which decisions are shared."""
+        """Return the axes along which the elements of an input share a decision."""
         return ()
 
 
 class ElementwiseLayer(Layer[Recipe]):
-    """A layer of one array: its result and its gradient have the shape of the input.
+    """A layer that takes one array and returns one of the same shape.
 
-    Attributes
-    ----------
-    inplace : bool
-        Whether a call overwrites its input.
+    Its attribute `inplace` tells whether a call overwrites its input.
 
-    Examples
-    --------
-    >>> import fastdrop as fd
     >>> isinstance(fd.Dropout2d(), fd.ElementwiseLayer)
     True
     """
@@ -343,20 +323,10 @@ class ElementwiseLayer(Layer[Recipe]):
     inplace = False
 
     def __call__(self, x: ArrayLike, *, training: bool | None = None) -> Array:
-        """Apply the layer.
+        """Apply the layer to an array, as its function does; `training` overrides the mode.
 
-        Parameters
-        ----------
-        x : array_like of float32, float64, float16, bfloat16, complex64 or complex128
-            Input of any shape and memory layout; with `inplace`, an array that can be written.
-        training : bool, optional
-            Whether to drop in this call; as `train` and `eval` have set it if not given.
-
-        Returns
-        -------
-        numpy.ndarray
-            Of the shape, dtype and memory layout of `x`; `x` itself in place, and where there is
-            nothing to do. A call that raises an error does not count.
+        `x` must be writeable if `inplace`. The result is `x` itself in place, and if there is
+        nothing to do. A call that raises an error does not count.
         """
         array = x if type(x) is _ndarray else as_array(x, "x")
         out = check_inplace(x, array) if self.inplace else None
@@ -364,7 +334,7 @@ class ElementwiseLayer(Layer[Recipe]):
         return x if y is array and isinstance(x, _ndarray) else y
 
     def _sample(self, inputs: tuple[Array, ...], out: Array | None, samples: Samples) -> Array:
-        """Return the result of a Monte Carlo run: each part of axis 0 has a key of its own."""
+        """Return the result of a Monte Carlo run: each part of axis 0 has its own key."""
         (x,) = inputs
         if self._of_weights or len(samples.keys) == 1:
             whole = samples.shared and not self._of_weights
@@ -387,20 +357,8 @@ class ElementwiseLayer(Layer[Recipe]):
     def backward(self, dy: ArrayLike) -> Array:
         """Return the gradient with respect to the input of the last call.
 
-        Parameters
-        ----------
-        dy : array_like of float32, float64, float16, bfloat16, complex64 or complex128
-            Gradient with respect to the output, of the shape of the last input.
-
-        Returns
-        -------
-        numpy.ndarray
-            Of the shape and dtype of `dy`; `dy` itself where there is nothing to do.
-
-        Raises
-        ------
-        RuntimeError
-            If there was no call yet.
+        `dy`, the gradient with respect to the output, has the shape of this input. The result has
+        the dtype of `dy`, and is `dy` itself if there is nothing to do.
         """
         if self._samples is not None and len(self._samples.keys) > 1 and not self._of_weights:
             raise RuntimeError("backward needs one sample at a time, not a batch of them")
@@ -474,7 +432,7 @@ _ENTRIES = ("stream", "key", "calls", "held", "held_call", "p")
 
 
 def _checked_state(state: Mapping[str, Any]) -> tuple[_core.CallKeys, float]:
-    """Return the keys and p from what a layer's `state_dict` returned."""
+    """Return the keys and p of a layer's `state_dict`."""
     (stream, key, calls, held, held_call, p), others = split_state(state, _ENTRIES)
     if others:
         raise ValueError(

@@ -1,20 +1,18 @@
-"""Plans: what one call decided.
+"""Plans: the decisions of one call.
 
 A function runs its plan forward, a layer keeps the last one, and a gradient runs the same plan
-backward.
+backward. All members follow these rules:
 
-The rules, for all of the family:
-
-- In evaluation, and for p = 0, nothing is drawn. The input itself is the result (its copy in `out`
-  if that is given), but for "standard" mode, which multiplies by 1 - p in evaluation.
-- For p = 1 all is dropped: +0.0, forward and backward, whatever the input.
+- In evaluation, and for p = 0, nothing is drawn. The result is the input itself (or its copy in
+  `out`), unless the formula changes it: in "standard" mode, zoneout and fused operations.
+- For p = 1 all elements are dropped, forward and backward: neither Inf nor NaN passes.
+  (`patch_dropout` keeps one token.)
 - A `Key` is used as it is. From any other `rng` a key is drawn after all arguments were checked,
-  and only by a call that drops: so a Generator advances just then.
-- A `mask` takes the place of `rng` and of `p`; of a boolean array, `p` still decides the scale.
-- Arguments are checked whether the call uses them or not.
+  and only by a call that drops: only then does a Generator advance.
+- A `mask` replaces `rng` and `p`, except that `p` sets the scale of a boolean array.
+- Arguments are checked even if the call does not use them.
 
-The compiled `Plan` is that of all calls in which elements are kept or not; a `RecipePlan` that of
-the others which are linear.
+The compiled `Plan` is for calls that keep or drop elements. `RecipePlan` is for other linear calls.
 """
 
 from collections.abc import Callable
@@ -50,11 +48,11 @@ _ndarray = np.ndarray
 
 
 class Plan(Protocol):
-    """What one call decided."""
+    """The decisions of one call."""
 
     @property
     def recipe(self) -> Any:
-        """What was drawn or given; None in evaluation."""
+        """The mask, drawn or given; None in evaluation."""
 
     @property
     def backward(self) -> Callable[..., Any]:
@@ -62,7 +60,7 @@ class Plan(Protocol):
 
 
 class Numbers(NamedTuple):
-    """What the formulas of the core compute with; by `scale` alone most multiply what they keep."""
+    """Constants of the core's formulas; most only multiply kept elements by `scale`."""
 
     scale: float
     shift: float = 0.0
@@ -70,7 +68,7 @@ class Numbers(NamedTuple):
 
 
 def training_scale(p: float, mode: str | None) -> float:
-    """Return what kept elements are multiplied by in training; 0 where none is kept."""
+    """Return the factor of kept elements in training; 0 if none is kept."""
     if mode == "inverted":
         return inverse_keep(p)
     return 0.0 if p == 1.0 else 1.0
@@ -79,7 +77,7 @@ def training_scale(p: float, mode: str | None) -> float:
 def evaluate(
     operation: str, inputs: tuple[Array, ...], out: Array | None, p: float, mode: str | None
 ) -> tuple[Array, Plan]:
-    """Run forward, and return, the plan of evaluation: the expectation takes the mask's place."""
+    """Return the result and the plan of evaluation, where the expectation replaces the mask."""
     scale = 1.0 - p if mode == "standard" else 1.0
     if operation == "switch" and 0.0 < p < 1.0:
         return _forward("mix", inputs, out, None, 0.0, (), scale, p)
@@ -99,10 +97,10 @@ def run(
     out: Array | None,
     numbers: Any = None,
 ) -> Any:
-    """Do what a function of the family does: decide, and run the plan forward.
+    """Do the work of a function: decide, and run the plan forward.
 
-    `mode` is None where neither training nor evaluation scales. `numbers` gives the numbers of an
-    operation for a p in training, if they are not `training_scale`.
+    `mode` is None if neither training nor evaluation scales. `numbers` maps p to the constants of
+    an operation in training, if `training_scale` is not enough.
     """
     if type(p) is not float or not 0.0 < p < 1.0:
         p = probability(p)
@@ -140,7 +138,7 @@ def run(
 
 
 def as_shared(broadcast_dims: Axes, ndim: int, mask: object = None) -> tuple[int, ...]:
-    """Return the axes along which decisions are shared; none beside a mask, which has its own."""
+    """Return the axes along which elements share a decision; a mask excludes `broadcast_dims`."""
     if broadcast_dims is NO_AXES:
         return broadcast_dims
     shared = as_axes(broadcast_dims, ndim, "broadcast_dims")
@@ -150,7 +148,7 @@ def as_shared(broadcast_dims: Axes, ndim: int, mask: object = None) -> tuple[int
 
 
 def draw_key(rng: RNG, draws: bool) -> Key:
-    """Return the key of a call whose arguments were checked: drawn only if the call `draws`."""
+    """Return the key of a call with checked arguments; draw one only if the call `draws`."""
     if draws or type(rng) is Key:
         return as_key(rng)
     check_rng(rng)
@@ -158,7 +156,7 @@ def draw_key(rng: RNG, draws: bool) -> Key:
 
 
 def as_keep(mask: Keep, p: float, rng: RNG) -> tuple[Any, float]:
-    """Return a given mask as the core takes it, and the p that goes with it."""
+    """Return a given mask in the form that the core takes, and its p."""
     if rng is not None:
         raise ValueError("mask must not be given together with rng")
     if isinstance(mask, Mask):
@@ -175,7 +173,7 @@ def as_keep(mask: Keep, p: float, rng: RNG) -> tuple[Any, float]:
 
 
 def check_forward_mask(training: bool, rng: RNG, mask: Any) -> None:
-    """Raise TypeError unless a gradient is given the mask of the forward call, or its Key."""
+    """Raise TypeError unless a gradient gets the mask of the forward call, or its Key."""
     if (mask is None and type(rng) is Key) or (mask is not None and rng is None):
         return
     if as_flag(training, "training") or rng is not None:
@@ -184,7 +182,7 @@ def check_forward_mask(training: bool, rng: RNG, mask: Any) -> None:
 
 
 class RecipePlan(Generic[Kind]):
-    """A plan whose recipe does the work itself, forward and backward alike; None does nothing."""
+    """A plan whose recipe does the work, forward and backward alike; None does nothing."""
 
     __slots__ = ("options", "recipe", "shape")
 
@@ -216,7 +214,7 @@ def run_recipe(
     out: Array | None,
     **options: Any,
 ) -> Any:
-    """Do the same as `run` with the recipe that `make` returns for a p and a key."""
+    """Do the same as `run`, with the recipe that `make` returns for a p and a key."""
     training, return_mask = as_flag(training, "training"), as_flag(return_mask, "return_mask")
     target = None if out is None else as_out(out)
     _check("select", (x,), target)
@@ -235,7 +233,7 @@ def run_recipe(
 
 
 def check_recipe(mask: object, kind: type, rng: RNG) -> None:
-    """Raise an error unless `mask` is a recipe of one kind, and comes alone."""
+    """Raise an error unless `mask` is a recipe of this kind and `rng` is not given."""
     if not isinstance(mask, kind):
         raise TypeError(f"mask must be a {kind.__name__}, got {type(mask).__name__}")
     if rng is not None:
@@ -243,6 +241,6 @@ def check_recipe(mask: object, kind: type, rng: RNG) -> None:
 
 
 def select(x: Array, keep: Any, scale: float, out: Array | None = None) -> Array:
-    """Return ``kept ? x * scale : 0``, of None for all elements: `x` itself if that is the same."""
+    """Return ``kept ? x * scale : 0`` (None keeps all elements); `x` itself if nothing changes."""
     y, _ = _forward("select", (x,), None if out is None else as_out(out), keep, 0.0, (), scale)
     return y if out is None else out
