@@ -17,7 +17,7 @@ ALPHA = -1.7580993408473766
 
 
 def _numbers(p: float) -> Numbers:
-    """Return the a and b of the formula, and what dropped elements become; zeros for p = 1."""
+    """Return a, b and the value of dropped elements; zeros for p = 1."""
     scale = 0.0 if p == 1.0 else 1.0 / math.sqrt((1.0 - p) * (1.0 + p * ALPHA * ALPHA))
     shift = 0.0 - scale * p * ALPHA
     return Numbers(scale, shift, scale * ALPHA + shift)
@@ -38,8 +38,9 @@ def alpha_dropout(
 
     .. math:: y_i = a \, (m_i x_i + (1 - m_i) \, \alpha') + b, \qquad m_i \sim Bernoulli(1 - p)
 
-    with :math:`\alpha' = -1.7581`, :math:`a = ((1 - p)(1 + p \alpha'^2))^{-1/2}` and
-    :math:`b = -a \, p \, \alpha'`.
+    with :math:`\alpha' = -1.7581`, :math:`a = ((1 - p)(1 + p \alpha'^2))^{-1/2}` and :math:`b = -a
+    \, p \, \alpha'`. See Klambauer et al., "Self-normalizing neural networks", NIPS 2017. The
+    gradient is ``mask.apply(dy, scale=a)``.
 
     Parameters
     ----------
@@ -48,22 +49,10 @@ def alpha_dropout(
     p : float, default 0.5
         Probability to DROP an element, in [0, 1]. For 1, the result is 0.
     training, broadcast_dims, rng, mask, return_mask, out
-        As for `dropout`.
-
-    Returns
-    -------
-    ndarray
-        Of the shape, dtype and memory layout of `x`; `x` itself in evaluation and for p = 0.
-
-    Notes
-    -----
-    Klambauer et al., "Self-normalizing neural networks", NIPS 2017. The gradient is that of
-    `dropout` with the same key, but for the factor: ``mask.apply(dy, scale=a)``.
+        As for `dropout`, and so is the result.
 
     Examples
     --------
-    >>> import fastdrop as fd
-    >>> import numpy as np
     >>> x = np.random.default_rng(0).standard_normal(100_000)
     >>> y = fd.alpha_dropout(x, 0.5, rng=1)
     >>> print(f"{y.mean():.2f} {y.var():.2f}")
@@ -87,21 +76,10 @@ def feature_alpha_dropout(
 ) -> Any:
     """Set whole channels to SELU's lower limit, and keep mean 0 and variance 1.
 
-    As `alpha_dropout`, with one decision for a channel of a sample.
+    This is `alpha_dropout` with one decision per channel of each sample. `x` has shape (batch,
+    channels, ...), and `channel_axis` is as for `feature_dropout`. Other parameters and the result:
+    as for `alpha_dropout`.
 
-    Parameters
-    ----------
-    x : array_like of float32, float64, float16 or bfloat16, shape (batch, channels, ...)
-        Input with at least two axes.
-    channel_axis : int, default 1
-        The axis of the channels. The batch is axis 0.
-    p, training, rng, mask, return_mask, out
-        As for `alpha_dropout`.
-
-    Examples
-    --------
-    >>> import fastdrop as fd
-    >>> import numpy as np
     >>> fd.feature_alpha_dropout(np.zeros((1, 2, 3)), 0.5, rng=1).round(3)
     array([[[-0.779, -0.779, -0.779],
             [ 0.779,  0.779,  0.779]]])
@@ -127,19 +105,10 @@ def _alpha(
 
 
 class AlphaDropout(MaskedLayer[Mask], ElementwiseLayer[Mask]):
-    """Set elements to SELU's lower limit in training, as `alpha_dropout` does.
+    """Set elements to SELU's lower limit in training; the layer of `alpha_dropout`.
 
-    Parameters
-    ----------
-    p : float, default 0.5
-        Probability to DROP an element, in [0, 1]. For 1, the result is 0.
-    inplace, broadcast_dims, rng
-        As for `Dropout`.
+    Parameters: as for `Dropout`, without ``mode``.
 
-    Examples
-    --------
-    >>> import fastdrop as fd
-    >>> import numpy as np
     >>> fd.AlphaDropout(0.5, rng=0)(np.zeros(4)).round(3)
     array([ 0.779, -0.779,  0.779, -0.779])
     """
@@ -165,21 +134,10 @@ class AlphaDropout(MaskedLayer[Mask], ElementwiseLayer[Mask]):
 
 
 class FeatureAlphaDropout(AlphaDropout):
-    """Set whole channels to SELU's lower limit in training, as `feature_alpha_dropout` does.
+    """Set whole channels to SELU's lower limit in training; the layer of `feature_alpha_dropout`.
 
-    Parameters
-    ----------
-    p : float, default 0.5
-        Probability to DROP a channel, in [0, 1]. For 1, the result is 0.
-    inplace, rng
-        As for `Dropout`.
-    channel_axis : int, default 1
-        The axis of the channels. The batch is axis 0.
+    Parameters: as for `FeatureDropout`, without ``mode``.
 
-    Examples
-    --------
-    >>> import fastdrop as fd
-    >>> import numpy as np
     >>> fd.FeatureAlphaDropout(0.5, rng=0)(np.zeros((2, 2, 2)))[1].round(3)
     array([[ 0.779,  0.779],
            [-0.779, -0.779]])

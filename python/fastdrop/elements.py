@@ -1,4 +1,7 @@
-"""Dropout of single elements, or of whatever shares a decision."""
+"""Dropout of single elements, or of groups of elements along chosen axes.
+
+Members that choose these axes themselves (channels, time steps, paths) are in `shared`.
+"""
 
 from typing import Any, Literal, overload
 
@@ -63,7 +66,7 @@ def dropout(
     return_mask: bool = False,
     out: Array | None = None,
 ) -> Any:
-    r"""Drop elements at random, and scale the others so that the expectation stays.
+    r"""Drop elements at random, and scale the others so that the expectation is unchanged.
 
     In training, each element is set to +0.0 with probability `p`:
 
@@ -75,8 +78,8 @@ def dropout(
     Parameters
     ----------
     x : array_like of float32, float64, float16, bfloat16, complex64 or complex128
-        Input of any shape and memory layout. A tensor of another library is taken without a copy
-        where it gives NumPy its memory; the result is a NumPy array in any case.
+        Input of any shape and memory layout. A tensor of another library is read without a copy
+        if it shares its memory with NumPy; the result is always a NumPy array.
     p : float, default 0.5
         Probability to DROP an element, in [0, 1].
     training : bool, default True
@@ -84,32 +87,28 @@ def dropout(
     mode : {"inverted", "standard"}, default "inverted"
         When to scale: in training (inverted) or in evaluation (standard, as in the papers).
     broadcast_dims : int or sequence of int, default ()
-        Axes along which one decision is shared; negative ones count from the end. For images of
+        Axes along which elements share a decision; negative ones count from the end. For images of
         shape (batch, channels, height, width), (2, 3) drops whole channels.
     rng : Key, or whatever `Key` takes as a seed, optional
-        Where the mask comes from. A `Key` is used as it is; an int gives the same mask at every
-        call; a Generator is advanced, unless nothing is dropped; None is fresh entropy.
+        Source of the mask. A `Key` is used as it is; an int gives the same mask at every call; a
+        Generator is advanced, unless nothing is dropped; None is fresh entropy.
     mask : Mask, another recipe that keeps or drops, or ndarray of bool, optional
-        The mask to apply instead of drawing one, True where kept; it must broadcast to the shape of
-        `x`. A recipe brings its own p, which then decides the scale; for a boolean array `p` does.
-        Not together with `rng` or `broadcast_dims`.
+        Mask to apply instead of drawing one, True where kept; it must broadcast to the shape of
+        `x`. A recipe has its own p, which replaces `p`; for a boolean array `p` sets the scale.
+        Excludes `rng` and `broadcast_dims`.
     return_mask : bool, default False
         Whether to return the mask as well.
     out : ndarray, optional
-        Array to write into, of the shape and dtype of `x`; `x` itself for in place.
+        Array to write into, of the shape and dtype of `x`; may be `x` itself.
 
     Returns
     -------
     y : ndarray
-        Of the shape, dtype and memory layout of `x`: `out` if it was given, `x` itself if there was
+        Of the shape, dtype and memory layout of `x`: `out` if given, `x` itself if there was
         nothing to do, else a new array.
-    mask : Mask, or what was given as `mask`
-        What was applied, if `return_mask`. ``dropout(dy, p, mode=mode, mask=mask)`` is the
-        gradient.
-
-    See Also
-    --------
-    Dropout : the layer, with train and eval modes and backward.
+    mask : Mask, or the given mask
+        If `return_mask`: the mask that was applied; in evaluation one that keeps everything. The
+        gradient is ``dropout(dy, p, training=training, mode=mode, mask=mask)``.
 
     Notes
     -----
@@ -117,14 +116,12 @@ def dropout(
     arXiv:1207.0580, 2012; Srivastava et al., "Dropout: a simple way to prevent neural networks from
     overfitting", JMLR 15, 2014. (Their p is the probability to keep.)
 
-    float16 and bfloat16 are computed in float32 and rounded once. Both parts of a complex number
-    share a decision, and are multiplied by the real scale. If an argument is refused, also one that
-    the call would not use, no array is changed and no Generator advances.
+    float16 and bfloat16 are computed in float32 and rounded once. The two parts of a complex number
+    share a decision. All arguments are checked, used or not, before an array is written or a
+    Generator is advanced.
 
     Examples
     --------
-    >>> import fastdrop as fd
-    >>> import numpy as np
     >>> x = np.ones((2, 6), dtype=np.float32)
     >>> y, mask = fd.dropout(x, 0.5, rng=3, return_mask=True)
     >>> y
@@ -146,10 +143,10 @@ def dropout(
 
 
 class Dropout(MaskedLayer[Mask], ElementwiseLayer[Mask]):
-    """Drop elements at random in training; pass everything through in evaluation.
+    """Drop elements at random in training; the layer of `dropout`.
 
-    A new layer is in training mode. Call number i in training uses the mask of the key
-    ``layer.key.fold_in(i)``; calls in evaluation are not counted.
+    `Layer` describes the attributes and methods. The layer does not store masks: `backward` draws
+    the last one again. Layers with equal keys, such as a copy of this one, draw equal masks.
 
     Parameters
     ----------
@@ -157,53 +154,19 @@ class Dropout(MaskedLayer[Mask], ElementwiseLayer[Mask]):
         Probability to DROP an element, in [0, 1].
     inplace : bool, default False
         Whether a call overwrites its input.
-    mode : {"inverted", "standard"}, default "inverted"
-        When to scale: by 1 / (1 - p) in training (inverted), or by 1 - p in evaluation (standard).
-    broadcast_dims : int or sequence of int, default ()
-        Axes along which one decision is shared; negative ones count from the end.
-    rng : Key, None, int, sequence of int, SeedSequence, BitGenerator or Generator, optional
-        Where the layer's key comes from: a `Key` is used as it is, from all else one is drawn now.
-
-    Attributes
-    ----------
-    p : float
-        Probability to drop; can be set between calls.
-    inplace, mode, broadcast_dims
-        As given.
-    training : bool
-        Whether the layer is in training mode.
-    key : Key
-        The layer's key.
-    calls : int
-        Number of training calls so far.
-    mask : Mask or None
-        The mask of the last call, for `backward` and for looking at; None before the first call
-        and after one in evaluation.
-
-    See Also
-    --------
-    dropout : the function, with the formula.
-
-    Notes
-    -----
-    Hinton et al., arXiv:1207.0580, 2012; Srivastava et al., JMLR 15, 2014.
-
-    No mask is stored for `backward`: it is drawn again. Layers with equal keys, such as a copy of
-    this one, draw equal masks.
+    mode, broadcast_dims
+        As for `dropout`.
+    rng : Key, or whatever `Key` takes as a seed, optional
+        Source of the layer's key: a `Key` is used as it is; otherwise the layer draws one now.
 
     Examples
     --------
-    >>> import fastdrop as fd
-    >>> import numpy as np
     >>> drop = fd.Dropout(0.5, rng=0)
     >>> x = np.ones((2, 4), dtype=np.float32)
     >>> drop(x)
     array([[2., 0., 2., 0.],
            [0., 2., 2., 2.]], dtype=float32)
-    >>> drop.backward(x)
-    array([[2., 0., 2., 0.],
-           [0., 2., 2., 2.]], dtype=float32)
-    >>> drop.eval()(x) is x
+    >>> np.array_equal(drop.backward(x), drop.mask.apply(x))
     True
     """
 

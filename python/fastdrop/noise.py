@@ -1,4 +1,4 @@
-"""Gaussian dropout: multiplication by normal noise, and the recipe of that noise."""
+"""Gaussian dropout: multiplication by normal noise, and the recipe of this noise."""
 
 import math
 from dataclasses import dataclass
@@ -26,19 +26,12 @@ from fastdrop._recipe import Drawable, Mask, make_mask
 
 @dataclass(frozen=True)
 class Noise(Drawable):
-    """Normal factors of an array, of mean 1: a recipe of a few dozen bytes, whatever its size.
+    """A recipe of normal factors with mean 1, a few dozen bytes for an array of any size.
 
-    Parameters
-    ----------
-    elements : Mask
-        Which elements of which stream, and p: the variance is p / (1 - p). For p = 1, the factors
-        are 0.
+    The mask ``elements`` gives their shape, key and p. Their variance is p / (1 - p); for p = 1
+    they are 0.
 
-    Examples
-    --------
-    >>> import fastdrop as fd
-    >>> noise = fd.Noise(fd.Mask((2, 3), 0.5, fd.Key(0)))
-    >>> noise.to_numpy().round(3)
+    >>> fd.Noise(fd.Mask((2, 3), 0.5, fd.Key(0))).to_numpy().round(3)
     array([[ 0.314,  0.455,  0.604],
            [ 0.342,  1.904, -1.428]])
     """
@@ -56,7 +49,7 @@ class Noise(Drawable):
 
     @property
     def p(self) -> float:
-        """The rate that sets the variance."""
+        """The equivalent rate of dropout, which sets the variance."""
         return self.elements.p
 
     @property
@@ -70,7 +63,7 @@ class Noise(Drawable):
         return 0.0 if self.p == 1.0 else math.sqrt(self.p / (1.0 - self.p))
 
     def region(self, start: Lengths, shape: Lengths) -> "Noise":
-        """Take the part in a box: the same elements of the whole get the same factors."""
+        """Return the noise of a box: its elements get the same factors as in the whole."""
         return Noise(self.elements.region(start, shape))
 
     def to_numpy(self) -> Array:
@@ -78,7 +71,7 @@ class Noise(Drawable):
         return self.apply(np.ones(self.shape))
 
     def apply(self, x: ArrayLike, out: Array | None = None) -> Array:
-        """Multiply an array, to whose shape the factors broadcast, as `gaussian_dropout` does."""
+        """Multiply an array of a shape that the factors broadcast to, like `gaussian_dropout`."""
         array = as_array(x, "x")
         if self.p in (0.0, 1.0):
             return select(array, self.elements, 1.0, out)
@@ -101,33 +94,31 @@ def gaussian_dropout(
     return_mask: bool = False,
     out: Array | None = None,
 ) -> Any:
-    r"""Multiply by normal noise with the mean and variance that dropout has.
+    r"""Multiply by normal noise with the mean and variance of dropout.
 
     .. math:: y_i = x_i \, (1 + \sqrt{p / (1 - p)} \, z_i), \qquad z_i \sim N(0, 1)
 
-    Evaluation is the identity.
+    See Srivastava et al., JMLR 15, 2014, section 10. For the gradient, apply the function to dy
+    with the same key or mask. The normals are float32 numbers for every dtype of `x`, the same for
+    every number of threads, CPU and memory layout; the factor is computed in the precision of the
+    product.
 
     Parameters
     ----------
     x : array_like of float32, float64, float16, bfloat16, complex64 or complex128
         Input of any shape and memory layout.
     p : float, default 0.5
-        The rate of dropout that the noise stands for, in [0, 1]. For 1, whose variance is infinite,
-        the result is +0.0.
-    training, broadcast_dims, rng, mask, return_mask, out
-        As for `dropout`, also what is returned. The mask is a `Noise`.
-
-    Notes
-    -----
-    Srivastava et al., JMLR 15, 2014, section 10. The normals are float32 numbers, whatever the
-    dtype of `x`, and the same for every number of threads, CPU and memory layout; the factor is
-    computed in the precision of the product. The function of the output's gradient, with the same
-    key or mask, is the gradient.
+        The equivalent rate of dropout, in [0, 1]. For 1, where the variance is infinite, the result
+        is +0.0.
+    broadcast_dims : int or sequence of int, default ()
+        Axes along which elements share a factor; negative ones count from the end.
+    mask : Noise, optional
+        Noise to apply instead of drawing it from `rng`; `p` is then not used.
+    training, rng, return_mask, out
+        As for `dropout`, and so is the result.
 
     Examples
     --------
-    >>> import fastdrop as fd
-    >>> import numpy as np
     >>> fd.gaussian_dropout(np.ones(4), 0.5, rng=0).round(3)
     array([0.314, 0.455, 0.604, 0.342])
     """
@@ -141,19 +132,11 @@ def gaussian_dropout(
 
 
 class GaussianDropout(RecipeLayer[Noise]):
-    """Multiply by normal noise in training, as `gaussian_dropout` does.
+    """Multiply by normal noise in training; the layer of `gaussian_dropout`.
 
-    Parameters
-    ----------
-    p : float, default 0.5
-        The rate of dropout that the noise stands for, in [0, 1]. For 1, the result is +0.0.
-    inplace, broadcast_dims, rng
-        As for `Dropout`.
+    ``p`` is as for `gaussian_dropout`; ``inplace``, ``broadcast_dims`` and ``rng`` are as for
+    `Dropout`. ``mask`` is a `Noise`.
 
-    Examples
-    --------
-    >>> import fastdrop as fd
-    >>> import numpy as np
     >>> drop = fd.GaussianDropout(0.2, rng=0)
     >>> drop(np.ones(3)).round(3)
     array([1.524, 1.064, 1.772])

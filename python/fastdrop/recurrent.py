@@ -1,4 +1,7 @@
-"""Zoneout: hidden units that keep their previous value."""
+"""Zoneout: hidden units keep their previous value.
+
+Dropout that is shared along time is in `shared`.
+"""
 
 from typing import Any
 
@@ -23,36 +26,35 @@ def zoneout(
     return_mask: bool = False,
     out: Array | None = None,
 ) -> Any:
-    r"""Keep the previous state of some units; in evaluation, take the expectation.
+    r"""Keep the previous state of some units in training; in evaluation, take the expectation.
 
     .. math:: h_i = m_i \, new_i + (1 - m_i) \, previous_i, \qquad m_i \sim Bernoulli(1 - p)
 
-    and :math:`h = (1 - p) \, new + p \, previous` in evaluation.
+    and :math:`h = (1 - p) \, new + p \, previous` in evaluation. See Krueger et al., "Zoneout:
+    regularizing RNNs by randomly preserving hidden activations", ICLR 2017.
 
     Parameters
     ----------
     new : array_like of float or complex
-        State that the step has computed, as the input of `dropout`.
+        State that the step has computed, of any shape and any dtype of `dropout`.
     previous : array_like
-        The state before it, of the dtype of `new`; it broadcasts to its shape.
+        State before the step, of the dtype of `new`; it broadcasts to the shape of `new`.
     p : float, default 0.5
         Probability to keep the PREVIOUS value of a unit, in [0, 1].
     training, rng, mask, return_mask, out
-        As for `dropout`, also what is returned. The mask is True where `new` is taken.
+        As for `dropout`; the mask is True where the unit takes its new value.
 
-    Notes
-    -----
-    Krueger et al., "Zoneout: regularizing RNNs by randomly preserving hidden activations", ICLR
-    2017.
+    Returns
+    -------
+    ndarray
+        Of the shape and dtype of `new`; `new` itself for p = 0.
 
     Examples
     --------
-    >>> import fastdrop as fd
-    >>> import numpy as np
     >>> fd.zoneout(np.ones(6), np.zeros(6), 0.5, rng=1)
     array([0., 1., 0., 0., 0., 1.])
-    >>> fd.zoneout(np.ones(6), np.zeros(6), 0.25, training=False)
-    array([0.75, 0.75, 0.75, 0.75, 0.75, 0.75])
+    >>> fd.zoneout(np.ones(4), np.zeros(4), 0.25, training=False)
+    array([0.75, 0.75, 0.75, 0.75])
     """
     inputs = (as_array(new, "new"), as_array(previous, "previous"))
     return run("switch", inputs, p, training, "standard", (), rng, mask, return_mask, out)
@@ -68,24 +70,11 @@ def zoneout_backward(
 ) -> tuple[Array, Array]:
     """Return the gradients of `zoneout` with respect to `new` and `previous`.
 
-    Parameters
-    ----------
-    dy : array_like of float or complex
-        Gradient with respect to the result.
-    p, training
-        As they were given to `zoneout`.
-    rng, mask
-        The `Key` that was given to `zoneout`, or the mask that it returned; nothing else.
+    `dy` is the gradient with respect to the result; `p` and `training` are as in the forward call.
+    In training, give either `rng`, its `Key`, or `mask`, the mask that it returned; anything else
+    is refused. Both gradients have the shape and dtype of `dy`; if `previous` was broadcast, sum
+    its gradient to its shape.
 
-    Returns
-    -------
-    tuple of two ndarray
-        Of the shape and dtype of `dy`.
-
-    Examples
-    --------
-    >>> import fastdrop as fd
-    >>> import numpy as np
     >>> fd.zoneout_backward(np.ones(4), 0.5, rng=fd.Key(1))
     (array([0., 1., 0., 0.]), array([1., 0., 1., 1.]))
     """
@@ -98,21 +87,11 @@ def zoneout_backward(
 
 
 class Zoneout(MaskedLayer[Mask]):
-    """Keep the previous state of some units in training, as `zoneout` does.
+    """Keep the previous state of some units in training; the layer of `zoneout`.
 
-    A call takes ``(new, previous, out=None)``; `backward` returns the gradients of both.
+    A call takes ``(new, previous, out=None)``; `backward` returns the gradients of both, each in
+    the shape of its input. ``p`` is as for `zoneout`, ``rng`` as for `Dropout`.
 
-    Parameters
-    ----------
-    p : float, default 0.5
-        Probability to keep the PREVIOUS value of a unit, in [0, 1].
-    rng
-        As for `Dropout`.
-
-    Examples
-    --------
-    >>> import fastdrop as fd
-    >>> import numpy as np
     >>> drop = fd.Zoneout(0.5, rng=0)
     >>> drop(np.ones(4), np.zeros(4))
     array([1., 0., 1., 0.])
@@ -134,7 +113,7 @@ class Zoneout(MaskedLayer[Mask]):
         *,
         training: bool | None = None,
     ) -> Array:
-        """Return the state to go on with, as `zoneout` does."""
+        """Return the next state, as `zoneout` does."""
         y = self._run_several((as_array(new, "new"), as_array(previous, "previous")), out, training)
         self._previous = np.shape(previous)
         return y
