@@ -1,7 +1,7 @@
 """Dropout with one decision for many elements: channels, time steps, samples.
 
-Each member says which axes share a decision; the rest is `dropout`. They are linear in their input:
-the gradient is the same function of the output's gradient, with the same key or mask.
+Each member chooses the axes that share a decision; `dropout` does the rest. All are linear: for the
+gradient, apply the function to dy with the same key or mask.
 """
 
 from collections.abc import Sequence
@@ -43,34 +43,27 @@ def feature_dropout(
 ) -> Any:
     r"""Drop whole channels, of inputs with any number of other axes.
 
-    Channel c of sample n is set to +0.0 with probability `p`:
-
     .. math:: y_{n c l} = m_{n c} \, x_{n c l} / (1 - p), \qquad m_{n c} \sim Bernoulli(1 - p)
+
+    for sample n, channel c and the remaining index l. See Tompson et al., "Efficient object
+    localization using convolutional networks", CVPR 2015.
 
     Parameters
     ----------
     x : array_like of float or complex, shape (batch, channels, ...)
-        Input, as for `dropout`.
+        Input of any dtype of `dropout`, in any memory layout.
     p : float, default 0.5
         Probability to DROP a channel, in [0, 1].
-    training, mode, rng, mask, return_mask, out
-        As for `dropout`, also what is returned.
     channel_axis : int, default 1
-        The axis of the channels; -1 for (batch, ..., channels). The batch is axis 0.
-
-    Notes
-    -----
-    Tompson et al., "Efficient object localization using convolutional networks", CVPR 2015.
+        Axis of the channels; -1 for (batch, ..., channels). The batch is axis 0.
+    training, mode, rng, mask, return_mask, out
+        As for `dropout`, and so is the result.
 
     Examples
     --------
-    >>> import fastdrop as fd
-    >>> import numpy as np
-    >>> fd.feature_dropout(np.ones((1, 4, 3), dtype=np.float32), 0.5, rng=1)
+    >>> fd.feature_dropout(np.ones((1, 2, 3), dtype=np.float32), 0.5, rng=1)
     array([[[0., 0., 0.],
-            [2., 2., 2.],
-            [0., 0., 0.],
-            [0., 0., 0.]]], dtype=float32)
+            [2., 2., 2.]]], dtype=float32)
     """
     return _features(x, None, p, training, mode, channel_axis, rng, mask, return_mask, out)
 
@@ -87,16 +80,13 @@ def dropout1d(
     return_mask: bool = False,
     out: Array | None = None,
 ) -> Any:
-    """Drop whole channels of sequences, of shape (batch, channels, length).
+    """Drop whole channels of sequences: `feature_dropout` for `x` with three axes.
 
-    As `feature_dropout`, but refuses any other number of axes.
+    `x` has shape (batch, channels, length).
 
-    Examples
-    --------
-    >>> import fastdrop as fd
-    >>> import numpy as np
-    >>> fd.dropout1d(np.ones((1, 4, 3), dtype=np.float32), 0.5, rng=1).mean(axis=2)
-    array([[0., 2., 0., 0.]], dtype=float32)
+    >>> fd.dropout1d(np.ones((1, 2, 3), dtype=np.float32), 0.5, rng=1)
+    array([[[0., 0., 0.],
+            [2., 2., 2.]]], dtype=float32)
     """
     return _features(x, 3, p, training, mode, channel_axis, rng, mask, return_mask, out)
 
@@ -113,14 +103,10 @@ def dropout2d(
     return_mask: bool = False,
     out: Array | None = None,
 ) -> Any:
-    """Drop whole channels of images, of shape (batch, channels, height, width).
+    """Drop whole channels of images: `feature_dropout` for `x` with four axes.
 
-    As `feature_dropout`, but refuses any other number of axes.
+    `x` has shape (batch, channels, height, width).
 
-    Examples
-    --------
-    >>> import fastdrop as fd
-    >>> import numpy as np
     >>> y = fd.dropout2d(np.ones((1, 4, 8, 8), dtype=np.float32), 0.5, rng=1)
     >>> y.mean(axis=(2, 3))
     array([[0., 2., 0., 0.]], dtype=float32)
@@ -140,14 +126,10 @@ def dropout3d(
     return_mask: bool = False,
     out: Array | None = None,
 ) -> Any:
-    """Drop whole channels of volumes, of shape (batch, channels, depth, height, width).
+    """Drop whole channels of volumes: `feature_dropout` for `x` with five axes.
 
-    As `feature_dropout`, but refuses any other number of axes.
+    `x` has shape (batch, channels, depth, height, width).
 
-    Examples
-    --------
-    >>> import fastdrop as fd
-    >>> import numpy as np
     >>> y = fd.dropout3d(np.ones((1, 2, 2, 8, 4), dtype=np.float32), 0.5, channel_axis=3, rng=1)
     >>> y.mean(axis=(1, 2, 4))
     array([[0., 2., 0., 0., 0., 2., 2., 0.]], dtype=float32)
@@ -174,21 +156,11 @@ def _features(
 
 
 class FeatureDropout(Dropout):
-    """Drop whole channels in training, as `feature_dropout` does.
+    """Drop whole channels in training; the layer of `feature_dropout`.
 
-    Parameters
-    ----------
-    p : float, default 0.5
-        Probability to DROP a channel, in [0, 1].
-    inplace, mode, rng
-        As for `Dropout`.
-    channel_axis : int, default 1
-        The axis of the channels; -1 for (batch, ..., channels). The batch is axis 0.
+    ``channel_axis`` is as for `feature_dropout`; ``p``, ``inplace``, ``mode`` and ``rng`` are as
+    for `Dropout`.
 
-    Examples
-    --------
-    >>> import fastdrop as fd
-    >>> import numpy as np
     >>> fd.FeatureDropout(0.5, rng=0)(np.ones((1, 2, 3), dtype=np.float32))
     array([[[2., 2., 2.],
             [0., 0., 0.]]], dtype=float32)
@@ -213,14 +185,8 @@ class FeatureDropout(Dropout):
 
 
 class Dropout1d(FeatureDropout):
-    """Drop whole channels of sequences in training, as `dropout1d` does.
+    """Drop whole channels of sequences in training: `FeatureDropout` for three axes.
 
-    The parameters are those of `FeatureDropout`.
-
-    Examples
-    --------
-    >>> import fastdrop as fd
-    >>> import numpy as np
     >>> fd.Dropout1d(0.5, rng=0)(np.ones((1, 2, 3), dtype=np.float32))
     array([[[2., 2., 2.],
             [0., 0., 0.]]], dtype=float32)
@@ -230,14 +196,8 @@ class Dropout1d(FeatureDropout):
 
 
 class Dropout2d(FeatureDropout):
-    """Drop whole channels of images in training, as `dropout2d` does.
+    """Drop whole channels of images in training: `FeatureDropout` for four axes.
 
-    The parameters are those of `FeatureDropout`.
-
-    Examples
-    --------
-    >>> import fastdrop as fd
-    >>> import numpy as np
     >>> fd.Dropout2d(0.5, rng=0)(np.ones((1, 4, 5, 5), dtype=np.float32)).mean(axis=(2, 3))
     array([[2., 0., 2., 0.]], dtype=float32)
     """
@@ -246,14 +206,8 @@ class Dropout2d(FeatureDropout):
 
 
 class Dropout3d(FeatureDropout):
-    """Drop whole channels of volumes in training, as `dropout3d` does.
+    """Drop whole channels of volumes in training: `FeatureDropout` for five axes.
 
-    The parameters are those of `FeatureDropout`.
-
-    Examples
-    --------
-    >>> import fastdrop as fd
-    >>> import numpy as np
     >>> fd.Dropout3d(0.5, rng=0)(np.ones((1, 4, 2, 5, 5), dtype=np.float32)).mean(axis=(2, 3, 4))
     array([[2., 0., 2., 0.]], dtype=float32)
     """
@@ -262,7 +216,7 @@ class Dropout3d(FeatureDropout):
 
 
 def as_channel_axis(channel_axis: Any, ndim: int | None) -> int:
-    """Return the axis of the channels of inputs that are not there yet."""
+    """Return the channel axis of inputs that are not known yet."""
     if ndim is not None:
         feature_axes((1,) * ndim, channel_axis)
     number = as_axis_number(channel_axis, "channel_axis")
@@ -287,27 +241,21 @@ def locked_dropout(
 
     .. math:: y_{t b h} = m_{b h} \, x_{t b h} / (1 - p), \qquad m_{b h} \sim Bernoulli(1 - p)
 
+    See Gal and Ghahramani, "A theoretically grounded application of dropout in recurrent neural
+    networks", NIPS 2016. Merity et al., "Regularizing and optimizing LSTM language models", ICLR
+    2018, call it "locked".
+
     Parameters
     ----------
     x : array_like of float or complex, shape (time, batch, features) or any other
-        Input, as for `dropout`.
-    p : float, default 0.5
-        Probability to DROP an element, in [0, 1].
-    training, mode, rng, mask, return_mask, out
-        As for `dropout`, also what is returned.
+        Input of any dtype of `dropout`, in any memory layout.
     time_axis : int, default 0
-        The axis along which decisions are shared.
-
-    Notes
-    -----
-    Gal and Ghahramani, "A theoretically grounded application of dropout in recurrent neural
-    networks", NIPS 2016; Merity et al., "Regularizing and optimizing LSTM language models", ICLR
-    2018, call it locked.
+        Axis along which elements share a decision.
+    p, training, mode, rng, mask, return_mask, out
+        As for `dropout`, and so is the result.
 
     Examples
     --------
-    >>> import fastdrop as fd
-    >>> import numpy as np
     >>> fd.locked_dropout(np.ones((2, 1, 6), dtype=np.float32), 0.5, rng=1)[:, 0]
     array([[0., 2., 0., 0., 0., 2.],
            [0., 2., 0., 0., 0., 2.]], dtype=float32)
@@ -319,21 +267,11 @@ def locked_dropout(
 
 
 class LockedDropout(Dropout):
-    """Drop the same elements at every time step in training, as `locked_dropout` does.
+    """Drop the same elements at every time step in training; the layer of `locked_dropout`.
 
-    Parameters
-    ----------
-    p : float, default 0.5
-        Probability to DROP an element, in [0, 1].
-    inplace, mode, rng
-        As for `Dropout`.
-    time_axis : int, default 0
-        The axis along which decisions are shared.
+    ``time_axis`` is as for `locked_dropout`; ``p``, ``inplace``, ``mode`` and ``rng`` are as for
+    `Dropout`.
 
-    Examples
-    --------
-    >>> import fastdrop as fd
-    >>> import numpy as np
     >>> fd.LockedDropout(0.5, rng=0)(np.ones((2, 4), dtype=np.float32))
     array([[2., 0., 2., 0.],
            [2., 0., 2., 0.]], dtype=float32)
@@ -372,37 +310,30 @@ def drop_path(
 
     .. math:: y_n = m_n \, x_n / (1 - p), \qquad m_n \sim Bernoulli(1 - p)
 
-    Evaluation is the identity.
+    See Huang et al., "Deep networks with stochastic depth", ECCV 2016. (Their p is the probability
+    to survive, and they scale in evaluation.) `drop_path_rates` gives p for each block of a
+    network.
 
     Parameters
     ----------
     x : array_like of float or complex, shape (batch, ...)
-        Output of the branch, as for `dropout`.
+        Output of the branch, of any dtype of `dropout`, in any memory layout.
     p : float, default 0.5
         Probability to DROP the branch, in [0, 1].
-    training, rng, mask, return_mask, out
-        As for `dropout`, also what is returned.
     per : {"sample", "batch"}, default "sample"
-        Whether each sample has its own decision, or all share one.
+        Whether to decide for each sample or once for the batch.
     batch_axis : int, default 0
-        The axis of the samples.
+        Axis of the samples.
     scale_by_keep : bool, default True
-        Whether to divide kept samples by 1 - p.
-
-    Notes
-    -----
-    Huang et al., "Deep networks with stochastic depth", ECCV 2016. (There p is the probability to
-    survive, and evaluation scales; here training does.)
+        Whether to divide kept elements by 1 - p. Evaluation never changes `x`.
+    training, rng, mask, return_mask, out
+        As for `dropout`, and so is the result.
 
     Examples
     --------
-    >>> import fastdrop as fd
-    >>> import numpy as np
-    >>> fd.drop_path(np.ones((4, 3), dtype=np.float32), 0.5, rng=1)
+    >>> fd.drop_path(np.ones((2, 3), dtype=np.float32), 0.5, rng=1)
     array([[0., 0., 0.],
-           [2., 2., 2.],
-           [0., 0., 0.],
-           [0., 0., 0.]], dtype=float32)
+           [2., 2., 2.]], dtype=float32)
     """
     array = as_array(x, "x")
     shared = _path_axes(array.ndim, per, batch_axis)
@@ -411,26 +342,13 @@ def drop_path(
 
 
 class DropPath(Dropout):
-    """Drop the whole residual branch of a sample in training, as `drop_path` does.
+    """Drop the whole residual branch of a sample in training; the layer of `drop_path`.
 
-    Parameters
-    ----------
-    p : float, default 0.5
-        Probability to DROP the branch, in [0, 1]; `drop_path_rates` spreads it over a network.
-    inplace, rng
-        As for `Dropout`.
-    per, batch_axis, scale_by_keep
-        As for `drop_path`.
+    ``p``, ``per``, ``batch_axis`` and ``scale_by_keep`` are as for `drop_path`, ``inplace`` and
+    ``rng`` as for `Dropout`.
 
-    Examples
-    --------
-    >>> import fastdrop as fd
-    >>> import numpy as np
-    >>> fd.DropPath(0.5, rng=0)(np.ones((4, 3), dtype=np.float32))
-    array([[2., 2., 2.],
-           [0., 0., 0.],
-           [2., 2., 2.],
-           [0., 0., 0.]], dtype=float32)
+    >>> fd.DropPath(0.5, rng=0)(np.ones((4, 2), dtype=np.float32)).mean(axis=1)
+    array([2., 0., 2., 0.], dtype=float32)
     """
 
     def __init__(
@@ -475,30 +393,12 @@ def drop_path_rates(
 ) -> list[float] | list[list[float]]:
     r"""Return the rates for the blocks of a network: from 0 at the first to `p` at the last.
 
-    Block i of n has the rate :math:`p \, i / (n - 1)`, counted from 0; a single block has rate p.
+    Block i of n, counted from 0, has the rate :math:`p \, i / (n - 1)`; a single block has rate p.
+    This is the linear decay rule of Huang et al. (see `drop_path`), section 3. (There the first
+    block has the rate p / n; here, as in most programs, 0.) `depth` is the number of blocks, or a
+    sequence with the number in each stage, for a list per stage. With `stagewise`, all blocks of a
+    stage have the same rate.
 
-    Parameters
-    ----------
-    p : float
-        Rate of the last block, in [0, 1].
-    depth : int or sequence of int
-        Number of blocks, or of the blocks of each stage.
-    stagewise : bool, default False
-        Whether the rate grows from stage to stage only, and is the same within a stage.
-
-    Returns
-    -------
-    list of float, or of lists of float
-        One rate per block, or a list per stage.
-
-    Notes
-    -----
-    Huang et al., "Deep networks with stochastic depth", ECCV 2016, section 3: the linear decay
-    rule. (There the first block has the rate p / n; here, as in most programs, 0.)
-
-    Examples
-    --------
-    >>> import fastdrop as fd
     >>> fd.drop_path_rates(0.5, 3)
     [0.0, 0.25, 0.5]
     >>> fd.drop_path_rates(0.5, [2, 1], stagewise=True)

@@ -1,7 +1,8 @@
 """Dropout of weights: words of a table, connections, recurrent weights.
 
-All are linear in the weights: the gradient is the same function of the output's gradient, with the
-same key or mask.
+These functions return weights for the caller's own layers (`linear` has a layer with its own). All
+are linear: for the gradient, apply the function to the gradient with respect to the returned
+weights, with the same key or mask.
 """
 
 from collections.abc import Sequence
@@ -57,42 +58,36 @@ def embedding_dropout(
 
     .. math:: y_{v d} = m_v \, w_{v d} / (1 - p), \qquad m_v \sim Bernoulli(1 - p)
 
+    See Gal and Ghahramani, "A theoretically grounded application of dropout in recurrent neural
+    networks", NIPS 2016, section 4.2.
+
     Parameters
     ----------
     weight : array_like of float or complex, shape (vocabulary, dimension)
-        The table, of any of the dtypes of `dropout`, in any memory layout.
+        The table, of any dtype of `dropout`, in any memory layout.
     p : float, default 0.5
         Probability to DROP a word, in [0, 1].
     indices : array_like of int, optional
-        Words to look up. Then only their rows are computed; a word that comes several times is
-        kept or dropped every time, as it would be in the whole table.
+        Words to look up: only their rows are computed. All occurrences of a word share its
+        decision, which is the same as in the whole table.
     training, mode, rng, mask, return_mask, out
-        As for `dropout`. The mask is of shape (vocabulary, 1).
+        As for `dropout`. The mask has shape (vocabulary, 1).
 
     Returns
     -------
     ndarray, shape (vocabulary, dimension), or indices.shape + (dimension,)
-        The table to look words up in, or the rows of the words, as for `dropout`.
-
-    Notes
-    -----
-    Gal and Ghahramani, "A theoretically grounded application of dropout in recurrent neural
-    networks", NIPS 2016, section 4.2.
+        The table to look words up in, or the rows of `indices`.
 
     Examples
     --------
-    >>> import fastdrop as fd
-    >>> import numpy as np
-    >>> table = np.ones((4, 2), dtype=np.float32)
-    >>> fd.embedding_dropout(table, 0.5, rng=1)
+    >>> fd.embedding_dropout(np.ones((4, 2), dtype=np.float32), 0.5, rng=1)
     array([[0., 0.],
            [2., 2.],
            [0., 0.],
            [0., 0.]], dtype=float32)
-    >>> fd.embedding_dropout(table, 0.5, indices=[1, 0, 1], rng=1)
+    >>> fd.embedding_dropout(np.ones((4, 2), dtype=np.float32), 0.5, indices=[1, 0], rng=1)
     array([[2., 2.],
-           [0., 0.],
-           [2., 2.]], dtype=float32)
+           [0., 0.]], dtype=float32)
     """
     check_mode(mode)
     table = _as_table(weight)
@@ -119,35 +114,16 @@ def embedding_dropout_backward(
     rng: RNG = None,
     mask: Keep | None = None,
 ) -> Array:
-    """Return the gradient of `embedding_dropout` with `indices` with respect to the table.
+    """Return the gradient of `embedding_dropout` with `indices`, with respect to the table.
 
-    Parameters
-    ----------
-    dy : array_like of float or complex, shape indices.shape + (dimension,)
-        Gradient with respect to the rows.
-    indices : array_like of int
-        The words that were looked up.
-    vocabulary : int
-        Number of rows of the table.
-    p, training, mode
-        As they were given to `embedding_dropout`.
-    rng, mask
-        The `Key` that was given to `embedding_dropout`, or the mask that it returned.
+    `dy`, of shape indices.shape + (dimension,), is the gradient with respect to the rows, and
+    `vocabulary` the number of rows of the table; the other arguments are those of the forward call.
+    In training, give either `rng`, its `Key`, or `mask`, the mask that it returned; anything else
+    is refused. The rows of a repeated word are summed in float64.
 
-    Returns
-    -------
-    ndarray, shape (vocabulary, dimension)
-        Of the dtype of `dy`. Rows of words that come several times are summed in float64.
-
-    Examples
-    --------
-    >>> import fastdrop as fd
-    >>> import numpy as np
-    >>> fd.embedding_dropout_backward(np.ones((3, 2)), [1, 0, 1], 4, 0.5, rng=fd.Key(1))
+    >>> fd.embedding_dropout_backward(np.ones((3, 2)), [1, 0, 1], 2, 0.5, rng=fd.Key(1))
     array([[0., 0.],
-           [4., 4.],
-           [0., 0.],
-           [0., 0.]])
+           [4., 4.]])
     """
     check_mode(mode)
     check_forward_mask(training, rng, mask)
@@ -167,7 +143,7 @@ def _as_table(weight: ArrayLike) -> Array:
 
 
 class _Lookup:
-    """The plan of rows of a table."""
+    """The plan of rows that are looked up in a table."""
 
     __slots__ = ("_scale", "_shape", "_words", "recipe")
 
@@ -200,7 +176,7 @@ def _lookup(
     rng: RNG,
     mask: Keep | None,
 ) -> _Lookup:
-    """Return what a look-up of words in a table of some shape decides."""
+    """Return the plan of a look-up in a table of this shape."""
     p, training = probability(p), as_flag(training, "training")
     keep: Any
     if mask is None:
@@ -215,33 +191,15 @@ def _lookup(
 
 
 class EmbeddingDropout(Dropout):
-    """Drop whole words in training: rows of an embedding table.
+    """Drop whole words of an embedding table in training; the layer of `embedding_dropout`.
 
-    A call takes the table, of shape (vocabulary, dimension), and returns the one to look words up
-    in; or with `indices`, the rows of these words. `backward` takes the gradient with respect to
-    what was returned, and returns that with respect to the table.
+    A call takes the table, and optionally `indices`. `backward` takes the gradient with respect to
+    the result, and returns the gradient with respect to the table. ``p``, ``inplace``, ``mode`` and
+    ``rng`` are as for `Dropout`.
 
-    Parameters
-    ----------
-    p : float, default 0.5
-        Probability to DROP a word, in [0, 1].
-    inplace, mode, rng
-        As for `Dropout`.
-
-    See Also
-    --------
-    embedding_dropout : the function, with the formula and the paper.
-
-    Examples
-    --------
-    >>> import fastdrop as fd
-    >>> import numpy as np
     >>> drop, table = fd.EmbeddingDropout(0.5, rng=0), np.ones((4, 2), dtype=np.float32)
-    >>> drop(table)
-    array([[2., 2.],
-           [0., 0.],
-           [2., 2.],
-           [0., 0.]], dtype=float32)
+    >>> drop(table).mean(axis=1)
+    array([2., 0., 2., 0.], dtype=float32)
     >>> drop(table, [3, 3]).shape
     (2, 2)
     """
@@ -288,36 +246,13 @@ def drop_connect(
     return_mask: bool = False,
     out: Array | None = None,
 ) -> Any:
-    r"""Drop connections: single weights, one mask for all examples of a call.
+    r"""Drop connections: single weights, with one mask for all examples of a call.
 
     .. math:: W'_{o i} = m_{o i} \, W_{o i} / (1 - p), \qquad m_{o i} \sim Bernoulli(1 - p)
 
-    Parameters
-    ----------
-    weight : array_like of float or complex
-        Weights of any shape, of any of the dtypes of `dropout`.
-    p : float, default 0.5
-        Probability to DROP a weight, in [0, 1].
-    training, mode, rng, mask, return_mask, out
-        As for `dropout`.
+    See Wan et al., "Regularization of neural networks using DropConnect", ICML 2013. `weight` has
+    any shape; all else is as for `dropout`. For one mask per example, see `drop_connect_linear`.
 
-    Returns
-    -------
-    ndarray
-        The weights to use in this call, as for `dropout`.
-
-    See Also
-    --------
-    DropConnectLinear : a mask for each example.
-
-    Notes
-    -----
-    Wan et al., "Regularization of neural networks using DropConnect", ICML 2013.
-
-    Examples
-    --------
-    >>> import fastdrop as fd
-    >>> import numpy as np
     >>> fd.drop_connect(np.ones((2, 3), dtype=np.float32), 0.5, rng=1)
     array([[0., 2., 0.],
            [0., 0., 2.]], dtype=float32)
@@ -328,27 +263,11 @@ def drop_connect(
 
 
 class DropConnect(Dropout):
-    """Drop connections in training: single weights, one mask for all examples of a call.
+    """Drop connections in training, one mask for all examples; the layer of `drop_connect`.
 
-    A call takes the weights, of any shape, and returns those to use; `backward` takes the gradient
-    with respect to these.
+    A call takes the weights and returns the ones to use; `backward` takes the gradient with respect
+    to these. ``p``, ``inplace``, ``mode`` and ``rng`` are as for `Dropout`.
 
-    Parameters
-    ----------
-    p : float, default 0.5
-        Probability to DROP a weight, in [0, 1].
-    inplace, mode, rng
-        As for `Dropout`.
-
-    See Also
-    --------
-    drop_connect : the function, with the formula and the paper.
-    DropConnectLinear : a mask for each example.
-
-    Examples
-    --------
-    >>> import fastdrop as fd
-    >>> import numpy as np
     >>> fd.DropConnect(0.5, rng=0)(np.ones((2, 3), dtype=np.float32))
     array([[2., 0., 2.],
            [0., 0., 2.]], dtype=float32)
@@ -374,30 +293,25 @@ def weight_drop(
 ) -> Any:
     """Drop connections of several recurrent weights, once for all time steps of a sequence.
 
-    Each array is dropped as by `drop_connect`; array number i with ``key.fold_in(i)``.
+    See Merity et al., "Regularizing and optimizing LSTM language models", ICLR 2018.
 
     Parameters
     ----------
     weights : sequence of array_like
-        Such as the hidden-to-hidden matrices of the gates of an LSTM.
-    p : float, default 0.5
-        Probability to DROP a weight, in [0, 1].
-    training, mode, rng
+        Such as the hidden-to-hidden matrices of an LSTM's gates. Array number i is dropped as by
+        `drop_connect` with the key ``key.fold_in(i)``.
+    p, training, mode, rng, return_mask
         As for `dropout`.
+    mask : sequence, optional
+        One mask per array, as for `dropout`, instead of `rng`.
 
     Returns
     -------
     list of ndarray
-        The weights to use for one sequence, forward and backward.
-
-    Notes
-    -----
-    Merity et al., "Regularizing and optimizing LSTM language models", ICLR 2018.
+        The weights to use for one sequence; with the list of masks if `return_mask`.
 
     Examples
     --------
-    >>> import fastdrop as fd
-    >>> import numpy as np
     >>> forget, update = fd.weight_drop([np.ones((2, 2)), np.ones((2, 2))], 0.5, rng=1)
     >>> update
     array([[0., 0.],
@@ -428,7 +342,7 @@ def weight_drop(
 
 
 class _Several:
-    """The plans of several arrays as one."""
+    """The plans of several arrays in one."""
 
     __slots__ = ("_plans", "_shapes", "recipe")
 
@@ -447,23 +361,10 @@ class _Several:
 
 
 class WeightDrop(Layer[list[Mask]]):
-    """Drop connections of recurrent weights, once for all time steps of a sequence.
+    """Drop connections of recurrent weights in training; the layer of `weight_drop`.
 
-    Parameters
-    ----------
-    p : float, default 0.5
-        Probability to DROP a weight, in [0, 1].
-    mode, rng
-        As for `Dropout`.
+    ``p``, ``mode`` and ``rng`` are as for `Dropout`.
 
-    See Also
-    --------
-    weight_drop : the function, with the paper.
-
-    Examples
-    --------
-    >>> import fastdrop as fd
-    >>> import numpy as np
     >>> drop = fd.WeightDrop(0.5, rng=0)
     >>> forget, update = drop([np.ones((2, 2)), np.ones((2, 2))])
     >>> np.array_equal(drop.backward([np.ones((2, 2))] * 2)[1], update)
@@ -480,20 +381,7 @@ class WeightDrop(Layer[list[Mask]]):
     def __call__(
         self, weights: Sequence[ArrayLike], *, training: bool | None = None
     ) -> list[Array]:
-        """Drop connections of all arrays.
-
-        Parameters
-        ----------
-        weights : sequence of array_like
-            Of any shapes and the dtypes of `Dropout`.
-        training : bool, optional
-            As for `Dropout`.
-
-        Returns
-        -------
-        list of ndarray
-            The weights to use; those given, where there is nothing to do.
-        """
+        """Return the list of weights to use, as `weight_drop` does."""
         arrays = float_arrays(weights, "weights")
         train = self._trains(training)
         results: list[tuple[Array, Any]]
@@ -511,21 +399,6 @@ class WeightDrop(Layer[list[Mask]]):
         return [y for y, _ in results]
 
     def backward(self, gradients: Sequence[ArrayLike]) -> list[Array]:
-        """Return the gradients with respect to the weights of the last call.
-
-        Parameters
-        ----------
-        gradients : sequence of array_like
-            With respect to the returned weights, in their shapes.
-
-        Returns
-        -------
-        list of ndarray
-
-        Raises
-        ------
-        RuntimeError
-            If there was no call yet.
-        """
+        """Return the gradients with respect to the weights of the last call."""
         several: list[Array] = self._last_plan().backward(float_arrays(gradients, "gradients"))
         return several
