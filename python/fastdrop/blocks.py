@@ -1,7 +1,7 @@
 """Dropout of contiguous blocks of sequences, images and volumes (DropBlock), at an exact rate.
 
 A `BlockMask` is the recipe: a `Mask` of the places where blocks start, and the size of a block. The
-decisions come from the compiled core; here they are only spread over the blocks.
+compiled core draws the decisions; this file only spreads them over the blocks.
 """
 
 import math
@@ -32,29 +32,13 @@ from fastdrop.shared import as_channel_axis
 
 @dataclass(frozen=True)
 class BlockMask(Drawable):
-    """Which elements are kept when whole blocks are dropped: a recipe, not an array.
+    """A recipe that tells which elements are kept when whole blocks are dropped.
 
-    Parameters
-    ----------
-    seeds : Mask
-        A decision for every place where a block fits; a dropped one drops the block that starts
-        there.
-    block : tuple of int
-        Lengths of a block, one for each axis of `seeds`.
-    p : float
-        Fraction of the elements that is dropped, in expectation.
+    `seeds` is a `Mask` with one decision for every place where a block fits; a dropped place starts
+    a block. `block` has the lengths of a block, one for each axis of `seeds`. `p` is the expected
+    fraction of dropped elements; `drop_block2d` makes `seeds` that fit it.
 
-    See Also
-    --------
-    drop_block2d : makes them, with the right `seeds` for a `p`.
-
-    Examples
-    --------
-    >>> import fastdrop as fd
-    >>> import numpy as np
     >>> mask = fd.BlockMask(fd.Mask((2, 4), 0.3, fd.Key(2)), (2, 3), 0.5)
-    >>> mask.shape
-    (3, 6)
     >>> mask.seeds.to_numpy().astype(int)
     array([[0, 1, 1, 0],
            [1, 1, 0, 1]])
@@ -76,14 +60,14 @@ class BlockMask(Drawable):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape of the mask; it broadcasts to that of the array it is applied to."""
+        """Shape of the mask; it broadcasts to the shape of the array it is applied to."""
         return tuple(
             places + length - 1 for places, length in zip(self.seeds.shape, self.block, strict=True)
         )
 
     @property
     def key(self) -> Key:
-        """The key that the places are drawn with."""
+        """Key of `seeds`."""
         return self.seeds.key
 
     def to_numpy(self) -> NDArray[np.bool_]:
@@ -106,55 +90,23 @@ class BlockMask(Drawable):
     def apply(
         self, x: ArrayLike, out: Array | None = None, *, scale: SupportsFloat | None = None
     ) -> Array:
-        """Return ``x * scale`` where elements are kept, and +0.0 where they are dropped.
-
-        Parameters
-        ----------
-        x : array_like of float or complex
-            Of a shape that the mask broadcasts to.
-        out : ndarray, optional
-            Array to write into, of the shape and dtype of `x`.
-        scale : float, optional
-            1 / (1 - p) if not given.
-
-        Returns
-        -------
-        ndarray
-        """
+        """Return ``x * scale`` where kept, else +0.0; `scale` is 1 / (1 - p) if not given."""
         factor = inverse_keep(self.p) if scale is None else as_finite(scale, "scale")
         return select(as_array(x, "x"), self.to_numpy(), factor, out)
 
 
 @lru_cache(maxsize=256)
 def seed_rate(p: float, lengths: tuple[int, ...], block: tuple[int, ...]) -> float:
-    r"""Return the probability of a place to start a block for which the fraction dropped is `p`.
+    r"""Return the probability that a place starts a block for which a fraction `p` is dropped.
 
-    An element that :math:`n_e` of the blocks would cover is kept if none of them starts, so
+    An element that :math:`n_e` blocks can cover is kept if none of them starts. So this solves
 
     .. math:: \frac{1}{E} \sum_{e=1}^{E} 1 - (1 - \gamma)^{n_e} = p
 
-    is solved for :math:`\gamma`; :math:`n_e` is a product over the axes. With
-    :math:`\lambda = -\log(1 - \gamma)` all terms are exponentials: neither a small nor a large
-    `p` loses digits.
-
-    Parameters
-    ----------
-    p : float
-        Fraction to drop, in [0, 1].
-    lengths, block : tuple of int
-        Lengths of the map and of a block, at most as long, for each axis.
-
-    Returns
-    -------
-    float
-
-    Examples
-    --------
-    >>> from fastdrop.blocks import seed_rate
-    >>> seed_rate(0.5, (1, 1), (1, 1))
-    0.5
-    >>> round(seed_rate(0.5, (14, 14), (7, 7)), 6)
-    0.052637
+    for :math:`\gamma`; :math:`n_e` is a product over the axes. In :math:`\lambda = -\log(1 -
+    \gamma)` all terms are exponentials, so that neither a small nor a large `p` loses digits.
+    `lengths` and `block` are the lengths of the map and of a block (at most as long), for each
+    axis.
     """
     if p in (0.0, 1.0) or 0 in lengths:
         return p
@@ -191,14 +143,10 @@ def drop_block1d(
     return_mask: bool = False,
     out: Array | None = None,
 ) -> Any:
-    """Drop stretches of sequences, of shape (batch, channels, length).
+    """Drop stretches of sequences: `drop_block2d` for `x` of shape (batch, channels, length).
 
-    As `drop_block2d`, for three axes; `block_size` is an int.
+    `block_size` is the length of a block. All else is as for `drop_block2d`.
 
-    Examples
-    --------
-    >>> import fastdrop as fd
-    >>> import numpy as np
     >>> fd.drop_block1d(np.ones((1, 2, 10), dtype=np.float32), 0.5, 3, rng=1)[0]
     array([[0., 0., 0., 2., 2., 2., 2., 0., 0., 0.],
            [2., 2., 2., 2., 2., 2., 2., 2., 2., 2.]], dtype=float32)
@@ -225,47 +173,47 @@ def drop_block2d(
 ) -> Any:
     r"""Drop rectangular blocks of images (DropBlock).
 
-    At each place where a whole block fits, a block starts with probability :math:`\gamma`. Elements
-    that a block covers are set to +0.0, and the others are divided by :math:`1 - p`:
+    A block starts with probability :math:`\gamma` at each place where a whole block fits. Elements
+    that any block covers are set to +0.0, and the others are divided by :math:`1 - p`:
 
     .. math:: y_{n c i j} = x_{n c i j} \, / (1 - p) \prod_{u < h, v < w} m_{n c, i - u, j - v},
               \qquad m \sim Bernoulli(1 - \gamma)
 
-    for a block of height h and width w. :math:`\gamma` is such that an element is dropped with
-    probability `p` on average over the map, exactly: overlaps of blocks are counted in, and so are
-    the borders, which fewer blocks cover. Evaluation is the identity.
+    for blocks of height h and width w. :math:`\gamma` is such that an element is dropped with
+    probability `p` on average over the map, exactly: it accounts for overlaps of blocks and for the
+    borders, which fewer blocks cover. For the gradient, apply the function to dy with the same key
+    or mask.
 
     Parameters
     ----------
     x : array_like of float or complex, shape (batch, channels, height, width)
-        Input, as for `dropout`.
+        Input of any dtype of `dropout`, in any memory layout.
     p : float
-        Fraction of the elements to DROP, in [0, 1].
+        Expected fraction of the elements to DROP, in [0, 1].
     block_size : int or sequence of two int
-        Height and width of a block, each at least 1; in a smaller map, the whole map is the block.
-    training, rng, mask, return_mask, out
-        As for `dropout`, also what is returned. The mask is a `BlockMask`.
+        Height and width of a block, each at least 1, clipped to the size of the map.
     shared : bool, default False
         Whether the channels of a sample share their blocks.
     channel_axis : int, default 1
-        The axis of the channels; -1 for (batch, height, width, channels). The batch is axis 0.
+        Axis of the channels; -1 for (batch, height, width, channels). The batch is axis 0.
     scale_by_keep : bool, default True
-        Whether to divide kept elements by 1 - p.
+        Whether to divide kept elements by 1 - p. Evaluation never changes `x`.
+    mask : BlockMask, optional
+        Mask to apply instead of drawing one from `rng`; `p` and `block_size` are then not used.
+    training, rng, return_mask, out
+        As for `dropout`, and so is the result.
 
     Notes
     -----
     Ghiasi, Lin and Le, "DropBlock: a regularization method for convolutional networks", NeurIPS
-    2018, with two differences. Their :math:`\gamma` is an estimate, which drops less than asked
-    for, the more so the larger p. And they scale by the number of elements that happen to be kept,
-    counted over the batch: then a value depends on all other samples, the layer is not linear, and
-    where nothing is kept the result is NaN. Here the factor is its expectation,
-    :math:`1 / (1 - p)`, and the function of the output's gradient, with the same key or mask, is
-    the gradient.
+    2018, with two differences. Their :math:`\gamma` is an estimate that drops less than `p`, all
+    the more for large p. And they scale by the number of elements that happen to be left in the
+    batch: a value then depends on all other samples and on the batch size, the layer is not linear,
+    and the result is NaN if nothing is left. Here the factor is its expectation, the constant
+    :math:`1 / (1 - p)`.
 
     Examples
     --------
-    >>> import fastdrop as fd
-    >>> import numpy as np
     >>> fd.drop_block2d(np.ones((1, 1, 5, 8), dtype=np.float32), 0.5, 3, rng=1)[0, 0]
     array([[0., 0., 0., 2., 2., 2., 2., 2.],
            [0., 0., 0., 0., 2., 2., 2., 2.],
@@ -293,14 +241,11 @@ def drop_block3d(
     return_mask: bool = False,
     out: Array | None = None,
 ) -> Any:
-    """Drop blocks of volumes, of shape (batch, channels, depth, height, width).
+    """Drop blocks of volumes: `drop_block2d` for `x` with five axes.
 
-    As `drop_block2d`, for five axes; `block_size` is an int or three.
+    `x` has shape (batch, channels, depth, height, width); `block_size` is an int, or depth, height
+    and width. All else is as for `drop_block2d`.
 
-    Examples
-    --------
-    >>> import fastdrop as fd
-    >>> import numpy as np
     >>> y = fd.drop_block3d(np.ones((1, 1, 2, 3, 6), dtype=np.float32), 0.5, (2, 3, 2), rng=1)
     >>> y[0, 0, 0]
     array([[0., 0., 2., 2., 0., 0.],
@@ -321,7 +266,7 @@ def _draw(
     p: float,
     key: Key,
 ) -> BlockMask:
-    """Return the mask for arrays of a shape."""
+    """Return the mask for arrays of this shape."""
     ndim = len(block) + 2
     axes = feature_axes(shape, channel_axis, ndim)
     lengths = tuple(shape[axis] for axis in axes)
@@ -336,7 +281,7 @@ def _draw(
 
 
 def _scale(scale_by_keep: bool) -> dict[str, float]:
-    """Return what a plan passes on to `BlockMask.apply`."""
+    """Return the options that a plan passes to `BlockMask.apply`."""
     return {} if as_flag(scale_by_keep, "scale_by_keep") else {"scale": 1.0}
 
 
@@ -395,14 +340,8 @@ class _DropBlock(RecipeLayer[BlockMask]):
 
 
 class DropBlock1d(_DropBlock):
-    """Drop stretches of sequences in training, as `drop_block1d` does.
+    """Drop stretches of sequences in training: `DropBlock2d` for three axes.
 
-    The parameters are those of `DropBlock2d`; `block_size` is an int.
-
-    Examples
-    --------
-    >>> import fastdrop as fd
-    >>> import numpy as np
     >>> fd.DropBlock1d(0.5, 3, rng=8)(np.ones((1, 1, 10), dtype=np.float32))[0]
     array([[2., 2., 0., 0., 0., 0., 2., 2., 2., 2.]], dtype=float32)
     """
@@ -411,28 +350,11 @@ class DropBlock1d(_DropBlock):
 
 
 class DropBlock2d(_DropBlock):
-    """Drop rectangular blocks of images in training, as `drop_block2d` does.
+    """Drop rectangular blocks of images in training; the layer of `drop_block2d`.
 
-    Parameters
-    ----------
-    p : float
-        Fraction of the elements to DROP, in [0, 1]; exact in expectation.
-    block_size : int or sequence of two int
-        Height and width of a block, each at least 1.
-    inplace, rng
-        As for `Dropout`.
-    shared, channel_axis, scale_by_keep
-        As for `drop_block2d`.
+    ``p``, ``block_size``, ``shared``, ``channel_axis`` and ``scale_by_keep`` are as for
+    `drop_block2d`, ``inplace`` and ``rng`` as for `Dropout`. ``mask`` is a `BlockMask`.
 
-    Attributes
-    ----------
-    mask : BlockMask or None
-        That of the last call; None before the first and after one in evaluation.
-
-    Examples
-    --------
-    >>> import fastdrop as fd
-    >>> import numpy as np
     >>> drop = fd.DropBlock2d(0.5, (2, 3), rng=5)
     >>> drop(np.ones((1, 1, 4, 6), dtype=np.float32))[0, 0]
     array([[2., 0., 0., 0., 2., 2.],
@@ -445,14 +367,8 @@ class DropBlock2d(_DropBlock):
 
 
 class DropBlock3d(_DropBlock):
-    """Drop blocks of volumes in training, as `drop_block3d` does.
+    """Drop blocks of volumes in training: `DropBlock2d` for five axes.
 
-    The parameters are those of `DropBlock2d`; `block_size` is an int or three.
-
-    Examples
-    --------
-    >>> import fastdrop as fd
-    >>> import numpy as np
     >>> drop = fd.DropBlock3d(0.5, 2, rng=0)
     >>> drop(np.ones((1, 1, 2, 3, 4), dtype=np.float32))[0, 0, 0]
     array([[2., 2., 2., 2.],

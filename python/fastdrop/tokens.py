@@ -1,6 +1,6 @@
 """Dropout of whole tokens, which shortens the sequence (PatchDropout).
 
-A `PatchMask` is the recipe: which tokens stay is the rank of their uniforms.
+A `PatchMask` is the recipe: the tokens with the smallest uniforms stay.
 """
 
 from dataclasses import dataclass
@@ -34,7 +34,7 @@ BLOCK = 2**20
 
 
 def kept_tokens(p: float, tokens: int, prefix: int) -> int:
-    """Return how many of `tokens` stay, the first `prefix` among them."""
+    """Return how many of `tokens` stay, including the first `prefix`."""
     if prefix > tokens:
         raise ValueError(f"prefix must be at most the number of tokens, {tokens}, got {prefix}")
     number = tokens - prefix
@@ -44,31 +44,12 @@ def kept_tokens(p: float, tokens: int, prefix: int) -> int:
 
 @dataclass(frozen=True)
 class PatchMask(Drawable):
-    """Which tokens of a batch stay: a recipe, not an array.
+    """A recipe that tells which tokens of a batch stay.
 
-    Parameters
-    ----------
-    shape : tuple of two int
-        Number of sequences, and of tokens in each.
-    p : float
-        Fraction of the tokens to DROP, in [0, 1]; at least one stays.
-    key : Key
-        What the choice is a function of.
-    prefix : int, default 0
-        How many tokens at the start always stay.
-    ordered : bool, default True
-        Whether the tokens stay in order, or come in a random one behind the prefix.
+    ``shape`` is the number of sequences, and of tokens in each. ``p`` is the fraction of the tokens
+    to DROP; ``prefix`` and ``ordered`` are as for `patch_dropout`.
 
-    See Also
-    --------
-    patch_dropout : the rule in detail.
-
-    Examples
-    --------
-    >>> import fastdrop as fd
     >>> mask = fd.PatchMask((2, 6), 0.5, fd.Key(2), prefix=1)
-    >>> mask.kept
-    3
     >>> mask.indices()
     array([[0, 3, 4],
            [0, 4, 5]])
@@ -96,11 +77,11 @@ class PatchMask(Drawable):
 
     @property
     def kept(self) -> int:
-        """How many tokens of each sequence stay, with the prefix."""
+        """Number of tokens of each sequence that stay, including the prefix."""
         return kept_tokens(self.p, self.shape[1], self.prefix)
 
     def indices(self) -> NDArray[np.int64]:
-        """Return the places of the tokens that stay, shape (batch, kept)."""
+        """Return the positions of the tokens that stay, shape (batch, kept)."""
         batch, tokens = self.shape
         chosen = np.empty((batch, self.kept), dtype=np.int64)
         chosen[:, : self.prefix] = np.arange(self.prefix)
@@ -127,7 +108,7 @@ class PatchMask(Drawable):
         return kept
 
     def apply(self, x: ArrayLike, out: Array | None = None) -> Array:
-        """Return the tokens of `x` that stay, as `patch_dropout` does; all in place, `x` itself."""
+        """Return the tokens of `x` that stay, as `patch_dropout` does; `x` itself if p = 0."""
         array = float_array(x, "x")
         if array.shape[:2] != self.shape:
             raise ValueError(f"x must begin with the axes {self.shape}, got shape {array.shape}")
@@ -146,58 +127,55 @@ def patch_dropout(
     mask: PatchMask | None = None,
     return_mask: bool = False,
 ) -> Any:
-    r"""Drop whole tokens of sequences, and return the shorter sequences of those that stay.
+    r"""Drop whole tokens of sequences, and return the shorter sequences.
 
-    Of N tokens behind the prefix, each sequence keeps
+    Of N tokens after the prefix, each sequence keeps
 
     .. math:: K = \max(1, \lfloor (1 - p) N \rfloor)
 
-    chosen at random, all sets of K with the same probability. Nothing is scaled: the tokens that
-    stay are as they were.
+    chosen at random; all sets of K tokens have the same probability. The kept tokens are not
+    scaled.
 
     Parameters
     ----------
     x : array_like of float or complex, shape (batch, tokens, ...)
-        Sequences of tokens, which may have any features, of any of the dtypes of `dropout`.
+        Sequences of tokens with features of any shape, of any dtype of `dropout`.
     p : float, default 0.5
         Fraction of the tokens to DROP, in [0, 1].
-    training, rng
+    training, rng, return_mask
         As for `dropout`.
     prefix : int, default 0
-        How many tokens at the start (such as a class token) always stay, and are not counted.
+        Number of tokens at the start, such as a class token, that always stay and do not count.
     ordered : bool, default True
-        Whether the tokens stay in order, or come in a random one behind the prefix.
+        Whether the kept tokens stay in order; otherwise they are shuffled after the prefix.
+    mask : PatchMask, optional
+        Mask to apply instead of drawing one from `rng`; `p`, `prefix` and `ordered` are then not
+        used.
 
     Returns
     -------
     tokens : ndarray, shape (batch, prefix + K, ...)
-        Those that stay; `x` itself in evaluation and for p = 0.
+        Tokens that stay; `x` itself in evaluation and for p = 0.
     indices : ndarray of int64, shape (batch, prefix + K)
-        Where they were: ``positions[indices]`` are their position embeddings.
-
-    See Also
-    --------
-    PatchDropout : the layer.
-    patch_dropout_backward : the gradient.
+        Their positions: ``positions[indices]`` are their position embeddings.
+    mask : PatchMask
+        If `return_mask`: the mask that was applied.
 
     Notes
     -----
     Liu et al., "PatchDropout: economizing vision transformers using patch dropout", WACV 2023; Li
     et al., "Scaling language-image pre-training via masking" (FLIP), CVPR 2023.
 
-    The rounding of p as a floating-point number does not count: a product (1 - p) N less than
-    N 2^-50 below an integer is that integer, so p = 0.1 of 10 tokens keeps 9. One token stays even
-    for p = 1, since a sequence without tokens is nothing that the next layer can take.
+    K ignores the floating-point rounding of p: a product (1 - p) N less than N 2^-50 below an
+    integer counts as that integer, so p = 0.1 of 10 tokens keeps 9. One token stays even for p = 1,
+    because the next layer needs at least one.
 
-    The K tokens of a row whose 64-bit uniforms are the least stay. So with one key, what a larger
-    p keeps, a smaller one keeps as well.
+    The K tokens of a row with the smallest 64-bit uniforms stay. So with one key, a smaller p keeps
+    all tokens that a larger p keeps.
 
     Examples
     --------
-    >>> import fastdrop as fd
-    >>> import numpy as np
-    >>> x = np.arange(12.0).reshape(2, 6)
-    >>> tokens, indices = fd.patch_dropout(x, 0.5, prefix=1, rng=2)
+    >>> tokens, indices = fd.patch_dropout(np.arange(12.0).reshape(2, 6), 0.5, prefix=1, rng=2)
     >>> tokens
     array([[ 0.,  3.,  4.],
            [ 6., 10., 11.]])
@@ -226,14 +204,14 @@ def patch_dropout(
 
 
 def _token_shape(shape: tuple[int, ...], name: str = "x") -> tuple[int, int]:
-    """Return the number of sequences and of tokens of an array."""
+    """Return the numbers of sequences and of tokens of an array."""
     if len(shape) < 2:
         raise ValueError(f"{name} must have the axes (batch, tokens, ...), got shape {shape}")
     return shape[0], shape[1]
 
 
 def _taken(x: Array, mask: PatchMask, indices: NDArray[np.int64]) -> Array:
-    """Return the tokens at some places; `x` itself if all stay in place."""
+    """Return the tokens at these positions; `x` itself if all stay in order."""
     if mask.p == 0.0:
         return x
     if not indices.size:  # of any number of sequences
@@ -244,36 +222,16 @@ def _taken(x: Array, mask: PatchMask, indices: NDArray[np.int64]) -> Array:
 def patch_dropout_backward(
     dy: ArrayLike, indices: ArrayLike | PatchMask, tokens: SupportsIndex | None = None
 ) -> Array:
-    r"""Return the gradient of `patch_dropout`: zero for the tokens that were dropped.
+    """Return the gradient of `patch_dropout`, zero for dropped tokens.
 
-    .. math:: dx_{n, i_{n k}} = dy_{n k}
+    ``dy``, of shape (batch, kept, ...), is the gradient with respect to the tokens that stayed.
+    ``indices`` is either the positions that `patch_dropout` returned, and then ``tokens`` is the
+    number of tokens of each input sequence; or it is the `PatchMask` alone.
 
-    Parameters
-    ----------
-    dy : array_like of float or complex, shape (batch, kept, ...)
-        Gradient with respect to the tokens that stayed.
-    indices : array_like of int, shape (batch, kept), or PatchMask
-        Where they were, or the mask, as `patch_dropout` returned it.
-    tokens : int
-        Number of tokens of each sequence of its input; not needed with a mask.
-
-    Returns
-    -------
-    ndarray, shape (batch, tokens, ...)
-        Of the dtype of `dy`.
-
-    See Also
-    --------
-    patch_dropout : the function, with the papers.
-
-    Examples
-    --------
-    >>> import fastdrop as fd
-    >>> fd.patch_dropout_backward([[[1.0, 2.0], [3.0, 4.0]]], [[0, 2]], 4)
+    >>> fd.patch_dropout_backward([[[1.0, 2.0], [3.0, 4.0]]], [[0, 2]], 3)
     array([[[1., 2.],
             [0., 0.],
-            [3., 4.],
-            [0., 0.]]])
+            [3., 4.]]])
     """
     array = float_array(dy, "dy")
     if isinstance(indices, PatchMask):
@@ -293,7 +251,7 @@ def _scattered(dy: Array, indices: NDArray[np.int64], tokens: int) -> Array:
 
 
 class _Tokens:
-    """The plan of a call for an input of some shape; all tokens stay without a recipe."""
+    """The plan of a call for an input of some shape; without a recipe all tokens stay."""
 
     __slots__ = ("_shape", "recipe")
 
@@ -311,32 +269,11 @@ class _Tokens:
 
 
 class PatchDropout(Layer[PatchMask]):
-    """Drop whole tokens in training, which shortens the sequences; keep all in evaluation.
+    """Drop whole tokens in training, and shorten the sequences; the layer of `patch_dropout`.
 
-    Parameters
-    ----------
-    p : float, default 0.5
-        Fraction of the tokens to DROP, in [0, 1]; at least one stays.
-    prefix : int, default 0
-        How many tokens at the start (such as a class token) always stay, and are not counted.
-    ordered : bool, default True
-        Whether the tokens stay in order, or come in a random one behind the prefix.
-    rng
-        As for `Dropout`.
+    ``p``, ``prefix`` and ``ordered`` are as for `patch_dropout`, ``rng`` as for `Dropout`. ``mask``
+    is a `PatchMask`.
 
-    Attributes
-    ----------
-    mask : PatchMask or None
-        That of the last call; None before the first and after one in evaluation.
-
-    See Also
-    --------
-    patch_dropout : the function, with the formula and the papers.
-
-    Examples
-    --------
-    >>> import fastdrop as fd
-    >>> import numpy as np
     >>> drop = fd.PatchDropout(0.5, prefix=1, rng=0)
     >>> tokens, indices = drop(np.ones((1, 5, 8)))
     >>> tokens.shape, indices
@@ -360,22 +297,7 @@ class PatchDropout(Layer[PatchMask]):
     def __call__(
         self, x: ArrayLike, *, training: bool | None = None
     ) -> tuple[Array, NDArray[np.int64]]:
-        """Drop tokens.
-
-        Parameters
-        ----------
-        x : array_like of float or complex, shape (batch, tokens, ...)
-            Of the dtypes of `Dropout`.
-        training : bool, optional
-            As for `Dropout`.
-
-        Returns
-        -------
-        tokens : ndarray, shape (batch, kept, ...)
-            Those that stay; `x` itself in evaluation and for p = 0.
-        indices : ndarray of int64, shape (batch, kept)
-            Where they were.
-        """
+        """Return the tokens that stay and their positions, as `patch_dropout` does."""
         array = float_array(x, "x")
         shape = _token_shape(array.shape)
         if self._trains(training):
@@ -391,22 +313,6 @@ class PatchDropout(Layer[PatchMask]):
         return x if tokens is array and isinstance(x, np.ndarray) else tokens, indices
 
     def backward(self, dy: ArrayLike) -> Array:
-        """Return the gradient with respect to the input of the last call.
-
-        Parameters
-        ----------
-        dy : array_like of float or complex, shape (batch, kept, ...)
-            Gradient with respect to the tokens that stayed.
-
-        Returns
-        -------
-        ndarray, shape (batch, tokens, ...)
-            Zero for the others; `dy` itself where all stayed in place.
-
-        Raises
-        ------
-        RuntimeError
-            If there was no call yet.
-        """
+        """Return the gradient with respect to the last input, zero for dropped tokens."""
         gradient: Array = self._last_plan().backward(float_array(dy, "dy"))
         return gradient
