@@ -1,6 +1,6 @@
-"""Fused operations: dropout combined with a residual, bias or activation in one pass over memory.
+"""Fused operations: dropout with a residual, a bias or an activation in one pass over memory.
 
-Each is the same as its parts one after the other, up to rounding; nothing is stored in between.
+Each equals its parts in sequence, up to rounding, without intermediate arrays.
 """
 
 from typing import Any, Literal
@@ -30,31 +30,25 @@ def dropout_add(
     return_mask: bool = False,
     out: Array | None = None,
 ) -> Any:
-    r"""Add dropout of one array to another: the end of a residual block.
+    r"""Apply dropout to an array and add another: the end of a residual block.
 
     .. math:: y_i = residual_i + m_i \, x_i / (1 - p), \qquad m_i \sim Bernoulli(1 - p)
+
+    As in Vaswani et al., "Attention is all you need", NIPS 2017, section 5.4. The gradient with
+    respect to `residual` is dy; with respect to `x` it is `dropout` of dy with the same key or
+    mask.
 
     Parameters
     ----------
     x : array_like of float or complex
-        Output of the block, as for `dropout`.
+        Output of the block, of any shape and any dtype of `dropout`.
     residual : array_like
-        What went around the block, of the dtype of `x`; it broadcasts to its shape.
-    p : float, default 0.5
-        Probability to DROP an element of `x`, in [0, 1].
-    training, mode, rng, mask, return_mask, out
-        As for `dropout`, also what is returned. `out` may be `x` or `residual`.
-
-    Notes
-    -----
-    The gradient with respect to `x` is `dropout` of the output's gradient, with the same key or
-    mask; with respect to `residual` it is the output's gradient. Vaswani et al., "Attention is all
-    you need", 2017, section 5.4.
+        Input of the block, of the dtype of `x`; it broadcasts to the shape of `x`.
+    p, training, mode, rng, mask, return_mask, out
+        As for `dropout`, and so is the result; `out` may be `x` or `residual`.
 
     Examples
     --------
-    >>> import fastdrop as fd
-    >>> import numpy as np
     >>> fd.dropout_add(np.ones(6), np.full(6, 10.0), 0.5, rng=1)
     array([10., 12., 10., 10., 10., 12.])
     """
@@ -80,23 +74,10 @@ def bias_dropout_add(
 
     .. math:: y_i = residual_i + m_i \, (x_i + bias_i) / (1 - p), \qquad m_i \sim Bernoulli(1 - p)
 
-    Parameters
-    ----------
-    x : array_like of float or complex
-        Output of the block, as for `dropout`.
-    bias, residual : array_like
-        Of the dtype of `x`; they broadcast to its shape.
-    p, training, mode, rng, mask, return_mask, out
-        As for `dropout_add`.
+    `bias` has the dtype of `x` and broadcasts to its shape. Other parameters and the result: as for
+    `dropout_add`. For the gradient with respect to `bias`, sum the gradient with respect to `x` to
+    its shape.
 
-    Notes
-    -----
-    The gradients are those of `dropout_add`; that of `bias` is that of `x`, summed to its shape.
-
-    Examples
-    --------
-    >>> import fastdrop as fd
-    >>> import numpy as np
     >>> fd.bias_dropout_add(np.ones((2, 2)), np.array([1.0, 2.0]), np.zeros((2, 2)), 0.5, rng=1)
     array([[0., 6.],
            [0., 0.]])
@@ -121,17 +102,8 @@ def relu_dropout(
 
     .. math:: y_i = m_i \, \max(x_i, 0) / (1 - p), \qquad m_i \sim Bernoulli(1 - p)
 
-    Parameters
-    ----------
-    x : array_like of float32, float64, float16 or bfloat16
-        Input of any shape and memory layout.
-    p, training, mode, rng, mask, return_mask, out
-        As for `dropout`, also what is returned.
+    `x` is real. Other parameters and the result: as for `dropout`.
 
-    Examples
-    --------
-    >>> import fastdrop as fd
-    >>> import numpy as np
     >>> fd.relu_dropout(np.array([1.0, 2.0, -3.0, 4.0]), 0.5, rng=1)
     array([0., 4., 0., 0.])
     """
@@ -153,29 +125,8 @@ def relu_dropout_backward(
 ) -> Any:
     """Return the gradient of `relu_dropout` with respect to `x`; at 0 it is 0.
 
-    Parameters
-    ----------
-    dy : array_like of float32, float64, float16 or bfloat16
-        Gradient with respect to the result.
-    x : array_like
-        The input, of the dtype of `dy`.
-    p, training, mode
-        As they were given to `relu_dropout`.
-    rng, mask
-        The `Key` that was given to `relu_dropout`, or the mask that it returned. Anything else is
-        refused, since its mask would be another one.
-    out : ndarray, optional
-        Array to write into; may be `dy` or `x`.
+    All arguments are as for `gelu_dropout_backward`.
 
-    Returns
-    -------
-    ndarray
-        Of the shape and dtype of `dy`.
-
-    Examples
-    --------
-    >>> import fastdrop as fd
-    >>> import numpy as np
     >>> x = np.array([1.0, 2.0, -3.0, 4.0])
     >>> fd.relu_dropout_backward(np.ones(4), x, 0.5, rng=fd.Key(1))
     array([0., 2., 0., 0.])
@@ -199,6 +150,8 @@ def gelu_dropout(
 
     .. math:: y_i = m_i \, x_i \Phi(x_i) / (1 - p), \qquad m_i \sim Bernoulli(1 - p)
 
+    See Hendrycks and Gimpel, "Gaussian error linear units", arXiv:1606.08415, 2016.
+
     Parameters
     ----------
     x : array_like of float32, float64, float16 or bfloat16
@@ -206,16 +159,10 @@ def gelu_dropout(
     approximate : {"none", "tanh"}, default "none"
         Whether Phi, the normal distribution function, is exact or the paper's approximation.
     p, training, mode, rng, mask, return_mask, out
-        As for `dropout`, also what is returned.
-
-    Notes
-    -----
-    Hendrycks and Gimpel, "Gaussian error linear units", arXiv:1606.08415, 2016.
+        As for `dropout`, and so is the result.
 
     Examples
     --------
-    >>> import fastdrop as fd
-    >>> import numpy as np
     >>> fd.gelu_dropout(np.array([1.0, 2.0, -3.0, 4.0]), 0.5, rng=1).round(4)
     array([0.   , 3.909, 0.   , 0.   ])
     """
@@ -238,13 +185,10 @@ def gelu_dropout_backward(
 ) -> Any:
     """Return the gradient of `gelu_dropout` with respect to `x`.
 
-    The parameters are those of `relu_dropout_backward`, and `approximate` as it was given to
-    `gelu_dropout`. At infinity the gradient is finite.
+    `dy`, the gradient with respect to the result, has the dtype of `x`; `out` may be `dy` or `x`.
+    The other arguments are those of the forward call. In training, give either `rng`, its `Key`, or
+    `mask`, the mask that it returned; anything else is refused.
 
-    Examples
-    --------
-    >>> import fastdrop as fd
-    >>> import numpy as np
     >>> x = np.array([1.0, 2.0, -3.0, 4.0])
     >>> fd.gelu_dropout_backward(np.ones(4), x, 0.5, rng=fd.Key(1)).round(4)
     array([0.    , 2.1705, 0.    , 0.    ])
@@ -253,7 +197,7 @@ def gelu_dropout_backward(
 
 
 def _gelu(approximate: Approximate) -> str:
-    """Return the core's name of a Gaussian error linear unit."""
+    """Return the core's name for a Gaussian error linear unit."""
     check_choice(approximate, "approximate", "none", "tanh")
     return "gelu" if approximate == "none" else "gelu_tanh"
 
@@ -276,7 +220,7 @@ def _backward(
 
 
 class _WithInput:
-    """A plan whose gradient needs the input of the call."""
+    """A plan that keeps the input of the call for its gradient."""
 
     __slots__ = ("_plan", "_x")
 
@@ -303,21 +247,11 @@ class _Fused(MaskedLayer[Mask]):
 
 
 class DropoutAdd(_Fused):
-    """Add dropout of one array to another, as `dropout_add` does.
+    """Apply dropout to an array in training and add another; the layer of `dropout_add`.
 
-    A call takes ``(x, residual, out=None)``; `backward` returns the gradients of both.
+    A call takes ``(x, residual, out=None)``; `backward` returns the gradients of both. ``p``,
+    ``mode`` and ``rng`` are as for `Dropout`.
 
-    Parameters
-    ----------
-    p : float, default 0.5
-        Probability to DROP an element, in [0, 1].
-    mode, rng
-        As for `Dropout`.
-
-    Examples
-    --------
-    >>> import fastdrop as fd
-    >>> import numpy as np
     >>> drop = fd.DropoutAdd(0.5, rng=0)
     >>> drop(np.ones(4), np.full(4, 10.0))
     array([12., 10., 12., 10.])
@@ -347,15 +281,11 @@ class DropoutAdd(_Fused):
 
 
 class BiasDropoutAdd(_Fused):
-    """Add a bias, drop, and add another array, as `bias_dropout_add` does.
+    """Add a bias, drop in training, and add another array; the layer of `bias_dropout_add`.
 
     A call takes ``(x, bias, residual, out=None)``; `backward` returns the gradients of all three.
-    The parameters are those of `DropoutAdd`.
+    ``p``, ``mode`` and ``rng`` are as for `Dropout`.
 
-    Examples
-    --------
-    >>> import fastdrop as fd
-    >>> import numpy as np
     >>> drop = fd.BiasDropoutAdd(0.5, rng=0)
     >>> drop(np.ones((2, 2)), np.array([1.0, 2.0]), np.zeros((2, 2)))
     array([[4., 0.],
@@ -389,15 +319,11 @@ class BiasDropoutAdd(_Fused):
 
 
 class ReluDropout(_Fused, ElementwiseLayer[Mask]):
-    """Rectify, then drop in training, as `relu_dropout` does.
+    """Rectify, then drop in training; the layer of `relu_dropout`.
 
-    Keeps a reference to the input, which must not be changed before `backward`. The parameters are
-    those of `DropoutAdd`.
+    ``p``, ``mode`` and ``rng`` are as for `Dropout`. The layer keeps a reference to its input; do
+    not change the array before `backward`.
 
-    Examples
-    --------
-    >>> import fastdrop as fd
-    >>> import numpy as np
     >>> drop = fd.ReluDropout(0.5, rng=0)
     >>> drop(np.array([1.0, -2.0, 3.0, 4.0]))
     array([2., 0., 6., 0.])
@@ -419,23 +345,10 @@ class ReluDropout(_Fused, ElementwiseLayer[Mask]):
 
 
 class GeluDropout(ReluDropout):
-    """Apply the Gaussian error linear unit, then drop in training, as `gelu_dropout` does.
+    """Apply the Gaussian error linear unit, then drop in training; the layer of `gelu_dropout`.
 
-    Keeps a reference to the input, which must not be changed before `backward`.
+    ``approximate`` is as for `gelu_dropout`; otherwise as `ReluDropout`.
 
-    Parameters
-    ----------
-    p : float, default 0.5
-        Probability to DROP an element, in [0, 1].
-    approximate : {"none", "tanh"}, default "none"
-        As for `gelu_dropout`.
-    mode, rng
-        As for `Dropout`.
-
-    Examples
-    --------
-    >>> import fastdrop as fd
-    >>> import numpy as np
     >>> fd.GeluDropout(0.5, rng=0)(np.array([1.0, -2.0, 3.0, 4.0])).round(4)
     array([1.6827, 0.    , 5.9919, 0.    ])
     """

@@ -1,8 +1,8 @@
 """A linear map with a mask of its connections for each example (DropConnect).
 
-There is one `Mask` of shape (examples, outputs, inputs); example n has its region n. Neither it nor
-the weights of all examples are ever stored: they are made tile by tile, in one buffer that stays in
-the cache.
+There is one `Mask` of shape (examples, outputs, inputs); example n uses its region n. Neither the
+mask nor the weights of all examples are ever stored: they are made tile by tile, in one buffer that
+stays in the cache. One mask for all examples is `drop_connect`, in `weights`.
 """
 
 import math
@@ -58,39 +58,33 @@ def drop_connect_linear(
     Parameters
     ----------
     x : array_like of float or complex, shape (..., inputs)
-        Examples, of the dtypes of `dropout`; what stands before the last axis counts them.
-    weight : array_like of float or complex, shape (outputs, inputs)
-        The weights.
-    bias : array_like of float or complex, shape (outputs,), optional
-        What is added; it is never dropped.
+        Examples along all axes but the last, of any dtype of `dropout`.
+    weight, bias : array_like of float or complex, shapes (outputs, inputs) and (outputs,)
+        The weights, and what to add. The bias is optional, and never dropped.
     p : float, default 0.5
         Probability to DROP a connection, in [0, 1].
-    training, mode, rng
-        As for `dropout`. Example n has region n of a `Mask` of shape (examples, outputs, inputs).
+    mask : Mask, optional
+        Mask of shape (examples, outputs, inputs) to apply instead of drawing one from `rng`; `p` is
+        then not used.
+    training, mode, rng, return_mask
+        As for `dropout`.
 
     Returns
     -------
     ndarray, shape (..., outputs)
-        Of the dtype of all arrays; if they have several, of the widest, and float32 at least.
-
-    See Also
-    --------
-    DropConnectLinear : the layer.
-    drop_connect_linear_backward : the gradients.
-    drop_connect : one mask for all examples, which is faster.
+        Of the dtype of all arrays; if they differ, of the widest, and at least float32.
 
     Notes
     -----
-    Wan et al., "Regularization of neural networks using DropConnect", ICML 2013.
+    Wan et al., "Regularization of neural networks using DropConnect", ICML 2013. One mask for all
+    examples, as in `drop_connect`, is faster.
 
-    A dropped connection carries no Inf or NaN, neither of the weight nor of the input. float16 and
-    bfloat16 are computed in float32 and rounded once. The masks are the same everywhere; the sums
-    are those of NumPy's matrix product, whose last bits depend on the machine.
+    A dropped connection passes on no Inf or NaN, neither of the weight nor of the input. float16
+    and bfloat16 are computed in float32 and rounded once. The masks are the same everywhere; the
+    sums are NumPy's matrix products, whose last bits depend on the machine.
 
     Examples
     --------
-    >>> import fastdrop as fd
-    >>> import numpy as np
     >>> fd.drop_connect_linear(np.ones((3, 4)), np.ones((2, 4)), rng=0)
     array([[6., 4.],
            [2., 4.],
@@ -117,42 +111,22 @@ def drop_connect_linear_backward(
     rng: RNG = None,
     mask: Mask | None = None,
 ) -> tuple[Array, Array, Array]:
-    r"""Return the gradients of `drop_connect_linear` in training, through the same connections.
+    r"""Return the gradients of `drop_connect_linear` in training: dx, dweight and dbias.
 
     .. math:: dx_{n i} = s \sum_o m_{n o i} W_{o i} \, dy_{n o}, \qquad
               dW_{o i} = s \sum_n m_{n o i} \, dy_{n o} \, x_{n i}, \qquad
               db_o = \sum_n dy_{n o}
 
-    Parameters
-    ----------
-    dy : array_like of float or complex, shape (..., outputs)
-        Gradient with respect to the output.
-    x, weight, p, mode
-        As they were given to `drop_connect_linear`.
-    rng : Key
-        The key that was given to `drop_connect_linear`.
+    `dy`, of shape (..., outputs), is the gradient with respect to the output; the other arguments
+    are those of the forward call. Give either `rng`, its `Key`, or `mask`, the mask that it
+    returned; anything else is refused. dx has the dtype of `x`, dweight and dbias have the dtype of
+    `weight`. For complex arrays W and x are conjugated.
 
-    Returns
-    -------
-    dx, dweight, dbias : ndarray
-        Of the shapes of `x`, `weight` and the bias, and of the dtypes of `x`, `weight` and
-        `weight`. Of complex arrays W and x are conjugated.
-
-    See Also
-    --------
-    drop_connect_linear : the function, with the paper.
-
-    Examples
-    --------
-    >>> import fastdrop as fd
-    >>> import numpy as np
     >>> x, weight, key = np.ones((3, 4)), np.ones((2, 4)), fd.Key(0)
     >>> dx, dweight, dbias = fd.drop_connect_linear_backward(np.ones((3, 2)), x, weight, rng=key)
     >>> dweight
     array([[6., 4., 4., 2.],
            [2., 2., 4., 4.]])
-    >>> dbias
-    array([3., 3.])
     """
     p = probability(p)
     check_mode(mode)
@@ -165,7 +139,7 @@ def drop_connect_linear_backward(
 def _linear_arrays(
     x: ArrayLike, weight: ArrayLike, bias: ArrayLike | None
 ) -> tuple[Array, Array, Array | None]:
-    """Return the arrays of a linear map."""
+    """Check and return the arrays of a linear map."""
     examples, weights = float_array(x, "x"), float_array(weight, "weight")
     if weights.ndim != 2:
         raise ValueError(f"weight must have 2 axes, (outputs, inputs), got shape {weights.shape}")
@@ -192,7 +166,7 @@ def _connections(
     rng: RNG,
     mask: Mask | None,
 ) -> "_Connections":
-    """Return what a call with these arrays decides."""
+    """Return the plan of a call with these arrays."""
     shape = _mask_shape(x, weight)
     if mask is None:
         make_mask(shape, p, NO_KEY)  # what is wrong with it is said before a Generator advances
@@ -208,7 +182,7 @@ def _connections(
 
 
 class _Connections:
-    """The plan of a call; without a recipe all connections are kept."""
+    """The plan of a call; without a recipe it keeps all connections."""
 
     __slots__ = ("_scale", "recipe")
 
@@ -262,29 +236,29 @@ class _Connections:
 
 
 def _common(*arrays: Array) -> np.dtype[Any]:
-    """Return the dtype of a result: that of all, else the widest, and float32 at least."""
+    """Return the dtype of a result: the common dtype, else the widest, and at least float32."""
     dtypes = {array.dtype.newbyteorder("=") for array in arrays}
     return dtypes.pop() if len(dtypes) == 1 else np.result_type(*map(_precision, dtypes))
 
 
 def _precision(dtype: np.dtype[Any]) -> np.dtype[Any]:
-    """Return what is computed in."""
+    """Return the dtype of the computation."""
     return np.dtype(np.float32) if dtype.itemsize == 2 else dtype
 
 
 def _rows(x: Array, dtype: np.dtype[Any]) -> Array:
-    """Return an array with two axes, in C order and in the precision that is computed in."""
+    """Return an array with two axes, in C order and in the precision of the computation."""
     rows = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
     return np.ascontiguousarray(rows, dtype=_precision(dtype))
 
 
 def _narrow(x: Array, dtype: np.dtype[Any]) -> Array:
-    """Return `x` in the dtype of what it is the gradient of."""
+    """Return a gradient in the dtype of its array."""
     return (x if dtype.kind == "c" else x.real).astype(dtype, copy=False)
 
 
 class _Tiles:
-    """The weights of all examples, some examples or some outputs at a time, in one buffer."""
+    """The weights of all examples in one buffer, some examples or some outputs at a time."""
 
     def __init__(self, weights: Array, mask: Mask) -> None:
         self.weights, self.mask = weights, mask
@@ -296,7 +270,7 @@ class _Tiles:
         self.buffer = np.empty((self.examples, self.outputs, inputs), dtype=weights.dtype)
 
     def __iter__(self) -> Iterator[tuple[slice, slice]]:
-        """Walk over the examples for some outputs, whose weights stay in the cache."""
+        """Iterate over all examples, for a few outputs at a time: their weights stay cached."""
         examples, outputs, _ = self.mask.shape
         for o in range(0, outputs, self.outputs):
             for n in range(0, examples, self.examples):
@@ -310,7 +284,7 @@ class _Tiles:
         return self.buffer[: n.stop - n.start, : o.stop - o.start]
 
     def select(self, n: slice, o: slice, numbers: Array) -> Array:
-        """Return the tile's numbers where a connection is kept, else +0.0; in the buffer."""
+        """Return the numbers of kept connections, else +0.0, in the buffer."""
         room = self.room(n, o)
         kept = self.mask.region((n.start, o.start, 0), room.shape)
         return select(np.broadcast_to(numbers, room.shape), kept, 1.0, room)
@@ -320,7 +294,7 @@ class _Tiles:
         return self.select(n, o, self.weights[o])
 
     def kept_products(self, n: slice, o: slice, left: Array, right: Array) -> Array:
-        """Return products where a connection is kept: what is dropped leaves no Inf or NaN."""
+        """Return the products of kept connections; dropped ones leave no Inf or NaN."""
         return self.select(n, o, np.multiply(left, right, out=self.room(n, o)))
 
 
@@ -352,7 +326,7 @@ def _backward(dy: Array, x: Array, weights: Array, mask: Mask) -> tuple[Array, A
 
 
 def _not_finite(rows: Array, n: slice) -> Iterator[slice]:
-    """Yield those of some rows with which a 0 in a matrix product would make NaN."""
+    """Yield the rows with which a 0 in a matrix product would make NaN."""
     part = rows[n]
     if not math.isfinite(abs(part.sum())):
         for row in np.flatnonzero(~np.isfinite(part).all(axis=1)):
@@ -364,8 +338,8 @@ def _initial_weights(shape: tuple[int, ...], inputs: int, key: Key, dtype: DType
 
     .. math:: W = \frac{2 u - 1}{\sqrt{inputs}}, \qquad u = (U + 1/2) \, 2^{-64}
 
-    with the 64-bit uniforms U of `key`, computed in float64 and rounded to `dtype`. The parts of a
-    complex number are two numbers, one after the other.
+    with the 64-bit uniforms U of `key`, computed in float64 and rounded to `dtype`. The two parts
+    of a complex number take two successive numbers.
     """
     dtype = np.dtype(dtype)
     draws = (*shape, 2) if dtype.kind == "c" else shape
@@ -378,54 +352,39 @@ def _initial_weights(shape: tuple[int, ...], inputs: int, key: Key, dtype: DType
 
 
 class DropConnectLinear(Layer[Mask]):
-    """Map linearly; in training, with connections dropped at random for each example.
+    """Map linearly, with connections dropped in training; the layer of `drop_connect_linear`.
+
+    The layer keeps its last input until the next call, for `grad_weight`. Overwrite neither the
+    input nor `weight` before `backward`.
 
     Parameters
     ----------
     in_features, out_features : int
         Numbers of inputs and of outputs.
-    p : float, default 0.5
-        Probability to DROP a connection, in [0, 1].
     bias : bool, default True
-        Whether something is added, which is never dropped.
-    mode, rng
-        As for `Dropout`.
+        Whether to add a bias, which is never dropped.
+    p, mode, rng
+        As for `drop_connect_linear` and `Dropout`.
     dtype : dtype, default numpy.float32
-        Of the parameters, one of those of `dropout`.
+        Dtype of the parameters, any dtype of `dropout`.
 
     Attributes
     ----------
     weight : ndarray, shape (out_features, in_features)
-        A parameter: can be changed in place, and set. At first uniform between plus and minus 1 /
-        sqrt(in_features), by the uniforms of ``layer.key.split(2)[0]``, which no mask has.
+        A parameter, which can be set or changed in place. Initially uniform between plus and minus
+        1 / sqrt(in_features), with the uniforms of ``layer.key.split(2)[0]``, which no mask uses.
     bias : ndarray, shape (out_features,), or None
-        A parameter; at first as `weight`, by the key ``layer.key.split(2)[1]``.
+        A parameter; initialised like `weight`, with the key ``layer.key.split(2)[1]``.
     grad_weight, grad_bias : ndarray or None
-        Gradients with respect to them, of the last `backward`.
-    mask : Mask or None
-        That of the last call, of shape (examples, out_features, in_features); None before the first
-        and after one in evaluation.
-
-    See Also
-    --------
-    drop_connect_linear : the function, with the formula and the paper.
-
-    Notes
-    -----
-    The last input is kept until the next call: `grad_weight` needs it. Neither it nor `weight` must
-    be overwritten before `backward`.
+        Gradients of the parameters from the last `backward`.
 
     Examples
     --------
-    >>> import fastdrop as fd
-    >>> import numpy as np
     >>> layer = fd.DropConnectLinear(4, 2, rng=0)
-    >>> layer(np.ones((3, 4), dtype=np.float32)).shape
-    (3, 2)
-    >>> layer.backward(np.ones((3, 2), dtype=np.float32)).shape
-    (3, 4)
-    >>> layer.grad_weight.shape
-    (2, 4)
+    >>> y = layer(np.ones((3, 4), dtype=np.float32))
+    >>> dx = layer.backward(np.ones_like(y))
+    >>> y.shape, dx.shape, layer.grad_weight.shape
+    ((3, 2), (3, 4), (2, 4))
     """
 
     def __init__(
@@ -455,19 +414,7 @@ class DropConnectLinear(Layer[Mask]):
         self._x: Array | None = None
 
     def __call__(self, x: ArrayLike, *, training: bool | None = None) -> Array:
-        """Map examples.
-
-        Parameters
-        ----------
-        x : array_like of float or complex, shape (..., in_features)
-            Of the dtypes of `Dropout`.
-        training : bool, optional
-            As for `Dropout`.
-
-        Returns
-        -------
-        ndarray, shape (..., out_features)
-        """
+        """Map examples of shape (..., in_features) to outputs of shape (..., out_features)."""
         array, weight, bias = _linear_arrays(x, self.weight, self.bias)
         train = self._trains(training)
         with call_key(self._keys) if train else nullcontext(NO_KEY) as key:
@@ -477,22 +424,7 @@ class DropConnectLinear(Layer[Mask]):
         return y
 
     def backward(self, dy: ArrayLike) -> Array:
-        """Return the gradient with respect to the input of the last call, and leave the others.
-
-        Parameters
-        ----------
-        dy : array_like of float or complex, shape (..., out_features)
-            Gradient with respect to the output.
-
-        Returns
-        -------
-        ndarray, shape (..., in_features)
-
-        Raises
-        ------
-        RuntimeError
-            If there was no call yet.
-        """
+        """Return the gradient with respect to the last input; set `grad_weight`, `grad_bias`."""
         gradients = self._last_plan().backward(float_array(dy, "dy"), self._x, self.weight)
         dx, self.grad_weight, grad_bias = gradients
         self.grad_bias = None if self.bias is None else grad_bias
@@ -500,11 +432,8 @@ class DropConnectLinear(Layer[Mask]):
         return array
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what changes in training: as for all layers, and copies of weight and bias.
+        """Return `Layer.state_dict` and copies of "weight" and "bias".
 
-        Examples
-        --------
-        >>> import fastdrop as fd
         >>> fd.DropConnectLinear(3, 2).state_dict()["weight"].shape
         (2, 3)
         """
@@ -512,7 +441,7 @@ class DropConnectLinear(Layer[Mask]):
         return {**super().state_dict(), "weight": self.weight.copy(), "bias": bias}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over what `state_dict` returned of a layer of the same shape, here or elsewhere."""
+        """Restore the `state_dict` of a layer of the same shape."""
         saved, common = split_state(state, ("weight", "bias"))
         weight = _checked_weights(saved[0], self.weight, "weight")
         bias = _checked_weights(saved[1], self.bias, "bias")
@@ -532,7 +461,7 @@ class DropConnectLinear(Layer[Mask]):
 
 
 def _checked_weights(saved: Any, own: Array | None, name: str) -> Array | None:
-    """Return a saved parameter as an array that fits a layer's own, of the same dtype."""
+    """Return a saved parameter as an array of the shape and dtype of the layer's own."""
     if saved is None or own is None:
         if saved is not own:
             wanted = "None" if own is None else f"an array of shape {own.shape}"
