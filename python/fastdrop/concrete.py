@@ -1,7 +1,7 @@
-"""Concrete dropout: a relaxed mask, whose probability to drop can be learned.
+"""Concrete dropout: relaxed masks, so that the probability to drop can be learned.
 
-The uniforms are those of the stream; the relaxation is here, in float64, and in logarithms where
-a probability is next to 0 or 1.
+The uniforms come from the same stream as all masks. The relaxation is computed here, in float64,
+with logarithms for probabilities close to 0 or 1.
 """
 
 import math
@@ -47,31 +47,14 @@ def probability_of(logit: float) -> float:
 
 @dataclass(frozen=True)
 class ConcreteMask(Drawable):
-    """A relaxed mask: a recipe, not an array.
+    """A recipe of relaxed decisions: each element is kept in part.
 
-    Parameters
-    ----------
-    shape : tuple of int
-        Shape of the array it is for.
-    logit : float
-        log(p / (1 - p)) of the probability to DROP; may be infinite.
-    temperature : float
-        How relaxed: towards 0, an element is kept or dropped.
-    key : Key
-        What the numbers are a function of.
+    `logit` is log(p / (1 - p)) of the probability p to DROP, and may be infinite. `temperature`, in
+    (0, 1], tells how relaxed the decisions are; they become binary towards 0.
 
-    See Also
-    --------
-    concrete_dropout : the formula.
-
-    Examples
-    --------
-    >>> import fastdrop as fd
-    >>> mask = fd.ConcreteMask((6,), 0.0, 0.1, fd.Key(2))
-    >>> mask.p
-    0.5
-    >>> mask.to_numpy().round(3)
-    array([0.   , 0.571, 0.99 , 0.   , 0.492, 1.   ])
+    >>> mask = fd.ConcreteMask((6,), logit=0.0, temperature=0.1, key=fd.Key(2))
+    >>> mask.p, mask.to_numpy().round(3)
+    (0.5, array([0.   , 0.571, 0.99 , 0.   , 0.492, 1.   ]))
     """
 
     shape: tuple[int, ...]
@@ -91,13 +74,13 @@ class ConcreteMask(Drawable):
         return probability_of(self.logit)
 
     def to_numpy(self) -> NDArray[np.float64]:
-        """Return what is kept of each element, 1 - z, between 0 and 1."""
+        """Return the kept part of each element, 1 - z, between 0 and 1."""
         factor, _ = self.factors()
         with np.errstate(under="ignore"):
             return factor * probability_of(-self.logit) if self.logit < math.inf else factor
 
     def apply(self, x: ArrayLike, out: Array | None = None) -> Array:
-        """Multiply an array of the mask's shape, as `concrete_dropout` does."""
+        """Multiply an array of a shape that the mask broadcasts to, like `concrete_dropout`."""
         array = float_array(x, "x")
         check_broadcast(self.shape, array.shape)
         if self.logit == -math.inf:
@@ -106,7 +89,7 @@ class ConcreteMask(Drawable):
         return product if out is None else select(product, None, 1.0, out)
 
     def factors(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return what elements are multiplied by, (1 - z) / (1 - p), and its slope by the logit."""
+        """Return the factors (1 - z) / (1 - p), and their derivatives with respect to the logit."""
         if math.isinf(self.logit):
             return np.full(self.shape, float(self.logit < 0.0)), np.zeros(self.shape)
         factor, slope = np.empty(self.shape), np.empty(self.shape)
@@ -121,10 +104,10 @@ class ConcreteMask(Drawable):
 
 
 def _argument(uniforms: NDArray[np.uint64], logit: float, t: float) -> NDArray[np.float64]:
-    """Return (logit(p) + logit(u)) / t, of which z is the sigmoid.
+    """Return (logit(p) + logit(u)) / t, the argument of the sigmoid z.
 
-    1 - u = (U + 1/2) 2^-64 for the uniform U; u is the same of U with all bits turned, so neither
-    is ever 0 and both are exact to the last bit at both ends.
+    1 - u = (U + 1/2) 2^-64 for the uniform U; u is the same for the bitwise complement of U. So
+    neither is ever 0, and both are exact to the last bit at both ends.
     """
     odds, below = (~uniforms).astype(np.float64), uniforms.astype(np.float64)
     odds += 0.5
@@ -139,11 +122,11 @@ def _argument(uniforms: NDArray[np.uint64], logit: float, t: float) -> NDArray[n
 def _factors(
     a: NDArray[np.float64], logit: float, t: float
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return k = (1 - z) / (1 - p) and its derivative by the logit, k (p - z / t).
+    """Return k = (1 - z) / (1 - p) and its derivative with respect to the logit, k (p - z / t).
 
-    For the argument a of z and the logit l, k is (1 + exp(l)) / (1 + exp(a)): in exponentials that
-    do not overflow, exp(max(l, 0) - max(a, 0)) (1 + exp(-|l|)) / (1 + exp(-|a|)). (As t <= 1, l is
-    below 45.1, the logarithm of 2^65, where a is negative.)
+    For the argument a of z and the logit l, k is (1 + exp(l)) / (1 + exp(a)). Written with
+    exponentials that do not overflow: exp(max(l, 0) - max(a, 0)) (1 + exp(-|l|)) / (1 + exp(-|a|)).
+    (As t <= 1, l is below 45.1, the logarithm of 2^65, where a is negative.)
     """
     little = np.exp(-np.abs(a))
     dropped = a > 0.0
@@ -160,7 +143,7 @@ def _factors(
 
 
 def as_temperature(temperature: SupportsFloat) -> float:
-    """Return a temperature in (0, 1]: above 1, a relaxed decision is rather half than whole."""
+    """Return a temperature in (0, 1]: above 1, most decisions would be near one half."""
     number = as_number(temperature, "temperature", 0.0, 1.0)
     if number < np.finfo(np.float64).tiny:
         raise ValueError(f"temperature must be a number in (0, 1], got {temperature!r}")
@@ -178,7 +161,7 @@ def concrete_dropout(
     return_mask: bool = False,
     out: Array | None = None,
 ) -> Any:
-    r"""Drop elements at random, nearly, so that the probability to drop has a gradient.
+    r"""Drop elements at random in a relaxed way, so that the probability to drop has a gradient.
 
     .. math:: y_i = x_i \frac{1 - z_i}{1 - p}, \qquad
               z_i = \sigma\left(\frac{l + \log u_i - \log(1 - u_i)}{t}\right), \qquad
@@ -190,38 +173,28 @@ def concrete_dropout(
     Parameters
     ----------
     x : array_like of float or complex
-        Input of any of the dtypes of `dropout`, in any memory layout.
+        Input of any dtype of `dropout`, in any memory layout.
     logit : float
         log(p / (1 - p)) of the probability p to DROP; minus infinity for 0, infinity for 1.
     temperature : float, default 0.1
         How relaxed the decisions are, in (0, 1].
-    training, rng, mask, return_mask, out
-        As for `dropout`.
-
-    Returns
-    -------
-    ndarray
-        Of the shape, dtype and memory layout of `x`, as for `dropout`; in evaluation `x` itself.
-
-    See Also
-    --------
-    ConcreteDropout : the layer.
-    concrete_dropout_backward : the gradients.
-    concrete_regularization : the term of the loss that p is learned against.
+    mask : ConcreteMask, optional
+        Mask to apply instead of drawing one from `rng`; `logit` and `temperature` are then not
+        used.
+    training, rng, return_mask, out
+        As for `dropout`, and so is the result.
 
     Notes
     -----
     Gal, Hron and Kendall, "Concrete dropout", NIPS 2017.
 
-    :math:`1 - u = (U + 1/2) \, 2^{-64}` for the 64-bit uniform U of an element, by which `dropout`
-    decides: what it drops has :math:`z > 1/2`. The factors are computed in float64 and rounded once
-    to the precision in which `dropout` computes for the dtype of `x`; where that gives 0, the
-    result is +0.0 whatever `x` is. It takes a few arrays of float64 of the size of `x`.
+    :math:`1 - u = (U + 1/2) \, 2^{-64}` for the 64-bit uniform U by which `dropout` decides, so the
+    elements that `dropout` drops have :math:`z > 1/2`. The factors are computed in float64 and
+    rounded once to the precision in which `dropout` computes for the dtype of `x`; where that gives
+    0, the result is +0.0 for every `x`. The call needs a few float64 arrays of the size of `x`.
 
     Examples
     --------
-    >>> import fastdrop as fd
-    >>> import numpy as np
     >>> fd.concrete_dropout(np.ones((2, 4), dtype=np.float32), 0.0, rng=2).round(2)
     array([[0.  , 1.14, 1.98, 0.  ],
            [0.98, 2.  , 0.  , 1.76]], dtype=float32)
@@ -246,38 +219,17 @@ def concrete_dropout_backward(
     rng: RNG = None,
     mask: ConcreteMask | None = None,
 ) -> tuple[Array, float]:
-    r"""Return the gradients of `concrete_dropout` in training.
+    r"""Return the gradients of `concrete_dropout` in training with respect to `x` and `logit`.
 
     .. math:: dx_i = k_i \, dy_i, \qquad dl = \sum_i dy_i \, x_i \, k_i (p - z_i / t), \qquad
               k_i = \frac{1 - z_i}{1 - p}
 
-    Parameters
-    ----------
-    dy : array_like of float or complex
-        Gradient with respect to the output, of the shape of `x`.
-    x : array_like of float or complex
-        The input.
-    logit, temperature
-        As they were given to `concrete_dropout`.
-    rng : Key
-        The key that was given to `concrete_dropout`.
+    `dy` is the gradient with respect to the output; the other arguments are those of the forward
+    call. Give either `rng`, its `Key`, or `mask`, the mask that it returned (`logit` and
+    `temperature` are then not used); anything else is refused. dx has the dtype of `dy`. dlogit is
+    a float, summed in float64; divide it by p (1 - p) for the gradient with respect to p. For
+    complex arrays it is the real part of the sum with dy conjugated.
 
-    Returns
-    -------
-    dx : ndarray
-        Gradient with respect to `x`, of the dtype of `dy`.
-    dlogit : float
-        Gradient with respect to `logit`, summed in float64. (That with respect to p is ``dlogit /
-        (p * (1 - p))``.) Of complex arrays, the real part of the sum with dy conjugated.
-
-    See Also
-    --------
-    concrete_dropout : the function, with the formula and the paper.
-
-    Examples
-    --------
-    >>> import fastdrop as fd
-    >>> import numpy as np
     >>> key, x = fd.Key(0), np.ones(4)
     >>> dx, dlogit = fd.concrete_dropout_backward(x, x, 0.5, rng=key)
     >>> above, below = (fd.concrete_dropout(x, 0.5 + step, rng=key) for step in (1e-6, -1e-6))
@@ -296,7 +248,7 @@ def concrete_dropout_backward(
 
 
 class _Relaxed(RecipePlan[ConcreteMask]):
-    """A plan with a gradient with respect to the logit, too, which needs the input."""
+    """A plan that keeps the input, for the gradient with respect to the logit."""
 
     __slots__ = ("_x",)
 
@@ -321,12 +273,12 @@ class _Relaxed(RecipePlan[ConcreteMask]):
 
 
 def _precision(x: Array) -> type[np.float32] | type[np.float64]:
-    """Return what products with `x` are computed in."""
+    """Return the precision of products with `x`."""
     return np.float64 if x.real.dtype.itemsize == 8 else np.float32
 
 
 def _parts(x: Array) -> list[Array]:
-    """Return the real part of an array, and the imaginary one if it has one."""
+    """Return the real part of an array, and the imaginary part if there is one."""
     return [x.real, x.imag] if x.dtype.kind == "c" else [x]
 
 
@@ -348,7 +300,7 @@ MOST_ODDS = 100 * math.log(2.0)
 
 
 def _squares(part: Array) -> NDArray[np.float64]:
-    """Return squares in float64 and C order, so that their sum is that of any layout."""
+    """Return squares in float64 and C order, so that their sum is the same for every layout."""
     wide = np.array(part, dtype=np.float64, order="C")
     return np.square(wide, out=wide)
 
@@ -361,56 +313,36 @@ def concrete_regularization(
     weight_regularizer: SupportsFloat = 1e-6,
     dropout_regularizer: SupportsFloat = 1e-5,
 ) -> tuple[float, Array, float]:
-    r"""Return the term of the loss that keeps concrete dropout from dropping nothing.
+    r"""Return the loss term that keeps concrete dropout from dropping nothing, for one layer.
 
     .. math:: R = \frac{w}{1 - p} \sum W^2 + d \, K (p \log p + (1 - p) \log(1 - p))
 
-    with the two regularizers w and d and K inputs; it is for one layer.
+    This is the formula of the paper authors' program. (The paper has the factor 1 - p, for dropout
+    that does not scale by 1 / (1 - p).) 1 / (1 - p) is limited to 2^100, so that p = 1 does not
+    give NaN.
 
     Parameters
     ----------
     weight : array_like of float or complex
-        Weights of the layer behind the dropout, of any shape.
+        Weights W of the layer after the dropout, of any shape.
     logit : float
         log(p / (1 - p)) of the probability p to DROP.
     inputs : int
-        Number of inputs that are dropped: features, or channels.
-    weight_regularizer : float, default 1e-6
-        l^2 / (N tau) of the prior's length scale, the number of examples and the precision of the
-        model.
-    dropout_regularizer : float, default 1e-5
-        2 / (N tau).
+        Number K of inputs that are dropped: features, or channels.
+    weight_regularizer, dropout_regularizer : float, default 1e-6 and 1e-5
+        w = l^2 / (N tau) and d = 2 / (N tau), with the prior's length scale l, the number N of
+        examples and the precision tau of the model.
 
     Returns
     -------
-    value : float
-    dweight : ndarray
-        Its gradient with respect to `weight`, of the same dtype.
-    dlogit : float
-        Its derivative by `logit`.
-
-    See Also
-    --------
-    concrete_dropout : the function.
-
-    Notes
-    -----
-    Gal, Hron and Kendall, "Concrete dropout", NIPS 2017, as in the authors' program. (The paper
-    has the factor 1 - p, for weights that are not made up for by 1 / (1 - p).) 1 / (1 - p) is taken
-    for 2^100 where it is larger, so that p = 1 gives no NaN.
+    value, dweight, dlogit : float, ndarray, float
+        R and its gradients with respect to `weight`, in the dtype of `weight`, and to `logit`.
 
     Examples
     --------
-    >>> import fastdrop as fd
-    >>> import numpy as np
-    >>> value, dweight, dlogit = fd.concrete_regularization(
-    ...     np.ones((2, 3)), 0.0, 3, weight_regularizer=0.5, dropout_regularizer=1.0
-    ... )
-    >>> round(value, 6), dlogit
-    (3.920558, 3.0)
-    >>> dweight
-    array([[2., 2., 2.],
-           [2., 2., 2.]])
+    >>> value, dweight, dlogit = fd.concrete_regularization(np.ones((2, 3)), 0.0, 3)
+    >>> round(value, 9), round(float(dweight[0, 0]), 9), round(dlogit, 9)
+    (-8.794e-06, 4e-06, 6e-06)
     """
     array = float_array(weight, "weight")
     a = as_number(logit, "logit")
@@ -435,51 +367,31 @@ ROUNDING = 1e-12
 
 
 class ConcreteDropout(RecipeLayer[ConcreteMask]):
-    """Drop elements, nearly, with a learned probability; pass all through in evaluation.
+    """Drop elements in a relaxed way with a learned probability; the layer of `concrete_dropout`.
 
-    What is learned is `logit`: move it against the sum of `grad_logit`, which `backward` leaves,
-    and the last of what `regularization` returns.
+    The parameter to learn is `logit`: its gradient is the sum of `grad_logit`, which `backward`
+    sets, and the last result of `regularization`. The layer keeps its last input until the next
+    call, for `grad_logit`: do not overwrite it before `backward`. For the same reason the layer
+    does not work in place.
 
     Parameters
     ----------
     p : float, default 0.1
-        Probability to DROP an element at first, in [0, 1]. (0 and 1 stay for ever.)
-    temperature : float, default 0.1
-        How relaxed the decisions are, in (0, 1].
-    weight_regularizer, dropout_regularizer : float, default 1e-6 and 1e-5
-        As for `concrete_regularization`.
-    rng
-        As for `Dropout`.
+        Initial probability to DROP an element, in [0, 1]. (Training never leaves 0 or 1.)
+    temperature, weight_regularizer, dropout_regularizer, rng
+        As for `concrete_dropout`, `concrete_regularization` and `Dropout`.
 
     Attributes
     ----------
     logit : float
-        log(p / (1 - p)), the parameter; can be set between calls.
-    p : float
-        Probability to drop; follows `logit`, and sets it.
+        log(p / (1 - p)), the parameter; can be set between calls. Setting `p` sets it as well.
     grad_logit : float or None
-        Gradient with respect to `logit`, of the last `backward`; 0 if that was of evaluation.
-    mask : ConcreteMask or None
-        That of the last call; None before the first and after one in evaluation.
-
-    See Also
-    --------
-    concrete_dropout : the function, with the formula and the paper.
-
-    Notes
-    -----
-    The last input is kept until the next call: `grad_logit` needs it. So it must not be overwritten
-    before `backward`, and this layer does not work in place.
+        Gradient with respect to `logit` from the last `backward`; 0 if the call was in evaluation.
 
     Examples
     --------
-    >>> import fastdrop as fd
-    >>> import numpy as np
     >>> drop = fd.ConcreteDropout(0.5, rng=0)
-    >>> y = drop(np.ones(4))
-    >>> y.round(3)
-    array([2.   , 0.834, 2.   , 0.   ])
-    >>> dx = drop.backward(y)
+    >>> dx = drop.backward(drop(np.ones(4)))
     >>> value, dweight, dlogit = drop.regularization(np.ones((2, 4)))
     >>> drop.logit -= 0.1 * (drop.grad_logit + dlogit)
     >>> round(drop.p, 3)
@@ -538,22 +450,10 @@ class ConcreteDropout(RecipeLayer[ConcreteMask]):
     def regularization(
         self, weight: ArrayLike, inputs: SupportsIndex | None = None
     ) -> tuple[float, Array, float]:
-        """Return the term of the loss that p is learned against, and its gradients.
+        """Return the loss term of this layer and its gradients, as `concrete_regularization` does.
 
-        Parameters
-        ----------
-        weight : array_like of float or complex, shape (outputs, inputs, ...)
-            Weights of the layer behind this one.
-        inputs : int, optional
-            Number of inputs that are dropped; the length of axis 1 if not given.
-
-        Returns
-        -------
-        value : float
-        dweight : ndarray
-            Its gradient with respect to `weight`.
-        dlogit : float
-            Its derivative by `logit`.
+        `weight` has shape (outputs, inputs, ...) and belongs to the next layer. `inputs`, the
+        number of inputs that are dropped, is the length of axis 1 if not given.
         """
         array = float_array(weight, "weight")
         if inputs is None:
@@ -571,18 +471,15 @@ class ConcreteDropout(RecipeLayer[ConcreteMask]):
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what changes in training: as for all layers, and "logit" (float).
+        """Return `Layer.state_dict` and "logit" (float).
 
-        Examples
-        --------
-        >>> import fastdrop as fd
         >>> fd.ConcreteDropout(0.5).state_dict()["logit"]
         0.0
         """
         return {**super().state_dict(), "logit": self._logit}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over what `state_dict` returned; where "p" is not that of "logit", this decides."""
+        """Restore a `state_dict`; where its "p" contradicts its "logit", "logit" decides."""
         (saved,), common = split_state(state, ("logit",))
         logit = as_number(saved, "logit")
         super().load_state_dict(common)

@@ -1,16 +1,10 @@
-"""Monte Carlo dropout: the outputs of a model under many masks, and what they say of its doubt.
+"""Monte Carlo dropout: outputs of a model under many masks, and the uncertainty they show.
 
-`MonteCarlo` runs a model; the functions summarise what it returned, over the first axis.
+`MonteCarlo` runs a model; the functions summarise its outputs over the first axis.
 
-Examples
---------
->>> import fastdrop as fd
->>> import numpy as np
 >>> drop = fd.Dropout(0.5)
 >>> mc = fd.MonteCarlo(lambda x: drop(x).sum(axis=1), drop, rng=0)
 >>> samples = mc.samples(np.ones((3, 1000)), 50)
->>> samples.shape
-(50, 3)
 >>> fd.monte_carlo.mean(samples).round()
 array([ 994.,  995., 1006.])
 >>> np.sqrt(fd.monte_carlo.variance(samples, ddof=1)).round()  # a sum of 1000 coins: 31.6
@@ -34,29 +28,29 @@ __all__ = ["MonteCarlo", "mean", "mutual_information", "predictive_entropy", "va
 
 
 class MonteCarlo:
-    """Run a model with its dropout on, again and again, with masks that have numbers.
+    """Run a model repeatedly with its dropout on, with numbered, reproducible masks.
 
-    In sample k, layer number j of `layers` has the key ``key.fold_in(k).fold_in(j)``, where the
-    number of a name is the BLAKE2b hash of 8 bytes of its UTF-8 text (low byte first), and its call
-    number c in one run of the model the child ``fold_in(c)`` of that, as in training. So sample k
-    has the same masks at every call and for every input, and can be drawn again by itself.
+    Sample k has the same masks at every call and for every input, and can be computed alone: layer
+    number j of `layers` gets the key ``key.fold_in(k).fold_in(j)``, and its call number c in a run
+    draws with ``fold_in(c)`` of this key, as in training.
 
-    The layers drop whatever their mode. Afterwards they are as they were, their mode, keys, counts
-    and last masks, also if the model raises. One that is held draws one mask per sample.
+    The layers drop in any mode, even with ``training=False``. Afterwards their mode, keys, counts
+    and last masks are restored, even if the model raises. A layer that is held draws one mask per
+    sample.
 
     Parameters
     ----------
     model : function
-        From an input to an output, made of NumPy and of layers.
+        From an input to an output, made of NumPy and layers.
     layers : layer, iterable of layers, or mapping of str to layer
-        Those of the model's layers that are to drop. The others do what they would. A layer's masks
-        go with its number j or, in a mapping, with its name: then they stay what they are when the
-        model has more layers, or others first.
-    rng : Key, None, int, sequence of int, SeedSequence, BitGenerator or Generator, optional
-        Where the key comes from: a `Key` is used as it is, from all else one is drawn now.
+        Layers of the model that drop; all others are unaffected. The masks of a layer depend on its
+        number j or, in a mapping, on its name, and then do not change when layers are added or
+        reordered. (j is then the 8-byte BLAKE2b hash of the name in UTF-8, low byte first.)
+    rng
+        As for `Dropout`.
     shared : bool, default False
-        Whether one mask serves a whole batch, the rows along axis 0: a sample is then one thinned
-        network, the same for all examples. What drops weights does so in any case.
+        Whether all rows along axis 0 share a mask: a sample is then one thinned network for all
+        examples. Layers that drop weights always share.
 
     Attributes
     ----------
@@ -65,23 +59,16 @@ class MonteCarlo:
     key : Key
         The key.
 
-    See Also
-    --------
-    monte_carlo.mean, monte_carlo.variance : over the samples.
-    monte_carlo.predictive_entropy, monte_carlo.mutual_information : of probabilities of classes.
-    Dropout.hold : masks that stay from call to call until `release`, without this class.
-
     Notes
     -----
     Gal and Ghahramani, "Dropout as a Bayesian approximation: representing model uncertainty in deep
     learning", ICML 2016.
 
-    While a model runs, its layers belong to that run: threads need copies of them.
+    While a model runs, its layers belong to this run: each thread needs its own copies. For
+    constant masks without this class, see `Layer.hold`.
 
     Examples
     --------
-    >>> import fastdrop as fd
-    >>> import numpy as np
     >>> hidden, weights = fd.Dropout(0.5).eval(), np.ones((3, 4), np.float32)
     >>> def model(x):
     ...     return hidden(x @ weights).sum(axis=1)
@@ -95,8 +82,6 @@ class MonteCarlo:
     array([4., 8.], dtype=float32)
     >>> np.array_equal(mc.batch(x, 3), mc.samples(x, 3))
     True
-    >>> model(x)
-    array([4., 4.], dtype=float32)
     """
 
     def __init__(
@@ -130,20 +115,9 @@ class MonteCarlo:
         return self._key
 
     def sample(self, x: Any, k: SupportsIndex) -> Any:
-        """Return the model's output with the masks of sample `k`.
+        """Return the model's output with the masks of sample `k`, counted from 0.
 
-        Parameters
-        ----------
-        x : object
-            What the model takes: an array, or arrays in containers. It is copied for the model
-            if a layer works in place.
-        k : int
-            Number of the sample, from 0.
-
-        Returns
-        -------
-        object
-            What the model returns.
+        `x` is any input that the model takes; it is deep-copied if a layer works in place.
         """
         keys = [self._key.fold_in(as_count(k, "k"))]
         if any(getattr(layer, "inplace", False) for layer in self.layers):
@@ -151,38 +125,12 @@ class MonteCarlo:
         return self._run(x, keys, rows=1)
 
     def iter_samples(self, x: Any, n: SupportsIndex, first: SupportsIndex = 0) -> Iterator[Any]:
-        """Return samples `first`, ..., `first` + `n` - 1 one after the other, without keeping them.
-
-        Parameters
-        ----------
-        x : object
-            As for `sample`.
-        n : int
-            Number of samples, at least 1.
-        first : int, default 0
-            Number of the first one.
-
-        Returns
-        -------
-        iterator
-            Over what the model returns; each is computed when it is asked for.
-        """
+        """Yield the samples `first`, ..., `first` + `n` - 1; each is computed on demand."""
         start, count = as_count(first, "first"), as_count(n, "n", 1)
         return (self.sample(x, k) for k in range(start, start + count))
 
     def samples(self, x: Any, n: SupportsIndex, first: SupportsIndex = 0) -> Array:
-        """Return samples `first`, ..., `first` + `n` - 1 as one array, from `n` runs of the model.
-
-        Parameters
-        ----------
-        x, n, first
-            As for `iter_samples`.
-
-        Returns
-        -------
-        ndarray, shape (n, ...)
-            The outputs.
-        """
+        """Return the samples of `iter_samples` as one array of shape (n, ...), from `n` runs."""
         outputs = None
         for number, output in enumerate(self.iter_samples(x, n, first)):
             one = np.asarray(output)
@@ -198,24 +146,12 @@ class MonteCarlo:
         return outputs
 
     def batch(self, x: ArrayLike, n: SupportsIndex, first: SupportsIndex = 0) -> Array:
-        """Return what `samples` does, from one run of the model on `n` copies of `x`.
+        """Return the result of `samples` from one run of the model on `n` copies of `x`.
 
-        The copies lie one after the other along axis 0, and the rows of copy number i get the masks
-        of sample `first` + i. The layers do just what they do in `samples`. Products of matrices
-        may round otherwise for more rows.
-
-        Parameters
-        ----------
-        x : array_like, shape (batch, ...)
-            Input. All that the model makes of it must keep the rows in their order along axis 0,
-            where a row may become several, as in (batch * time, features).
-        n, first
-            As for `iter_samples`.
-
-        Returns
-        -------
-        ndarray, shape (n, batch, ...)
-            The outputs.
+        The copies are concatenated along axis 0; the rows of copy number i get the masks of sample
+        `first` + i, the same as in `samples`. The model must keep the order of the rows along axis
+        0, where one row may become several, as in (batch * time, features). Matrix products may
+        round differently with more rows.
         """
         start, count = as_count(first, "first"), as_count(n, "n", 1)
         for layer in self.layers:
@@ -256,7 +192,7 @@ def _number_of(name: object) -> int:
 
 
 def _takes_rows(layer: Layer[Any]) -> bool:
-    """Whether a layer gives each row of its one input masks as `Samples` says."""
+    """Whether the layer gives each row of its only input the masks of `Samples`."""
     return (
         isinstance(layer, ElementwiseLayer)
         and type(layer).__call__ is ElementwiseLayer.__call__
@@ -269,21 +205,8 @@ SUM_TOLERANCE = 0.01
 
 
 def mean(samples: ArrayLike) -> Array:
-    """Return the mean over samples: the prediction.
+    """Return the mean over the first axis, the prediction, in float64 or complex128.
 
-    Parameters
-    ----------
-    samples : array_like, shape (n, ...)
-        Outputs, as `fastdrop.MonteCarlo.samples` returns them.
-
-    Returns
-    -------
-    ndarray, shape (...)
-        Of dtype float64, or complex128.
-
-    Examples
-    --------
-    >>> import fastdrop as fd
     >>> fd.monte_carlo.mean([[1.0, 2.0], [3.0, 2.0]])
     array([2., 2.])
     """
@@ -293,31 +216,13 @@ def mean(samples: ArrayLike) -> Array:
 
 
 def variance(samples: ArrayLike, ddof: SupportsIndex = 0) -> Array:
-    r"""Return the variance over samples: what the masks change in the prediction.
+    r"""Return the variance over the first axis, in float64: the uncertainty due to the masks.
 
     .. math:: \frac{1}{n - ddof} \sum_k |y_k - \bar y|^2
 
-    Parameters
-    ----------
-    samples : array_like, shape (n, ...)
-        Outputs, as `fastdrop.MonteCarlo.samples` returns them.
-    ddof : int, default 0
-        What to subtract from n; 1 makes it unbiased.
+    With `ddof` 1 the estimate is unbiased. For the predictive variance, add the variance of the
+    data's noise, 1 / tau in Gal and Ghahramani, ICML 2016, section 4.
 
-    Returns
-    -------
-    ndarray of float64, shape (...)
-        The variance.
-
-    Notes
-    -----
-    Gal and Ghahramani, ICML 2016, section 4. The noise of the data, their 1 / tau, comes on top.
-
-    Examples
-    --------
-    >>> import fastdrop as fd
-    >>> fd.monte_carlo.variance([[1.0, 2.0], [3.0, 2.0]])
-    array([1., 0.])
     >>> fd.monte_carlo.variance([[1.0, 2.0], [3.0, 2.0]], ddof=1)
     array([2., 0.])
     """
@@ -331,28 +236,15 @@ def variance(samples: ArrayLike, ddof: SupportsIndex = 0) -> Array:
 
 
 def predictive_entropy(probabilities: ArrayLike) -> NDArray[np.float64]:
-    r"""Return the entropy of the mean of class probabilities: all doubt, in nats.
+    r"""Return the entropy of the mean of class probabilities, in nats: the total uncertainty.
 
     .. math:: H[q] = -\sum_c q_c \, \log q_c, \qquad
         q_c = \frac{1}{n} \sum_k p_{k c}
 
-    Parameters
-    ----------
-    probabilities : array_like of float, shape (n, ..., classes)
-        Of each sample, such as the outputs of a softmax.
+    `probabilities`, such as the outputs of a softmax, have shape (n, ..., classes), and the result
+    has shape (...). See Gal, "Uncertainty in deep learning", PhD thesis, University of Cambridge,
+    2016, section 3.3.
 
-    Returns
-    -------
-    ndarray of float64, shape (...)
-        From 0 to the logarithm of the number of classes.
-
-    Notes
-    -----
-    Gal, "Uncertainty in deep learning", PhD thesis, University of Cambridge, 2016, section 3.3.
-
-    Examples
-    --------
-    >>> import fastdrop as fd
     >>> fd.monte_carlo.predictive_entropy([[[0.5, 0.5], [1.0, 0.0]], [[0.5, 0.5], [0.0, 1.0]]])
     array([0.69314718, 0.69314718])
     """
@@ -362,30 +254,14 @@ def predictive_entropy(probabilities: ArrayLike) -> NDArray[np.float64]:
 
 
 def mutual_information(probabilities: ArrayLike) -> NDArray[np.float64]:
-    r"""Return how much samples disagree on class probabilities, in nats: the model's doubt (BALD).
+    r"""Return how much the samples disagree, in nats: the epistemic uncertainty (BALD).
 
     .. math:: H[q] - \frac{1}{n} \sum_k H[p_k]
 
-    with the mean q and the entropy H of `predictive_entropy`.
-
-    Parameters
-    ----------
-    probabilities : array_like of float, shape (n, ..., classes)
-        As for `predictive_entropy`.
-
-    Returns
-    -------
-    ndarray of float64, shape (...)
-        From 0, where all samples agree, to `predictive_entropy`.
-
-    Notes
-    -----
+    with q, H and `probabilities` as for `predictive_entropy`. It is 0 where all samples agree. See
     Houlsby et al., "Bayesian active learning for classification and preference learning",
-    arXiv:1112.5745, 2011; Gal, "Uncertainty in deep learning", 2016, section 3.3.
+    arXiv:1112.5745, 2011, and Gal, 2016, section 3.3.
 
-    Examples
-    --------
-    >>> import fastdrop as fd
     >>> fd.monte_carlo.mutual_information([[[0.5, 0.5], [1.0, 0.0]], [[0.5, 0.5], [0.0, 1.0]]])
     array([0.        , 0.69314718])
     """

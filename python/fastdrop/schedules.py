@@ -1,11 +1,8 @@
 """Schedules: p as a function of the training step.
 
-A schedule is a small immutable object; called with the number of a step, counted from 0, it returns
-the p of that step, and nothing else goes into it. `PSchedule` counts steps and sets p in layers.
+A schedule is a small immutable object; a call with the number of a step, counted from 0, returns
+the p of this step. Schedules keep no count: `PSchedule` counts steps and sets p in layers.
 
-Examples
---------
->>> import fastdrop as fd
 >>> schedule = fd.schedules.Linear(0.0, 0.5, steps=1000)
 >>> [schedule(step) for step in (0, 500, 1000, 2000)]
 [0.0, 0.25, 0.5, 0.5]
@@ -23,48 +20,29 @@ __all__ = ["Constant", "Curriculum", "Early", "Late", "Linear", "Schedule"]
 
 
 class Schedule:
-    """What all schedules share: a call with the number of a step returns the p of that step.
+    """Base class of the schedules: a call with the number of a step returns its p.
 
-    Any other function from int to float does in its place; these can be compared, hashed and
-    pickled, and check what they are given when they are made.
+    Any function from int to float can replace a schedule. Schedules check their arguments, and can
+    be compared, hashed and pickled.
     """
 
     def __call__(self, step: int) -> float:
-        """Return p, the probability to DROP, at a step.
-
-        Parameters
-        ----------
-        step : int
-            Number of the step, counted from 0.
-
-        Returns
-        -------
-        float
-            In [0, 1].
-        """
+        """Return p, the probability to DROP, at a step, counted from 0."""
         return self._at(as_count(step, "step"))
 
     def _at(self, step: int) -> float:
         raise NotImplementedError
 
     def _set(self, **fields: float) -> None:
-        """Replace fields by what the checks made of them."""
+        """Replace fields by their checked values."""
         for name, value in fields.items():
             object.__setattr__(self, name, value)
 
 
 @dataclass(frozen=True)
 class Constant(Schedule):
-    r"""The same p at every step.
+    """The same p, the probability to DROP, at every step.
 
-    Parameters
-    ----------
-    p : float
-        Probability to DROP, in [0, 1].
-
-    Examples
-    --------
-    >>> import fastdrop as fd
     >>> fd.schedules.Constant(0.5)(1000)
     0.5
     """
@@ -80,25 +58,13 @@ class Constant(Schedule):
 
 @dataclass(frozen=True)
 class Linear(Schedule):
-    r"""From one p to another along a line, and then the other.
+    r"""From one p to another along a line; constant afterwards.
 
     .. math:: p(t) = p_0 + (p_1 - p_0) \min(t / n, 1)
 
-    Parameters
-    ----------
-    start, stop : float
-        Probabilities to DROP at step 0, and from step `steps` on, in [0, 1].
-    steps : int
-        Number of steps between the two, n; 0 has `stop` everywhere.
+    from `start`, :math:`p_0`, to `stop`, :math:`p_1`, in `steps` steps, :math:`n`. With 0 steps, p
+    is always `stop`. Ghiasi et al., NeurIPS 2018, section 3, train DropBlock with a rise from 0.
 
-    Notes
-    -----
-    A rise from 0 is how DropBlock is trained in its paper: Ghiasi et al., "DropBlock: a
-    regularization method for convolutional networks", NeurIPS 2018, section 3.
-
-    Examples
-    --------
-    >>> import fastdrop as fd
     >>> schedule = fd.schedules.Linear(0.5, 0.0, steps=4)
     >>> [schedule(step) for step in range(6)]
     [0.5, 0.375, 0.25, 0.125, 0.0, 0.0]
@@ -123,27 +89,13 @@ class Linear(Schedule):
 
 @dataclass(frozen=True)
 class Early(Schedule):
-    r"""Early dropout: p for the first steps, then 0; for models that underfit.
+    r"""Early dropout: p for the first `steps` steps, then 0; for models that underfit.
 
-    .. math:: p(t) = p \, [t < n] \quad \text{or, falling,} \quad p(t) = p \max(1 - t / n, 0)
+    .. math:: p(t) = p \, [t < n] \quad \text{or, if falling,} \quad p(t) = p \max(1 - t / n, 0)
 
-    Parameters
-    ----------
-    p : float
-        Probability to DROP at first, in [0, 1].
-    steps : int
-        Number of steps with dropout, n.
-    falling : bool, default False
-        Whether p falls to 0 along a line.
+    with n = `steps`. See Liu et al., "Dropout reduces underfitting", ICML 2023. (In their program a
+    falling p reaches 0 one step earlier, at the last of the n steps.)
 
-    Notes
-    -----
-    Liu et al., "Dropout reduces underfitting", ICML 2023. (In the program of that paper a falling p
-    is 0 one step earlier, at the last of the n steps.)
-
-    Examples
-    --------
-    >>> import fastdrop as fd
     >>> schedule = fd.schedules.Early(0.1, steps=2)
     >>> [schedule(step) for step in range(4)]
     [0.1, 0.1, 0.0, 0.0]
@@ -165,24 +117,10 @@ class Early(Schedule):
 
 @dataclass(frozen=True)
 class Late(Schedule):
-    r"""Late dropout: 0 for the first steps, then p; for models that overfit.
+    """Late dropout: 0 for the first `steps` steps, then p; for models that overfit.
 
-    .. math:: p(t) = p \, [t \ge n]
+    The counterpart of `Early`, from the same paper.
 
-    Parameters
-    ----------
-    p : float
-        Probability to DROP in the end, in [0, 1].
-    steps : int
-        Number of steps without dropout, n.
-
-    Notes
-    -----
-    Liu et al., "Dropout reduces underfitting", ICML 2023.
-
-    Examples
-    --------
-    >>> import fastdrop as fd
     >>> schedule = fd.schedules.Late(0.1, steps=2)
     >>> [schedule(step) for step in range(4)]
     [0.0, 0.0, 0.1, 0.1]
@@ -204,21 +142,10 @@ class Curriculum(Schedule):
 
     .. math:: p(t) = p \, (1 - e^{-\gamma t})
 
-    Parameters
-    ----------
-    p : float
-        Probability to DROP that it tends to, in [0, 1].
-    gamma : float
-        Speed, above 0 and finite; the paper takes 10 / (number of all steps).
-
-    Notes
-    -----
-    Morerio et al., "Curriculum dropout", ICCV 2017. (There it is the probability to keep,
+    `gamma` is above 0 and finite; the paper uses 10 / (number of all steps). See Morerio et al.,
+    "Curriculum dropout", ICCV 2017. (Their schedule is of the probability to keep,
     (1 - k) exp(-gamma t) + k with k = 1 - p.)
 
-    Examples
-    --------
-    >>> import fastdrop as fd
     >>> schedule = fd.schedules.Curriculum(0.5, gamma=10 / 1000)
     >>> [round(schedule(step), 3) for step in (0, 100, 200, 1000)]
     [0.0, 0.316, 0.432, 0.5]
@@ -239,34 +166,22 @@ class Curriculum(Schedule):
 class PSchedule:
     """Set p of layers at every training step.
 
+    Call `step` before each training step, not after: nothing is set before the first `step`. The
+    attribute `steps` counts them.
+
     Parameters
     ----------
     layers : layer, or iterable of layers
-        Whose p is set.
+        Layers to set p in.
     schedule : Schedule, or function of int to float
         The p of each step, counted from 0.
     factors : iterable of float, optional
-        A factor in [0, 1] for each layer: its p is that times the schedule's. With
-        ``fd.drop_path_rates(1.0, depth)`` a schedule drives the last of the paths, and the others
-        follow in proportion.
-
-    Attributes
-    ----------
-    layers : tuple
-    schedule : Schedule or function
-    factors : tuple of float
-        As given; 1.0 for all by default.
-    steps : int
-        Number of steps so far.
-
-    Notes
-    -----
-    The layers are not touched before the first `step`, so call it before each training step, and
-    not after.
+        A factor in [0, 1] for each layer, 1.0 by default; it multiplies the schedule's p. With
+        ``fd.drop_path_rates(1.0, depth)`` the last path follows the schedule, and the others in
+        proportion.
 
     Examples
     --------
-    >>> import fastdrop as fd
     >>> drop, path = fd.Dropout(0.0), fd.DropPath(0.0)
     >>> driver = fd.PSchedule([drop, path], fd.schedules.Linear(0.0, 0.5, steps=2))
     >>> for batch in range(3):
@@ -307,30 +222,18 @@ class PSchedule:
         return self._steps
 
     def step(self) -> float:
-        """Set p of all layers for the training step to come, and count it.
-
-        Returns
-        -------
-        float
-            The schedule's p.
-        """
+        """Set p of all layers for the next training step, count it, and return the schedule's p."""
         p = self._at(self._steps)
         self._apply(p)
         self._steps += 1
         return p
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what changes: "steps" (int). The layers have states of their own."""
+        """Return "steps" (int); save the states of the layers separately."""
         return {"steps": self._steps}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over what `state_dict` returned; the layers get the p of the last step done.
-
-        Parameters
-        ----------
-        state : dict
-            With the entry of `state_dict`.
-        """
+        """Restore a `state_dict`, and give the layers the p of the last step done."""
         if not isinstance(state, Mapping):
             raise TypeError(f"state must be a mapping, got {type(state).__name__}")
         if set(state) != {"steps"}:
