@@ -164,7 +164,7 @@ __all__ = [
     "zoneout_backward",
 ]
 
-# In which file a member stands is nobody's business, least of all that of a pickle.
+# Public names belong to the package, so that no pickle depends on the layout of the files.
 for _name in __all__:
     if getattr(globals()[_name], "__module__", "").startswith("fastdrop."):
         globals()[_name].__module__ = "fastdrop"

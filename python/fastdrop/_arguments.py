@@ -26,7 +26,7 @@ _ndarray = np.ndarray
 INVERTED = "inverted"
 
 MOST_AXES = 64
-"""As in NumPy. A shape is read no further, so that an endless one is refused."""
+"""As in NumPy. Longer shapes, even endless iterators, are refused after this many axes."""
 
 
 # --- Arrays --------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from fastdrop import _core
 from fastdrop._arguments import as_unsigned, shown
 
 RNG: TypeAlias = Any
-"""What an `rng` argument takes: a Key, or whatever `Key` draws one from."""
+"""The type of `rng` arguments: a Key, or a seed that `Key` takes."""
 
 _SEED = (
     "an int >= 0, a sequence or array of them, a SeedSequence, BitGenerator, Generator, "
@@ -89,7 +89,7 @@ class Key(_core.Key):
 _new = _core.Key.__new__
 
 NO_KEY = Key.from_bytes(bytes(16))
-"""The key of masks that keep everything, for which nothing is drawn."""
+"""The key of masks that keep everything, which need no entropy."""
 
 
 def as_key(rng: RNG) -> Key:

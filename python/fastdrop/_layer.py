@@ -97,8 +97,8 @@ class Layer(Generic[Recipe]):
     """
 
     training: bool
-    _of_weights: ClassVar[bool] = False  # then axis 0 of what it is called with holds no examples
-    _options: ClassVar[dict[str, Any]] = {}  # of the constructor, with their defaults
+    _of_weights: ClassVar[bool] = False  # whether inputs are weights, with no examples along axis 0
+    _options: ClassVar[dict[str, Any]] = {}  # the constructor's options and their defaults
     _samples: Samples | None = None
 
     def __init_subclass__(cls) -> None:
@@ -288,7 +288,7 @@ class MaskedLayer(Layer[Recipe]):
     """A layer whose plan is compiled: each element is kept or not."""
 
     _operation = "select"
-    _numbers: ClassVar[Any] = None  # the numbers for a p, where they are not `training_scale`
+    _numbers: ClassVar[Any] = None  # maps p to the constants, if not `training_scale`
     mode: str | None = "inverted"
 
     def _train(
@@ -391,7 +391,7 @@ class RecipeLayer(ElementwiseLayer[Recipe]):
             return plan.forward(x, out), plan
 
     def _evaluate(self, inputs: tuple[Array, ...], out: Array | None) -> tuple[Array, Plan]:
-        self._draw(inputs[0].shape, NO_KEY)  # to see that it could be drawn
+        self._draw(inputs[0].shape, NO_KEY)  # only to check the shape
         return super()._evaluate(inputs, out)
 
 

@@ -37,7 +37,7 @@ from fastdrop._key import NO_KEY, RNG, Key, as_key, check_rng
 from fastdrop._recipe import Mask, Recipe, inverse_keep, make_mask
 
 Keep: TypeAlias = Mask | Recipe | NDArray[np.bool_]
-"""What a `mask` argument takes: a recipe whose elements are kept or not, or a boolean array."""
+"""The type of `mask` arguments: a recipe that keeps or drops elements, or a boolean array."""
 
 Kind = TypeVar("Kind", bound=Recipe)
 

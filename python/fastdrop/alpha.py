@@ -13,7 +13,7 @@ from fastdrop._recipe import Mask
 from fastdrop.shared import as_channel_axis
 
 ALPHA = -1.7580993408473766
-"""The limit of SELU far below 0: minus its scale times its alpha (Klambauer et al., section 3)."""
+"""SELU's lower limit: minus its scale times its alpha (Klambauer et al., section 3)."""
 
 
 def _numbers(p: float) -> Numbers:

@@ -40,7 +40,7 @@ def bernoulli(
     """
     packed = as_flag(packed, "packed")
     lengths, rate = as_shape(shape, "shape"), probability(p)
-    make_mask(lengths, rate, NO_KEY)  # what is wrong with it is said before a Generator advances
+    make_mask(lengths, rate, NO_KEY)  # raises before a Generator advances
     mask = make_mask(lengths, rate, as_key(rng))
     if not packed:
         kept = mask.to_numpy()

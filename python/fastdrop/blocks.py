@@ -75,8 +75,8 @@ class BlockMask(Drawable):
         kept = np.ones(self.shape, dtype=np.bool_)
         kept[tuple(slice(places) for places in self.seeds.shape)] = self.seeds.to_numpy()
         flat = kept.reshape(-1)
-        # An axis ends with as many free places as a block is longer than 1, so nothing that is
-        # moved along it ever reaches the next row: the array can be moved as if it had one axis.
+        # The last block - 1 elements of an axis start no block. So shifting the flat array never
+        # moves a decision into the next row.
         stride = 1
         for length, block in zip(self.shape[::-1], self.block[::-1], strict=True):
             reach = 1

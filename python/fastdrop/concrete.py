@@ -29,7 +29,7 @@ from fastdrop._plan import RecipePlan, check_forward_mask, check_recipe, run_rec
 from fastdrop._recipe import Drawable, check_key
 
 CHUNK = 2**13
-"""Elements that are computed at a time, so that what is computed on the way stays in the cache."""
+"""Elements per step, so that intermediate results stay in the cache."""
 
 
 def logit_of(p: float) -> float:
@@ -96,7 +96,7 @@ class ConcreteMask(Drawable):
         uniforms = _core.uniforms(self.shape, self.key).reshape(-1)
         for first in range(0, uniforms.size, CHUNK):
             part = slice(first, first + CHUNK)
-            with np.errstate(over="ignore", under="ignore"):  # to infinity and 0, which is right
+            with np.errstate(over="ignore", under="ignore"):  # infinity and 0 are right
                 argument = _argument(uniforms[part], self.logit, self.temperature)
                 pair = _factors(argument, self.logit, self.temperature)
             factor.reshape(-1)[part], slope.reshape(-1)[part] = pair
@@ -130,7 +130,7 @@ def _factors(
     """
     little = np.exp(-np.abs(a))
     dropped = a > 0.0
-    slope = np.where(dropped, 1.0, little)  # z, but for the denominator
+    slope = np.where(dropped, 1.0, little)  # z without its denominator
     factor = np.exp(logit - np.maximum(a, 0.0)) if logit > 0.0 else np.where(dropped, little, 1.0)
     little += 1.0
     factor *= 1.0 + math.exp(-abs(logit))
@@ -296,7 +296,7 @@ def _weighted(x: Array, factor: NDArray[np.float64]) -> Array:
 
 
 MOST_ODDS = 100 * math.log(2.0)
-"""The logit from which on the regularization takes 1 / (1 - p) for 2^100, which float32 holds."""
+"""Logit above which the regularization takes 1 / (1 - p) as 2^100, which float32 can hold."""
 
 
 def _squares(part: Array) -> NDArray[np.float64]:
@@ -363,7 +363,7 @@ def concrete_regularization(
 
 
 ROUNDING = 1e-12
-"""A p this close to that of a logit is the same: the rounding of the logit, of up to 745."""
+"""Relative difference between p and the p of its logit (up to 745) that is only rounding."""
 
 
 class ConcreteDropout(RecipeLayer[ConcreteMask]):

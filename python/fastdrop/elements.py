@@ -138,7 +138,7 @@ def dropout(
     shared = () if broadcast_dims is NO_AXES else as_shared(broadcast_dims, array.ndim, mask)
     if training is False and mode == INVERTED and rng is mask is out is None and not return_mask:
         probability(p)
-        return float_array(array, "x")  # what `run` does, sooner
+        return float_array(array, "x")  # a shortcut: `run` would return the same
     return run("select", (array,), p, training, mode, shared, rng, mask, return_mask, out)
 
 

@@ -31,7 +31,7 @@ from fastdrop._plan import check_forward_mask, check_recipe, draw_key, select, t
 from fastdrop._recipe import Mask, make_mask
 
 TILE = 2**18
-"""Weights in a tile: a megabyte of float32. Half of it is slower, for the calls that it takes."""
+"""Weights in a tile: a megabyte of float32. Half of it is slower, because it needs more calls."""
 
 
 def drop_connect_linear(
@@ -169,7 +169,7 @@ def _connections(
     """Return the plan of a call with these arrays."""
     shape = _mask_shape(x, weight)
     if mask is None:
-        make_mask(shape, p, NO_KEY)  # what is wrong with it is said before a Generator advances
+        make_mask(shape, p, NO_KEY)  # raises before a Generator advances
         mask = make_mask(shape, p, draw_key(rng, training and p > 0.0))
     else:
         check_recipe(mask, Mask, rng)

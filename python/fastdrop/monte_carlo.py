@@ -201,7 +201,7 @@ def _takes_rows(layer: Layer[Any]) -> bool:
 
 
 SUM_TOLERANCE = 0.01
-"""How far probabilities may be from a sum of 1: bfloat16 rounds each by up to 2^-9 of it."""
+"""How far a sum of probabilities may be from 1: bfloat16 rounds with a relative error of 2^-9."""
 
 
 def mean(samples: ArrayLike) -> Array:
@@ -268,7 +268,7 @@ def mutual_information(probabilities: ArrayLike) -> NDArray[np.float64]:
     each = _as_probabilities(probabilities)
     with np.errstate(under="ignore"):
         difference = _entropy(each.mean(axis=0)) - _entropy(each).mean(axis=0)
-    return np.asarray(np.maximum(difference, 0.0))  # rounding can take it below
+    return np.asarray(np.maximum(difference, 0.0))  # rounding can make it negative
 
 
 def _entropy(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -158,7 +158,7 @@ class Curriculum(Schedule):
         self._set(p=probability(self.p, "p"), gamma=as_positive(self.gamma, "gamma"))
 
     def _at(self, step: int) -> float:
-        if step >= 2**1023:  # more than a double holds
+        if step >= 2**1023:  # too large for a double
             return self.p
         return -self.p * math.expm1(-self.gamma * step)
 

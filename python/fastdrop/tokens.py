@@ -27,10 +27,10 @@ from fastdrop._plan import check_recipe, draw_key, select
 from fastdrop._recipe import Drawable, check_key
 
 ROUNDING = Fraction(1, 2**50)
-"""A fraction of this size is taken for the rounding of p: (1 - 0.1) * 10 is 9, not 8.999..."""
+"""Fractions up to this size count as rounding of p: (1 - 0.1) * 10 is 9, not 8.999..."""
 
 BLOCK = 2**20
-"""Tokens whose rows are sorted in one call: between calls, the program can be interrupted."""
+"""Tokens to sort in one call; the program can be interrupted between calls."""
 
 
 def kept_tokens(p: float, tokens: int, prefix: int) -> int:
@@ -214,7 +214,7 @@ def _taken(x: Array, mask: PatchMask, indices: NDArray[np.int64]) -> Array:
     """Return the tokens at these positions; `x` itself if all stay in order."""
     if mask.p == 0.0:
         return x
-    if not indices.size:  # of any number of sequences
+    if not indices.size:  # no sequences, or no tokens to keep
         return x[:, : indices.shape[1]].copy()
     return x[np.arange(len(x))[:, np.newaxis], indices]
 
