@@ -293,7 +293,7 @@ def test_the_repr_shows_what_is_not_default() -> None:
         ((1.5, 3), {}, "p must be"),
         ((0.5, 0), {}, "block_size must be an int of at least 1, got 0"),
         ((0.5, (3, -1)), {}, "block_size must be"),
-        ((0.5, (3, 3, 3)), {}, "block_size must be an int or 2 of them"),
+        ((0.5, (3, 3, 3)), {}, "block_size must be an int or a sequence of 2 ints"),
         ((0.5, 2.0), {}, "block_size must be"),
         ((0.5, "33"), {}, "block_size must be"),
         ((0.5, None), {}, "block_size must be"),

@@ -215,7 +215,7 @@ def as_lengths(lengths: Lengths, ndim: int, name: str) -> tuple[int, ...]:
     several = as_shape(lengths, name)
     one = len(several) == 1 and hasattr(lengths, "__index__")
     if len(several) != ndim and not one:
-        raise ValueError(f"{name} must be an int or {ndim} of them, got {lengths!r}")
+        raise ValueError(f"{name} must be an int or a sequence of {ndim} ints, got {lengths!r}")
     checked = tuple(as_count(length, name, 1) for length in several)
     return checked * ndim if one else checked
 
@@ -248,7 +248,7 @@ def as_axis(axis: Any, ndim: int, name: str) -> int:
     number = as_axis_number(axis, name)
     if not -ndim <= number < ndim:
         raise ValueError(
-            f"{name} must be an axis of an array with {ndim} of them, got {shown(number)}"
+            f"{name} must be an axis of an array with {ndim} axes, got {shown(number)}"
         )
     return number % ndim
 

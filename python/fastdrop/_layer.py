@@ -343,7 +343,7 @@ class ElementwiseLayer(Layer[Recipe]):
         if x.ndim == 0 or x.shape[0] % samples.rows:
             raise ValueError(
                 f"x must have the rows of {len(samples.keys)} samples, a multiple of "
-                f"{samples.rows}, in a batch of them, got shape {x.shape}"
+                f"{samples.rows}, along axis 0, got shape {x.shape}"
             )
         y = np.empty_like(x) if out is None else out
         call = self.calls

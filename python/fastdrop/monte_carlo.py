@@ -297,5 +297,5 @@ def _as_probabilities(probabilities: ArrayLike) -> NDArray[np.float64]:
         raise ValueError(f"probabilities must be in [0, 1], got {numbers.min()} to {numbers.max()}")
     off = np.abs(numbers.sum(axis=-1) - 1.0).max(initial=0.0)
     if off > SUM_TOLERANCE:
-        raise ValueError(f"probabilities must sum to 1 over the last axis, got {off} from it")
+        raise ValueError(f"probabilities must sum to 1 over the last axis, got a sum off by {off}")
     return numbers

@@ -209,7 +209,7 @@ class PSchedule:
         several = tuple(factors)
         if len(several) != len(self.layers):
             raise ValueError(
-                f"factors must be one for each of {len(self.layers)} layers, got {len(several)}"
+                f"factors must have length {len(self.layers)}, one per layer, got {len(several)}"
             )
         self.schedule = schedule
         self.factors = tuple(probability(factor, "factors") for factor in several)
@@ -244,7 +244,7 @@ class PSchedule:
         self._steps = steps
 
     def _at(self, step: int) -> float:
-        return probability(self.schedule(step), "what schedule returns")
+        return probability(self.schedule(step), "schedule(step)")
 
     def _apply(self, p: float) -> None:
         for layer, factor in zip(self.layers, self.factors, strict=True):

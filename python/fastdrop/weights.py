@@ -330,7 +330,7 @@ def weight_drop(
         masks = list(mask)
         if len(masks) != len(arrays):
             raise ValueError(
-                f"mask must be one for each of {len(arrays)} weights, got {len(masks)}"
+                f"mask must have length {len(arrays)}, one per array, got {len(masks)}"
             )
         sources = [(rng, one) for one in masks]
     results = [
