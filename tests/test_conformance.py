@@ -89,10 +89,13 @@ def test_a_returned_mask_is_that_of_the_layer(member: Member) -> None:
 
 @every_member
 def test_evaluation_returns_a_mask_that_keeps_all(member: Member) -> None:
+    """Whatever mask the call was given: the gradient goes through what was applied."""
     layer, inputs = member.make(), member.inputs()
-    masks = member.call(layer, inputs, training=False, return_mask=True)[-1]
-    for mask in masks if isinstance(masks, list) else [masks]:
-        assert mask.p == 0.0
+    given = member.call(layer, inputs, rng=3, return_mask=True)[-1]
+    for more in ({}, {"mask": given}):
+        masks = member.call(layer, inputs, training=False, return_mask=True, **more)[-1]
+        for mask in masks if isinstance(masks, list) else [masks]:
+            assert mask.p == 0.0
 
 
 @every_member
@@ -448,3 +451,20 @@ def test_monte_carlo_drops_even_if_the_model_evaluates() -> None:
     drop = fd.Dropout(0.5)
     mc = fd.MonteCarlo(lambda x: drop(x, training=False), drop, rng=0)
     assert np.count_nonzero(mc.sample(np.ones(100), 0)) < 100
+
+
+def test_a_lookup_treats_masks_as_the_whole_table_does() -> None:
+    table, words = np.ones((6, 5)), [1, 3, 1]
+    seeds = fd.Mask((6, 1), 0.4, fd.Key(1))
+    for mask in (seeds, fd.BlockMask(seeds, (1, 1), 0.4)):
+        y, same = fd.embedding_dropout(table, indices=words, mask=mask, return_mask=True)
+        assert same is mask
+        np.testing.assert_array_equal(y, fd.embedding_dropout(table, mask=mask)[words])
+    _, mask = fd.embedding_dropout(table, indices=words, training=False, return_mask=True)
+    assert (mask.shape, mask.p) == ((6, 1), 0.0)
+    rng, out = np.random.default_rng(0), np.zeros((3, 5))
+    before = copy.deepcopy(rng.bit_generator.state)
+    with pytest.raises(TypeError, match="return_mask must be"):
+        fd.embedding_dropout(table, indices=words, rng=rng, return_mask=1, out=out)  # type: ignore[arg-type]
+    assert rng.bit_generator.state == before
+    assert not out.any()

@@ -219,12 +219,11 @@ def run_recipe(
     target = None if out is None else as_out(out)
     _check("select", (x,), target)
     if mask is None:
-        key = draw_key(rng, training and p > 0.0)
-        recipe = make(p, key) if training else make(0.0, NO_KEY)
+        recipe = make(p if training else 0.0, draw_key(rng, training and p > 0.0))
     else:
         check_recipe(mask, kind, rng)
         check_broadcast(mask.shape, x.shape)
-        recipe = mask
+        recipe = mask if training else make(0.0, NO_KEY)
     plan = RecipePlan(recipe if training else None, x.shape, **options)
     y: Array | None = plan.forward(x, target)
     if out is not target:

@@ -93,14 +93,18 @@ def embedding_dropout(
     table = _as_table(weight)
     if indices is None:
         return run("select", (table,), p, training, mode, (1,), rng, mask, return_mask, out)
-    words = as_indices(indices, len(table))
+    words, return_mask = as_indices(indices, len(table)), as_flag(return_mask, "return_mask")
     rows = table[words]
     target = None if out is None else as_out(out)
     _core.check("select", (rows,), target)
     plan = _lookup(table.shape, words, p, training, mode, rng, mask)
     rows = plan.forward(rows, target)
     y = rows if out is None else out
-    return (y, plan.recipe) if as_flag(return_mask, "return_mask") else y
+    if not return_mask:
+        return y
+    if not training:
+        return y, make_mask((len(table), 1), 0.0, NO_KEY)
+    return y, plan.recipe if mask is None else mask
 
 
 def embedding_dropout_backward(
