@@ -13,7 +13,7 @@ use crate::driver::Interrupt;
 use crate::error::Error;
 
 /// Below this many elements the interpreter is not released: the work is over before another thread could use it.
-pub(super) const DETACH: usize = 1 << 15;
+pub(super) const DETACH: usize = 1 << 14;
 
 impl From<Error> for PyErr {
     fn from(error: Error) -> Self {
