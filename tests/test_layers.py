@@ -295,3 +295,16 @@ def test_in_place_returns_the_very_array_even_a_subclass() -> None:
 
     x = np.ones(8, np.float32).view(Sub)
     assert fd.Dropout(0.5, inplace=True, rng=0)(x) is x
+
+
+def test_a_subclass_with_its_own_constructor_works() -> None:
+    """Would catch a repr that takes every parameter for an attribute."""
+
+    class Scheduled(fd.Dropout):
+        def __init__(self, rates: list[float], **options: Any) -> None:
+            super().__init__(rates[0], **options)
+
+    drop = Scheduled([0.25, 0.5], mode="standard", rng=as_key(KEY))
+    assert repr(drop).startswith("Scheduled(p=0.25")
+    x = values((300,), np.float32)
+    assert_same(drop.forward(x), ref.dropout(x, 0.25, call_key(0), mode="standard"))

@@ -276,7 +276,7 @@ class Layer(Generic[Recipe]):
         return {
             name: getattr(self, name)
             for name, default in self._options.items()
-            if name == "inplace" or getattr(self, name) != default
+            if hasattr(self, name) and (name == "inplace" or getattr(self, name) != default)
         }
 
     def __repr__(self) -> str:
