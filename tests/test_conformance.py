@@ -468,3 +468,7 @@ def test_a_lookup_treats_masks_as_the_whole_table_does() -> None:
         fd.embedding_dropout(table, indices=words, rng=rng, return_mask=1, out=out)  # type: ignore[arg-type]
     assert rng.bit_generator.state == before
     assert not out.any()
+    with pytest.raises(
+        ValueError, match="indices must not be given to a layer that works in place"
+    ):
+        fd.EmbeddingDropout(0.5, True)(table, words)

@@ -225,6 +225,8 @@ class EmbeddingDropout(Dropout):
         """Return the table, or the rows of `indices`, as `embedding_dropout` does."""
         if indices is None:
             return super().__call__(x, training=training)
+        if self.inplace:
+            raise ValueError("indices must not be given to a layer that works in place")
         table = _as_table(x)
         words = as_indices(indices, len(table))
         train = self._trains(training)
