@@ -15,6 +15,7 @@ import pytest
 from members import MEMBERS, ROWS, Member
 from support import KEY, as_key
 
+pytestmark = pytest.mark.once
 every_member = pytest.mark.parametrize("member", MEMBERS)
 
 

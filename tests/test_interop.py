@@ -12,6 +12,9 @@ import pytest
 from support import KEY, as_key, assert_same, values
 
 
+pytestmark = pytest.mark.once
+
+
 class WithArray:
     """A tensor that NumPy can take by `__array__`."""
 
