@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from support import KEY, as_key, assert_same, values
 
-
 pytestmark = pytest.mark.once
 
 
