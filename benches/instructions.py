@@ -45,7 +45,6 @@ PYTHON = [
     "dropout2d",
 ]
 MARGIN = 0.05
-PYTHON_MARGIN = 0.1  # other libraries of the machine are in it
 
 
 class Valgrind:
@@ -142,10 +141,9 @@ def main() -> int:
     print(f"{'case':<34}{'recorded':>12}{'now':>12}{'change':>10}")
     for case, now in counts.items():
         change = now / recorded[case] - 1
-        margin = PYTHON_MARGIN if case in PYTHON else MARGIN
-        verdict = "" if change <= margin else "  too many"
-        failed |= change > margin
-        if change < -margin:
+        verdict = "" if change <= MARGIN else "  too many"
+        failed |= change > MARGIN
+        if change < -MARGIN:
             verdict = "  fewer: record anew"
         print(f"{case:<34}{recorded[case]:>12}{now:>12}{change:>10.1%}{verdict}")
     return int(failed)

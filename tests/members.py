@@ -50,7 +50,7 @@ class Member:
         if self.layer is fd.DropConnectLinear:
             inputs = (*inputs, layer.weight, layer.bias)
         if self.layer is fd.ConcreteDropout:
-            options["logit"] = -np.inf if p == 0.0 else np.log(p / (1.0 - p))
+            more.setdefault("logit", -np.inf if p == 0.0 else np.log(p / (1.0 - p)))
         else:
             options["p"] = p
         return self.function(*inputs, **options, **more)

@@ -118,6 +118,7 @@ def test_a_mask_excludes_rng(member: Member) -> None:
         ("rng", 1.5, "rng must be a Key"),
         ("mask", 3, "mask must be"),
         ("return_mask", 1, "return_mask must be True or False, got 1"),
+        ("return_mask", 0, "return_mask must be True or False, got 0"),
         ("training", 1, "training must be True or False, got 1"),
         ("p", True, "p must be a number"),
         ("p", 1.5, "p must be a number"),
@@ -127,10 +128,11 @@ def test_unused_arguments_are_checked_too(
     member: Member, training: bool, p: float, name: str, bad: Any, match: str
 ) -> None:
     """Would catch a check that is made only where the argument is used."""
-    if name == "p" and member.layer is fd.ConcreteDropout:
-        pytest.skip("takes a logit")
     layer, inputs = member.make(), member.inputs()
     arguments = {"training": training, "p": p, name: bad}
+    if name == "p" and member.layer is fd.ConcreteDropout:
+        arguments = {"training": training, "logit": True if bad is True else np.nan}
+        match = "logit must be a number"
     with pytest.raises((TypeError, ValueError), match=match):
         member.call(layer, inputs, **arguments)
 
@@ -205,8 +207,10 @@ def test_a_refused_call_is_not_counted(member: Member) -> None:
         layer.backward(gradient_of(ints[0], member))
     try:
         layer(*scalars)
+        calls = 1
     except ValueError:
-        assert layer.calls == 0
+        calls = 0
+    assert layer.calls == calls
 
 
 @every_member
@@ -216,10 +220,13 @@ def test_a_gradient_must_have_the_shape_of_the_output(member: Member, training: 
     layer, inputs = member.make(), member.inputs()
     layer(*inputs, training=training)
     wrong: Any = np.ones((1,) * 7, np.float32)
+    ints: Any = np.ones((1,) * 7, np.int64)
     if member.layer is fd.WeightDrop:
-        wrong = [wrong] * 2
+        wrong, ints = [wrong] * 2, [ints] * 2
     with pytest.raises(ValueError, match=r"(dy|gradients) must have the shape"):
         layer.backward(wrong)
+    with pytest.raises(TypeError, match=r"(dy|gradients) must have dtype"):
+        layer.backward(ints)
 
 
 @every_member
@@ -473,3 +480,8 @@ def test_a_lookup_treats_masks_as_the_whole_table_does() -> None:
         ValueError, match="indices must not be given to a layer that works in place"
     ):
         fd.EmbeddingDropout(0.5, True)(table, words)
+    with pytest.raises(ValueError, match="dy must have the axes of indices and one more"):
+        fd.embedding_dropout_backward(np.ones(3), words, 6, rng=fd.Key(1))
+    for one in (True, False):
+        y = fd.embedding_dropout(np.ones((6, 3)), indices=words, mask=np.array(one))
+        np.testing.assert_array_equal(y, np.full((3, 3), 2.0 * one))

@@ -294,11 +294,11 @@ class MaskedLayer(Layer[Recipe]):
     def _train(
         self, inputs: tuple[Array, ...], out: Array | None, keys: _core.CallKeys, whole: bool
     ) -> tuple[Array, Plan]:
-        p, mode, shared = self._p, self.mode, self._shared(inputs[0])
+        p, shared = self._p, self._shared(inputs[0])
         if whole and 0 not in shared and inputs[0].ndim:
             shared = (0, *shared)
         if self._numbers is None:
-            scale = 1.0 / (1.0 - p) if mode == "inverted" and p < 1.0 else training_scale(p, mode)
+            scale = training_scale(p, self.mode)
             return _forward(self._operation, inputs, out, keys, p, shared, scale)
         return _forward(self._operation, inputs, out, keys, p, shared, *self._numbers(p))
 
@@ -435,9 +435,8 @@ def _checked_state(state: Mapping[str, Any]) -> tuple[_core.CallKeys, float]:
     """Return the keys and p of a layer's `state_dict`."""
     (stream, key, calls, held, held_call, p), others = split_state(state, _ENTRIES)
     if others:
-        raise ValueError(
-            f"state must have the entries {', '.join(_ENTRIES)}, got also {sorted(others)}"
-        )
+        unknown = sorted(map(str, others))
+        raise ValueError(f"state must have the entries {', '.join(_ENTRIES)}, got also {unknown}")
     if stream != STREAM_VERSION:
         raise ValueError(f"state must be of stream {STREAM_VERSION}, got {stream!r}")
     try:

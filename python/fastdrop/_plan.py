@@ -30,6 +30,7 @@ from fastdrop._arguments import (
     as_flag,
     as_out,
     check_broadcast,
+    float_array,
     probability,
     shown,
 )
@@ -197,6 +198,7 @@ class RecipePlan(Generic[Kind]):
 
     def backward(self, dy: Array) -> Array:
         """Apply the recipe to the gradient."""
+        float_array(dy, "dy")
         if dy.shape != self.shape:
             raise ValueError(f"dy must have the shape of x, {self.shape}, got {dy.shape}")
         return self.forward(dy, None)

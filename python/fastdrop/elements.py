@@ -136,7 +136,8 @@ def dropout(
     if mode is not INVERTED:
         check_mode(mode)
     shared = () if broadcast_dims is NO_AXES else as_shared(broadcast_dims, array.ndim, mask)
-    if training is False and mode == INVERTED and rng is mask is out is None and not return_mask:
+    plain = rng is mask is out is None and return_mask is False
+    if training is False and mode == INVERTED and plain:
         probability(p)
         return float_array(array, "x")  # a shortcut: `run` would return the same
     return run("select", (array,), p, training, mode, shared, rng, mask, return_mask, out)

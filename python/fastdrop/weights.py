@@ -133,7 +133,11 @@ def embedding_dropout_backward(
     check_forward_mask(training, rng, mask)
     gradient = float_array(dy, "dy")
     words = as_indices(indices, as_count(vocabulary, "vocabulary"))
-    shape = (int(vocabulary), *gradient.shape[words.ndim :])
+    if gradient.ndim != words.ndim + 1:
+        raise ValueError(
+            f"dy must have the axes of indices and one more, got shape {gradient.shape}"
+        )
+    shape = (int(vocabulary), gradient.shape[-1])
     return _lookup(shape, words, p, training, mode, rng, mask).backward(gradient)
 
 
@@ -158,7 +162,8 @@ class _Lookup:
         keep = None
         if self.recipe is not None:
             whole = np.asarray(self.recipe, dtype=np.bool_)
-            keep = np.broadcast_to(whole, (self._shape[0], *whole.shape[-1:]))[self._words]
+            keep = np.broadcast_to(whole, (self._shape[0], *(whole.shape[-1:] or (1,))))
+            keep = keep[self._words]
         return select(rows, keep, self._scale, out)
 
     def backward(self, dy: Array) -> Array:
