@@ -483,5 +483,5 @@ def test_a_lookup_treats_masks_as_the_whole_table_does() -> None:
     with pytest.raises(ValueError, match="dy must have the axes of indices and one more"):
         fd.embedding_dropout_backward(np.ones(3), words, 6, rng=fd.Key(1))
     for one in (True, False):
-        y = fd.embedding_dropout(np.ones((6, 3)), indices=words, mask=np.array(one))
-        np.testing.assert_array_equal(y, np.full((3, 3), 2.0 * one))
+        y = fd.embedding_dropout(np.ones((6, 4)), indices=words, mask=np.array(one))
+        np.testing.assert_array_equal(y, np.full((3, 4), 2.0 * one))
