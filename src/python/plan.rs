@@ -158,41 +158,46 @@ pub(super) fn forward<'py>(
     let inputs = arrays(inputs.iter())?;
     let element = checked_call(kind, &inputs, out)?;
     let shape = SmallVec::from_slice(inputs[0].shape());
-    let mut taken: Option<(&CallKeys, Taken)> = None;
-    let key = if keep.is_none() {
-        None
-    } else if let Ok(key) = keep.cast::<PyKey>() {
-        Some(key.get().0)
-    } else if let Ok(keys) = keep.cast::<CallKeys>() {
-        let (key, undo) = keys.get().next()?;
-        taken = Some((keys.get(), undo));
-        Some(key)
-    } else {
-        None
-    };
-    let keep = if let Some(key) = key {
-        Keep::Drawn(Mask::new(&drawn_shape(&shape, shared)?, p, key)?)
-    } else if keep.is_none() {
-        Keep::All
-    } else if let Ok(mask) = keep.cast::<PyMask>() {
-        check_broadcast(mask.get().0.shape(), &shape)?;
-        Keep::Drawn(mask.get().0.clone())
-    } else {
-        let given = keep.cast_exact::<PyUntypedArray>().ok().filter(|given| is_bool(given));
-        let Some(given) = given else {
-            let text = format!("mask must be a Mask or a boolean array, got {}", keep.get_type().name()?);
-            return Err(PyTypeError::new_err(text));
-        };
-        let extents: Dims = given.shape().iter().map(|len| *len as u64).collect();
-        check_broadcast(&extents, &shape)?;
-        Keep::Given(given.clone().unbind())
-    };
+    let (keep, taken) = decide(keep, p, &shape, shared)?;
     let plan = Bound::new(py, Plan { keep, kind, scale, shift, fill, shape })?;
     let y = plan.get().run(kind, scale, element, inputs, out);
     if let (Err(_), Some((keys, taken))) = (&y, taken) {
         keys.undo(taken);
     }
     Ok((y?, plan))
+}
+
+/// Which elements a call keeps, by the argument `keep` of `forward`, and the call number that was taken for it.
+fn decide<'a>(
+    keep: &'a Bound<'_, PyAny>,
+    p: f64,
+    shape: &[usize],
+    shared: &Bound<'_, PyTuple>,
+) -> PyResult<(Keep, Option<(&'a CallKeys, Taken)>)> {
+    let drawn = |key| -> PyResult<Keep> { Ok(Keep::Drawn(Mask::new(&drawn_shape(shape, shared)?, p, key)?)) };
+    if keep.is_none() {
+        return Ok((Keep::All, None));
+    }
+    if let Ok(key) = keep.cast::<PyKey>() {
+        return Ok((drawn(key.get().0)?, None));
+    }
+    if let Ok(keys) = keep.cast::<CallKeys>() {
+        let (key, taken) = keys.get().next()?;
+        let keep = drawn(key).inspect_err(|_| keys.get().undo(taken))?;
+        return Ok((keep, Some((keys.get(), taken))));
+    }
+    if let Ok(mask) = keep.cast::<PyMask>() {
+        check_broadcast(mask.get().0.shape(), shape)?;
+        return Ok((Keep::Drawn(mask.get().0.clone()), None));
+    }
+    let given = keep.cast_exact::<PyUntypedArray>().ok().filter(|given| is_bool(given));
+    let Some(given) = given else {
+        let text = format!("mask must be a Mask or a boolean array, got {}", keep.get_type().name()?);
+        return Err(PyTypeError::new_err(text));
+    };
+    let extents: Dims = given.shape().iter().map(|len| *len as u64).collect();
+    check_broadcast(&extents, shape)?;
+    Ok((Keep::Given(given.clone().unbind()), None))
 }
 
 /// Raises what `forward` would raise for the arrays of a call, before a key is drawn for it.
