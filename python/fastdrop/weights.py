@@ -199,7 +199,18 @@ def _lookup(
     return _Lookup(None, 1.0 - p if mode == "standard" else 1.0, shape, words)
 
 
-class EmbeddingDropout(Dropout):
+class _OfWeights(Dropout):
+    """A layer whose input is weights."""
+
+    _of_weights = True
+
+    def __init__(
+        self, p: float = 0.5, inplace: bool = False, *, mode: Mode = "inverted", rng: RNG = None
+    ) -> None:
+        super().__init__(p, inplace, mode=mode, rng=rng)
+
+
+class EmbeddingDropout(_OfWeights):
     """Drop whole words of an embedding table in training; the layer of `embedding_dropout`.
 
     A call takes the table, and optionally `indices`. `backward` takes the gradient with respect to
@@ -212,13 +223,6 @@ class EmbeddingDropout(Dropout):
     >>> drop(table, [3, 3]).shape
     (2, 2)
     """
-
-    _of_weights = True
-
-    def __init__(
-        self, p: float = 0.5, inplace: bool = False, *, mode: Mode = "inverted", rng: RNG = None
-    ) -> None:
-        super().__init__(p, inplace, mode=mode, rng=rng)
 
     def __call__(
         self,
@@ -273,7 +277,7 @@ def drop_connect(
     return run("select", inputs, p, training, mode, (), rng, mask, return_mask, out)
 
 
-class DropConnect(Dropout):
+class DropConnect(_OfWeights):
     """Drop connections in training, one mask for all examples; the layer of `drop_connect`.
 
     A call takes the weights and returns the ones to use; `backward` takes the gradient with respect
@@ -283,13 +287,6 @@ class DropConnect(Dropout):
     array([[2., 0., 2.],
            [0., 0., 2.]], dtype=float32)
     """
-
-    _of_weights = True
-
-    def __init__(
-        self, p: float = 0.5, inplace: bool = False, *, mode: Mode = "inverted", rng: RNG = None
-    ) -> None:
-        super().__init__(p, inplace, mode=mode, rng=rng)
 
 
 def weight_drop(
