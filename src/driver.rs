@@ -72,7 +72,7 @@ pub(crate) unsafe fn run(
         return Ok(());
     }
     let sizes = Sizes::of(source, &operation);
-    let threads = if total < sizes.parallel { 1 } else { pool::num_threads()? };
+    let threads = if total < sizes.parallel { 1 } else { pool::threads_of_call()? };
     if total >= sizes.parallel && !pool::has_memory(threads * SCRATCH) {
         return Err(Error::Memory);
     }

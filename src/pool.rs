@@ -7,6 +7,8 @@
 //! whose thread wakes when the work is done, and waking takes longer than most calls.
 
 use std::any::Any;
+use std::cell::Cell;
+use std::ffi::{c_uint, c_void};
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
@@ -57,6 +59,67 @@ pub fn set_num_threads(threads: usize) -> Result<(), Error> {
     Ok(())
 }
 
+thread_local! {
+    /// The most threads that calls of this thread use, and whose.
+    static TEAM: Cell<Team> = const { Cell::new(Team { most: usize::MAX, lent: None }) };
+}
+
+#[derive(Clone, Copy)]
+struct Team {
+    most: usize,
+    lent: Option<Parallel>,
+}
+
+/// `GOMP_parallel` of OpenMP's runtime: calls `body` with `data` in each thread of a team, and waits for all.
+type Parallel =
+    unsafe extern "C" fn(body: unsafe extern "C" fn(*mut c_void), data: *mut c_void, threads: c_uint, c_uint);
+
+/// Calls `work`, whose calls use at most this many threads: those of OpenMP, if the process has them.
+///
+/// A program that computes with OpenMP in between keeps those awake, and has no CPU to spare for others.
+#[cfg(feature = "python")]
+pub(crate) fn with_team<T>(most: usize, work: impl FnOnce() -> T) -> T {
+    struct Restored(Team);
+    impl Drop for Restored {
+        fn drop(&mut self) {
+            TEAM.set(self.0);
+        }
+    }
+    let _restored = Restored(TEAM.replace(Team { most: most.max(1), lent: openmp() }));
+    work()
+}
+
+/// OpenMP's way to run a team, in the process that asked first: in its forked children that would wait for ever.
+#[cfg(all(feature = "python", target_os = "linux"))]
+fn openmp() -> Option<Parallel> {
+    use std::ffi::c_char;
+    use std::sync::OnceLock;
+    unsafe extern "C" {
+        fn dlsym(handle: *mut c_void, name: *const c_char) -> *mut c_void;
+    }
+    static FOUND: OnceLock<(u32, Option<Parallel>)> = OnceLock::new();
+    let (process, parallel) = FOUND.get_or_init(|| {
+        // SAFETY: a null handle asks for the first symbol of this name in the process. GOMP_parallel has this signature
+        // since GCC 4.9, and in LLVM's runtime.
+        let parallel = unsafe {
+            let symbol = dlsym(std::ptr::null_mut(), c"GOMP_parallel".as_ptr());
+            std::mem::transmute::<*mut c_void, Option<Parallel>>(symbol)
+        };
+        (std::process::id(), parallel)
+    });
+    parallel.filter(|_| *process == std::process::id())
+}
+
+#[cfg(all(feature = "python", not(target_os = "linux")))]
+fn openmp() -> Option<Parallel> {
+    None
+}
+
+/// The number of threads of a call from here.
+pub(crate) fn threads_of_call() -> Result<usize, Error> {
+    Ok(num_threads()?.min(TEAM.get().most))
+}
+
 /// Units of work, handed out one by one to all who hold a clone.
 #[derive(Clone)]
 pub(crate) struct Units<'a> {
@@ -79,6 +142,11 @@ impl Iterator for Units<'_> {
 /// asking for help costs little even where waking a thread takes longer than the work.
 pub(crate) fn share(range: Range<usize>, threads: usize, work: impl Fn(Units<'_>) + Sync) {
     let helpers = threads.min(range.len()).min(MOST_THREADS).saturating_sub(1);
+    if let Some(parallel) = TEAM.get().lent
+        && helpers > 0
+    {
+        return share_lent(parallel, range, helpers + 1, &work);
+    }
     // The pool has the size of the setting, not of this call, so that it stays however calls differ.
     let pool = if helpers == 0 { None } else { pool_of(threads.min(MOST_THREADS) - 1) };
     let Some(pool) = pool else {
@@ -104,6 +172,35 @@ pub(crate) fn share(range: Range<usize>, threads: usize, work: impl Fn(Units<'_>
     drop(closing);
     let panic = job.panic.lock().ok().and_then(|mut panic| panic.take());
     if let Some(panic) = panic {
+        resume_unwind(panic);
+    }
+}
+
+/// Does what `share` does with a team of OpenMP.
+fn share_lent(parallel: Parallel, range: Range<usize>, threads: usize, work: &(dyn Fn(Units<'_>) + Sync)) {
+    struct Shared<'a> {
+        work: &'a (dyn Fn(Units<'_>) + Sync),
+        next: AtomicUsize,
+        end: usize,
+        panic: Mutex<Option<Box<dyn Any + Send>>>,
+    }
+    /// # Safety
+    /// `data` must point to a `Shared`.
+    unsafe extern "C" fn member(data: *mut c_void) {
+        // SAFETY: the caller vouches for it.
+        let shared = unsafe { &*data.cast::<Shared<'_>>() };
+        let units = Units { next: &shared.next, end: shared.end };
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| (shared.work)(units)))
+            && let Ok(mut first) = shared.panic.lock()
+        {
+            first.get_or_insert(panic);
+        }
+    }
+    let shared = Shared { work, next: AtomicUsize::new(range.start), end: range.end, panic: Mutex::new(None) };
+    // SAFETY: the runtime returns when all threads of the team have, so `shared` outlives them; what they share is `Sync`
+    // or behind a lock.
+    unsafe { parallel(member, (&raw const shared).cast_mut().cast(), threads as c_uint, 0) };
+    if let Some(panic) = shared.panic.into_inner().ok().flatten() {
         resume_unwind(panic);
     }
 }

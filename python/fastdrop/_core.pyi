@@ -19,6 +19,7 @@ __all__ = [
     "ars",
     "check",
     "forward",
+    "forward_tensors",
     "get_num_threads",
     "noise",
     "publish",
@@ -26,6 +27,8 @@ __all__ = [
     "set_simd",
     "simd",
     "simd_levels",
+    "take_tensors",
+    "tensor_key",
     "uniforms",
     "works_on",
 ]
@@ -101,6 +104,19 @@ def forward(
     shift: float = 0.0,
     fill: float = 0.0,
 ) -> tuple[NDArray[Any], Plan]: ...
+def forward_tensors(
+    operation: str,
+    inputs: tuple[Any, ...],
+    out: Any,
+    keep: Any,
+    p: float,
+    shared: tuple[int, ...],
+    scale: float,
+    shift: float,
+    fill: float,
+    fresh: bool,
+    threads: int,
+) -> None: ...
 def get_num_threads() -> int: ...
 def noise(
     mask: Mask, x: NDArray[Any], std: float, out: NDArray[Any] | None = None
@@ -110,5 +126,7 @@ def set_num_threads(n: int) -> None: ...
 def set_simd(name: str) -> None: ...
 def simd() -> str: ...
 def simd_levels() -> list[str]: ...
+def take_tensors(kind: type) -> bool: ...
+def tensor_key(tensor: Any) -> fastdrop.Key: ...
 def uniforms(shape: Sequence[int], key: Key) -> NDArray[np.uint64]: ...
 def works_on(array: NDArray[Any]) -> bool: ...

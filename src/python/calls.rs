@@ -88,20 +88,19 @@ pub(super) fn check_broadcast(mask: &[u64], shape: &[usize]) -> PyResult<()> {
     if broadcast(mask, shape)?[..] == *shape { Ok(()) } else { Err(mismatch(mask, shape)) }
 }
 
-/// Does `operation` to `inputs`, which have this element type and broadcast to `shape`: into `out`, which passed
-/// `check_out`, or a new array.
+/// Does `operation` to `inputs`, which have this element type and broadcast to `shape`: into `out`, or a new array.
 pub(super) fn elementwise<'py>(
     mut inputs: SmallVec<[Array<'py>; INPUTS]>,
     element: Element,
     shape: &[usize],
     mut draw: Draw<'_, 'py>,
     operation: Operation<'_>,
-    out: Option<&Array<'py>>,
+    out: Option<Output<'_, 'py>>,
 ) -> PyResult<Array<'py>> {
     let x = &inputs[0];
     let py = x.py();
     let target = match out {
-        Some(out) => out.clone(),
+        Some(out) => out.array.clone(),
         None if x.shape() == shape => empty_like(x)?,
         None => empty(py, shape, &dtype(x))?,
     };
@@ -116,18 +115,19 @@ pub(super) fn elementwise<'py>(
     if out.is_some() {
         for input in &mut inputs {
             if if same(input) { !direct } else { may_overlap(input, &target) } {
-                *input = copied(input)?;
+                *input = copied(input, element)?;
             }
         }
         if let Draw::Given(given) = &mut draw
             && may_overlap(given, &target)
         {
-            *given = copied(given)?;
+            *given = copied(given, Element::Bool)?;
         }
     }
     let aside = if direct { None } else { Some(empty(py, shape, &dtype(&target))?) };
     let written = aside.as_ref().unwrap_or(&target);
-    work(Output { array: written, fresh: out.is_none() || !direct }, &inputs, element, draw, operation)?;
+    let fresh = !direct || out.is_none_or(|out| out.fresh);
+    work(Output { array: written, fresh }, &inputs, element, draw, operation)?;
     if let Some(aside) = &aside {
         let draw = Draw::Constant(true);
         let output = Output { array: &target, fresh: false };
@@ -143,26 +143,31 @@ pub(super) fn checked_element(x: &Array<'_>, name: &str) -> PyResult<Element> {
     })
 }
 
-/// A copy of `array` in the same layout.
-fn copied<'py>(array: &Array<'py>) -> PyResult<Array<'py>> {
+/// A copy of `array`, of this element type, in the same layout.
+fn copied<'py>(array: &Array<'py>, element: Element) -> PyResult<Array<'py>> {
     let copy = empty_like(array)?;
     let output = Output { array: &copy, fresh: true };
-    if is_bool(array) {
-        let draw = Draw::Given(array.clone());
-        work(output, &[], Element::Bool, draw, Operation::Store)?;
+    if element == Element::Bool {
+        work(output, &[], element, Draw::Given(array.clone()), Operation::Store)?;
     } else {
-        let draw = Draw::Constant(true);
         let operation = Operation::Select { scale: 1.0 };
-        work(output, std::slice::from_ref(array), checked_element(array, "x")?, draw, operation)?;
+        work(output, std::slice::from_ref(array), element, Draw::Constant(true), operation)?;
     }
     Ok(copy)
 }
 
-/// An array to write, and whether it was made for that.
+/// An array to write, which passed `check_out`, and whether it was made for that.
 #[derive(Clone, Copy)]
-struct Output<'a, 'py> {
-    array: &'a Array<'py>,
-    fresh: bool,
+pub(super) struct Output<'a, 'py> {
+    pub(super) array: &'a Array<'py>,
+    pub(super) fresh: bool,
+}
+
+impl<'a, 'py> Output<'a, 'py> {
+    /// An array of the user.
+    pub(super) fn given(array: &'a Array<'py>) -> Self {
+        Self { array, fresh: false }
+    }
 }
 
 /// Runs the driver on arrays: the output is writeable, its elements share no memory, and each input, which broadcasts to
@@ -224,7 +229,7 @@ pub(super) fn apply<'py>(
     let element = checked_element(x, "x")?;
     check_out(out, x, &shape)?;
     let inputs = SmallVec::from_iter([x.clone()]);
-    elementwise(inputs, element, &shape, Draw::Keep(&mask.get().0), Operation::Select { scale }, out)
+    elementwise(inputs, element, &shape, Draw::Keep(&mask.get().0), Operation::Select { scale }, out.map(Output::given))
 }
 
 /// `x * (1 + std * z)` in the shape of `x`, where z are the normals of the mask's elements.
@@ -240,5 +245,5 @@ pub(super) fn noise<'py>(
     let element = checked_element(x, "x")?;
     check_out(out, x, x.shape())?;
     let inputs = SmallVec::from_iter([x.clone()]);
-    elementwise(inputs, element, x.shape(), Draw::Normals(&mask.0), Operation::Noise { std }, out)
+    elementwise(inputs, element, x.shape(), Draw::Normals(&mask.0), Operation::Noise { std }, out.map(Output::given))
 }

@@ -9,6 +9,7 @@ mod calls;
 mod key;
 mod mask;
 mod plan;
+mod tensors;
 
 use numpy::{PyArrayDyn, PyArrayMethods, PyUntypedArray};
 use pyo3::prelude::*;
@@ -93,5 +94,8 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(simd_levels, module)?)?;
     module.add_function(wrap_pyfunction!(uniforms, module)?)?;
     module.add_function(wrap_pyfunction!(arrays::works_on, module)?)?;
+    module.add_function(wrap_pyfunction!(tensors::take_tensors, module)?)?;
+    module.add_function(wrap_pyfunction!(tensors::tensor_key, module)?)?;
+    module.add_function(wrap_pyfunction!(tensors::forward_tensors, module)?)?;
     Ok(())
 }

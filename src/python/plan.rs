@@ -8,7 +8,7 @@ use pyo3::types::PyTuple;
 use smallvec::SmallVec;
 
 use super::arrays::{broadcast, check_out, dtype, dtype_name};
-use super::calls::{Array, Draw, check_broadcast, checked_element, elementwise, is_bool};
+use super::calls::{Array, Draw, Output, check_broadcast, checked_element, elementwise, is_bool};
 use super::key::{CallKeys, PyKey, Taken};
 use super::mask::{PyMask, public_mask};
 use crate::error::Extents;
@@ -21,10 +21,10 @@ use crate::stream::bernoulli::Threshold;
 /// The name of the operation that is not a formula: `kept ? x * scale : 0`.
 const SELECT: &str = "select";
 
-type Inputs<'py> = SmallVec<[Array<'py>; INPUTS]>;
+pub(super) type Inputs<'py> = SmallVec<[Array<'py>; INPUTS]>;
 
 /// Which elements are kept.
-enum Keep {
+pub(super) enum Keep {
     All,
     Drawn(Mask),
     Given(Py<PyUntypedArray>),
@@ -43,29 +43,29 @@ impl Keep {
 /// A call's decisions. A scale of 0 drops all: a product with 0 would keep signs and NaN.
 #[pyclass(name = "Plan", module = "fastdrop._core", frozen)]
 pub(super) struct Plan {
-    keep: Keep,
-    kind: Option<Kind>,
-    scale: f64,
-    shift: f64,
-    fill: f64,
+    pub(super) keep: Keep,
+    pub(super) kind: Option<Kind>,
+    pub(super) scale: f64,
+    pub(super) shift: f64,
+    pub(super) fill: f64,
     /// Of the first input, and so of the result and its gradient.
-    shape: SmallVec<[usize; 6]>,
+    pub(super) shape: SmallVec<[usize; 6]>,
 }
 
 impl Plan {
     /// Does `kind` by the plan's numbers to inputs that were checked.
-    fn run<'py>(
+    pub(super) fn run<'py>(
         &self,
         kind: Option<Kind>,
         scale: f64,
         element: Element,
         inputs: Inputs<'py>,
-        out: Option<&Array<'py>>,
+        out: Option<Output<'_, 'py>>,
     ) -> PyResult<Array<'py>> {
         let untouched = matches!(kind, None | Some(Kind::Affine | Kind::Switch)) && scale == 1.0 && self.shift == 0.0;
         if untouched && self.keep.is_all() {
             let x = &inputs[0];
-            return match out.filter(|out| !out.is(x)) {
+            return match out.filter(|out| !out.array.is(x)) {
                 None => Ok(x.clone()),
                 Some(_) => {
                     let operation = Operation::Select { scale: 1.0 };
@@ -160,7 +160,7 @@ pub(super) fn forward<'py>(
     let shape = SmallVec::from_slice(inputs[0].shape());
     let (keep, taken) = decide(keep, p, &shape, shared)?;
     let plan = Bound::new(py, Plan { keep, kind, scale, shift, fill, shape })?;
-    let y = plan.get().run(kind, scale, element, inputs, out);
+    let y = plan.get().run(kind, scale, element, inputs, out.map(Output::given));
     if let (Err(_), Some((keys, taken))) = (&y, taken) {
         keys.undo(taken);
     }
@@ -168,7 +168,7 @@ pub(super) fn forward<'py>(
 }
 
 /// Which elements a call keeps, by the argument `keep` of `forward`, and the call number that was taken for it.
-fn decide<'a>(
+pub(super) fn decide<'a>(
     keep: &'a Bound<'_, PyAny>,
     p: f64,
     shape: &[usize],
@@ -207,7 +207,7 @@ pub(super) fn check<'py>(operation: &str, inputs: &Bound<'py, PyTuple>, out: Opt
 }
 
 /// The kind of an operation, none for `SELECT`.
-fn kind_of(operation: &str) -> PyResult<Option<Kind>> {
+pub(super) fn kind_of(operation: &str) -> PyResult<Option<Kind>> {
     if operation == SELECT {
         return Ok(None);
     }
