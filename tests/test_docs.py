@@ -8,6 +8,7 @@ import importlib.util
 import pkgutil
 import re
 from pathlib import Path
+from typing import Any
 
 import fastdrop as fd
 import numpy as np
@@ -43,8 +44,13 @@ MODULES = ["fastdrop"] + [
 
 @pytest.mark.parametrize("name", MODULES)
 def test_docstrings_show_what_happens(name: str) -> None:
+    names: dict[str, Any] = dict(NAMES)
+    if name.startswith("fastdrop.torch"):
+        names["torch"] = pytest.importorskip("torch", reason="PyTorch is not installed")
+        names["F"] = importlib.import_module("fastdrop.torch").functional
+        names["fastdrop"] = fd
     module = importlib.import_module(name)
-    results = doctest.testmod(module, extraglobs=NAMES, optionflags=FLAGS)
+    results = doctest.testmod(module, extraglobs=names, optionflags=FLAGS)
     assert results.failed == 0
 
 

@@ -16,7 +16,7 @@ ALPHA = -1.7580993408473766
 """SELU's lower limit: minus its scale times its alpha (Klambauer et al., section 3)."""
 
 
-def _numbers(p: float) -> Numbers:
+def alpha_numbers(p: float) -> Numbers:
     """Return a, b and the value of dropped elements; zeros for p = 1."""
     scale = 0.0 if p == 1.0 else 1.0 / math.sqrt((1.0 - p) * (1.0 + p * ALPHA * ALPHA))
     shift = 0.0 - scale * p * ALPHA
@@ -100,7 +100,17 @@ def _alpha(
     out: Array | None,
 ) -> Any:
     return run(
-        "affine", (x,), p, training, None, shared, rng, mask, return_mask, out, numbers=_numbers
+        "affine",
+        (x,),
+        p,
+        training,
+        None,
+        shared,
+        rng,
+        mask,
+        return_mask,
+        out,
+        numbers=alpha_numbers,
     )
 
 
@@ -114,7 +124,7 @@ class AlphaDropout(MaskedLayer[Mask], ElementwiseLayer[Mask]):
     """
 
     _operation = "affine"
-    _numbers = staticmethod(_numbers)
+    _numbers = staticmethod(alpha_numbers)
     mode = None
 
     def __init__(

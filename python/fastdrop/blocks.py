@@ -258,7 +258,7 @@ def drop_block3d(
     )  # fmt: skip
 
 
-def _draw(
+def block_mask(
     shape: tuple[int, ...],
     block: tuple[int, ...],
     shared: bool,
@@ -304,7 +304,7 @@ def _drop_blocks(
     feature_axes(array.shape, channel_axis, ndim)
 
     def make(p: float, key: Key) -> BlockMask:
-        return _draw(array.shape, block, shared, channel_axis, p, key)
+        return block_mask(array.shape, block, shared, channel_axis, p, key)
 
     options = _scale(scale_by_keep)
     return run_recipe(make, BlockMask, array, p, training, rng, mask, return_mask, out, **options)
@@ -333,7 +333,7 @@ class _DropBlock(RecipeLayer[BlockMask]):
         super().__init__(p, rng)
 
     def _draw(self, shape: tuple[int, ...], key: Key) -> BlockMask:
-        return _draw(shape, self.block_size, self.shared, self.channel_axis, self._p, key)
+        return block_mask(shape, self.block_size, self.shared, self.channel_axis, self._p, key)
 
     def _plan_of(self, recipe: BlockMask, x: Array) -> RecipePlan[BlockMask]:
         return RecipePlan(recipe, x.shape, **_scale(self.scale_by_keep))

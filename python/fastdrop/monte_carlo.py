@@ -98,7 +98,7 @@ class MonteCarlo:
         self.model = model
         self._children: Sequence[int] = ()
         if isinstance(layers, Mapping):
-            self._children = [_number_of(name) for name in layers]
+            self._children = [number_of(name) for name in layers]
             layers = layers.values()
         self.layers = as_layers(layers)
         self._children = self._children or range(len(self.layers))
@@ -185,7 +185,8 @@ class MonteCarlo:
         return f"MonteCarlo({self.model!r}, {list(self.layers)}, shared={self.shared})"
 
 
-def _number_of(name: object) -> int:
+def number_of(name: object) -> int:
+    """Return the number that a layer's name folds into a key: the BLAKE2b hash of 8 bytes."""
     if not isinstance(name, str):
         raise TypeError(f"layers must have names of type str, got {name!r}")
     return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little")

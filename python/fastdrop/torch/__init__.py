@@ -1,0 +1,74 @@
+"""Dropout of fastdrop for PyTorch on CPUs.
+
+>>> import fastdrop.torch
+>>> fastdrop.torch.install()    # every dropout of every model, on the CPU, from now on
+>>> fastdrop.torch.uninstall()
+
+`install` changes nothing but the kernels of torch's own operators. `replace` makes the modules of
+one model those of fastdrop, and `functional` has functions that take a key for each call.
+
+Masks are a pure function of a key, p and the index of an element, so they do not depend on threads,
+memory layout or dtype, and nothing but the key is kept for the gradient. Keys are drawn from
+torch's generator: `torch.manual_seed` repeats a run, and checkpointing draws the same masks again.
+"""
+
+try:
+    import torch  # noqa: F401
+except ImportError as error:
+    raise ImportError("fastdrop.torch needs PyTorch, which is not installed") from error
+
+from fastdrop.torch import functional
+from fastdrop.torch._call import key_tensor
+from fastdrop.torch._install import install, installed, uninstall
+from fastdrop.torch.modules import (
+    AlphaDropout,
+    BiasDropoutAdd,
+    DropBlock1d,
+    DropBlock2d,
+    DropBlock3d,
+    Dropout,
+    Dropout1d,
+    Dropout2d,
+    Dropout3d,
+    DropoutAdd,
+    DropPath,
+    FeatureAlphaDropout,
+    FeatureDropout,
+    GeluDropout,
+    LockedDropout,
+    ReluDropout,
+    replace,
+    restore,
+    set_keys,
+)
+
+__all__ = [
+    "AlphaDropout",
+    "BiasDropoutAdd",
+    "DropBlock1d",
+    "DropBlock2d",
+    "DropBlock3d",
+    "DropPath",
+    "Dropout",
+    "Dropout1d",
+    "Dropout2d",
+    "Dropout3d",
+    "DropoutAdd",
+    "FeatureAlphaDropout",
+    "FeatureDropout",
+    "GeluDropout",
+    "LockedDropout",
+    "ReluDropout",
+    "functional",
+    "install",
+    "installed",
+    "key_tensor",
+    "replace",
+    "restore",
+    "set_keys",
+    "uninstall",
+]
+
+for _name in __all__:
+    if _name != "functional":
+        globals()[_name].__module__ = __name__

@@ -1,0 +1,478 @@
+"""One call on tensors: its key, its two paths, and its gradient.
+
+Plain tensors on the CPU go straight to the compiled core. Everything else (compilation, export, the
+transforms of `torch.func`, forward-mode differentiation, fake and meta tensors, subclasses) goes
+through one operator, which torch takes apart. Both do the same, and record the same gradient: that
+of a linear call is the call itself, so the key is all that is kept.
+"""
+
+import itertools
+import threading
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch._functorch.utils import enable_single_level_autograd_function
+from torch.autograd import forward_ad
+from torch.nn import functional
+
+from fastdrop import _core
+from fastdrop._key import NO_KEY, Key
+from fastdrop._recipe import Mask, make_mask
+from fastdrop.blocks import BlockMask, block_mask
+from fastdrop.torch._memory import Blocks
+
+LARGE = 2**20
+"""Bytes from which a result gets its memory from `_blocks`."""
+
+KEPT = 2**28
+"""Bytes of memory that are kept for such results."""
+
+DTYPES = frozenset([torch.float32, torch.float64, torch.float16, torch.bfloat16])
+
+_LOWEST, _BEYOND = -(2**63), 2**63 - 1
+_PLAIN = (Tensor, torch.nn.Parameter)
+
+_takes_tensors = _core.take_tensors(Tensor)
+_forward, _key_of = _core.forward_tensors, _core.tensor_key
+_transforms_are_active = torch._C._are_functorch_transforms_active
+_dispatch_modes = torch._C._len_torch_dispatch_stack
+_threads = torch.get_num_threads
+_grad_enabled = torch.is_grad_enabled
+
+
+class How(NamedTuple):
+    """What a call does, apart from its tensors and its key."""
+
+    operation: str
+    p: float
+    shared: tuple[int, ...]
+    """Axes along which elements share a decision."""
+    scale: float
+    shift: float = 0.0
+    fill: float = 0.0
+    block: tuple[int, ...] = ()
+    """Lengths of the blocks that are dropped, if any."""
+
+    @property
+    def linear(self) -> "How":
+        """The call that is its gradient, where that is linear."""
+        if self.operation == "select":
+            return self
+        return self._replace(operation="select", shift=0.0, fill=0.0)
+
+
+def call(
+    how: How,
+    inputs: tuple[Tensor, ...],
+    inplace: bool,
+    key: Key | Tensor | None,
+    generator: torch.Generator | None,
+    mask: Mask | BlockMask | None,
+    return_mask: bool,
+) -> Any:
+    """Drop: with the mask, or with the key, or with one drawn from the generator."""
+    x = inputs[0]
+    if inplace:
+        _check_inplace(x)
+    if not _is_plain(inputs):
+        if return_mask:
+            raise RuntimeError(
+                "return_mask must be False in a compiled or transformed function, got True"
+            )
+        words, region = (_words(key, generator), None) if mask is None else _parts(mask)
+        y = _operate(how, words, region, inputs)
+        return x.copy_(y) if inplace else y
+    source: Any = mask
+    if mask is None:
+        source = key if type(key) is Key else _key_of(_draw(generator) if key is None else key)
+    y = _run(how, source, inputs, inplace)
+    if not return_mask:
+        return y
+    return y, _recipe(how, source, x.shape)
+
+
+def _draw(generator: torch.Generator | None) -> Tensor:
+    """Draw the 16 bytes of a key, valid until the next call in this thread."""
+    words: Tensor | None = getattr(_scratch, "words", None)
+    if words is None:
+        with torch.inference_mode(False):
+            words = _scratch.words = torch.empty(2, dtype=torch.int64, device="cpu")
+    return words.random_(_LOWEST, _BEYOND, generator=generator)
+
+
+_scratch = threading.local()
+
+
+def key_tensor(key: Key) -> Tensor:
+    """Return a key as a tensor of two int64, which compiled functions take as an input.
+
+    >>> fastdrop.torch.key_tensor(fd.Key(0)).shape
+    torch.Size([2])
+    """
+    if type(key) is not Key:
+        raise TypeError(f"key must be a Key, got {type(key).__name__}")
+    return torch.from_numpy(np.frombuffer(bytes(key), dtype=np.int64).copy())
+
+
+def no_key() -> Key | Tensor:
+    """Return a key for calls that keep everything."""
+    return torch.zeros(2, dtype=torch.int64) if torch.compiler.is_compiling() else NO_KEY
+
+
+def _recipe(how: How, source: Any, shape: tuple[int, ...]) -> Mask | BlockMask:
+    """Return what decided a call: a mask as it is, or that of a key."""
+    if type(source) is not Key:
+        return source
+    if how.block:
+        return block_mask(tuple(shape), how.block, False, 1, how.p, source)
+    drawn = tuple(1 if axis in how.shared else n for axis, n in enumerate(shape))
+    return make_mask(drawn, how.p, source)
+
+
+def _is_plain(inputs: tuple[Tensor, ...]) -> bool:
+    """Return whether a call can go straight to the core."""
+    if (
+        torch.compiler.is_compiling()
+        or _transforms_are_active()
+        or _dispatch_modes()
+        or forward_ad._current_level >= 0
+    ):
+        return False
+    for x in inputs:  # noqa: SIM110, small calls feel a generator
+        if type(x) not in _PLAIN or not x.is_cpu or x.is_neg():
+            return False
+    return True
+
+
+def _check_inplace(x: Tensor) -> None:
+    """Raise what torch raises for a tensor that must not be overwritten."""
+    if x.requires_grad and torch.is_grad_enabled():
+        if x.is_leaf:
+            raise RuntimeError(
+                "a leaf Variable that requires grad is being used in an in-place operation."
+            )
+        if x._base is not None and x._base.is_leaf and x._base.requires_grad:
+            raise RuntimeError(
+                "a view of a leaf Variable that requires grad is being used in an in-place "
+                "operation."
+            )
+    if not torch.compiler.is_compiling() and torch._debug_has_internal_overlap(x) == 1:
+        raise RuntimeError(
+            "input must not share memory among its elements to be overwritten, got strides "
+            f"{x.stride()} for shape {tuple(x.shape)}"
+        )
+
+
+def _run(how: How, source: Any, inputs: tuple[Tensor, ...], inplace: bool = False) -> Any:
+    """Compute a call on plain tensors, and record it if a gradient is wanted."""
+    if _grad_enabled():
+        for x in inputs:
+            if x.requires_grad:
+                return _Recorded.record(how, source, None, None, inplace, *inputs)
+    y = _compute(how, source, inputs, inplace)
+    if inplace and not y.is_inference():
+        torch.autograd.graph.increment_version(y)
+    return y
+
+
+def _compute(how: How, source: Any, inputs: tuple[Tensor, ...], inplace: bool = False) -> Tensor:
+    """Compute a call in the core."""
+    x = inputs[0]
+    out, fresh = (x, False) if inplace else _empty_like(x)
+    operation, p, shared, scale, shift, fill, block = how
+    if block or type(source) is BlockMask:
+        source = _recipe(how, source, x.shape).to_numpy()
+    target: Any = out
+    if not _takes_tensors:
+        inputs, target = tuple(_as_array(x) for x in inputs), _as_array(out)
+    _forward(operation, inputs, target, source, p, shared, scale, shift, fill, fresh, _threads())
+    return out
+
+
+def compute_given(x: Tensor, keep: Tensor, scale: float) -> Tensor:
+    """Return ``x * scale`` where a boolean tensor is True, else +0.0."""
+    return _compute(How("select", 0.0, (), scale), keep if _takes_tensors else keep.numpy(), (x,))
+
+
+def _as_array(x: Tensor) -> Any:
+    """Return the memory of a tensor as an array; bfloat16 as uint16."""
+    x = x.detach()
+    return x.view(torch.int16).numpy().view(np.uint16) if x.dtype is torch.bfloat16 else x.numpy()
+
+
+def _empty_like(x: Tensor) -> tuple[Tensor, bool]:
+    """Return a new tensor like `x`, as of `torch.empty_like`, and whether its memory is new."""
+    size = x.numel() * x.element_size()
+    if size < LARGE:
+        return torch.empty_like(x), True
+    like = torch.empty_like(x, device="meta")
+    memory, new = _blocks.lend(size)
+    with torch.no_grad():
+        storage = torch.from_numpy(memory).untyped_storage()
+        return torch.empty(0, dtype=x.dtype).set_(storage, 0, like.shape, like.stride()), new
+
+
+_blocks = Blocks(KEPT)
+
+
+class _Recorded(torch.autograd.Function):
+    """A call in the graph of autograd.
+
+    In eager mode `source` is the key or the mask. Of the operator, `source` is the region, `words`
+    the key, and `keyset` says which kernels come below autograd.
+    """
+
+    @classmethod
+    def record(cls, *arguments: Any) -> Any:
+        """Apply this at the level of `torch.func` that torch has dispatched to, if there is one."""
+        apply = super(torch.autograd.Function, cls).apply
+        if _transforms_are_active():
+            with enable_single_level_autograd_function():
+                return apply(*arguments)
+        return apply(*arguments)
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        how: How,
+        source: Any,
+        keyset: Any,
+        words: Tensor | None,
+        inplace: bool,
+        *inputs: Tensor,
+    ) -> Tensor:
+        """Compute the call."""
+        x = inputs[0]
+        if words is None:
+            y = _compute(how, source, inputs, inplace)
+        elif _transforms_are_active():
+            # An outer transform records this call, too, which this function has switched off.
+            with torch.enable_grad(), forward_ad._set_fwd_grad_enabled(True):
+                y = _below_autograd(keyset, _arguments(how, words, source, inputs))
+        else:
+            y = _below_autograd(keyset, _arguments(how, words, source, inputs))
+        if inplace:
+            ctx.mark_dirty(x)
+        nonlinear = how.operation in _ACTIVATIONS
+        if words is not None or nonlinear:
+            ctx.save_for_backward(words, x if nonlinear else None)
+            ctx.save_for_forward(words)
+        ctx.call = how.linear, source, how, [other.shape for other in inputs[1:]]
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        """Return the gradients with respect to the inputs."""
+        linear, source, how, shapes = ctx.call
+        words, x = ctx.saved_tensors or (None, None)
+        if x is None and not shapes:
+            return None, None, None, None, None, _again(linear, source, words, (dy,))
+        needs = ctx.needs_input_grad[5:]
+        gradients: list[Any] = [None] * len(needs)
+        if needs[0] or how.operation == "bias_add":
+            if x is None:
+                gradients[0] = _again(linear, source, words, (dy,))
+            elif torch.is_grad_enabled():
+                passed = _again(linear, source, words, (dy,))
+                gradients[0] = _ACTIVATIONS[how.operation][1](passed, x)
+            else:
+                gradient = how._replace(operation=how.operation + "_gradient")
+                gradients[0] = _again(gradient, source, words, (dy, x))
+        for which, shape in enumerate(shapes, 1):
+            if needs[which]:
+                of_bias = how.operation == "bias_add" and which == 1
+                total = gradients[0] if of_bias else dy
+                gradients[which] = total.sum_to_size(shape)
+        return (None,) * 5 + tuple(gradients)
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Tensor | None) -> Tensor:
+        """Return the tangent of the result, of an operation that is not an activation."""
+        linear, source, how, _ = ctx.call
+        (words,) = ctx.saved_tensors
+        tangent, *others = tangents[5:]
+        if how.operation == "bias_add":
+            tangent = _sum(tangent, others.pop(0))
+        if tangent is not None:
+            tangent = _again(linear, source, words, (tangent,))
+        return _sum(tangent, *others)
+
+
+def _sum(*tangents: Tensor | None) -> Any:
+    """Return the sum of the tangents that are there."""
+    there = [tangent for tangent in tangents if tangent is not None]
+    return sum(there[1:], there[0]) if there else None
+
+
+_ACTIVATIONS: dict[str, tuple[Any, Any]] = {
+    "relu": (torch.relu, lambda dy, x: torch.ops.aten.threshold_backward(dy, x, 0)),
+    "gelu": (functional.gelu, torch.ops.aten.gelu_backward),
+    "gelu_tanh": (
+        lambda x: functional.gelu(x, approximate="tanh"),
+        lambda dy, x: torch.ops.aten.gelu_backward(dy, x, approximate="tanh"),
+    ),
+}
+"""Activations and their gradients, as operations that torch can differentiate again."""
+
+
+def _again(how: How, source: Any, words: Tensor | None, inputs: tuple[Tensor, ...]) -> Any:
+    """Compute another call with the same mask."""
+    if words is not None:
+        return _operate(how, words, source, inputs)
+    if _is_plain(inputs):
+        return _run(how, source, inputs)
+    words, region = (key_tensor(source), None) if type(source) is Key else _parts(source)
+    return _operate(how, words, region, inputs)
+
+
+# The operator. A key is a tensor of two int64. It is drawn by an operator, too: `key` becomes
+# `draw_key` with another number at each place where a graph is made, so that no pass takes two
+# draws for one.
+
+_SCHEMA = (
+    "forward(str operation, Tensor[] inputs, Tensor key, float p, int[] shared, float scale, "
+    "float shift, float fill, int[] block, SymInt[]? whole, SymInt[]? start, SymInt[]? shape) "
+    "-> Tensor"
+)
+
+_library = torch.library.Library("fastdrop", "FRAGMENT")
+_library.define(_SCHEMA, tags=(torch.Tag.pt2_compliant_tag,))
+_library.define("key() -> Tensor")
+_library.define(
+    "draw_key(int place, *, Device device) -> Tensor", tags=(torch.Tag.nondeterministic_seeded,)
+)
+_OPERATOR = torch.ops.fastdrop.forward.default
+
+_places = itertools.count()
+
+
+def _words(key: Key | Tensor | None, generator: torch.Generator | None) -> Tensor:
+    """Return the key of a call of the operator."""
+    if isinstance(key, Tensor):
+        return key
+    if key is not None:
+        if torch.compiler.is_compiling():
+            raise TypeError(
+                "key must be a tensor in a compiled function, as from fastdrop.torch.key_tensor"
+            )
+        return key_tensor(key)
+    if generator is None and not _transforms_are_active():
+        drawn: Tensor = torch.ops.fastdrop.key()
+        return drawn
+    return torch.randint(_LOWEST, _BEYOND, (2,), generator=generator, device="cpu")
+
+
+def _parts(mask: Mask | BlockMask) -> tuple[Tensor, Any]:
+    """Return the key and the region of a mask that the operator is given."""
+    if not isinstance(mask, Mask):
+        raise TypeError(
+            f"mask must be a Mask in a compiled or transformed function, got {type(mask).__name__}"
+        )
+    whole, _, key, start, shape = mask.parts
+    return key_tensor(key), (list(whole), list(start), list(shape))
+
+
+def _arguments(how: How, words: Tensor, region: Any, inputs: tuple[Tensor, ...]) -> tuple[Any, ...]:
+    operation, p, shared, scale, shift, fill, block = how
+    whole, start, shape = region or (None, None, None)
+    return (
+        operation, list(inputs), words, p, list(shared), scale, shift, fill, list(block),
+        whole, start, shape,
+    )  # fmt: skip
+
+
+def _operate(how: How, words: Tensor, region: Any, inputs: tuple[Tensor, ...]) -> Any:
+    """Call the operator, on the result of its activation where that must be taken apart."""
+    if how.operation in _ACTIVATIONS and (
+        _transforms_are_active() or forward_ad._current_level >= 0
+    ):
+        how, inputs = how.linear, (_ACTIVATIONS[how.operation][0](*inputs),)
+    return torch.ops.fastdrop.forward(*_arguments(how, words, region, inputs))
+
+
+def _parsed(
+    operation: str, inputs: list[Tensor], words: Tensor, p: float, shared: list[int],
+    scale: float, shift: float, fill: float, block: list[int], whole: Any, start: Any, shape: Any,
+) -> tuple[How, Tensor, Any, tuple[Tensor, ...]]:  # fmt: skip
+    """Do the opposite of `_arguments`."""
+    how = How(operation, p, tuple(shared), scale, shift, fill, tuple(block))
+    return how, words, None if whole is None else (whole, start, shape), tuple(inputs)
+
+
+def _on_cpu(*arguments: Any) -> Tensor:
+    how, words, region, inputs = _parsed(*arguments)
+    key = _key_of(words.contiguous())
+    if region is None:
+        return _compute(how, key, inputs)
+    whole, start, shape = (tuple(lengths) for lengths in region)
+    return _compute(how, make_mask(whole, how.p, key).region(start, shape), inputs)
+
+
+def _below_autograd(keyset: Any, arguments: tuple[Any, ...]) -> Tensor:
+    with torch._C._AutoDispatchBelowAutograd():
+        y: Tensor = _OPERATOR.redispatch(keyset & torch._C._after_autograd_keyset, *arguments)
+    return y
+
+
+def _with_autograd(keyset: Any, *arguments: Any) -> Any:
+    how, words, region, inputs = _parsed(*arguments)
+    wanted = torch.is_grad_enabled() and any(x.requires_grad for x in inputs)
+    if wanted or forward_ad._current_level >= 0:
+        return _Recorded.record(how, region, keyset, words, False, *inputs)
+    return _below_autograd(keyset, arguments)
+
+
+def _batched(info: Any, in_dims: Any, *arguments: Any) -> tuple[Tensor, int]:
+    """Compute a batch under `torch.vmap`: with one mask for all, or with a key for each."""
+    how, words, region, inputs = _parsed(*arguments)
+    dims, key_dim = in_dims[1], in_dims[2]
+    ndim = next(x.dim() - (dim is not None) for x, dim in zip(inputs[:1], dims[:1], strict=True))
+    rows = []
+    for x, dim in zip(inputs, dims, strict=True):
+        row = x.unsqueeze(0) if dim is None else x.movedim(dim, 0)
+        missing = ndim + 1 - row.dim()
+        rows.append(row.reshape(row.shape[0], *(1,) * missing, *row.shape[1:]))
+    rows[0] = rows[0].expand(info.batch_size, *rows[0].shape[1:])
+    if key_dim is not None or how.block:
+        keys = words.movedim(key_dim, 0) if key_dim is not None else [words] * info.batch_size
+        results = [
+            _operate(how, key, region, tuple(row[min(n, len(row) - 1)] for row in rows))
+            for n, key in enumerate(keys)
+        ]
+        return torch.stack(results), 0
+    shared = (0, *(axis + 1 for axis in how.shared))
+    return _operate(how._replace(shared=shared), words, region, tuple(rows)), 0
+
+
+def _key_of_place() -> Tensor:
+    words: Tensor = torch.ops.fastdrop.draw_key(next(_places), device=torch.device("cpu"))
+    return words
+
+
+def _draw_in_order(place: int, *, device: torch.device) -> Tensor:
+    return _draw(None).clone()
+
+
+_library.impl("forward", _on_cpu, "CPU")
+_library.impl("forward", _with_autograd, "Autograd", with_keyset=True)
+_library.impl("key", _key_of_place, "CompositeImplicitAutograd")
+_library.impl("draw_key", _draw_in_order, "CompositeExplicitAutograd")
+torch.library.register_vmap("fastdrop::forward", _batched, lib=_library)
+
+
+@torch.library.register_fake("fastdrop::forward", lib=_library)
+def _(operation: str, inputs: list[Tensor], *others: Any) -> Tensor:
+    first = inputs[0]
+    for x in inputs[1:]:
+        if x.device != first.device or x.dtype != first.dtype:
+            raise RuntimeError("the tensors of a call must be of one device and one dtype")
+        if torch.broadcast_shapes(x.shape, first.shape) != first.shape:
+            raise RuntimeError(f"{x.shape} must broadcast to the shape of input, {first.shape}")
+    return torch.empty_like(inputs[0])
+
+
+@torch.library.register_fake("fastdrop::draw_key", lib=_library)
+def _(place: int, *, device: torch.device) -> Tensor:
+    return torch.empty(2, dtype=torch.int64, device=device)

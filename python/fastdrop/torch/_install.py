@@ -1,0 +1,143 @@
+"""Kernels of torch's own dropout operators for the CPU, so that models need no change."""
+
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastdrop._recipe import inverse_keep
+from fastdrop.alpha import alpha_numbers
+from fastdrop.torch._call import DTYPES, How, call, compute_given
+
+_aten = torch.ops.aten
+_installed: torch.library.Library | None = None
+
+
+def install() -> None:
+    """Take over torch's dropout on the CPU, in this process, until `uninstall`.
+
+    This covers `torch.nn.functional`, `torch.nn`, attention and everything else that calls torch's
+    operators ``dropout``, ``feature_dropout``, ``alpha_dropout``, ``feature_alpha_dropout``, their
+    forms in place, or ``native_dropout``. Other devices and dtypes keep torch's own. Masks follow
+    `torch.manual_seed`, but differ from torch's. Install before you compile a model.
+
+    >>> fastdrop.torch.install()
+    >>> _ = torch.manual_seed(0)
+    >>> y = torch.nn.functional.dropout(torch.ones(4), 0.5)
+    >>> fastdrop.torch.uninstall()
+    >>> _ = torch.manual_seed(0)
+    >>> torch.equal(fastdrop.torch.functional.dropout(torch.ones(4), 0.5), y)
+    True
+    """
+    global _installed
+    if _installed is not None:
+        return
+    library = torch.library.Library("aten", "IMPL")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="(?s).*[Oo]verriding a previously registered")
+        for name, kernel in _KERNELS.items():
+            library.impl(name, kernel, "CPU")
+            if name not in ("native_dropout", "native_dropout_backward"):
+                library.impl(name, kernel, "AutogradCPU")
+    _installed = library
+    _forget()
+
+
+def uninstall() -> None:
+    """Give torch its own dropout back; without `install` before it, do nothing."""
+    global _installed
+    if _installed is not None:
+        _installed._destroy()
+        _installed = None
+        _forget()
+
+
+@contextmanager
+def installed() -> Iterator[None]:
+    """Install for the time of a with block; if it was installed before, it stays so.
+
+    >>> with fastdrop.torch.installed():
+    ...     y = torch.nn.functional.dropout(torch.ones(4), 0.5)
+    """
+    before = _installed is not None
+    install()
+    try:
+        yield
+    finally:
+        if not before:
+            uninstall()
+
+
+def _forget() -> None:
+    """Make torch look up the kernels again that it has looked up for tracing."""
+    for name in _KERNELS:
+        getattr(_aten, name).default._dispatch_cache.clear()
+
+
+def _kernel(
+    name: str, how: Callable[[Tensor, float], How], inplace: bool = False
+) -> Callable[[Tensor, float, bool], Any]:
+    """Return the kernel of an operator that takes a tensor, p and whether to drop."""
+    theirs = getattr(_aten, name).default
+
+    def kernel(input: Tensor, p: float, train: bool) -> Any:
+        if not 0.0 <= p <= 1.0:
+            raise RuntimeError(f"dropout probability has to be between 0 and 1, but got {p}")
+        if not train or p == 0.0 or input.numel() == 0:
+            return input
+        if input.dtype not in DTYPES or input.layout is not torch.strided:
+            return theirs.decompose(input, p, train)
+        return call(how(input, p), (input,), inplace, None, None, None, False)
+
+    return kernel
+
+
+def _elements(input: Tensor, p: float) -> How:
+    return How("select", p, (), inverse_keep(p))
+
+
+def _features(input: Tensor, p: float) -> How:
+    return How("select", p, _feature_axes(input), inverse_keep(p))
+
+
+def _alpha(input: Tensor, p: float) -> How:
+    return How("affine", p, (), *alpha_numbers(p))
+
+
+def _feature_alpha(input: Tensor, p: float) -> How:
+    return How("affine", p, _feature_axes(input), *alpha_numbers(p))
+
+
+def _feature_axes(input: Tensor) -> tuple[int, ...]:
+    if input.dim() < 2:
+        raise RuntimeError("Feature dropout requires at least 2 dimensions in the input")
+    return tuple(range(2, input.dim()))
+
+
+def _native(input: Tensor, p: float, train: bool | None) -> tuple[Tensor, Tensor]:
+    """Return the result and the boolean mask; autograd keeps the mask."""
+    if train is False or p == 0.0 or input.numel() == 0:
+        return input.clone(), torch.ones_like(input, dtype=torch.bool)
+    y, recipe = call(_elements(input, p), (input,), False, None, None, None, True)
+    return y, torch.from_numpy(recipe.to_numpy())
+
+
+def _native_backward(grad_output: Tensor, mask: Tensor, scale: float) -> Tensor:
+    return compute_given(grad_output, mask, scale)
+
+
+_KERNELS: dict[str, Callable[..., Any]] = {
+    "dropout": _kernel("dropout", _elements),
+    "dropout_": _kernel("dropout_", _elements, inplace=True),
+    "feature_dropout": _kernel("feature_dropout", _features),
+    "feature_dropout_": _kernel("feature_dropout_", _features, inplace=True),
+    "alpha_dropout": _kernel("alpha_dropout", _alpha),
+    "alpha_dropout_": _kernel("alpha_dropout_", _alpha, inplace=True),
+    "feature_alpha_dropout": _kernel("feature_alpha_dropout", _feature_alpha),
+    "feature_alpha_dropout_": _kernel("feature_alpha_dropout_", _feature_alpha, inplace=True),
+    "native_dropout": _native,
+    "native_dropout_backward": _native_backward,
+}

@@ -1,0 +1,60 @@
+"""Memory for large results, which is kept when they are gone and used again.
+
+The C library returns large blocks to the system, so that each new tensor pays for its pages again:
+more than the rest of a call. These blocks stay, up to a limit.
+"""
+
+import threading
+import weakref
+
+import numpy as np
+from numpy.typing import NDArray
+
+Block = NDArray[np.uint8]
+
+
+class Blocks:
+    """Blocks of memory that are lent, and return when nobody holds what was lent.
+
+    `most` is the number of bytes that are kept while nobody uses them; those that returned first go
+    first.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._spare: list[Block] = []
+        self._size = 0
+        self._lock = threading.RLock()  # a block may return while its own thread is in here
+
+    def lend(self, size: int) -> tuple[Block, bool]:
+        """Return `size` bytes, and whether they are new to the process."""
+        rounded = _rounded(size)
+        block = self._take(rounded)
+        new = block is None
+        if block is None:
+            block = np.empty(rounded, dtype=np.uint8)
+        # Of a buffer, so that its views hold this array: they would hold the block instead.
+        lent = np.frombuffer(block.data, dtype=np.uint8, count=size)
+        weakref.finalize(lent, self._return, block).atexit = False
+        return lent, new
+
+    def _take(self, size: int) -> Block | None:
+        with self._lock:
+            for number in reversed(range(len(self._spare))):
+                if self._spare[number].size == size:
+                    self._size -= size
+                    return self._spare.pop(number)
+        return None
+
+    def _return(self, block: Block) -> None:
+        with self._lock:
+            self._spare.append(block)
+            self._size += block.size
+            while self._size > self._most:
+                self._size -= self._spare.pop(0).size
+
+
+def _rounded(size: int) -> int:
+    """Return the size with its lowest binary digits rounded up, so that few sizes differ."""
+    step = 1 << max(0, size.bit_length() - 4)
+    return -(-size // step) * step

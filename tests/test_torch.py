@@ -1,0 +1,442 @@
+"""Functions of tensors against those of arrays; gradients; keys. Needs PyTorch."""
+
+from __future__ import annotations
+
+import pickle
+from typing import Any
+
+import fastdrop as fd
+import numpy as np
+import pytest
+from support import BFLOAT16, KEY, as_key, assert_same, values
+
+torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+
+import fastdrop.torch as ft  # noqa: E402
+from fastdrop.torch import _call  # noqa: E402
+
+pytestmark = [
+    pytest.mark.once,
+    pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning"),  # torch's own
+]
+
+F = ft.functional
+DTYPES = {
+    torch.float32: np.dtype(np.float32),
+    torch.float64: np.dtype(np.float64),
+    torch.float16: np.dtype(np.float16),
+    torch.bfloat16: BFLOAT16,
+}
+KEY_ = as_key(KEY)
+
+
+def as_numpy(x: Any) -> Any:
+    """Return a tensor as an array in C order; bfloat16, too."""
+    x = x.detach().contiguous()
+    return x.view(torch.int16).numpy().view(BFLOAT16) if x.dtype == torch.bfloat16 else x.numpy()
+
+
+def as_tensor(x: Any) -> Any:
+    return (
+        torch.from_numpy(x.view(np.int16)).view(torch.bfloat16)
+        if x.dtype == BFLOAT16
+        else (torch.from_numpy(x))
+    )
+
+
+# Functions of tensors and of arrays that must do the same.
+PAIRS: dict[str, tuple[Any, Any, tuple[int, ...]]] = {
+    "dropout": (F.dropout, fd.dropout, (3, 5, 7)),
+    "feature_dropout": (F.feature_dropout, fd.feature_dropout, (3, 5, 7)),
+    "dropout1d": (F.dropout1d, fd.dropout1d, (3, 5, 7)),
+    "dropout2d": (F.dropout2d, fd.dropout2d, (3, 5, 2, 4)),
+    "dropout3d": (F.dropout3d, fd.dropout3d, (3, 5, 2, 4, 3)),
+    "drop_path": (F.drop_path, fd.drop_path, (9, 4)),
+    "locked_dropout": (F.locked_dropout, fd.locked_dropout, (3, 5, 7)),
+    "alpha_dropout": (
+        lambda x, p, **options: F.alpha_dropout(x, p, True, **options),
+        fd.alpha_dropout,
+        (3, 50),
+    ),
+    "feature_alpha_dropout": (
+        lambda x, p, **options: F.feature_alpha_dropout(x, p, True, **options),
+        fd.feature_alpha_dropout,
+        (3, 5, 7),
+    ),
+    "relu_dropout": (F.relu_dropout, fd.relu_dropout, (3, 50)),
+    "gelu_dropout": (F.gelu_dropout, fd.gelu_dropout, (3, 50)),
+    "dropout_add": (
+        lambda x, p, **options: F.dropout_add(x, x[:1], p, **options),
+        lambda x, p, **options: fd.dropout_add(x, x[:1], p, **options),
+        (3, 50),
+    ),
+    "bias_dropout_add": (
+        lambda x, p, **options: F.bias_dropout_add(x, x[0], x, p, **options),
+        lambda x, p, **options: fd.bias_dropout_add(x, x[0], x, p, **options),
+        (3, 50),
+    ),
+    "drop_block1d": (
+        lambda x, p, **options: F.drop_block1d(x, p, 3, **options),
+        lambda x, p, **options: fd.drop_block1d(x, p, 3, **options),
+        (2, 3, 11),
+    ),
+    "drop_block2d": (
+        lambda x, p, **options: F.drop_block2d(x, p, (2, 3), **options),
+        lambda x, p, **options: fd.drop_block2d(x, p, (2, 3), **options),
+        (2, 3, 6, 7),
+    ),
+    "drop_block3d": (
+        lambda x, p, **options: F.drop_block3d(x, p, 2, **options),
+        lambda x, p, **options: fd.drop_block3d(x, p, 2, **options),
+        (2, 3, 4, 3, 5),
+    ),
+}
+
+
+@pytest.mark.parametrize("p", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("name", PAIRS)
+def test_tensors_and_arrays_give_the_same_bits(name: str, dtype: Any, p: float) -> None:
+    of_tensor, of_array, shape = PAIRS[name]
+    x = values(shape, DTYPES[dtype])
+    expected = of_array(x, p, rng=KEY_)
+    y = of_tensor(as_tensor(x.copy()), p, key=KEY_)
+    assert_same(as_numpy(y), expected)
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_the_returned_mask_gives_the_same_result(name: str) -> None:
+    of_tensor, of_array, shape = PAIRS[name]
+    x = torch.randn(shape)
+    y, mask = of_tensor(x, 0.3, return_mask=True)
+    assert torch.equal(of_tensor(x, 0.3, mask=mask), y)
+    assert_same(as_numpy(y), of_array(as_numpy(x), 0.3, mask=mask))
+
+
+def layouts(x: Any) -> dict[str, Any]:
+    """The same numbers in many layouts."""
+    padded = torch.zeros(5, 9, 13, 3, dtype=x.dtype)
+    padded[1:4, ::2, :11, 1:2] = x
+    return {
+        "contiguous": x,
+        "permuted": x.permute(3, 1, 0, 2).contiguous().permute(2, 1, 3, 0),
+        "sliced": padded[1:4, ::2, :11, 1:2],
+        "channels last": x.contiguous(memory_format=torch.channels_last),
+    }
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_a_mask_goes_by_the_index_in_every_layout(dtype: Any) -> None:
+    x = torch.randn(3, 5, 11, 1).to(dtype)
+    expected = F.dropout(x, 0.3, key=KEY_)
+    for name, same in layouts(x).items():
+        assert torch.equal(same, x)
+        y = F.dropout(same, 0.3, key=KEY_)
+        assert torch.equal(y, expected), name
+        assert y.stride() == torch.empty_like(same).stride(), name
+    expanded = torch.randn(1, 5, 1, 1).to(dtype).expand(3, 5, 11, 1)
+    dense = expanded.contiguous()
+    assert torch.equal(F.dropout(expanded, 0.3, key=KEY_), F.dropout(dense, 0.3, key=KEY_))
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (4, 0, 3)])
+def test_scalars_and_empty_tensors_keep_their_shape(shape: tuple[int, ...]) -> None:
+    x = torch.ones(shape, requires_grad=True)
+    y = F.dropout(x, 0.5)
+    assert y.shape == shape
+    y.sum().backward()
+    assert x.grad.shape == shape
+
+
+def test_large_results_have_the_layout_of_small_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their memory comes from elsewhere."""
+    monkeypatch.setattr(_call, "LARGE", 1 << 16)
+    x = torch.randn(200, 300).t()
+    y = F.dropout(x, 0.3, key=KEY_)
+    assert y.stride() == x.stride()
+    assert y._base is None
+    assert_same(as_numpy(y), fd.dropout(as_numpy(x), 0.3, rng=KEY_))
+    z = F.dropout(x.bfloat16().requires_grad_(), 0.3, key=KEY_)
+    z += 1
+    z.sum().backward()
+
+
+def test_the_protocols_of_numpy_do_where_the_c_functions_are_missing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    expected = [F.gelu_dropout(torch.ones(50, dtype=dtype), 0.3, key=KEY_) for dtype in DTYPES]
+    monkeypatch.setattr(_call, "_takes_tensors", False)
+    for dtype, result in zip(DTYPES, expected, strict=True):
+        x = torch.ones(50, dtype=dtype, requires_grad=True)
+        y = F.gelu_dropout(x, 0.3, key=KEY_)
+        assert torch.equal(y, result)
+        y.sum().backward()
+
+
+# Gradients
+
+
+LINEAR = ["dropout", "feature_dropout", "drop_path", "locked_dropout", "alpha_dropout",
+          "drop_block2d"]  # fmt: skip
+ALL = [*LINEAR, "relu_dropout", "gelu_dropout", "dropout_add", "bias_dropout_add"]
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_gradients_are_those_of_finite_differences(name: str) -> None:
+    function, _, shape = PAIRS[name]
+    x = torch.randn(tuple(min(n, 4) for n in shape), dtype=torch.float64, requires_grad=True)
+
+    def run(x: Any) -> Any:
+        return function(x, 0.4, key=KEY_)
+
+    assert torch.autograd.gradcheck(run, x, check_forward_ad=True)
+    assert torch.autograd.gradgradcheck(run, x)
+
+
+def test_gradients_reach_all_inputs_of_fused_operations() -> None:
+    shapes = [(3, 4), (4,), (3, 1)]
+    inputs = [torch.randn(s, dtype=torch.float64, requires_grad=True) for s in shapes]
+    for function in (F.bias_dropout_add, lambda x, _, r, **options: F.dropout_add(x, r, **options)):
+        needed = inputs if function is F.bias_dropout_add else [inputs[0], inputs[2]]
+
+        def run(*needed: Any, function: Any = function) -> Any:
+            x, *others = needed
+            return function(x, others[0], others[-1], key=KEY_)
+
+        assert torch.autograd.gradcheck(run, needed, check_forward_ad=True)
+
+
+def test_the_fused_gradient_is_that_of_its_parts() -> None:
+    """With `create_graph` torch's own operations take over."""
+    for function in (F.relu_dropout, F.gelu_dropout):
+        x = torch.randn(1000, requires_grad=True)
+        y = function(x, 0.3, key=KEY_)
+        (fused,) = torch.autograd.grad(y.sum(), x, retain_graph=True)
+        (parts,) = torch.autograd.grad(y.sum(), x, create_graph=True)
+        assert torch.allclose(fused, parts, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", LINEAR)
+def test_the_gradient_of_a_linear_call_is_the_call(name: str) -> None:
+    function, _, shape = PAIRS[name]
+    x = torch.randn(shape, requires_grad=True)
+    y, mask = function(x, 0.3, return_mask=True)
+    dy = torch.randn(()).expand(shape)  # as from sum()
+    y.backward(dy)
+    dropped = x.grad == 0
+    kept = torch.from_numpy(np.broadcast_to(mask.to_numpy(), shape).copy())
+    assert torch.equal(dropped, ~kept)
+    swapped = torch.randn(shape[::-1]).permute(*range(len(shape))[::-1])
+    x.grad = None
+    function(x, 0.3, mask=mask).backward(swapped)
+    first = x.grad
+    x.grad = None
+    function(x, 0.3, mask=mask).backward(swapped.contiguous())
+    assert torch.equal(first, x.grad)
+
+
+def test_a_layer_keeps_nothing_but_its_key_for_the_gradient() -> None:
+    kept: list[int] = []
+    x = torch.randn(1 << 16, requires_grad=True)
+
+    def pack(saved: Any) -> Any:
+        kept.append(saved.numel() * saved.element_size())
+        return saved
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda saved: saved):
+        y = F.dropout(x, 0.3)
+        F.drop_path(x[None], 0.3)
+        with torch.autograd.forward_ad.dual_level():  # through the operator
+            F.dropout(x, 0.3)
+    assert sum(kept) < 200
+    assert len(pickle.dumps(y.grad_fn.call)) < 200
+
+
+def test_calls_in_place_are_recorded_and_counted() -> None:
+    x = torch.ones(100, requires_grad=True)
+    z = x * 1
+    version = z._version
+    y = F.dropout(z, 0.5, inplace=True)
+    assert y is z
+    assert z._version == version + 1
+    y.sum().backward()
+    assert torch.equal(x.grad, y.detach())
+    plain = torch.ones(100)
+    assert F.alpha_dropout(plain, 0.5, True, inplace=True) is plain
+    assert plain._version == 1
+    needed = x.exp()
+    F.dropout(needed, 0.5, inplace=True)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        needed.sum().backward()
+
+
+def test_tensors_that_must_not_be_overwritten_are_not() -> None:
+    leaf = torch.ones(4, requires_grad=True)
+    shared = torch.ones(1).expand(4)
+    for x, message in [
+        (leaf, "leaf Variable"),
+        (leaf[:2], "view of a leaf Variable"),
+        (shared, "share memory"),
+    ]:
+        with pytest.raises(RuntimeError, match=message):
+            F.dropout(x, 0.5, inplace=True)
+        assert bool((x == 1).all())
+    with torch.no_grad():
+        F.dropout(leaf, 0.5, inplace=True)
+
+
+# Keys
+
+
+def test_a_seed_repeats_a_run() -> None:
+    x = torch.ones(100)
+    torch.manual_seed(1)
+    first, second = F.dropout(x, 0.5), F.dropout(x, 0.5)
+    assert not torch.equal(first, second)
+    torch.manual_seed(1)
+    module = ft.Dropout(0.5)
+    assert torch.equal(module(x), first)
+    with torch.random.fork_rng():
+        assert torch.equal(module(x), second)
+    assert torch.equal(module(x), second)
+
+
+def test_a_generator_is_used_instead_of_the_default_one() -> None:
+    x = torch.ones(100)
+    before = torch.get_rng_state()
+    y = F.dropout(x, 0.5, generator=torch.Generator().manual_seed(3))
+    assert torch.equal(before, torch.get_rng_state())
+    torch.manual_seed(3)
+    assert torch.equal(F.dropout(x, 0.5), y)
+
+
+def test_only_calls_that_drop_advance_the_generator() -> None:
+    x = torch.ones(100)
+    before = torch.get_rng_state()
+    assert F.dropout(x, 0.5, training=False) is x
+    assert F.dropout(x, 0.0) is x
+    with pytest.raises(TypeError):
+        F.dropout(x.int(), 0.5)
+    with pytest.raises(RuntimeError):
+        F.dropout(torch.ones(4, requires_grad=True), 0.5, inplace=True)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+@pytest.mark.parametrize("installed", [True, False])
+def test_checkpoints_draw_the_same_mask_again(reentrant: bool, installed: bool) -> None:
+    """A layer that counted its calls would return wrong gradients here."""
+    from contextlib import nullcontext
+
+    from torch.utils.checkpoint import checkpoint
+
+    module = torch.nn.Dropout(0.5) if installed else ft.Dropout(0.5)
+    x = torch.ones(1000, requires_grad=True)
+    with ft.installed() if installed else nullcontext():
+        module(x)  # another draw before
+        y = checkpoint(lambda x: module(module(x) * x), x, use_reentrant=reentrant)
+        y.sum().backward()
+    assert torch.equal(x.grad, 2 * y.detach())
+
+
+def test_keys_by_step_and_site_do_not_depend_on_the_order_of_calls() -> None:
+    def model() -> Any:
+        return ft.replace(torch.nn.ModuleDict({"a": torch.nn.Dropout(), "b": torch.nn.Dropout()}))
+
+    x, key = torch.ones(100), fd.Key(0)
+    one, other = model(), model()
+    ft.set_keys(one, key.fold_in(7))
+    first = one["a"](x), one["b"](x)
+    ft.set_keys(other, key)
+    other["b"](x)
+    ft.set_keys(other, key.fold_in(7))
+    assert torch.equal(other["b"](x), first[1])
+    assert torch.equal(other["a"](x), first[0])
+    assert not torch.equal(*first)
+    torch.manual_seed(0)
+    ft.set_keys(one, None)
+    y = one["a"](x)
+    torch.manual_seed(0)
+    assert torch.equal(y, F.dropout(x, 0.5))
+
+
+def test_a_shard_gets_its_region_of_the_mask_of_the_whole() -> None:
+    whole = fd.Mask((6, 10), 0.4, KEY_)
+    x = torch.randn(6, 10, requires_grad=True)
+    y = F.dropout(x, mask=whole)
+    shards = [x[:, 4 * n : 4 * n + 4] for n in range(3)]
+    parts = [
+        F.dropout(shard, mask=whole.region((0, 4 * n), tuple(shard.shape)))
+        for n, shard in enumerate(shards)
+    ]
+    assert torch.equal(torch.cat(parts, 1), y)
+    (whole_gradient,) = torch.autograd.grad(y.sum(), x)
+    (gradient,) = torch.autograd.grad(torch.cat(parts, 1).sum(), x)
+    assert torch.equal(gradient, whole_gradient)
+    part = torch.func.grad(lambda s: F.dropout(s, mask=whole.region((0, 4), (6, 4))).sum())(
+        shards[1].detach()
+    )
+    assert torch.equal(part, whole_gradient[:, 4:8])
+
+
+def test_threads_follow_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+    forward = _call._forward
+
+    def recorded(*arguments: Any) -> Any:
+        seen.append(arguments[-1])
+        return forward(*arguments)
+
+    monkeypatch.setattr(_call, "_forward", recorded)
+    x, before = torch.randn(1 << 20), torch.get_num_threads()
+    try:
+        results = []
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            results.append(F.dropout(x, 0.1, key=KEY_))
+    finally:
+        torch.set_num_threads(before)
+    assert seen == [1, 3]
+    assert torch.equal(*results)
+
+
+# Bad input
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "error", "message"),
+    [
+        ((torch.ones(2), 1.5), {}, ValueError, r"p must be a number in \[0, 1\], got 1.5"),
+        ((torch.ones(2), float("nan")), {}, ValueError, r"p must be a number in \[0, 1\], got nan"),
+        ((np.ones(2),), {}, TypeError, "input must be a tensor, got ndarray"),
+        ((torch.ones(2).int(),), {}, TypeError, "input must have dtype .*, got torch.int32"),
+        ((torch.ones(2, dtype=torch.complex64),), {}, TypeError, "got torch.complex64"),
+        ((torch.ones(2).to_sparse(),), {}, ValueError, "input must be dense, got .*sparse_coo"),
+        ((torch.ones(2),), {"key": 3}, TypeError, "key must be a Key or a tensor of 2 int64"),
+        ((torch.ones(2),), {"key": torch.ones(2)}, TypeError, "key must be a tensor of 2 cont"),
+        ((torch.ones(2),), {"key": fd.Key(0), "generator": torch.Generator()}, ValueError,
+         "only one of key, generator and mask must be given"),
+        ((torch.ones(2),), {"mask": torch.ones(2)}, TypeError, "mask must be a Mask"),
+        ((torch.ones(2),), {"mask": fd.Mask(3, 0.5, fd.Key(0))}, ValueError, "mask .*broadcast"),
+    ],
+)  # fmt: skip
+def test_bad_input_is_named(
+    arguments: Any, options: Any, error: type[Exception], message: str
+) -> None:
+    state = torch.get_rng_state()
+    with pytest.raises(error, match=message) as caught:
+        F.dropout(*arguments, **options)
+    assert "\n" not in str(caught.value)
+    assert torch.equal(state, torch.get_rng_state())
+
+
+@pytest.mark.filterwarnings("ignore:.*quantized tensor creation")
+def test_quantised_tensors_are_refused() -> None:
+    x = torch.quantize_per_tensor(torch.ones(2), 1.0, 0, torch.quint8)
+    with pytest.raises(TypeError, match=r"input must have dtype .*, got torch.quint8"):
+        F.dropout(x)
+
+
+def test_tensors_on_other_devices_are_refused() -> None:
+    with pytest.raises(RuntimeError, match="one device"):
+        F.dropout_add(torch.ones(2), torch.ones(2, device="meta"))
