@@ -1,7 +1,9 @@
-//! `cargo bench`: the steps of a call, each by itself and fused, at every SIMD level of this CPU, one thread.
+//! `cargo bench`: the steps of a call, separately and fused, at every SIMD level of this CPU, on
+//! one thread.
 //!
-//! Sizes run from the L1 cache to memory; a memcpy of the same float32 elements stands beside them. Rates are in
-//! elements and in bytes read and written. `cargo bench -- avx2/0.1` runs what has this in its name.
+//! Sizes range from the L1 cache to memory, with a memcpy of the same float32 elements for
+//! comparison. Rates are in elements and in bytes read and written. `cargo bench -- avx2/0.1` runs
+//! the benchmarks with that in their names.
 
 use std::hint::black_box;
 use std::time::Duration;
@@ -21,12 +23,13 @@ fn mask(elements: usize, p: f64) -> Mask {
     Mask::new(&[elements as u64], p, KEY).expect("p is a probability")
 }
 
-/// Input and output whose pages are there.
+/// Input and output with their pages mapped.
 fn arrays(elements: usize) -> (Vec<f32>, Vec<f32>) {
     ((0..elements).map(|i| i as f32).collect(), vec![1.0; elements])
 }
 
-/// One block by the scalar definition; at the vector levels, a plane of blocks is a mask of p = 0.5.
+/// One block by the scalar definition; at each SIMD level, a mask of p = 0.5, which is one plane of
+/// blocks.
 fn blocks(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("ars");
     group.throughput(throughput(128, 0));
@@ -63,7 +66,7 @@ fn mask_bits(criterion: &mut Criterion) {
     }
 }
 
-/// What the others are measured by: copying, applying a mask that needs no bits, drawing and applying.
+/// Whole passes: copying as the baseline, applying a mask that needs no bits, drawing and applying.
 fn passes(criterion: &mut Criterion) {
     for size in SIZES {
         let mut group = criterion.benchmark_group(format!("2^{size}"));

@@ -1,4 +1,4 @@
-//! Numbers of other distributions from the key of a mask: initial weights, and a mask for them.
+//! Numbers of other distributions from a mask's key: initial weights, and a mask for them.
 //!
 //! `cargo run --release --example distributions --features rand_core`
 

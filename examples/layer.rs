@@ -1,10 +1,11 @@
-//! A dropout layer in a few lines: train and eval modes, and a backward pass for which nothing is kept.
+//! A dropout layer in a few lines: train and eval modes, and a backward pass that needs no stored
+//! mask.
 //!
 //! `cargo run --release --example layer`
 
 use fastdrop::{Error, Key, Mask};
 
-/// Call number i in training draws with child i of the layer's key.
+/// Training call i draws with child i of the layer's key.
 struct Dropout {
     p: f64,
     key: Key,
@@ -27,7 +28,7 @@ impl Dropout {
         Ok(y)
     }
 
-    /// The gradient of what `forward` returned last: the same mask, drawn again.
+    /// The gradient of the last `forward`: the same mask, drawn again.
     fn backward(&self, dy: &[f32]) -> Result<Vec<f32>, Error> {
         let mut dx = dy.to_vec();
         if let Some(mask) = &self.last {

@@ -1,5 +1,5 @@
-//! The driver of every call: lays out a walk over the arrays and what is drawn for them, cuts it into units, and has the
-//! threads draw and work tile after tile.
+//! Drives every call: plans a walk over the arrays and their random values, splits it into units,
+//! and lets the threads draw and apply them tile by tile.
 
 use crate::error::Error;
 use crate::kernel::{LINE, Memory, Operation, PREFETCH_BYTES, Run};
@@ -15,21 +15,24 @@ use crate::walk::{
     repeat_inside,
 };
 
-/// Asks between pieces of a long call whether to stop; `true` makes it return [`Error::Interrupted`].
+/// Polled between the pieces of a long call; `true` stops it with [`Error::Interrupted`].
 pub(crate) type Interrupt<'a> = &'a dyn Fn() -> bool;
 
-/// Outputs of this many bytes do not fit the caches that matter; they are written past them.
+/// From this many bytes on, an output does not fit the caches that matter, and is written with
+/// streaming stores, which bypass them.
 const STREAM_BYTES: usize = 1 << 24;
 
-/// New outputs of so many bytes have memory without pages: the C library of Linux keeps smaller blocks for reuse. The
-/// system fills a page with zeros as it is touched, so that its lines are in the cache, where writing past it is slower.
+/// From this many bytes on, a new output has no pages mapped yet: Linux's C library reuses smaller
+/// blocks. The system zeroes each page on first touch, which leaves its lines in the cache, where
+/// streaming stores are slower.
 const UNMAPPED_BYTES: usize = 1 << 25;
 
-/// More bytes than a thread ever needs beside the arrays.
+/// More bytes than a thread ever needs besides the arrays.
 const SCRATCH: usize = 3 << 16;
 
-/// How work is cut, in elements: what a thread takes at a time; how many there must be to wake another thread, which
-/// would cost more than less work; how many come between two looks at the interrupt, some milliseconds.
+/// How work is split, in elements. A thread takes one `unit` at a time. Below `parallel`, waking
+/// another thread would cost more than the work. The interrupt is polled after each `batch`, every
+/// few milliseconds.
 struct Sizes {
     unit: usize,
     parallel: usize,
@@ -37,9 +40,9 @@ struct Sizes {
 }
 
 impl Sizes {
-    /// Keep bits that are applied: about 0.1 ns per element.
+    /// Keep bits applied to elements: about 0.1 ns each.
     const APPLIED: Self = Self { unit: 4 * TILE, parallel: 64 * TILE, batch: 1024 * TILE };
-    /// Keep bits alone, a tenth of that.
+    /// Keep bits alone: a tenth of that.
     const BITS: Self = Self { unit: 32 * TILE, parallel: 256 * TILE, batch: 1024 * TILE };
     /// Normals and uniforms: tens of operations each.
     const VALUES: Self = Self { unit: TILE / 2, parallel: 4 * TILE, batch: 128 * TILE };
@@ -53,13 +56,13 @@ impl Sizes {
     }
 }
 
-/// Does `operation` with what is drawn from `source` to the elements that `axes` reach.
+/// Applies `operation`, with values drawn from `source`, to the elements that `axes` reach.
 ///
 /// # Safety
-/// All elements that the axes reach in the arrays that the operation has must be readable and, in the output, writeable;
-/// nobody else may touch them meanwhile. No two positions of the walk may share bytes of the output, and an input's
-/// element at a position must be the same as the output's there or overlap no element of the output. For a given mask,
-/// what `MaskArray::new` asks.
+/// In each of the operation's arrays, all elements that the axes reach must be readable and, in the
+/// output, writeable; nobody else may touch them during the call. No two positions of the walk may
+/// share output bytes. An input element must be the output element at the same position, or overlap
+/// no output element. A given mask must meet the requirements of `MaskArray::new`.
 pub(crate) unsafe fn run(
     source: &Source,
     operation: Operation<'_>,
@@ -80,7 +83,7 @@ pub(crate) unsafe fn run(
         axes.iter_mut().for_each(|axis| axis.bit = 0);
     }
     for axis in axes.iter_mut() {
-        // So that arrays that are not there join with any others.
+        // Absent arrays must not keep axes from merging.
         axis.steps[1 + operation.inputs()..].fill(0);
     }
     normalize(axes);
@@ -109,7 +112,7 @@ pub(crate) unsafe fn run(
     }
 }
 
-/// What stays the same through a call.
+/// What stays constant during a call.
 struct Call<'a> {
     source: &'a Source,
     operation: Operation<'a>,
@@ -122,7 +125,7 @@ struct Call<'a> {
 impl Call<'_> {
     fn walk(&self, axes: &mut Axes, interrupt: Interrupt<'_>) -> Result<(), Error> {
         match (self.source, &axes[..]) {
-            // What `rows` does with one run, without all that more would need: small calls feel it.
+            // What `rows` does for a single run, without its setup, which small calls would notice.
             (Source::Drawn(sampler, origin), [axis]) if axis.bit == 1 && axis.len <= TILE => {
                 let mut buffer = TileBuffer::new(self.source, self.memory.level);
                 let (words, offset) = buffer.draw(sampler, *origin, axis.len, axis.len);
@@ -142,7 +145,7 @@ impl Call<'_> {
         }
     }
 
-    /// Works on the elements from `place` on with what was drawn for them.
+    /// Applies the operation to `len` elements from `place` on, with the values drawn for them.
     #[inline]
     fn tile(&self, memory: &Memory, inner: &Axis, place: Place, drawn: Drawn<'_>, len: usize) {
         let run = Run { operands: &self.operands, place, steps: inner.steps, len };
@@ -150,7 +153,7 @@ impl Call<'_> {
         unsafe { self.operation.run(memory, drawn, &run) };
     }
 
-    /// The last axis follows the mask (or the source is not a stream): runs along it.
+    /// Works in runs along the last axis, which follows the mask (or the source is not a stream).
     fn rows(&self, axes: &mut Axes, interrupt: Interrupt<'_>) -> Result<(), Error> {
         let Self { source, ref memory, ref sizes, .. } = *self;
         let drawn = matches!(source, Source::Drawn(..));
@@ -174,7 +177,7 @@ impl Call<'_> {
             for unit in units {
                 let range = unit * unit_size..total.min((unit + 1) * unit_size);
                 match &mut short_rows {
-                    // A row goes with the unit that it ends in.
+                    // A row belongs to the unit in which it ends.
                     Some(rows) => rows.walk(&mut buffer, axes, range.start / inner.len..range.end / inner.len, visit),
                     None => buffer.walk(axes, range, piece, phase, visit),
                 }
@@ -183,9 +186,9 @@ impl Call<'_> {
         })
     }
 
-    /// The last axis goes across the mask: blocks, whose bits are transposed.
+    /// Works in blocks with transposed bits, because the last axis crosses the mask.
     fn columns(&self, axes: &Axes, sampler: &Sampler, origin: u64, interrupt: Interrupt<'_>) -> Result<(), Error> {
-        // Buffers on the heap, in small calls too.
+        // Even small calls allocate these buffers on the heap.
         if !pool::has_memory(SCRATCH) {
             return Err(Error::Memory);
         }
@@ -196,16 +199,16 @@ impl Call<'_> {
             Some(position) => outer.remove(position),
             None => Axis { len: 1, ..Axis::default() },
         };
-        // Rows that are cut into blocks do not follow each other in one.
+        // Rows that span several blocks are not adjacent within one.
         let join = inner.len <= Transposed::SIDE && joins(&[lanes, inner]);
         let [lane_side, inner_side] = [Transposed::most_lanes(&inner), Transposed::SIDE];
         memory.stream &= join || inner.len > inner_side;
-        // If one run of blocks starts at a line and the steps are whole lines, then all do.
+        // If one run of blocks starts on a cache line and the steps are whole lines, all runs do.
         let whole_lines = |step: isize| step.unsigned_abs().is_multiple_of(LINE);
         let lines = axes.iter().all(|axis| axis.steps[0] == inner.steps[0] || whole_lines(axis.steps[0]));
         let before = if lines && !join { (inner_side - self.phase()) % inner_side } else { 0 };
         if !join {
-            // The next run is not behind this one.
+            // The next run does not follow this one in memory.
             memory.ahead = lanes.steps;
         }
         let [lane_blocks, inner_blocks] = [lanes.len.div_ceil(lane_side), (before + inner.len).div_ceil(inner_side)];
@@ -216,7 +219,7 @@ impl Call<'_> {
             let mut short_rows = join.then(ShortRows::new);
             for unit in units {
                 let (column, row) = (unit % inner_blocks * inner_side, unit / inner_blocks % lane_blocks * lane_side);
-                // The first block begins `before` elements ahead of the axis, and is cut short.
+                // The first block starts `before` elements ahead of the axis, and is truncated.
                 let cut = before.saturating_sub(column);
                 let corner = Cursor::at(&outer, unit).place().along(&inner.reversed(), before - cut);
                 let first = origin.wrapping_add_signed(corner.bit as i64);
@@ -232,7 +235,7 @@ impl Call<'_> {
         })
     }
 
-    /// How many elements from the first of the output it is to a place where streamed writes can start.
+    /// Elements from the start of the output to the first place where streaming stores can begin.
     fn phase(&self) -> usize {
         match self.operands.element {
             Element::Bit => 0,
@@ -240,14 +243,14 @@ impl Call<'_> {
         }
     }
 
-    /// Ends the streamed writes of a thread.
+    /// Makes this thread's streaming stores visible to the others.
     fn fence(&self) {
         if self.memory.stream {
             self.memory.level.fence();
         }
     }
 
-    /// Shares units among the threads, with a look at the interrupt now and then.
+    /// Shares units among the threads, and polls the interrupt between batches.
     fn batches(
         &self,
         units: usize,

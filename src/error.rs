@@ -37,11 +37,11 @@ pub enum Error {
     /// A region that is not inside its mask.
     #[error("region must lie inside the mask of shape {whole}, got start {start} and shape {shape}")]
     Region {
-        /// Corner that was asked for.
+        /// The requested corner.
         start: Extents,
-        /// Extent that was asked for.
+        /// The requested extent.
         shape: Extents,
-        /// Shape of the mask it was asked of.
+        /// Shape of the mask.
         whole: Extents,
     },
     /// Two slices, or a slice and a mask, of different sizes.
@@ -54,7 +54,7 @@ pub enum Error {
         /// Elements of the argument.
         got: u64,
     },
-    /// A view of another shape than the mask.
+    /// A view whose shape differs from the mask's.
     #[error("{what} must have the shape of the mask, {expected}, got {got}")]
     Shape {
         /// The argument at fault.
@@ -64,7 +64,7 @@ pub enum Error {
         /// Shape of the argument.
         got: Extents,
     },
-    /// A mask that cannot be stretched to the array's shape.
+    /// A mask that does not broadcast to the array's shape.
     #[error("mask of shape {mask} does not broadcast to shape {array}")]
     Broadcast {
         /// Shape of the mask.
@@ -78,7 +78,7 @@ pub enum Error {
     /// A SIMD level that this CPU lacks.
     #[error("SIMD level (FASTDROP_SIMD) must be one that this CPU has, got {0}")]
     UnsupportedLevel(&'static str),
-    /// Other inputs than a fused operation has.
+    /// Inputs that a fused operation does not take.
     #[error("the fused operation {0} takes {1} inputs, which must not be complex if it is not linear")]
     Inputs(&'static str, usize),
     /// A scale that is infinite or NaN.
@@ -87,10 +87,10 @@ pub enum Error {
     /// A thread count that is not positive.
     #[error("number of threads must be an integer of at least 1, got {0}")]
     Threads(String),
-    /// The operating system gave no entropy, and why.
+    /// The operating system provided no entropy, for this reason.
     #[error("a key without a seed needs entropy from the operating system: {0}")]
     Entropy(String),
-    /// No memory for what a call needs beside its arrays.
+    /// No memory for what a call needs besides its arrays.
     #[error("no memory left for the call")]
     Memory,
     /// The caller's interrupt callback asked to stop.

@@ -1,4 +1,4 @@
-//! A generator of `rand_core` from a key: for what is drawn in turn and not by index.
+//! A `rand_core` generator made from a key, for values drawn in sequence and not by index.
 
 use rand_core::block::{BlockRng, Generator};
 use rand_core::{Infallible, SeedableRng, TryRng};
@@ -7,13 +7,14 @@ use crate::simd::{Kernel, Level, Simd};
 use crate::stream::ars::Schedule;
 use crate::stream::key::Key;
 
-/// The tag of the blocks that generators use: none that masks, normals or child keys do.
+/// The tag of generators' blocks, which masks, normals and child keys do not use.
 const TAG: u64 = 128;
-/// Blocks that are drawn at a time, a multiple of four.
+/// Blocks drawn at a time, a multiple of four.
 const BLOCKS: usize = 32;
 
-/// A generator that yields the bits of a key's stream in turn: those of blocks 0, 1, ... of a tag of their own, so they
-/// are independent of the masks and children of the same key. Not cryptographic.
+/// A generator that yields bits of a key's stream in sequence. They come from blocks 0, 1, ...
+/// under a tag of their own, so they are independent of the key's masks and children. Not
+/// cryptographic.
 ///
 /// ```
 /// use fastdrop::Key;

@@ -3,7 +3,7 @@
 #[cfg(not(target_pointer_width = "64"))]
 compile_error!("fastdrop indexes elements with 64 bits, and needs a 64-bit CPU");
 
-// `unsafe` is denied but for the modules that say here why they need it.
+// `unsafe` is denied, except in the modules that give their reason here.
 #[allow(unsafe_code, reason = "carries the addresses of the caller's arrays to kernels and threads")]
 mod driver;
 mod error;
@@ -12,6 +12,9 @@ mod generator;
 #[allow(unsafe_code, reason = "kernels work on strided memory of the caller's through raw pointers")]
 mod kernel;
 mod mask;
+#[cfg(feature = "python")]
+#[allow(unsafe_code, reason = "the runtime of OpenMP is C")]
+mod openmp;
 #[allow(unsafe_code, reason = "addresses of the caller's arrays are shared among threads")]
 mod operand;
 #[allow(unsafe_code, reason = "hands a borrowed closure to threads, and keeps what a fork must not lock")]

@@ -24,15 +24,16 @@ pub(crate) type Dims = SmallVec<[u64; 6]>;
 pub struct Mask {
     key: Key,
     p: Probability,
-    /// Its shape, the whole's, and where it starts in that: in one, since small calls feel three.
+    /// Its shape, the whole's shape, and its start in the whole. One vector, because small calls
+    /// would notice three.
     extents: SmallVec<[u64; 15]>,
 }
 
 impl Mask {
-    /// The mask of an array of shape `shape` that drops with probability `p`.
+    /// The mask of an array of shape `shape`, which drops with probability `p`.
     ///
     /// # Errors
-    /// [`Error::Probability`], or [`Error::Size`] for 2^63 elements and more.
+    /// [`Error::Probability`], or [`Error::Size`] for 2^63 or more elements.
     #[inline]
     pub fn new(shape: &[u64], p: f64, key: Key) -> Result<Self, Error> {
         let p = Probability::new(p)?;

@@ -1,8 +1,8 @@
-//! The arrays of a call: what their elements are, and where they lie. The ground floor: nothing here works on them.
+//! The arrays of a call: their element types and addresses. Nothing here works on the elements.
 
 use half::{bf16, f16};
 
-/// What the elements of an array are.
+/// The element type of an array.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Element {
     F16,
@@ -15,7 +15,7 @@ pub enum Element {
     Bool,
     /// An output of uniforms.
     U64,
-    /// An output of packed keep bits, whose offsets are counted in bits.
+    /// An output of packed keep bits, with offsets in bits.
     Bit,
 }
 
@@ -34,7 +34,7 @@ impl Element {
         }
     }
 
-    /// Real numbers in an element. Byte orders are theirs.
+    /// Real numbers in an element. Byte order applies to each of them.
     pub(crate) const fn parts(self) -> usize {
         match self {
             Self::Complex64 | Self::Complex128 => 2,
@@ -42,7 +42,7 @@ impl Element {
         }
     }
 
-    /// Whether its parts are computed in double precision; all others are in single precision.
+    /// Whether its parts are computed in double precision, and not in single.
     pub(crate) const fn is_double(self) -> bool {
         matches!(self, Self::F64 | Self::Complex128)
     }
@@ -70,25 +70,25 @@ float!(f16 => F16, bf16 => Bf16, f32 => F32, f64 => F64);
 #[cfg(feature = "num-complex")]
 float!(num_complex::Complex<f32> => Complex64, num_complex::Complex<f64> => Complex128);
 
-/// The element of a type.
 pub(crate) const fn element_of<T: Float>() -> Element {
     T::ELEMENT
 }
 
-/// Most inputs of an operation.
+/// Maximum number of inputs to an operation.
 pub(crate) const INPUTS: usize = 3;
-/// A number for each array of a call: the output first, then the inputs. Those that are not there have any.
+/// One value for each array of a call: the output first, then the inputs. Values for absent inputs
+/// are arbitrary.
 pub(crate) type Each<T> = [T; 4];
 
-/// The arrays of a call: the address of the first element of each, and its byte order.
+/// The arrays of a call: the address of each one's first element, and its byte order.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Operands {
     /// Of the output and all inputs.
     pub(crate) element: Element,
     pub(crate) first: Each<*mut u8>,
-    /// Whether the bytes are in the other order than this CPU's.
+    /// Whether the byte order differs from this CPU's.
     pub(crate) swapped: Each<bool>,
-    /// Whether the output was made for this call, so that the memory of a large one may be without pages yet.
+    /// Whether the output was allocated for this call, so that a large one may have no pages yet.
     pub(crate) fresh: bool,
 }
 
@@ -104,7 +104,7 @@ impl Operands {
     }
 }
 
-// SAFETY: the driver asks that nobody else touches the arrays, so it does not matter which thread works on them.
+// SAFETY: the driver requires that nobody else touches the arrays, so any thread may work on them.
 unsafe impl Send for Operands {}
-// SAFETY: threads share them in the driver only, where units write disjoint elements.
+// SAFETY: only the driver shares them among threads, and its units write disjoint elements.
 unsafe impl Sync for Operands {}

@@ -1,14 +1,13 @@
 //! Threads: how many, and one function that shares units of work among them.
 //!
-//! There is one pool, built at first use and again when the setting changes; the threads of the old one end when nobody
-//! works on it any more. A forked child has none of its parent's threads and locks: it makes its own.
+//! There is one pool, built on first use and rebuilt when the setting changes; the old pool's
+//! threads end when their last call is done. A forked child cannot use its parent's threads or
+//! locks, so it makes its own.
 //!
-//! Of rayon, this takes the threads and their queue. Its scopes would wait for every task they were given, also for one
-//! whose thread wakes when the work is done, and waking takes longer than most calls.
+//! Only rayon's threads and queue are used. Its scopes would wait for every spawned task, even one
+//! whose thread wakes after the work is done, and waking takes longer than most calls.
 
 use std::any::Any;
-use std::cell::Cell;
-use std::ffi::{c_uint, c_void};
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
@@ -18,18 +17,20 @@ use std::thread::Thread;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use crate::error::Error;
+#[cfg(feature = "python")]
+use crate::openmp;
 
-/// More threads than this are never started.
+/// No call uses more threads than this.
 const MOST_THREADS: usize = 256;
 
 /// Configured number of threads; 0 until first read or set.
 static THREADS: AtomicUsize = AtomicUsize::new(0);
 
-/// The number of threads that large calls use: that of [`set_num_threads`], else of the variable
-/// `FASTDROP_NUM_THREADS`, else the CPUs this process may run on.
+/// The number of threads that large calls use: as set by [`set_num_threads`], else by the
+/// environment variable `FASTDROP_NUM_THREADS`, else the number of CPUs this process may run on.
 ///
 /// # Errors
-/// [`Error::Threads`] when the variable is not a positive number.
+/// [`Error::Threads`] if the variable is not a positive number.
 pub fn num_threads() -> Result<usize, Error> {
     match THREADS.load(Ordering::Relaxed) {
         0 => {
@@ -59,72 +60,19 @@ pub fn set_num_threads(threads: usize) -> Result<(), Error> {
     Ok(())
 }
 
-thread_local! {
-    /// The most threads that calls of this thread use, and whose.
-    static TEAM: Cell<Team> = const { Cell::new(Team { most: usize::MAX, lent: None }) };
-}
-
-#[derive(Clone, Copy)]
-struct Team {
-    most: usize,
-    lent: Option<Parallel>,
-}
-
-/// `GOMP_parallel` of OpenMP's runtime: calls `body` with `data` in each thread of a team, and waits for all.
-type Parallel =
-    unsafe extern "C" fn(body: unsafe extern "C" fn(*mut c_void), data: *mut c_void, threads: c_uint, c_uint);
-
-/// Calls `work`, whose calls use at most this many threads: those of OpenMP, if the process has them.
-///
-/// A program that computes with OpenMP in between keeps those awake, and has no CPU to spare for others.
-#[cfg(feature = "python")]
-pub(crate) fn with_team<T>(most: usize, work: impl FnOnce() -> T) -> T {
-    struct Restored(Team);
-    impl Drop for Restored {
-        fn drop(&mut self) {
-            TEAM.set(self.0);
-        }
-    }
-    let _restored = Restored(TEAM.replace(Team { most: most.max(1), lent: openmp() }));
-    work()
-}
-
-/// OpenMP's way to run a team, in the process that asked first: in its forked children that would wait for ever.
-#[cfg(all(feature = "python", target_os = "linux"))]
-fn openmp() -> Option<Parallel> {
-    use std::ffi::c_char;
-    use std::sync::OnceLock;
-    unsafe extern "C" {
-        fn dlsym(handle: *mut c_void, name: *const c_char) -> *mut c_void;
-    }
-    static FOUND: OnceLock<(u32, Option<Parallel>)> = OnceLock::new();
-    let (process, parallel) = FOUND.get_or_init(|| {
-        // SAFETY: a null handle asks for the first symbol of this name in the process. GOMP_parallel has this signature
-        // since GCC 4.9, and in LLVM's runtime.
-        let parallel = unsafe {
-            let symbol = dlsym(std::ptr::null_mut(), c"GOMP_parallel".as_ptr());
-            std::mem::transmute::<*mut c_void, Option<Parallel>>(symbol)
-        };
-        (std::process::id(), parallel)
-    });
-    parallel.filter(|_| *process == std::process::id())
-}
-
-#[cfg(all(feature = "python", not(target_os = "linux")))]
-fn openmp() -> Option<Parallel> {
-    None
-}
-
 /// The number of threads of a call from here.
 pub(crate) fn threads_of_call() -> Result<usize, Error> {
-    Ok(num_threads()?.min(TEAM.get().most))
+    let threads = num_threads()?;
+    #[cfg(feature = "python")]
+    let threads = threads.min(openmp::most());
+    Ok(threads)
 }
 
-/// Units of work, handed out one by one to all who hold a clone.
+/// Units of work, handed out one at a time among all clones.
 #[derive(Clone)]
 pub(crate) struct Units<'a> {
-    next: &'a AtomicUsize,
-    end: usize,
+    pub(crate) next: &'a AtomicUsize,
+    pub(crate) end: usize,
 }
 
 impl Iterator for Units<'_> {
@@ -138,16 +86,17 @@ impl Iterator for Units<'_> {
 
 /// Calls `work` with the units of `range`, on this thread and on up to `threads - 1` others.
 ///
-/// The others help as soon as they are awake. A helper that comes when all units are done is not waited for, so
-/// asking for help costs little even where waking a thread takes longer than the work.
+/// The others help as soon as they wake. A helper that arrives after all units are done is not
+/// waited for, so asking for help costs little even if waking a thread takes longer than the work.
 pub(crate) fn share(range: Range<usize>, threads: usize, work: impl Fn(Units<'_>) + Sync) {
     let helpers = threads.min(range.len()).min(MOST_THREADS).saturating_sub(1);
-    if let Some(parallel) = TEAM.get().lent
-        && helpers > 0
+    #[cfg(feature = "python")]
+    if helpers > 0
+        && let Some(run) = openmp::lent()
     {
-        return share_lent(parallel, range, helpers + 1, &work);
+        return openmp::share(run, range, helpers + 1, &work);
     }
-    // The pool has the size of the setting, not of this call, so that it stays however calls differ.
+    // Sized by the setting, not by this call, so that calls of different sizes share one pool.
     let pool = if helpers == 0 { None } else { pool_of(threads.min(MOST_THREADS) - 1) };
     let Some(pool) = pool else {
         let next = AtomicUsize::new(range.start);
@@ -155,7 +104,7 @@ pub(crate) fn share(range: Range<usize>, threads: usize, work: impl Fn(Units<'_>
     };
     let work: *const (dyn Fn(Units<'_>) + Sync) = &work;
     let job = Arc::new(Job {
-        // SAFETY: only the lifetime changes, which a pointer does not rely on.
+        // SAFETY: only the lifetime changes, and a raw pointer does not depend on it.
         work: unsafe { std::mem::transmute::<*const (dyn Fn(Units<'_>) + Sync), *const Work>(work) },
         next: AtomicUsize::new(range.start),
         end: range.end,
@@ -176,47 +125,18 @@ pub(crate) fn share(range: Range<usize>, threads: usize, work: impl Fn(Units<'_>
     }
 }
 
-/// Does what `share` does with a team of OpenMP.
-fn share_lent(parallel: Parallel, range: Range<usize>, threads: usize, work: &(dyn Fn(Units<'_>) + Sync)) {
-    struct Shared<'a> {
-        work: &'a (dyn Fn(Units<'_>) + Sync),
-        next: AtomicUsize,
-        end: usize,
-        panic: Mutex<Option<Box<dyn Any + Send>>>,
-    }
-    /// # Safety
-    /// `data` must point to a `Shared`.
-    unsafe extern "C" fn member(data: *mut c_void) {
-        // SAFETY: the caller vouches for it.
-        let shared = unsafe { &*data.cast::<Shared<'_>>() };
-        let units = Units { next: &shared.next, end: shared.end };
-        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| (shared.work)(units)))
-            && let Ok(mut first) = shared.panic.lock()
-        {
-            first.get_or_insert(panic);
-        }
-    }
-    let shared = Shared { work, next: AtomicUsize::new(range.start), end: range.end, panic: Mutex::new(None) };
-    // SAFETY: the runtime returns when all threads of the team have, so `shared` outlives them; what they share is `Sync`
-    // or behind a lock.
-    unsafe { parallel(member, (&raw const shared).cast_mut().cast(), threads as c_uint, 0) };
-    if let Some(panic) = shared.panic.into_inner().ok().flatten() {
-        resume_unwind(panic);
-    }
-}
-
-/// Set in [`Job::inside`] when nobody may enter any more.
+/// Set in [`Job::inside`] once no more helpers may enter.
 const CLOSED: usize = 1 << (usize::BITS - 1);
 
 type Work = dyn Fn(Units<'_>) + Sync + 'static;
 
 /// One call of [`share`], as its helpers see it.
 struct Job {
-    /// Valid until the job is closed and everybody has left, which [`Closing`] waits for.
+    /// Valid until the job is closed and all helpers have left, which [`Closing`] waits for.
     work: *const Work,
     next: AtomicUsize,
     end: usize,
-    /// How many helpers are at work, and [`CLOSED`].
+    /// The number of helpers at work, plus [`CLOSED`] once it is set.
     inside: AtomicUsize,
     caller: Thread,
     panic: Mutex<Option<Box<dyn Any + Send>>>,
@@ -228,9 +148,10 @@ unsafe impl Send for Job {}
 unsafe impl Sync for Job {}
 
 impl Job {
-    /// Does units until there are none left. Only for those who are inside, and for the caller.
+    /// Works on units until none are left. Only for the caller, and for helpers that have entered.
     fn work(&self) {
-        // SAFETY: the caller has not returned, and waits for all who are inside; so `work` is valid.
+        // SAFETY: the caller has not returned, and waits for all helpers inside, so `work` is
+        // valid.
         let work = unsafe { &*self.work };
         work(Units { next: &self.next, end: self.end });
     }
@@ -251,12 +172,12 @@ impl Job {
     }
 }
 
-/// Closes a job when it goes out of scope, however that happens, and waits until its helpers have left.
+/// Closes a job on drop, even during a panic, and waits until its helpers have left.
 struct Closing<'a>(&'a Job);
 
 impl Drop for Closing<'_> {
     fn drop(&mut self) {
-        /// Helpers are at their last unit, so they will mostly leave within this many looks.
+        /// Helpers are on their last unit, so most leave within this many polls.
         const LOOKS: usize = 1 << 10;
         let mut looks = 0;
         self.0.inside.fetch_or(CLOSED, Ordering::Relaxed);
@@ -267,29 +188,30 @@ impl Drop for Closing<'_> {
     }
 }
 
-/// Bytes of stack of a helper: the largest kernels take less than a tenth.
+/// A helper's stack in bytes; the largest kernels use less than a tenth.
 const STACK: usize = 1 << 19;
-/// Bytes that there must be for each helper before it is started: its stack, and what the system and the standard library
-/// allocate for a new thread, which abort where they get none.
+/// Bytes that must be available per helper before it starts: its stack, and what the system and the
+/// standard library allocate for a new thread; they abort if that fails.
 const THREAD: usize = 2 * STACK;
 
-/// Whether this many bytes can be allocated at this moment.
+/// Whether this many bytes can be allocated right now.
 ///
-/// Allocations that cannot fail, in the standard library and in rayon, abort the process. A call that may be in want of
-/// memory asks for more than it needs first, and gives up where it can.
+/// Infallible allocations in the standard library and in rayon abort the process when memory runs
+/// out. So a call that might run out first tests for more than it needs, while it can still return
+/// an error.
 pub(crate) fn has_memory(bytes: usize) -> bool {
     Vec::<u8>::new().try_reserve_exact(bytes).is_ok()
 }
 
-/// The pool of one process, and how many threads it has.
+/// One process's pool and its number of threads.
 struct Process {
     id: u32,
     pool: Mutex<Option<(usize, Arc<ThreadPool>)>>,
 }
 
-/// The pool of this process with this many threads; `None` if they cannot be had.
+/// This process's pool of this many threads; `None` if they cannot be started.
 fn pool_of(threads: usize) -> Option<Arc<ThreadPool>> {
-    // The pool itself is left alone where there is none to be had, and tried again with the next call.
+    // If a new pool cannot be built, the old one stays, and the next call tries again.
     let mut pool = this_process().pool.lock().unwrap_or_else(PoisonError::into_inner);
     match &*pool {
         Some((size, pool)) if *size == threads => Some(Arc::clone(pool)),
@@ -307,14 +229,15 @@ fn pool_of(threads: usize) -> Option<Arc<ThreadPool>> {
     }
 }
 
-/// The entry of this process, made at first use. A child that was forked while its parent's lock was held would wait for
-/// it for ever, so it makes another; the parent's stays as it is, for its threads are not the child's to end.
+/// This process's entry, made on first use. A child forked while its parent held the lock would
+/// wait for it forever, so it makes its own entry. It leaves the parent's alone, because those
+/// threads are not the child's to end.
 fn this_process() -> &'static Process {
     static CURRENT: AtomicPtr<Process> = AtomicPtr::new(std::ptr::null_mut());
     let id = std::process::id();
     loop {
         let current = CURRENT.load(Ordering::Acquire);
-        // SAFETY: the pointer is null or that of an entry that was leaked below, so it lives for ever.
+        // SAFETY: the pointer is null or points to an entry leaked below, which lives forever.
         if let Some(process) = unsafe { current.as_ref() }
             && process.id == id
         {

@@ -1,4 +1,4 @@
-//! Masks and keys at work on slices: what there is without Python.
+//! Masks and keys on slices: the API without Python.
 
 use std::sync::atomic::AtomicU64;
 
@@ -13,7 +13,7 @@ use crate::stream::key::Key;
 use crate::walk::source::{MaskArray, Source};
 use crate::walk::{Axes, Axis};
 
-/// Asks nothing: calls on slices end by themselves.
+/// Calls on slices cannot be interrupted.
 const NEVER: Interrupt<'static> = &|| false;
 
 impl Mask {
@@ -29,8 +29,8 @@ impl Mask {
     /// ```
     ///
     /// # Errors
-    /// [`Error::Length`] if a slice has another size than the mask; [`Error::Scale`]; an error of the environment's
-    /// settings.
+    /// [`Error::Length`] if a slice's size is not the mask's; [`Error::Scale`]; an error in the
+    /// environment's settings.
     pub fn apply<T: Float>(&self, x: &[T], out: &mut [T], scale: Option<f64>) -> Result<(), Error> {
         self.check_length("x", x.len())?;
         self.check_length("out", out.len())?;
@@ -40,7 +40,7 @@ impl Mask {
         unsafe { self.run(&Source::keep_bits(self), operation, operands, NEVER) }
     }
 
-    /// As [`Mask::apply`], into the input.
+    /// As [`Mask::apply`], in place.
     ///
     /// # Errors
     /// As [`Mask::apply`].
@@ -53,8 +53,8 @@ impl Mask {
         unsafe { self.run(&Source::keep_bits(self), operation, operands, NEVER) }
     }
 
-    /// A fused operation: dropout combined with a residual, bias or activation in one pass. `inputs` are the x, a and b
-    /// of the formula, as many as it has.
+    /// A fused operation: dropout combined with a residual, bias or activation in one pass.
+    /// `inputs` are the formula's x, a and b, as many as it takes.
     ///
     /// ```
     /// use fastdrop::{Formula, Key, Kind, Mask};
@@ -68,8 +68,8 @@ impl Mask {
     /// ```
     ///
     /// # Errors
-    /// [`Error::Inputs`] for another number of inputs, or complex ones where the formula does not take them; otherwise
-    /// as [`Mask::apply`].
+    /// [`Error::Inputs`] for a wrong number of inputs, or complex ones that the formula does not
+    /// take; otherwise as [`Mask::apply`].
     pub fn fused<T: Float>(&self, formula: Formula, inputs: &[&[T]], out: &mut [T]) -> Result<(), Error> {
         let element = element_of::<T>();
         formula.check_inputs(inputs.len(), element)?;
@@ -86,11 +86,12 @@ impl Mask {
         unsafe { self.run(&Source::keep_bits(self), Operation::Formula(formula), operands, NEVER) }
     }
 
-    /// Gaussian dropout: `x * (1 + std * z)` with the standard normal numbers z of the mask's elements. Its p plays no
-    /// part; sqrt(p / (1 - p)) is the `std` of the noise that dropout with p makes.
+    /// Gaussian dropout: `x * (1 + std * z)` with the standard normal numbers z of the mask's
+    /// elements. The mask's p plays no part; dropout with p makes noise of `std` sqrt(p / (1 - p)).
     ///
     /// # Errors
-    /// [`Error::Length`] if a slice has another size than the mask; an error of the environment's settings.
+    /// [`Error::Length`] if a slice's size is not the mask's; an error in the environment's
+    /// settings.
     pub fn gaussian<T: Float>(&self, std: f64, x: &[T], out: &mut [T]) -> Result<(), Error> {
         self.check_length("x", x.len())?;
         self.check_length("out", out.len())?;
@@ -100,10 +101,11 @@ impl Mask {
         unsafe { self.run(&source, Operation::Noise { std }, operands, NEVER) }
     }
 
-    /// The mask itself, in C order: true is kept.
+    /// Writes the mask in C order; true means kept.
     ///
     /// # Errors
-    /// [`Error::Length`] if `out` has another size than the mask; an error of the environment's settings.
+    /// [`Error::Length`] if the size of `out` is not the mask's; an error in the environment's
+    /// settings.
     pub fn to_bools(&self, out: &mut [bool]) -> Result<(), Error> {
         self.check_length("out", out.len())?;
         let operands = Operands::new(Element::Bool, out.as_mut_ptr().cast(), &[]);
@@ -111,10 +113,12 @@ impl Mask {
         unsafe { self.run(&Source::keep_bits(self), Operation::Store, operands, NEVER) }
     }
 
-    /// The mask as packed bits in C order, eight to a byte, the first in the lowest bit; the last byte is filled with 0.
+    /// Writes the mask as packed bits in C order, eight to a byte, the first in the lowest bit. The
+    /// last byte is padded with zeros.
     ///
     /// # Errors
-    /// [`Error::Length`] if `bytes` is not a byte per eight elements, rounded up; an error of the environment's settings.
+    /// [`Error::Length`] unless `bytes` has one byte per eight elements, rounded up; an error in
+    /// the environment's settings.
     pub fn packbits(&self, bytes: &mut [u8]) -> Result<(), Error> {
         self.packbits_until(bytes, NEVER)
     }
@@ -133,7 +137,7 @@ impl Mask {
     /// How many elements are kept.
     ///
     /// # Errors
-    /// An error of the environment's settings.
+    /// An error in the environment's settings.
     pub fn count(&self) -> Result<u64, Error> {
         self.count_until(NEVER)
     }
@@ -163,8 +167,8 @@ impl Mask {
     /// Runs an operation on arrays of the mask's shape in C order.
     ///
     /// # Safety
-    /// The arrays of the operation must have as many elements as the mask, which nobody else touches meanwhile; the
-    /// output is one of the inputs, or overlaps none.
+    /// The operation's arrays must have as many elements as the mask, and nobody else may touch
+    /// them during the call. The output must be one of the inputs, or overlap none.
     unsafe fn run(
         &self,
         source: &Source,
@@ -184,11 +188,11 @@ impl Mask {
 }
 
 impl Key {
-    /// The uniforms of elements `first`, `first + 1`, ... of this key's stream: integers of 64 bits, of which a mask of
-    /// this key drops those below p 2^64.
+    /// The uniforms of elements `first`, `first + 1`, ... of this key's stream: 64-bit integers. A
+    /// mask of this key drops elements whose uniform is below p 2^64.
     ///
     /// # Errors
-    /// An error of the environment's settings.
+    /// An error in the environment's settings.
     pub fn uniforms(self, first: u64, out: &mut [u64]) -> Result<(), Error> {
         self.uniforms_until(first, out, NEVER)
     }
@@ -202,13 +206,13 @@ impl Key {
     /// [`Mask::gaussian`].
     ///
     /// # Errors
-    /// An error of the environment's settings.
+    /// An error in the environment's settings.
     pub fn normals(self, first: u64, out: &mut [f32]) -> Result<(), Error> {
         store(&Source::normals(self, first), Element::F32, out, NEVER)
     }
 }
 
-/// Stores values, which are such elements.
+/// Stores values of this element type.
 fn store<T>(source: &Source, element: Element, out: &mut [T], interrupt: Interrupt<'_>) -> Result<(), Error> {
     assert!(size_of::<T>() == element.size());
     let steps: Each<isize> = [size_of::<T>() as isize, 0, 0, 0];
@@ -218,7 +222,7 @@ fn store<T>(source: &Source, element: Element, out: &mut [T], interrupt: Interru
     unsafe { driver::run(source, Operation::Store, operands, &mut axes, interrupt) }
 }
 
-/// `kept ? x * scale : 0` with keep bits that are given and not drawn.
+/// `kept ? x * scale : 0` with given keep bits instead of drawn ones.
 ///
 /// ```
 /// let mut y = [0.0f32; 3];

@@ -1,4 +1,4 @@
-//! Masks at work on views of `ndarray`, in any memory layout.
+//! Masks on `ndarray` views, in any memory layout.
 
 use ndarray::{ArrayView, ArrayViewMut, Dimension};
 
@@ -12,7 +12,8 @@ use crate::walk::source::Source;
 use crate::walk::{Axes, Axis};
 
 impl Mask {
-    /// As [`Mask::apply`], for views of the mask's shape in any layout: the mask goes by logical index.
+    /// As [`Mask::apply`], for views of the mask's shape in any layout. Only the logical index
+    /// decides which elements are kept.
     ///
     /// ```
     /// use fastdrop::{Key, Mask};
@@ -27,7 +28,7 @@ impl Mask {
     /// ```
     ///
     /// # Errors
-    /// [`Error::Shape`] if a view has another shape than the mask; otherwise as [`Mask::apply`].
+    /// [`Error::Shape`] if a view's shape is not the mask's; otherwise as [`Mask::apply`].
     pub fn apply_view<T: Float, D: Dimension>(
         &self,
         x: ArrayView<'_, T, D>,
@@ -38,7 +39,7 @@ impl Mask {
         self.run_views(&Source::keep_bits(self), operation, &[x], out)
     }
 
-    /// As [`Mask::apply_view`], into the input.
+    /// As [`Mask::apply_view`], in place.
     ///
     /// # Errors
     /// As [`Mask::apply_view`].
@@ -59,7 +60,7 @@ impl Mask {
     /// As [`Mask::fused`], for views of the mask's shape in any layout.
     ///
     /// # Errors
-    /// [`Error::Shape`] if a view has another shape than the mask; otherwise as [`Mask::fused`].
+    /// [`Error::Shape`] if a view's shape is not the mask's; otherwise as [`Mask::fused`].
     pub fn fused_view<T: Float, D: Dimension>(
         &self,
         formula: Formula,
@@ -73,7 +74,7 @@ impl Mask {
     /// As [`Mask::gaussian`], for views of the mask's shape in any layout.
     ///
     /// # Errors
-    /// [`Error::Shape`] if a view has another shape than the mask; otherwise as [`Mask::gaussian`].
+    /// [`Error::Shape`] if a view's shape is not the mask's; otherwise as [`Mask::gaussian`].
     pub fn gaussian_view<T: Float, D: Dimension>(
         &self,
         std: f64,
@@ -102,7 +103,7 @@ impl Mask {
             .collect()
     }
 
-    /// Runs an operation on as many inputs as it has, which are checked here, as is the output.
+    /// Runs an operation on as many inputs as it takes, after checking all shapes.
     fn run_views<T: Float, D: Dimension>(
         &self,
         source: &Source,
@@ -122,8 +123,8 @@ impl Mask {
             strides[1 + which] = input.strides();
         }
         let operands = Operands::new(element_of::<T>(), first, &addresses);
-        // SAFETY: the views are borrowed and have the mask's shape; those of a mutable view share no memory with each
-        // other, nor with any other view.
+        // SAFETY: the views are borrowed and have the mask's shape; the elements of a mutable view
+        // share no memory with each other or with any other view.
         unsafe { driver::run(source, operation, operands, &mut self.axes::<T>(strides), &|| false) }
     }
 }

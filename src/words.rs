@@ -1,6 +1,6 @@
-//! Keep bits in words of 64: tricks of a few operations, each tested alone.
+//! Keep bits in 64-bit words: tricks of a few operations, each tested alone.
 
-/// The 64 bits from bit `position` of `words` on, which holds one word more than that needs.
+/// The 64 bits of `words` from bit `position` on. `words` must hold one word more than they need.
 #[inline(always)]
 pub(crate) fn word_at(words: &[u64], position: usize) -> u64 {
     let (word, shift) = (position / 64, position % 64);

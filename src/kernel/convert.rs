@@ -1,7 +1,9 @@
-//! Elements of any layout and byte order, in and out: the one path for whatever does not lie side by side.
+//! Reads and writes elements of any layout and byte order: the one path for arrays that are not
+//! contiguous.
 //!
-//! A word of elements at a time is brought into a small buffer, in this CPU's byte order; and, for what is computed and
-//! not only selected, widened into floats and rounded once on its way out. A complex number is two floats.
+//! Elements are copied a word at a time into a small buffer, in this CPU's byte order. If they are
+//! computed with, and not only selected, they are widened to floats and rounded once on the way
+//! out. A complex number is two floats.
 
 use half::slice::HalfFloatSliceExt;
 
@@ -61,7 +63,7 @@ impl Buffer {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Layout {
     pub(crate) element: Element,
-    /// In the other byte order than this CPU's.
+    /// Whether the byte order differs from this CPU's.
     pub(crate) swapped: bool,
     /// From one element to the next, in bytes.
     pub(crate) step: isize,
@@ -103,7 +105,8 @@ impl Layout {
     /// Reads `to.len()` floats: a word of elements at most.
     ///
     /// # Safety
-    /// The elements must be readable from `src` on, and R be the float that they are computed in.
+    /// The elements must be readable from `src` on, and R must be the float that they are computed
+    /// in.
     pub(crate) unsafe fn load<R: Real>(self, src: *const u8, to: &mut [R]) {
         let len = to.len() / self.element.parts();
         let mut buffer = Buffer::new();
@@ -116,7 +119,8 @@ impl Layout {
     /// Writes `from`: a word of elements at most.
     ///
     /// # Safety
-    /// The elements must be writeable from `dst` on, and R be the float that they are computed in.
+    /// The elements must be writeable from `dst` on, and R must be the float that they are computed
+    /// in.
     pub(crate) unsafe fn store<R: Real>(self, from: &[R], dst: *mut u8) {
         let len = from.len() / self.element.parts();
         let mut buffer = Buffer::new();
@@ -127,7 +131,7 @@ impl Layout {
     }
 }
 
-/// Copies `len` elements of `size` bytes between two strides.
+/// Copies `len` elements of `size` bytes from one stride to another.
 ///
 /// # Safety
 /// The elements must be readable and writeable, and must not overlap.

@@ -1,4 +1,4 @@
-//! What kernels know of each element type, in one place.
+//! Everything that kernels know about each element type.
 
 use half::{bf16, f16};
 
@@ -6,7 +6,7 @@ use super::convert::Real;
 use crate::simd::{Simd, WORD};
 use crate::words::{to_bytes, twice};
 
-/// Evaluates `$body` with `$type` as the [`Stored`] of an element.
+/// Evaluates `$body` with `$type` as the [`Stored`] type of an element.
 macro_rules! with_element {
     ($element:expr, $type:ident => $body:expr) => {{
         use $crate::kernel::element::{BHalf, Byte, Double, Half, Pair, Single};
@@ -32,7 +32,8 @@ macro_rules! with_element {
 }
 pub(super) use with_element;
 
-/// An element type: how a word of it is selected, and how it becomes the floats that it is computed in.
+/// An element type: how a word of elements is selected, and how they are converted to and from the
+/// floats that they are computed in.
 pub(super) trait Stored {
     const SIZE: usize;
     const READS: bool = true;
@@ -44,21 +45,23 @@ pub(super) trait Stored {
     /// As for [`Simd`]'s methods on elements.
     unsafe fn select<S: Simd, const STREAM: bool>(simd: S, keep: u64, src: *const u8, dst: *mut u8, scale: f64);
 
-    /// Reads `to.len()` floats from elements that lie side by side.
+    /// Reads `to.len()` floats from contiguous elements.
     ///
     /// # Safety
-    /// The elements must be readable at `from`, which is aligned for them, and R be the float that they are computed in.
+    /// The elements must be readable at `from` and aligned, and R must be the float that they are
+    /// computed in.
     unsafe fn widen<R: Real>(from: *const u8, to: &mut [R]) {
-        // SAFETY: the parts of the elements are such floats, for whose bytes the caller vouches.
+        // SAFETY: the elements' parts are such floats, and the caller vouches for their bytes.
         unsafe { to.as_mut_ptr().copy_from_nonoverlapping(from.cast(), to.len()) };
     }
 
-    /// Writes `from` as elements that lie side by side, rounded once.
+    /// Writes `from` as contiguous elements, rounded once.
     ///
     /// # Safety
-    /// The elements must be writeable at `to`, which is aligned for them, and R be the float that they are computed in.
+    /// The elements must be writeable at `to` and aligned, and R must be the float that they are
+    /// computed in.
     unsafe fn narrow<R: Real>(from: &[R], to: *mut u8) {
-        // SAFETY: the parts of the elements are such floats, for whose bytes the caller vouches.
+        // SAFETY: the elements' parts are such floats, and the caller vouches for their bytes.
         unsafe { to.cast::<R>().copy_from_nonoverlapping(from.as_ptr(), from.len()) };
     }
 }
@@ -83,11 +86,11 @@ macro_rules! select {
             }
             $(
                 unsafe fn widen<R: Real>(from: *const u8, to: &mut [R]) {
-                    // SAFETY: the caller vouches for as many elements, and any bits are such.
+                    // SAFETY: the caller vouches for that many elements, and any bits are valid.
                     R::from_halves(unsafe { std::slice::from_raw_parts(from.cast::<$half>(), to.len()) }, to);
                 }
                 unsafe fn narrow<R: Real>(from: &[R], to: *mut u8) {
-                    // SAFETY: the caller vouches for as many elements, and any bits are such.
+                    // SAFETY: the caller vouches for that many elements, and any bits are valid.
                     R::to_halves(from, unsafe { std::slice::from_raw_parts_mut(to.cast::<$half>(), from.len()) });
                 }
             )?
@@ -120,7 +123,7 @@ impl<T: Stored> Stored for Pair<T> {
     }
 }
 
-/// The bits as bytes.
+/// The keep bits themselves, as bytes.
 pub(super) struct Byte;
 
 impl Stored for Byte {

@@ -1,9 +1,9 @@
 //! The Gaussian error linear unit x Phi(x) and its slope (Hendrycks and Gimpel, arXiv:1606.08415, 2016), exact or with
 //! the paper's approximation by tanh.
 //!
-//! Made of additions, multiplications, divisions and operations on bits, for both precisions once, so that the
-//! compiler can put it into the lanes of any level, with the same result. No branches; infinities and NaN come out as
-//! the formulas say.
+//! Written once for both precisions, with additions, multiplications, divisions and bit operations,
+//! so that the compiler can vectorise it at any level with the same result. No branches; infinities
+//! and NaN come out as the formulas say.
 
 #![allow(clippy::excessive_precision, reason = "coefficients as they were fitted")]
 
@@ -20,15 +20,15 @@ pub(crate) trait Arithmetic:
     + Neg<Output = Self>
     + 'static
 {
-    /// Coefficients of 2^x for x in [-1/2, 1/2], the constant one being 1.
+    /// Coefficients of 2^x for x in [-1/2, 1/2], with a constant term of 1.
     const POWER: &'static [Self];
     /// Coefficients in t - 1/8 of Q(z) e^(z^2 / 2) / t, where Q(z) is the probability that a standard normal number is above
     /// z >= 0, and t = 1 / (z + 17/4).
     const TAIL: &'static [Self];
     fn from_f64(x: f64) -> Self;
     fn from_f32(x: f32) -> Self;
-    /// 2^x; infinity from the first power that is out of range on. Below the smallest normal number it falls to 0 twice as
-    /// fast, so that no subnormal numbers need be made.
+    /// 2^x, and infinity above the range. Below the smallest normal number it falls to 0 twice as
+    /// fast, so that subnormal numbers need no special treatment.
     fn exp2(self) -> Self;
 }
 
@@ -54,7 +54,7 @@ macro_rules! arithmetic {
                 const LOW: $float = 1.0 - HIGH;
                 // Added to a small number, this leaves the nearest integer in the lowest bits.
                 const ROUNDER: $float = (3 as $bits << (DIGITS - 1)) as $float;
-                // Comparisons rather than min and max, so that NaN stays.
+                // Comparisons rather than min and max, so that NaN propagates.
                 let x = if self < LOW { LOW } else { self };
                 let x = if x > HIGH { HIGH } else { x };
                 let rounded = x + ROUNDER;
@@ -72,7 +72,7 @@ const fn even<T>(coefficients: &[T]) -> &[T] {
     coefficients
 }
 
-/// (c0 + x c1) + x^2 ((c2 + x c3) + x^2 (...)), whose operations wait less for each other than Horner's.
+/// (c0 + x c1) + x^2 ((c2 + x c3) + x^2 (...)), with shorter dependency chains than Horner's.
 #[inline(always)]
 fn polynomial<R: Arithmetic>(x: R, c: &[R]) -> R {
     let square = x * x;
@@ -80,16 +80,17 @@ fn polynomial<R: Arithmetic>(x: R, c: &[R]) -> R {
     pairs.reduce(|sum, pair| pair + square * sum).unwrap_or(x)
 }
 
-// Single precision: minimax fits by linear programming over Chebyshev points, relative to the functions; coefficients
-// rounded from the lowest power on, the others fitted again after each. They are good to 1e-7 and 1.3e-7. 33.35 is
-// one unit further up, so that Q(0) comes out as 1/2.
+// Single precision: minimax fits of the relative error by linear programming over Chebyshev points.
+// Coefficients were rounded from the lowest power up, and the others refitted after each. They are
+// accurate to 1e-7 and 1.3e-7. 33.35 is raised by one ulp, so that Q(0) comes out as 1/2.
 arithmetic!(
     f32,
     u32,
     [1.0, 0.693_147_000_37, 0.240_222_468_97, 0.055_507_108_57, 0.009_671_291_34, 0.001_326_952_13],
     [0.800_313_771, 5.780_652_52, 33.351_627, 148.983_963, 476.714_294, 835.309_082, -738.349_182, -6_767.805_18]
 );
-// Double precision: interpolation at Chebyshev points, to 50 digits. They are good to 2e-17 and 1.4e-16.
+// Double precision: interpolation at Chebyshev points, to 50 digits. They are accurate to 2e-17 and
+// 1.4e-16.
 arithmetic!(
     f64,
     u64,
@@ -171,7 +172,7 @@ pub(crate) fn gelu<R: Arithmetic, const TANH: bool>(x: R) -> R {
 /// The derivative of [`gelu`].
 #[inline(always)]
 pub(crate) fn slope<R: Arithmetic, const TANH: bool>(x: R) -> R {
-    // Beyond this it is 0 or 1 in either precision, and products would be infinity times 0.
+    // Beyond this the slope is 0 or 1 in either precision, and products would be infinity times 0.
     let far = R::from_f64(50.0);
     let x = if x > far { far } else { x };
     let x = if x < -far { -far } else { x };
@@ -181,7 +182,8 @@ pub(crate) fn slope<R: Arithmetic, const TANH: bool>(x: R) -> R {
         let inner = x * (R::from_f64(TWO_ROOT) + R::from_f64(3.0 * TWO_ROOT * CUBIC) * (x * x));
         s * (one + inner * (one - s))
     } else {
-        // Phi(x) + x times the normal density, 1 / sqrt(2 pi) e^(-x^2 / 2): for a negative x; one less that for -x.
+        // Phi(x) + x times the normal density, 1 / sqrt(2 pi) e^(-x^2 / 2), for a negative x;
+        // otherwise 1 minus that of -x.
         let [bell, ratio] = tail(x);
         let z = if x < zero { -x } else { x };
         let below = bell * (ratio - z * R::from_f64(0.398_942_280_401_432_7));
@@ -202,7 +204,7 @@ mod tests {
         (3.0, 0.998_650_101_968_369_9),
     ];
 
-    /// The rounding of x^2 / 2 is an error of the result, 18 units at x = -6.
+    /// Rounding x^2 / 2 causes an error in the result, 18 units at x = -6.
     #[test]
     fn phi_is_that_of_tables() {
         for (x, expected) in PHI {

@@ -1,4 +1,4 @@
-//! What becomes of elements: a run of them along an axis at a time, with what was drawn for it.
+//! What a call does to its elements: one run along an axis at a time, with the values drawn for it.
 
 pub(crate) mod convert;
 mod element;
@@ -14,31 +14,31 @@ use crate::walk::Place;
 use crate::walk::source::Drawn;
 use crate::words;
 
-/// How far ahead of its use memory is prefetched, where it comes from beyond the caches, in bytes.
+/// Prefetch distance, in bytes, for reads from beyond the caches.
 pub(crate) const PREFETCH_BYTES: isize = 4096;
-/// How far ahead of being written the output is fetched, in bytes. It hides most of what the parts of a line cost that
-/// two vectors share: NumPy's arrays begin 16 bytes behind a line.
+/// Prefetch distance, in bytes, for writes to the output. It hides most of the cost of lines that
+/// two vectors share: NumPy's arrays start 16 bytes after a line.
 pub(crate) const WRITE_AHEAD: usize = 512;
-/// Streamed writes start at multiples of this.
+/// Streaming stores start at multiples of this.
 pub(crate) const LINE: usize = 64;
 
 /// How kernels use the CPU and its memory.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Memory {
     pub(crate) level: Level,
-    /// Write past the caches; a fence must follow.
+    /// Write with streaming stores; a fence must follow.
     pub(crate) stream: bool,
-    /// Where to find, from an input's element on, what will be read some time later: in bytes.
+    /// Offset in bytes from an input's element to the one to prefetch.
     pub(crate) ahead: Each<isize>,
 }
 
-/// Elements at equal distances.
+/// Equally spaced elements.
 #[derive(Clone, Copy)]
 pub(crate) struct Run<'a> {
     pub(crate) operands: &'a Operands,
-    /// Of the first one.
+    /// Of the first element.
     pub(crate) place: Place,
-    /// From one to the next, for each array.
+    /// From one element to the next, for each array.
     pub(crate) steps: Each<isize>,
     pub(crate) len: usize,
 }
@@ -59,7 +59,8 @@ impl Run<'_> {
         }
     }
 
-    /// Whether elements of `size` bytes lie side by side in this CPU's byte order, in the output and `inputs` inputs.
+    /// Whether the output and `inputs` inputs hold contiguous elements of `size` bytes in this
+    /// CPU's byte order.
     fn is_contiguous(&self, size: usize, inputs: usize) -> bool {
         let arrays = 1 + inputs;
         self.steps[..arrays].iter().all(|step| *step == size as isize)
@@ -67,20 +68,21 @@ impl Run<'_> {
     }
 }
 
-/// What becomes of the elements of a call.
+/// What a call does to its elements.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Operation<'a> {
-    /// `kept ? x * scale : 0`; the factor is finite, and rounded once to the precision that the element is computed in.
+    /// `kept ? x * scale : 0`. The scale is finite, and is rounded once to the precision of the
+    /// computation.
     Select { scale: f64 },
     /// A formula of the table in [`op`].
     Formula(op::Formula),
-    /// `x * (1 + std * z)` with the normals z that are drawn, in the precision that the element is computed in.
+    /// `x * (1 + std * z)` with drawn normals z, in the precision of the computation.
     Noise { std: f64 },
-    /// What is drawn: keep bits as bytes; normals or uniforms into an array without gaps.
+    /// Stores the drawn values: keep bits as bytes, normals or uniforms in a contiguous array.
     Store,
-    /// Keep bits as bits; offsets of the output are counted in them. Runs must come in the order of the output.
+    /// Stores keep bits as bits, with output offsets in bits. Runs must come in output order.
     Pack,
-    /// Adds up how many elements are kept.
+    /// Counts the kept elements.
     Count(&'a AtomicU64),
 }
 
@@ -94,7 +96,7 @@ impl Operation<'_> {
         }
     }
 
-    /// Whether elements are written past the caches where the output is large.
+    /// Whether a large output is written with streaming stores.
     pub(crate) fn streams(&self) -> bool {
         matches!(self, Self::Select { .. } | Self::Formula(_))
     }
@@ -107,8 +109,8 @@ impl Operation<'_> {
     /// Handles a run.
     ///
     /// # Safety
-    /// The run's elements must be readable and writeable, by this thread alone. Those of an input are those of the
-    /// output, or do not overlap them.
+    /// The run's elements must be readable and writeable, by this thread alone. An input's elements
+    /// must be those of the output, or not overlap them.
     #[inline]
     pub(crate) unsafe fn run(&self, memory: &Memory, drawn: Drawn<'_>, run: &Run<'_>) {
         // SAFETY: the obligations are the same.
@@ -170,7 +172,7 @@ unsafe fn pack(words: &[u64], offset: usize, run: &Run<'_>) {
         std::slice::from_raw_parts_mut(begin, (first % 8 + run.len).div_ceil(8))
     };
     let mut at = first % 8;
-    // Whole words first, if they begin at words and bytes.
+    // Whole words first, if the source starts at a word and the output at a byte.
     let whole = if offset.is_multiple_of(64) && at == 0 { run.len / 64 } else { 0 };
     for (bytes, word) in bytes.as_chunks_mut::<8>().0.iter_mut().zip(&words[offset / 64..]).take(whole) {
         *bytes = word.to_le_bytes();

@@ -1,7 +1,8 @@
-//! Operations that go with dropout in one pass over memory, and those in which a dropped element does not become zero.
+//! Operations fused with dropout in one pass over memory, and those in which a dropped element does
+//! not become zero.
 //!
-//! The table of [`Kind`] is the definition of all of them. As in `select`, a word of keep bits is the unit; elements that
-//! are not floats side by side go through `convert`.
+//! The table of [`Kind`] defines them all. As in `select`, the unit is a word of keep bits;
+//! elements that are not contiguous floats go through `convert`.
 
 use super::convert::Real;
 use super::gelu::{Arithmetic, gelu, slope};
@@ -11,18 +12,19 @@ use crate::operand::{Element, INPUTS};
 use crate::simd::{Kernel, LANES, Simd, WORD};
 use crate::words::{twice, word_at};
 
-/// Runs of this many elements are streamed, wherever they begin.
+/// Runs of this many elements are streamed even if they do not fill whole lines.
 const STREAMED_LEN: usize = 2048;
-/// Elements that are computed at a time.
+/// Elements computed at a time.
 const COMPUTED: usize = 16;
 
-/// Makes the table: a type for each formula, so that each is compiled by itself, and [`Kind`], which names them.
+/// Makes the table: a type for each formula, so that each is compiled separately, and [`Kind`],
+/// which names them.
 macro_rules! formulas {
     (
         |$x:ident, $a:ident, $b:ident, $scale:ident, $shift:ident, $fill:ident, $zero:ident|
         $($(#[$doc:meta])* $name:ident, $text:literal, [$($input:literal),+], $complex:literal, $kept:expr, $dropped:expr;)+
     ) => {
-        /// What is computed of the inputs x, a and b.
+        /// What is computed from the inputs x, a and b.
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
         pub enum Kind {
             $($(#[$doc])* $name,)+
@@ -48,7 +50,7 @@ macro_rules! formulas {
                 }
             }
 
-            /// Whether complex numbers, taken as two real ones, come out right.
+            /// Whether it is right for complex numbers, treated as pairs of real ones.
             #[must_use]
             pub const fn takes_complex(self) -> bool {
                 match self {
@@ -86,9 +88,10 @@ macro_rules! formulas {
     };
 }
 
-// The name, the name in Python, what the inputs x, a and b are called there, whether complex numbers come out right, and
-// what kept and dropped elements become. A gradient stands below its function: x is then the gradient that arrives, a the
-// function's input. Where something is compared with 0, NaN is not at most 0, and stays.
+// The name, the name in Python, the names of x, a and b there, whether it is right for complex
+// numbers, and what kept and dropped elements become. A gradient follows its function: its x is the
+// incoming gradient, its a the function's input. NaN passes the comparisons with 0, because it is
+// not <= 0.
 formulas! {
     |x, a, b, scale, shift, fill, zero|
     /// `kept ? x * scale + shift : fill`
@@ -124,7 +127,8 @@ impl Kind {
         self.input_names().len()
     }
 
-    /// What the gradient with respect to x is computed by; none where it is `kept ? dy * scale : 0`.
+    /// The kind that computes the gradient with respect to x; `None` if that is
+    /// `kept ? dy * scale : 0`.
     #[must_use]
     pub const fn gradient(self) -> Option<Self> {
         match self {
@@ -144,21 +148,21 @@ trait Compute {
     fn value<R: Arithmetic>(keep: bool, inputs: [R; INPUTS], numbers: [R; 3]) -> R;
 }
 
-/// A kind and its numbers, which are rounded once to the precision that elements are computed in.
+/// A kind and its parameters, which are rounded once to the precision of the computation.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Formula {
     /// What is computed.
     pub kind: Kind,
-    /// The number `scale` of its formula.
+    /// `scale` in its formula.
     pub scale: f64,
-    /// The number `shift` of its formula.
+    /// `shift` in its formula.
     pub shift: f64,
-    /// The number `fill` of its formula.
+    /// `fill` in its formula.
     pub fill: f64,
 }
 
 impl Formula {
-    /// Checks that it takes this many inputs of this kind.
+    /// Checks that it takes this many inputs of this element type.
     pub(crate) fn check_inputs(&self, count: usize, element: Element) -> Result<(), Error> {
         if count == self.kind.inputs() && (element.parts() == 1 || self.kind.takes_complex()) {
             return Ok(());
@@ -166,7 +170,8 @@ impl Formula {
         Err(Error::Inputs(self.kind.name(), self.kind.inputs()))
     }
 
-    /// Handles one run with the keep bits from bit `offset` of `words` on, which must have a word to spare.
+    /// Handles one run with the keep bits of `words` from bit `offset` on. `words` must have a
+    /// spare word.
     ///
     /// # Safety
     /// As for [`super::Operation::run`].
@@ -183,14 +188,14 @@ impl Formula {
     }
 
     /// # Safety
-    /// As for [`Formula::run`]; R must be what the elements are computed in.
+    /// As for [`Formula::run`]; R must be the float that the elements are computed in.
     unsafe fn run_in<R: Real>(self, memory: &Memory, words: &[u64], offset: usize, run: &Run<'_>) {
         let len = run.len;
         let inputs = self.kind.inputs();
         let size = size_of::<R>();
         if run.operands.element.size() == size && run.is_contiguous(size, inputs) {
             let dst = run.address(0);
-            // Lines that are written in parts are better left to the cache: at the ends of short runs.
+            // Partly written lines, at the ends of short runs, are better left to the cache.
             let lines = dst.addr().is_multiple_of(LINE) && (len * size).is_multiple_of(LINE);
             let streams = memory.stream && dst.cast::<R>().is_aligned() && (lines || len >= STREAMED_LEN);
             let ahead = streams.then(|| [memory.ahead[1], memory.ahead[2], memory.ahead[3]]);
@@ -220,13 +225,13 @@ impl Formula {
     }
 }
 
-/// `1 + std * z`, in the precision that elements are computed in.
+/// `1 + std * z`, in the precision of the computation.
 #[inline(always)]
 fn factor<R: Real>(std: R, normal: f32) -> R {
     R::from_f64(1.0) + std * R::from_f32(normal)
 }
 
-/// The same as a double, for elements that share it.
+/// The same as a double, for elements that share one normal.
 pub(super) fn noise_factor(std: f64, normal: f32, element: Element) -> f64 {
     if element.is_double() { factor(std, normal) } else { f64::from(factor(std as f32, normal)) }
 }
@@ -248,7 +253,7 @@ pub(super) unsafe fn noise(memory: &Memory, std: f64, normals: &[f32], run: &Run
 }
 
 /// # Safety
-/// As for [`noise`]; R must be what the elements are computed in.
+/// As for [`noise`]; R must be the float that the elements are computed in.
 unsafe fn noise_in<R: Real>(memory: &Memory, std: f64, normals: &[f32], run: &Run<'_>) {
     let parts = run.operands.element.parts();
     let size = size_of::<R>();
@@ -263,13 +268,14 @@ unsafe fn noise_in<R: Real>(memory: &Memory, std: f64, normals: &[f32], run: &Ru
         let x = &mut x[..normals.len() * parts];
         let mut normals = normals;
         if parts == 2 {
-            // Both parts of a complex number share theirs.
+            // Both parts of a complex number share one normal.
             for (pair, normal) in twice.as_chunks_mut::<2>().0.iter_mut().zip(normals) {
                 *pair = [*normal; 2];
             }
             normals = &twice[..x.len()];
         }
-        // SAFETY: `at` and the normals behind it are the run's, and the caller vouches for its elements.
+        // SAFETY: the normals from `at` on belong to the run, and the caller vouches for its
+        // elements.
         unsafe {
             run.layout(1).load(place(1), x);
             let dst = x.as_mut_ptr();
@@ -279,7 +285,8 @@ unsafe fn noise_in<R: Real>(memory: &Memory, std: f64, normals: &[f32], run: &Ru
     }
 }
 
-/// Elements that lie side by side, with the normals that go with them. Only [`noise_in`] makes one, of a run's.
+/// Contiguous elements and their normals. Only [`noise_in`] makes one, from a run's elements or its
+/// own buffer.
 struct Multiply<'a, R> {
     std: f64,
     normals: &'a [f32],
@@ -315,11 +322,11 @@ impl<R: Real> Kernel for Multiply<'_, R> {
     }
 }
 
-/// Floats that lie side by side. Only [`Formula::run_in`] makes one, of a run's elements or its own buffers; inputs that
-/// the formula does not have are not read.
+/// Contiguous floats. Only [`Formula::run_in`] makes one, from a run's elements or its own buffers;
+/// inputs that the formula does not take are not read.
 struct Contiguous<'a, R> {
     formula: Formula,
-    /// Whether to write past the caches, and then how far ahead of its use each input is prefetched, in bytes.
+    /// With streaming stores, how far ahead to prefetch each input, in bytes; `None` without them.
     ahead: Option<[isize; INPUTS]>,
     inputs: [*const R; INPUTS],
     dst: *mut R,
@@ -359,8 +366,8 @@ impl<R: Real> Contiguous<'_, R> {
         let mut at = start;
         while at < end {
             let keep = word_at(words, offset + at);
-            // SAFETY: whoever made this vouches for `len` floats of each input in use and of the output; `at` is before
-            // the end by as much as is computed.
+            // SAFETY: whoever made this vouches for `len` floats of each input in use and of the
+            // output; at least as many as are computed are left from `at` on.
             at += unsafe {
                 if end - at >= WORD {
                     for line in (0..WORD).step_by(COMPUTED) {
@@ -383,7 +390,7 @@ impl<R: Real> Contiguous<'_, R> {
     /// [`COMPUTED`] elements from `at` on.
     ///
     /// # Safety
-    /// There must be as many; if they are streamed, `at` must be where a streamed line can begin.
+    /// There must be that many; if they are streamed, `at` must be where a streamed line can start.
     #[inline(always)]
     unsafe fn line<S: Simd, C: Compute, const STREAM: bool>(
         &self,

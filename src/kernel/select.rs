@@ -1,7 +1,7 @@
 //! Applying keep bits to elements: `kept ? x * scale : 0`.
 //!
-//! A word of 64 elements is the unit of all kernels. What a level does with one word is in `simd`; here is what
-//! is the same everywhere: element types, heads and tails. No bits are drawn here.
+//! All kernels work on words of 64 elements. `simd` defines what a level does with one word; this
+//! file has what all levels share: element types, heads and tails. No bits are drawn here.
 
 use super::convert::Buffer;
 use super::element::{Stored, with_element};
@@ -10,13 +10,14 @@ use crate::operand::Element;
 use crate::simd::{Kernel, Simd, WORD};
 use crate::words::word_at;
 
-/// Past the caches, this many pages are worked on in turns, a word of each at a time. A CPU fetches ahead within a page,
-/// so more of the memory is busy than if they came one after the other.
+/// With streaming stores, this many pages are worked on in turn, one word of each at a time. A CPU
+/// prefetches within a page, so this keeps more of the memory busy than one page after another.
 const PAGES: usize = 4;
-/// Bytes of a page, the smallest that there are.
+/// Bytes in a page of the smallest size.
 const PAGE: usize = 4096;
 
-/// Handles one run with the keep bits from bit `offset` of `words` on, which must have a word to spare.
+/// Handles one run with the keep bits of `words` from bit `offset` on. `words` must have a spare
+/// word.
 ///
 /// # Safety
 /// As for [`super::Operation::run`].
@@ -52,7 +53,7 @@ pub(super) unsafe fn run(memory: &Memory, scale: f64, words: &[u64], offset: usi
     }
 }
 
-/// A run that is dropped whole: zeros, without reading the input.
+/// Zeroes a run whose elements are all dropped, without reading the input.
 ///
 /// # Safety
 /// As for [`super::Operation::run`].
@@ -74,7 +75,7 @@ pub(super) unsafe fn zero(memory: &Memory, run: &Run<'_>) {
     }
 }
 
-/// Bytes to set to zero past the caches. Only [`zero`] makes one, of a run's elements.
+/// Bytes to zero with streaming stores. Only [`zero`] makes one, from a run's elements.
 struct Zeros {
     dst: *mut u8,
     bytes: usize,
@@ -88,7 +89,8 @@ impl Kernel for Zeros {
         let Self { dst, bytes } = self;
         let head = (dst.addr().wrapping_neg() % LINE).min(bytes);
         let tail = (bytes - head) % LINE;
-        // SAFETY: whoever made this vouches for the bytes; the lines begin at multiples of LINE and end in the run.
+        // SAFETY: whoever made this vouches for the bytes; lines start at multiples of LINE and end
+        // within the run.
         unsafe {
             dst.write_bytes(0, head);
             for at in (head..bytes - tail).step_by(LINE) {
@@ -99,8 +101,8 @@ impl Kernel for Zeros {
     }
 }
 
-/// Elements that lie side by side. Only [`run`] makes one, of a run's elements or its own buffer; `src` is not read where
-/// the element is a keep bit itself.
+/// Contiguous elements. Only [`run`] makes one, from a run's elements or its own buffer; `src` is
+/// not read if the elements are the keep bits themselves.
 struct Contiguous<'a> {
     element: Element,
     scale: f64,
@@ -171,7 +173,8 @@ impl Contiguous<'_> {
                 let end = done + ((whole - done) / page).min(PAGES) * page;
                 for first in done..done + page {
                     for index in (first..end).step_by(page) {
-                        // SAFETY: `WORD` elements are left; they are aligned by the head, a word being whole lines.
+                        // SAFETY: `WORD` elements are left; the head aligned them, because a word
+                        // is whole lines.
                         unsafe { self.word::<S, T, STREAM>(simd, at + index * WORD) };
                     }
                 }
@@ -187,7 +190,8 @@ impl Contiguous<'_> {
                     simd.prefetch_write(dst.wrapping_add(at * T::SIZE + line + WRITE_AHEAD));
                 }
             }
-            // SAFETY: `WORD` elements are left; they are aligned by the head, a word being whole lines.
+            // SAFETY: `WORD` elements are left; the head aligned them, because a word is whole
+            // lines.
             unsafe { self.word::<S, T, STREAM>(simd, at) };
         }
         at += whole * WORD;
@@ -201,7 +205,7 @@ impl Contiguous<'_> {
     }
 }
 
-/// Fewer elements than a word, by way of a whole word beside them.
+/// Handles fewer elements than a word, staged in a whole word.
 ///
 /// # Safety
 /// `len <= WORD` elements must be readable at `src` and writeable at `dst`.

@@ -1,7 +1,8 @@
-//! Errors to Python, and the way out of the interpreter.
+//! Maps errors to Python's, and releases the interpreter.
 //!
-//! The core calls no Python code: what a user passes becomes exact types in the Python layer. A thread that waits for the
-//! interpreter while that ends is stopped there, and Rust cannot be unwound by that.
+//! The core calls no Python code: the Python layer turns what a user passes into exact types. While
+//! the interpreter shuts down, a thread that waits for it is terminated on the spot, and that must
+//! not unwind through Rust.
 
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -26,8 +27,8 @@ impl From<Error> for PyErr {
     }
 }
 
-/// Calls `work` without holding the interpreter if there is `much` to do. It can be interrupted by signals, and a
-/// panic in it becomes an exception.
+/// Calls `work`, and releases the interpreter if there is `much` to do. Signals can interrupt it,
+/// and a panic in it becomes an exception.
 pub(super) fn detached<T: Send>(
     py: Python<'_>,
     much: bool,

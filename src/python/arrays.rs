@@ -1,4 +1,4 @@
-//! NumPy arrays as the driver needs them: element types, strides, overlap, new ones.
+//! NumPy arrays as the driver needs them: element types, strides, overlap, allocation.
 
 use std::sync::atomic::{AtomicI32, Ordering};
 
@@ -18,7 +18,7 @@ pub(super) type Steps = SmallVec<[isize; 6]>;
 
 /// The element type of a dtype that fastdrop works on.
 pub(super) fn element(dtype: &Bound<'_, PyArrayDescr>) -> Option<Element> {
-    /// Type number that ml_dtypes has registered for bfloat16; 0 while it was not met.
+    /// Type number that ml_dtypes registered for bfloat16; 0 until first seen.
     static BFLOAT16: AtomicI32 = AtomicI32::new(0);
     const FIRST_USER_TYPE: i32 = 256;
     match dtype.num() {
@@ -45,7 +45,7 @@ pub(super) fn works_on(array: &Bound<'_, PyUntypedArray>) -> bool {
     element(&dtype(array)).is_some()
 }
 
-/// A dtype as error messages show it: its name, or with its byte order where that is not this CPU's.
+/// A dtype as error messages show it: its name, or its code if its byte order is not this CPU's.
 pub(super) fn dtype_name(dtype: &Bound<'_, PyArrayDescr>) -> String {
     let (kind, size) = (dtype.kind(), dtype.itemsize());
     match kind {
@@ -66,7 +66,7 @@ pub(super) fn swapped(dtype: &Bound<'_, PyArrayDescr>) -> bool {
     dtype.is_native_byteorder() == Some(false)
 }
 
-/// The dtype of an array, without a reference of its own, which would cost two calls.
+/// The dtype of an array, borrowed, because owning a reference would cost two calls.
 pub(super) fn dtype<'a, 'py>(array: &'a Bound<'py, PyUntypedArray>) -> Borrowed<'a, 'py, PyArrayDescr> {
     // SAFETY: the array is alive, so its struct can be read, and it keeps its dtype while it is borrowed: nothing here
     // sets another.
@@ -85,7 +85,7 @@ pub(super) fn empty<'py>(
     dtype: &Bound<'py, PyArrayDescr>,
 ) -> PyResult<Bound<'py, PyUntypedArray>> {
     let mut shape: Steps = shape.iter().map(|len| *len as isize).collect();
-    // SAFETY: the call takes its own reference of the dtype, and copies the shape.
+    // SAFETY: the call consumes a dtype reference of its own, and copies the shape.
     unsafe {
         let array = PY_ARRAY_API.PyArray_NewFromDescr(
             py,
@@ -102,14 +102,14 @@ pub(super) fn empty<'py>(
     }
 }
 
-/// A new array in C order, of zeros: large ones get their memory when they are written.
+/// A new array of zeros in C order. Large ones get their memory on first write.
 pub(super) fn zeros<'py>(
     py: Python<'py>,
     shape: &[usize],
     dtype: &Bound<'py, PyArrayDescr>,
 ) -> PyResult<Bound<'py, PyUntypedArray>> {
     let mut shape: Steps = shape.iter().map(|len| *len as isize).collect();
-    // SAFETY: the call takes its own reference of the dtype, and copies the shape.
+    // SAFETY: the call consumes a dtype reference of its own, and copies the shape.
     unsafe {
         let dtype = dtype.clone().into_dtype_ptr();
         let array = PY_ARRAY_API.PyArray_Zeros(py, shape.len() as _, shape.as_mut_ptr(), dtype, 0);
@@ -120,7 +120,7 @@ pub(super) fn zeros<'py>(
 /// A new array with the shape, dtype and layout of `x`.
 pub(super) fn empty_like<'py>(x: &Bound<'py, PyUntypedArray>) -> PyResult<Bound<'py, PyUntypedArray>> {
     let py = x.py();
-    // SAFETY: `x` is an array, and no dtype is passed that would lose a reference.
+    // SAFETY: `x` is an array, and no dtype is passed whose reference would be consumed.
     unsafe {
         let keep = NPY_ORDER::NPY_KEEPORDER;
         let array = PY_ARRAY_API.PyArray_NewLikeArray(py, x.as_array_ptr(), keep, std::ptr::null_mut(), 0);
@@ -151,13 +151,15 @@ pub(super) fn mismatch(mask: &[u64], array: &[usize]) -> PyErr {
     Error::Broadcast { mask: mask.into(), array: array.into() }.into()
 }
 
-/// Strides of an operand of shape `from`, with 0 where it is shared along an axis of `shape`, which it broadcasts to.
+/// Strides of an operand of shape `from` that broadcasts to `shape`: 0 along axes where it is
+/// shared.
 pub(super) fn shared_steps(from: &[usize], strides: &[isize], shape: &[usize]) -> Steps {
     let new = shape.len() - from.len();
     (0..shape.len()).map(|axis| if axis < new || from[axis - new] == 1 { 0 } else { strides[axis - new] }).collect()
 }
 
-/// The axes of a walk over `shape`: the steps of each array that is there, and those of what is drawn if it is.
+/// The axes of a walk over `shape`, from the steps of the arrays and of the mask; absent ones have
+/// none.
 pub(super) fn axes(shape: &[usize], steps: Each<&[isize]>, bits: &[isize]) -> Axes {
     let step = |steps: &[isize], axis: usize| steps.get(axis).copied().unwrap_or(0);
     (shape.iter().enumerate())
@@ -165,7 +167,7 @@ pub(super) fn axes(shape: &[usize], steps: Each<&[isize]>, bits: &[isize]) -> Ax
         .collect()
 }
 
-/// The addresses that an array's elements span: from the first byte to behind the last.
+/// The addresses that an array's elements span: from the first byte to one past the last.
 pub(super) fn span(array: &Bound<'_, PyUntypedArray>) -> (usize, usize) {
     let first = data(array).addr();
     let (mut low, mut high) = (first, first + dtype(array).itemsize());
@@ -181,7 +183,7 @@ pub(super) fn may_overlap(a: &Bound<'_, PyUntypedArray>, b: &Bound<'_, PyUntyped
     a_low < b_high && b_low < a_high
 }
 
-/// Whether no two elements of an array share memory, as far as the strides show at a glance.
+/// Whether the strides show, without a full search, that no two elements of an array share memory.
 pub(super) fn surely_disjoint(array: &Bound<'_, PyUntypedArray>) -> bool {
     if array.is_c_contiguous() {
         return true;
@@ -199,7 +201,7 @@ pub(super) fn surely_disjoint(array: &Bound<'_, PyUntypedArray>) -> bool {
     })
 }
 
-/// Checks that an array, if there is one, can be the output of a call on `x`.
+/// Checks that `array`, if given, can be the output of a call on `x`.
 pub(super) fn check_out(
     array: Option<&Bound<'_, PyUntypedArray>>,
     x: &Bound<'_, PyUntypedArray>,

@@ -1,4 +1,4 @@
-//! The edge to the driver: arrays and masks are checked, and handed over as addresses.
+//! The boundary to the driver: checks arrays and masks, and passes them on as addresses.
 
 use numpy::{PyArrayDescrMethods, PyUntypedArray, PyUntypedArrayMethods};
 use pyo3::exceptions::PyTypeError;
@@ -38,7 +38,8 @@ pub(super) enum Draw<'a, 'py> {
 
 impl Draw<'_, '_> {
     /// # Safety
-    /// An array must be held, and not be written, as long as the source is used, by steps inside it.
+    /// While the source is in use, an array must be held and not be written, and steps must stay
+    /// inside it.
     unsafe fn source(&self) -> Source {
         match self {
             Self::Constant(keep) => Source::Constant(*keep),
@@ -75,7 +76,7 @@ impl Draw<'_, '_> {
     }
 }
 
-/// Whether the elements of an array are those of `shape`, side by side in C order.
+/// Whether an array has this shape and is contiguous in C order.
 fn follows(array: &Array<'_>, shape: &[usize]) -> bool {
     array.is_c_contiguous() && array.shape() == shape
 }
@@ -88,7 +89,8 @@ pub(super) fn check_broadcast(mask: &[u64], shape: &[usize]) -> PyResult<()> {
     if broadcast(mask, shape)?[..] == *shape { Ok(()) } else { Err(mismatch(mask, shape)) }
 }
 
-/// Does `operation` to `inputs`, which have this element type and broadcast to `shape`: into `out`, or a new array.
+/// Applies `operation` to `inputs`, which have this element type and broadcast to `shape`. Writes
+/// to `out`, or to a new array.
 pub(super) fn elementwise<'py>(
     mut inputs: SmallVec<[Array<'py>; INPUTS]>,
     element: Element,
@@ -104,7 +106,8 @@ pub(super) fn elementwise<'py>(
         None if x.shape() == shape => empty_like(x)?,
         None => empty(py, shape, &dtype(x))?,
     };
-    // Elements are read before they are written, so an input may be the output, but not overlap it otherwise.
+    // Elements are read before they are written, so an input may be the output, but must not
+    // overlap it otherwise.
     let same = |input: &Array<'py>| {
         data(&target) == data(input)
             && target.strides() == input.strides()
@@ -156,7 +159,7 @@ fn copied<'py>(array: &Array<'py>, element: Element) -> PyResult<Array<'py>> {
     Ok(copy)
 }
 
-/// An array to write, which passed `check_out`, and whether it was made for that.
+/// An array to write, which passed `check_out`, and whether it was allocated for this call.
 #[derive(Clone, Copy)]
 pub(super) struct Output<'a, 'py> {
     pub(super) array: &'a Array<'py>,
@@ -170,8 +173,8 @@ impl<'a, 'py> Output<'a, 'py> {
     }
 }
 
-/// Runs the driver on arrays: the output is writeable, its elements share no memory, and each input, which broadcasts to
-/// its shape, is the same array or overlaps it nowhere.
+/// Runs the driver on arrays. The output must be writeable, and its elements must share no memory.
+/// Each input must broadcast to its shape, and be the same array or not overlap it.
 fn work(
     Output { array: written, fresh }: Output<'_, '_>,
     inputs: &[Array<'_>],
@@ -188,7 +191,7 @@ fn work(
         operands.swapped[which] = swapped(&dtype(input));
     }
     let mut axes = match draw.step(shape) {
-        // The usual case is one axis, and small calls feel the work that makes it of many.
+        // Usually there is one axis, and small calls would notice the cost of merging many.
         Some(bit) if follows(written, shape) && inputs.iter().all(|input| follows(input, shape)) => {
             Axes::from_iter([Axis { len: written.len(), steps: [element.size() as isize; 1 + INPUTS], bit }])
         }
@@ -201,12 +204,13 @@ fn work(
             axes(shape, steps.each_ref().map(|steps| &steps[..]), &draw.steps(shape))
         }
     };
-    // SAFETY: the caller holds the array, and its steps are its own; that nobody writes it is the caller's part, and asked
-    // of users.
+    // SAFETY: the caller holds the array, and its steps are its own. That nobody writes it is up to
+    // the caller, and required of users.
     let source = unsafe { draw.source() };
-    // What the driver relies on: 1. The arrays are held by the caller for the whole call, and the axes are their shapes
-    // and strides, so all places are inside them. 2. and 3. The caller's part. 4. That no other Python thread writes an
-    // array meanwhile is asked of users, as NumPy does.
+    // What the driver requires: 1. The caller holds the arrays for the whole call, and the axes are
+    // their shapes and strides, so all places are inside them. 2. and 3. Disjoint output elements,
+    // and inputs that equal the output or do not overlap it, are up to the caller. 4. Users must
+    // not write an array from another Python thread during the call, as in NumPy.
     detached(written.py(), written.len() >= DETACH, |interrupt| {
         // SAFETY: for the four reasons above.
         unsafe { driver::run(&source, operation, operands, &mut axes, interrupt) }

@@ -13,14 +13,14 @@ use crate::stream::key::Key;
 /// The public classes `Key` and `Mask`, which add no fields to those of this module.
 static PUBLIC: PyOnceLock<[Py<PyType>; 2]> = PyOnceLock::new();
 
-/// Makes all keys and masks that the core returns from now on objects of these classes.
+/// From now on, the core returns keys and masks as objects of these classes.
 #[pyfunction]
 pub(super) fn publish(key: Py<PyType>, mask: Py<PyType>, py: Python<'_>) {
-    // The first module that was imported stays.
+    // The first import wins.
     let _ = PUBLIC.set(py, [key, mask]);
 }
 
-/// A key: 16 bytes. What a seed is, Python decides.
+/// A key: 16 bytes. Seeds are up to Python.
 #[pyclass(name = "Key", module = "fastdrop._core", frozen, eq, hash, subclass)]
 #[derive(PartialEq, Eq, Hash)]
 pub(super) struct PyKey(pub(super) Key);
@@ -39,14 +39,14 @@ impl PyKey {
         PyBytes::new(py, &self.0.to_bytes())
     }
 
-    /// The child key number `index`.
+    /// Child key number `index`.
     fn child<'py>(&self, py: Python<'py>, index: u64) -> PyResult<Bound<'py, PyAny>> {
         public_key(py, self.0.fold_in(index))
     }
 
-    /// The first `n` keys of the other family of children.
+    /// The first `n` keys of the other family of children, that of `split`.
     fn children<'py>(&self, py: Python<'py>, n: usize) -> PyResult<Bound<'py, PyList>> {
-        // Room for all of them first, so that too many are a MemoryError at once.
+        // Allocates the list first, so that too large an `n` raises MemoryError at once.
         let list = PyList::new(py, [py.None()])?.into_any().mul(n)?.cast_into::<PyList>()?;
         for (index, key) in self.0.split(n).enumerate() {
             list.set_item(index, public_key(py, key)?)?;
@@ -67,7 +67,8 @@ pub(super) fn public_key(py: Python<'_>, key: Key) -> PyResult<Bound<'_, PyAny>>
     published(Bound::new(py, PyKey(key))?.into_any(), 0)
 }
 
-/// A new object of this module as one of its public class: by assigning its `__class__`, which calls no Python code.
+/// Turns a new object of this module into one of its public class. Assigning `__class__` calls no
+/// Python code.
 pub(super) fn published<'py>(object: Bound<'py, PyAny>, which: usize) -> PyResult<Bound<'py, PyAny>> {
     let py = object.py();
     if let Some(public) = PUBLIC.get(py) {
@@ -76,7 +77,8 @@ pub(super) fn published<'py>(object: Bound<'py, PyAny>, which: usize) -> PyResul
     Ok(object)
 }
 
-/// The keys of successive calls: the children number 0, 1, ... of one key, each given to one call, whatever the threads.
+/// The keys of successive calls: children 0, 1, ... of one key. Each goes to one call, even with
+/// several threads.
 #[pyclass(name = "CallKeys", module = "fastdrop._core", frozen)]
 pub(super) struct CallKeys {
     root: Key,
@@ -91,7 +93,7 @@ struct State {
     used: bool,
 }
 
-/// What a call took, to be given back if it fails.
+/// What a call took, to give back if it fails.
 #[derive(Clone, Copy)]
 pub(super) struct Taken {
     before: State,
@@ -103,7 +105,7 @@ impl CallKeys {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The key of the next call, or of the one that is held.
+    /// The key of the next call, or the held one.
     pub(super) fn next(&self) -> PyResult<(Key, Taken)> {
         let mut state = self.state();
         let before = *state;
@@ -139,14 +141,14 @@ impl CallKeys {
         public_key(py, self.root)
     }
 
-    /// Number of calls, whether they are held, and whether there was one since.
+    /// Number of calls, whether the key is held, and whether a call was made since.
     #[getter(state)]
     fn get_state(&self) -> (u64, bool, bool) {
         let State { calls, held, used } = *self.state();
         (calls, held, used)
     }
 
-    /// Gives all calls the next one's key from now on.
+    /// From now on, gives all calls the key of the next one.
     fn hold(&self) {
         self.state().held = true;
     }
@@ -158,7 +160,7 @@ impl CallKeys {
         *state = State { calls, held: false, used: false };
     }
 
-    /// The key of the next call, and what gives it back.
+    /// The key of the next call, and an object that can give it back.
     fn take<'py>(slf: &Bound<'py, Self>) -> PyResult<(Bound<'py, PyAny>, PyTaken)> {
         let (key, taken) = slf.get().next()?;
         Ok((public_key(slf.py(), key)?, PyTaken { keys: slf.clone().unbind(), taken }))

@@ -103,7 +103,8 @@ impl PyMask {
     /// Returns
     /// -------
     /// numpy.ndarray of uint8, shape (ceil(size / 8),)
-    ///     What `np.packbits(mask.to_numpy(), axis=None, bitorder="little")` gives, without the boolean array.
+    ///     The same as `np.packbits(mask.to_numpy(), axis=None, bitorder="little")`, without the
+    ///     boolean array.
     ///
     /// Raises
     /// ------

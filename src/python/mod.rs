@@ -1,7 +1,8 @@
-//! The extension module `fastdrop._core`: takes exact types, checks arrays, leaves the interpreter, calls, maps errors.
+//! The extension module `fastdrop._core`: takes exact types, checks arrays, releases the
+//! interpreter, calls the driver, maps errors.
 //!
-//! What the arguments mean to a user (modes, training, which key), and what may be passed as a number or a shape, is
-//! decided in Python. `calls` is the edge to the driver.
+//! Python decides what arguments mean to a user (modes, training, which key), and what may be
+//! passed as a number or a shape. `calls` is the boundary to the driver.
 
 mod arguments;
 mod arrays;
@@ -50,13 +51,14 @@ fn set_simd(name: &str) -> PyResult<()> {
     Ok(())
 }
 
-/// The block of ARS-7 for a key and a counter.
+/// The ARS-7 block for a key and a counter.
 #[pyfunction]
 fn ars(key: [u8; 16], counter: [u8; 16]) -> [u8; 16] {
     crate::ars(key, counter)
 }
 
-/// The 64-bit uniforms of the elements of `shape`, in C order: an element is dropped where this is below p 2**64.
+/// The 64-bit uniforms of the elements of `shape`, in C order. An element is dropped if its uniform
+/// is below p 2**64.
 #[pyfunction]
 fn uniforms<'py>(shape: Vec<usize>, key: PyRef<'py, key::PyKey>) -> PyResult<Bound<'py, PyUntypedArray>> {
     let py = key.py();
@@ -72,7 +74,7 @@ fn uniforms<'py>(shape: Vec<usize>, key: PyRef<'py, key::PyKey>) -> PyResult<Bou
 /// The compiled part of fastdrop. Private: use the package's own names.
 #[pymodule]
 fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
-    // A bad setting in the environment is said at import, not in the middle of a run.
+    // Reports a bad setting in the environment at import, not in the middle of a run.
     Level::current()?;
     pool::num_threads()?;
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;

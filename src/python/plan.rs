@@ -1,5 +1,5 @@
-//! What one call decided: which elements are kept, what becomes of them, and by which numbers. It is run forward when it
-//! is made, and backward as often as it is asked.
+//! What one call decided: which elements are kept, and which operation is applied with which
+//! parameters. A plan runs forward once, when it is made, and backward any number of times.
 
 use numpy::{PyUntypedArray, PyUntypedArrayMethods};
 use pyo3::exceptions::{PyTypeError, PyValueError};
@@ -18,7 +18,7 @@ use crate::mask::{Dims, Mask};
 use crate::operand::{Element, INPUTS};
 use crate::stream::bernoulli::Threshold;
 
-/// The name of the operation that is not a formula: `kept ? x * scale : 0`.
+/// The one operation that is not a formula: `kept ? x * scale : 0`.
 const SELECT: &str = "select";
 
 pub(super) type Inputs<'py> = SmallVec<[Array<'py>; INPUTS]>;
@@ -40,7 +40,8 @@ impl Keep {
     }
 }
 
-/// A call's decisions. A scale of 0 drops all: a product with 0 would keep signs and NaN.
+/// A call's decisions. A scale of 0 drops all elements, because multiplying by 0 would keep signs
+/// and NaN.
 #[pyclass(name = "Plan", module = "fastdrop._core", frozen)]
 pub(super) struct Plan {
     pub(super) keep: Keep,
@@ -53,7 +54,7 @@ pub(super) struct Plan {
 }
 
 impl Plan {
-    /// Does `kind` by the plan's numbers to inputs that were checked.
+    /// Applies `kind` with the plan's parameters to checked inputs.
     pub(super) fn run<'py>(
         &self,
         kind: Option<Kind>,
@@ -86,7 +87,7 @@ impl Plan {
         elementwise(inputs, element, &self.shape, draw, operation, out)
     }
 
-    /// The same for a gradient and other inputs, which are checked here.
+    /// The same for a gradient and other inputs, after checking them.
     fn run_on_gradient<'py>(
         &self,
         kind: Option<Kind>,
@@ -106,15 +107,16 @@ impl Plan {
 
 #[pymethods]
 impl Plan {
-    /// The gradient with respect to the first input, of the gradient of the result; `others` are the inputs that the
-    /// operation's gradient needs.
+    /// The gradient with respect to the first input, from that of the result. `others` are the
+    /// inputs that the operation's gradient needs.
     #[pyo3(signature = (dy, *others))]
     fn backward<'py>(&self, dy: &Array<'py>, others: &Bound<'py, PyTuple>) -> PyResult<Array<'py>> {
         let kind = self.kind.and_then(Kind::gradient);
         self.run_on_gradient(kind, self.scale, dy, others)
     }
 
-    /// The gradient with respect to the second input, which elements come from that are not the first's.
+    /// The gradient with respect to the second input, which supplies the elements that the first
+    /// does not.
     fn backward_other<'py>(&self, dy: &Array<'py>) -> PyResult<Array<'py>> {
         let (kind, scale) = match self.kind {
             Some(Kind::Mix) => (None, self.shift),
@@ -123,7 +125,7 @@ impl Plan {
         self.run_on_gradient(kind, scale, dy, &PyTuple::empty(dy.py()))
     }
 
-    /// The mask that was drawn or given; None where everything was kept without one.
+    /// The mask that was drawn or given; None if everything was kept without one.
     #[getter]
     fn recipe<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
         match &self.keep {
@@ -134,11 +136,13 @@ impl Plan {
     }
 }
 
-/// Does `operation` to `inputs`, of which the first has the result's shape and dtype and the others broadcast to it: into
-/// `out`, or a new array, or not at all if that changes nothing. Returns the result and the plan.
+/// Applies `operation` to `inputs`. The first has the result's shape and dtype, and the others
+/// broadcast to it. Writes to `out` or a new array, or nowhere if nothing would change. Returns the
+/// result and the plan.
 ///
-/// `keep` is a mask or a boolean array, None for all, or the keys that a mask of probability `p` is drawn with, whose
-/// decisions are shared along the axes `shared`. Of `CallKeys`, a refused call takes none.
+/// `keep` is a mask or a boolean array, None to keep all, or a `Key` or `CallKeys` to draw a mask
+/// of probability `p` with, which shares decisions along the axes `shared`. A refused call takes no
+/// key from `CallKeys`.
 #[pyfunction]
 #[pyo3(signature = (operation, inputs, out, keep, p, shared, scale, shift=0.0, fill=0.0))]
 #[expect(clippy::too_many_arguments, reason = "one crossing of the border costs as much as all else in a small call")]
@@ -206,7 +210,7 @@ pub(super) fn check<'py>(operation: &str, inputs: &Bound<'py, PyTuple>, out: Opt
     checked_call(kind_of(operation)?, &arrays(inputs.iter())?, out).map(|_| ())
 }
 
-/// The kind of an operation, none for `SELECT`.
+/// The kind of an operation, `None` for `SELECT`.
 pub(super) fn kind_of(operation: &str) -> PyResult<Option<Kind>> {
     if operation == SELECT {
         return Ok(None);
@@ -219,15 +223,15 @@ fn arrays<'py>(inputs: impl Iterator<Item = Bound<'py, PyAny>>) -> PyResult<Inpu
     inputs.map(|input| Ok(input.cast_into()?)).collect()
 }
 
-/// The element type of a call's arrays.
+/// Checks a call's arrays, and returns their element type.
 fn checked_call(kind: Option<Kind>, inputs: &[Array<'_>], out: Option<&Array<'_>>) -> PyResult<Element> {
     let element = checked_inputs(kind, inputs)?;
     check_out(out, &inputs[0], inputs[0].shape())?;
     Ok(element)
 }
 
-/// The element type of the inputs of a kind: the first of a dtype that it takes, the others of that dtype and
-/// broadcasting to its shape.
+/// Checks the inputs of a kind, and returns their element type. The first must have a dtype that
+/// the kind takes; the others must have that dtype, and broadcast to the first one's shape.
 fn checked_inputs(kind: Option<Kind>, inputs: &[Array<'_>]) -> PyResult<Element> {
     let names = kind.map_or(&["x"][..], Kind::input_names);
     if inputs.len() != names.len() {

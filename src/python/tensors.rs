@@ -20,8 +20,8 @@ use super::key::public_key;
 use super::plan::{Inputs, Plan, decide, kind_of};
 use crate::error::Extents;
 use crate::mask::Dims;
+use crate::openmp;
 use crate::operand::Element;
-use crate::pool;
 use crate::stream::key::Key;
 
 /// The parts of DLPack 1 that are used here, as its header `dlpack.h` declares them.
@@ -66,9 +66,11 @@ type Describe = unsafe extern "C" fn(object: *mut c_void, tensor: *mut dlpack::T
 /// The type of tensors, and what describes its objects.
 static TENSORS: OnceLock<(Py<PyAny>, Describe)> = OnceLock::new();
 
-/// Takes tensors of this type from now on, by its capsule `__dlpack_c_exchange_api__`; whether they can be taken.
+/// Takes tensors of this type from now on, by its capsule `__dlpack_c_exchange_api__`; whether they can be taken. Their
+/// calls use OpenMP's threads, where it is found.
 #[pyfunction]
 pub(super) fn take_tensors(kind: &Bound<'_, PyAny>) -> PyResult<bool> {
+    openmp::find();
     let py = kind.py();
     let Ok(capsule) = kind.getattr(intern!(py, "__dlpack_c_exchange_api__")) else {
         return Ok(false);
@@ -243,7 +245,7 @@ pub(super) fn forward_tensors<'py>(
     };
     let (keep, _) = decide(keep, p, &shape, shared)?;
     let plan = Plan { keep, kind, scale, shift, fill, shape };
-    pool::with_team(threads, || plan.run(kind, scale, element, arrays, Some(Output { array: &target, fresh })))?;
+    openmp::with_team(threads, || plan.run(kind, scale, element, arrays, Some(Output { array: &target, fresh })))?;
     Ok(())
 }
 

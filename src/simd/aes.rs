@@ -1,27 +1,28 @@
-//! The rounds of AES (FIPS 197) in software, as the instructions AESENC and AESENCLAST compute them.
+//! AES rounds (FIPS 197) in software, as the instructions AESENC and AESENCLAST compute them.
 //!
-//! A block is two little-endian halves: byte i is row i % 4 of column i / 4. Tables are looked up at secret indices, which
-//! would be wrong in a cipher; here nothing is secret.
+//! A block is two little-endian halves: byte i is row i % 4 of column i / 4. Table lookups depend
+//! on the data, which would leak it in a cipher; here nothing is secret.
 
 /// A block, or a round key.
 pub(crate) type Block = [u64; 2];
 
-/// Twice a byte, in the field of 256 elements.
+/// A byte doubled in the field of 256 elements.
 const fn doubled(byte: u8) -> u8 {
     (byte << 1) ^ (0x1B * (byte >> 7))
 }
 
-/// The S-box: the inverse in the field, and an affine map of its bits.
+/// The S-box: the inverse in the field, then an affine map of its bits.
 const SBOX: [u8; 256] = {
     let mut sbox = [0x63; 256];
-    // 3 generates the field, so this meets every element but 0, and its inverse, which 0xF6 generates.
+    // 3 generates the field, so this visits every element but 0, along with its inverse, a power of
+    // 0xF6.
     let (mut element, mut inverse) = (1u8, 1u8);
     let mut met = 0;
     while met < 255 {
         sbox[element as usize] ^=
             inverse ^ inverse.rotate_left(1) ^ inverse.rotate_left(2) ^ inverse.rotate_left(3) ^ inverse.rotate_left(4);
         element ^= doubled(element);
-        // Divided by 3: multiplied by the sum of all powers x^i whose coefficients 0xF6 has.
+        // Divides by 3: multiplies by 0xF6, the sum of the powers x^i for its 1 bits.
         let (mut product, mut power, mut bit) = (0, inverse, 0);
         while bit < 8 {
             product ^= power * (0xF6 >> bit & 1);
@@ -34,7 +35,7 @@ const SBOX: [u8; 256] = {
     sbox
 };
 
-/// SubBytes and MixColumns of a byte in each row, the other bytes of its column being left out.
+/// For each row, what a byte contributes to its column by SubBytes and MixColumns.
 static COLUMNS: [[u32; 256]; 4] = {
     let mut columns = [[0; 256]; 4];
     let mut byte = 0;
@@ -51,7 +52,7 @@ static COLUMNS: [[u32; 256]; 4] = {
     columns
 };
 
-/// SubBytes and MixColumns of a byte in row 0, the other bytes of its column being left out.
+/// What a byte in row 0 contributes to its column by SubBytes and MixColumns.
 #[inline]
 pub(crate) fn mixed(byte: u8) -> u32 {
     COLUMNS[0][usize::from(byte)]
@@ -62,7 +63,7 @@ pub(crate) fn xor(a: Block, b: Block) -> Block {
     [a[0] ^ b[0], a[1] ^ b[1]]
 }
 
-/// The byte in `row` that ShiftRows brings to `column`.
+/// The byte in `row` that ShiftRows moves to `column`.
 #[inline(always)]
 fn shifted(block: Block, row: usize, column: usize) -> u8 {
     let from = (column + row) % 4;

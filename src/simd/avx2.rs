@@ -1,11 +1,12 @@
-//! AVX2 (with AES-NI and F16C): eight 64-bit lanes are two registers. With VAES, a register's two blocks go through a
-//! round of AES together.
+//! AVX2 (with AES-NI and F16C): eight 64-bit lanes are two registers. With VAES, a register's two
+//! blocks go through an AES round together.
 
 use std::arch::x86_64::*;
 
 use super::{Kernel, LANES, Simd, WORD};
 
-/// Token of a CPU with AVX2, AES-NI and F16C, and VAES if that is so; only [`Avx2::detect`] makes one.
+/// Token of a CPU with AVX2, AES-NI and F16C, and with VAES if `VAES`; only [`Avx2::detect`] makes
+/// one.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Avx2<const VAES: bool>(());
 
@@ -20,7 +21,7 @@ impl<const VAES: bool> Avx2<VAES> {
     }
 }
 
-/// The code of one register, for both registers.
+/// Applies the code for one register to both.
 ///
 /// A macro, because a closure would not be compiled with the instructions it uses.
 macro_rules! both {
@@ -29,7 +30,7 @@ macro_rules! both {
     };
 }
 
-/// The code of one block, for all four.
+/// Applies the code for one block to all four.
 macro_rules! blocks {
     ($f:ident($a:ident, $key:ident)) => {{
         let mut result = $a;
@@ -42,7 +43,8 @@ macro_rules! blocks {
     }};
 }
 
-/// `bits`: for each vector of `WORD / N` a constant that holds, per 32-bit lane, that lane's bit in half a word.
+/// For each 32-bit lane of the N vectors that hold half a word of elements, each of `PER` lanes:
+/// the bit of the lane's element.
 const fn lane_bits<const N: usize, const PER: usize>() -> [[u32; 8]; N] {
     let mut bits = [[0; 8]; N];
     let mut vector = 0;
@@ -56,9 +58,9 @@ const fn lane_bits<const N: usize, const PER: usize>() -> [[u32; 8]; N] {
     }
     bits
 }
-/// Bits of the elements of 32 float32 in four vectors.
+/// For 32 float32 in four vectors.
 static BITS_32: [[u32; 8]; 4] = lane_bits::<4, 1>();
-/// Bits of the elements of 32 float64 in eight vectors.
+/// For 32 float64 in eight vectors.
 static BITS_64: [[u32; 8]; 8] = lane_bits::<8, 2>();
 
 /// All ones in the lanes whose bit in `half` is 0.
@@ -132,8 +134,8 @@ fn scaled_bf16<const VAES: bool>(_: Avx2<VAES>, x: __m256i, scale: f32) -> __m25
     // SAFETY: the token proves AVX2.
     unsafe {
         let y = _mm256_castps_si256(_mm256_mul_ps(_mm256_castsi256_ps(x), _mm256_set1_ps(scale)));
-        // Half a unit below the half, plus the last kept bit: ties go to even. A NaN's low half is zero here, so it
-        // cannot carry.
+        // Adds just under half an ulp, plus the last kept bit: ties go to even. A NaN's low half is
+        // zero here, so it cannot carry.
         let odd = _mm256_and_si256(_mm256_srli_epi32::<16>(y), _mm256_set1_epi32(1));
         _mm256_add_epi32(y, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7FFF)))
     }
@@ -252,8 +254,8 @@ impl<const VAES: bool> Simd for Avx2<VAES> {
                 keep,
                 src,
                 dst,
-                // The floats of even elements are the low halves of 32-bit lanes, those of odd ones the high halves,
-                // and they go back there.
+                // Even elements are the low halves of 32-bit lanes, odd ones the high halves, and
+                // their products go back there.
                 #[inline(always)]
                 |x| {
                     let even = scaled_bf16(self, _mm256_slli_epi32::<16>(x), scale);

@@ -1,4 +1,5 @@
-//! AVX-512 (F, BW, DQ, VL) with VAES: eight 64-bit lanes are one register, and keep bits are mask registers as they stand.
+//! AVX-512 (F, BW, DQ, VL) with VAES: eight 64-bit lanes are one register, and keep bits are used
+//! directly as mask registers.
 
 use std::arch::x86_64::*;
 
@@ -135,8 +136,8 @@ impl Simd for Avx512 {
                 scale,
                 #[inline(always)]
                 |x| _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(x))),
-                // Half a unit below the half, plus the last kept bit: ties go to even. A NaN's low half is zero
-                // here, so it cannot carry.
+                // Adds just under half an ulp, plus the last kept bit: ties go to even. A NaN's low
+                // half is zero here, so it cannot carry.
                 #[inline(always)]
                 |y| {
                     let y = _mm512_castps_si512(y);

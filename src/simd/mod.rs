@@ -1,12 +1,13 @@
-//! What a CPU level must offer, and the choice of the level at run time.
+//! What a SIMD level must provide, and how one is chosen at run time.
 //!
-//! [`Simd`] is implemented by zero-sized tokens that only exist where the CPU has the instructions. Code that
-//! uses it is written once, as a [`Kernel`], and [`Level::run`] is the one place that picks a token. The files
-//! beside this one are the only ones that know instructions; no algorithm is in them.
+//! [`Simd`] is implemented by zero-sized tokens that only exist where the CPU has the instructions.
+//! Code that uses it is written once, as a [`Kernel`], and [`Level::run`] is the one place that
+//! picks a token. Only the files in this folder know instructions, and they contain no algorithms.
 
 /// Makes methods of [`Simd`] from a table of names, operands and expressions.
 ///
-/// An expression must be sound on any CPU that the level's token proves, which is the SAFETY of all of them.
+/// Every expression must be sound on any CPU for which the level's token exists: that is the SAFETY
+/// of all of them.
 macro_rules! operations {
     ($($name:ident($($operand:ident: $type:ty),*) -> $result:ty = $value:expr;)+) => {$(
         #[inline(always)]
@@ -41,13 +42,14 @@ pub(crate) const WORD: usize = 64;
 /// The operations that differ between CPUs. Vectors are eight 64-bit lanes, or four blocks of 128 bits: lanes 2 i and
 /// 2 i + 1 are the low and the high half of block i.
 ///
-/// Methods on elements read `WORD` elements at `src` and write as many at `dst`: kept ones times `scale`, +0.0
-/// for the others; bit i of `keep` is element i. `src` and `dst` may be equal, but must not overlap otherwise.
-/// Neither needs alignment, unless `STREAM`, which writes past the caches and needs `dst` aligned to 64 bytes. A level
-/// without such stores, prefetches or fences has the plain ones that stand here.
+/// Methods on elements read `WORD` elements at `src` and write as many at `dst`: kept ones times
+/// `scale`, +0.0 for the others; bit i of `keep` is element i. `src` and `dst` may be equal, but
+/// must not overlap otherwise. Neither needs alignment, except with `STREAM`, which bypasses the
+/// caches and needs `dst` aligned to 64 bytes. A level without such stores, prefetches or fences
+/// uses the defaults below.
 pub(crate) trait Simd: Copy {
     type V: Copy;
-    /// Whether a round of AES begins with the xor with its key, as on ARM; elsewhere it ends so.
+    /// Whether an AES round starts with the xor with its key, as on ARM; elsewhere it ends with it.
     const KEY_FIRST: bool = false;
 
     /// Runs `kernel` compiled for this level.
@@ -56,13 +58,14 @@ pub(crate) trait Simd: Copy {
     fn splat(self, x: u64) -> Self::V;
     fn load(self, from: &[u64; LANES]) -> Self::V;
     fn to_array(self, a: Self::V) -> [u64; LANES];
-    /// Four times this block.
+    /// Four copies of this block.
     fn splat_pair(self, block: [u64; 2]) -> Self::V;
     /// Lane by lane, modulo 2^64.
     fn add(self, a: Self::V, b: Self::V) -> Self::V;
     fn and(self, a: Self::V, b: Self::V) -> Self::V;
     fn xor(self, a: Self::V, b: Self::V) -> Self::V;
-    /// ShiftRows, SubBytes and MixColumns of AES on each block, then xor with `key`; or first, see [`Simd::KEY_FIRST`].
+    /// ShiftRows, SubBytes and MixColumns of AES on each block. The xor with `key` comes last, or
+    /// first: see [`Simd::KEY_FIRST`].
     fn aes_round(self, a: Self::V, key: Self::V) -> Self::V;
     /// As [`Simd::aes_round`], without MixColumns.
     fn aes_last_round(self, a: Self::V, key: Self::V) -> Self::V;
@@ -84,7 +87,7 @@ pub(crate) trait Simd: Copy {
     /// See the trait.
     unsafe fn select_bf16<const STREAM: bool>(self, keep: u64, src: *const u16, dst: *mut u16, scale: f32);
 
-    /// Writes 64 bytes of zeros past the caches.
+    /// Writes 64 bytes of zeros, bypassing the caches.
     /// # Safety
     /// They must be writeable at `dst`, a multiple of 64.
     #[inline(always)]
@@ -92,7 +95,7 @@ pub(crate) trait Simd: Copy {
         // SAFETY: the obligations are the same.
         unsafe { dst.write_bytes(0, 64) };
     }
-    /// Writes a vector past the caches.
+    /// Writes a vector, bypassing the caches.
     /// # Safety
     /// It must be writeable at `dst`, a multiple of 64.
     #[inline(always)]
@@ -100,10 +103,10 @@ pub(crate) trait Simd: Copy {
         // SAFETY: the obligations are the same; a vector needs no more alignment than that.
         unsafe { dst.cast::<Self::V>().write(a) };
     }
-    /// Asks for the cache line at `address`, which need not be valid.
+    /// Prefetches the cache line at `address`, which need not be valid.
     #[inline(always)]
     fn prefetch(self, _address: *const u8) {}
-    /// The same, where memory will be written.
+    /// The same, for memory that will be written.
     #[inline(always)]
     fn prefetch_write(self, _address: *const u8) {}
     /// Makes streamed writes visible to other threads.
@@ -190,10 +193,11 @@ impl Level {
         }
     }
 
-    /// The level in use: that of [`Level::set_current`], else of the variable `FASTDROP_SIMD`, else the fastest.
+    /// The level in use: as set by [`Level::set_current`], else by the environment variable
+    /// `FASTDROP_SIMD`, else the fastest.
     ///
     /// # Errors
-    /// When `FASTDROP_SIMD` names no level, or one that this CPU lacks.
+    /// If `FASTDROP_SIMD` names no known level, or one that this CPU lacks.
     pub fn current() -> Result<Self, Error> {
         static DEFAULT: OnceLock<Result<Level, Error>> = OnceLock::new();
         if let Some(level) = Self::chosen() {
@@ -216,7 +220,8 @@ impl Level {
 
     #[inline]
     fn chosen() -> Option<Self> {
-        /// By position in [`Level::NAMES`]: small calls would feel a look at names and at the CPU.
+        /// By position in [`Level::NAMES`]. Small calls would notice comparing names and detecting
+        /// features.
         static DETECTED: OnceLock<[Option<Level>; Level::NAMES.len()]> = OnceLock::new();
         match CHOSEN.load(Ordering::Relaxed) {
             0 => None,
@@ -257,7 +262,7 @@ impl Kernel for Fence {
     }
 }
 
-/// Position in [`Level::NAMES`] of the level in use, plus 1; 0 while none was chosen.
+/// Position in [`Level::NAMES`] of the level in use, plus 1; 0 until one is chosen.
 static CHOSEN: AtomicU8 = AtomicU8::new(0);
 
 impl fmt::Debug for Level {
@@ -270,7 +275,7 @@ impl fmt::Debug for Level {
 mod tests {
     use super::*;
 
-    /// Two rounds of AES and three keys, wherever a round takes its key in.
+    /// Two AES rounds with three keys, whether a round takes its key first or last.
     #[inline(always)]
     fn aes_rounds<S: Simd>(simd: S, a: S::V, first: S::V, keys: [S::V; 2]) -> S::V {
         let [middle, last] = keys;
@@ -281,7 +286,7 @@ mod tests {
         }
     }
 
-    /// The words of a level's operations on fixed lanes, for comparison between levels.
+    /// The results of a level's operations on fixed lanes, to compare levels.
     struct Operations;
 
     impl Kernel for Operations {
@@ -297,7 +302,7 @@ mod tests {
         }
     }
 
-    /// A level that is left out is slow, and nothing else shows it.
+    /// A level that goes undetected costs only speed, so no other test would fail.
     #[cfg(target_arch = "x86_64")]
     #[test]
     fn levels_are_those_that_the_cpu_has() {

@@ -1,7 +1,8 @@
 //! NEON (with AES): eight 64-bit lanes are four registers.
 //!
-//! ARM has no stores past the caches, only the hint `stnp`; so streamed elements are stored like any others. The output is
-//! not fetched ahead: an instruction for each line, whose gain nobody has measured on such a CPU.
+//! ARM has no stores that bypass the caches, only the hint `stnp`, so streamed elements are stored
+//! like any others. The output is not prefetched: that takes an instruction per line, and its gain
+//! has not been measured on such a CPU.
 
 use std::arch::aarch64::*;
 use std::arch::asm;
@@ -20,7 +21,7 @@ impl Neon {
     }
 }
 
-/// The code of one register, for all four.
+/// Applies the code for one register to all four.
 ///
 /// A macro, because a closure would not be compiled with the instructions it uses.
 macro_rules! each {
@@ -36,17 +37,18 @@ fn aese(a: uint64x2_t, key: uint64x2_t) -> uint64x2_t {
     vreinterpretq_u64_u8(vaeseq_u8(vreinterpretq_u8_u64(a), vreinterpretq_u8_u64(key)))
 }
 
-/// AESE and AESMC, which is MixColumns: CPUs run the two as one.
+/// AESE and AESMC (MixColumns), which CPUs fuse.
 #[inline]
 #[target_feature(enable = "aes")]
 fn aese_aesmc(a: uint64x2_t, key: uint64x2_t) -> uint64x2_t {
     vreinterpretq_u64_u8(vaesmcq_u8(vreinterpretq_u8_u64(aese(a, key))))
 }
 
-/// Elements that share a vector of copied keep bits: as many as it has bits in a lane.
+/// Elements that share a vector of copied keep bits: one for each bit of a lane.
 const SHARED: usize = 16;
 
-/// For each of the N vectors that hold [`SHARED`] elements, and each 16-bit lane of it: the bit of the lane's element.
+/// For each 16-bit lane of the N vectors that hold [`SHARED`] elements: the bit of the lane's
+/// element.
 const fn lane_bits<const N: usize>() -> [[u16; 8]; N] {
     let mut bits = [[0; 8]; N];
     let mut lane = 0;
@@ -60,13 +62,13 @@ static BITS_16: [[u16; 8]; 2] = lane_bits();
 static BITS_32: [[u16; 8]; 4] = lane_bits();
 static BITS_64: [[u16; 8]; 8] = lane_bits();
 
-/// All ones in the lanes in which `a` has one of `bits`.
+/// All ones in the lanes where `a` has any of `bits`.
 #[inline]
 #[target_feature(enable = "neon")]
 fn any_of(a: uint16x8_t, bits: uint16x8_t) -> uint16x8_t {
     let lanes;
-    // SAFETY: NEON is enabled, and nothing but these registers is touched. The compiler takes the intrinsic apart, into
-    // one instruction more.
+    // SAFETY: NEON is enabled, and only these registers are touched. The compiler would expand the
+    // intrinsic, at the cost of one more instruction.
     unsafe {
         asm!(
             "cmtst {lanes:v}.8h, {a:v}.8h, {bits:v}.8h",
@@ -77,10 +79,11 @@ fn any_of(a: uint16x8_t, bits: uint16x8_t) -> uint16x8_t {
     lanes
 }
 
-/// A word of elements: `scaled`, or zero where dropped. N vectors of them hold [`SHARED`] elements.
+/// A word of elements: `scaled`, or zero where dropped. N vectors hold [`SHARED`] elements.
 ///
 /// # Safety
-/// As for [`Simd`]'s methods on elements; T must be as large as N vectors say.
+/// As for [`Simd`]'s methods on elements; N vectors must hold exactly [`SHARED`] elements of type
+/// T.
 #[inline(always)]
 unsafe fn select<T, const N: usize>(
     _: Neon,
@@ -94,7 +97,8 @@ unsafe fn select<T, const N: usize>(
         // SAFETY: `at + SHARED <= WORD`, and the caller vouches for WORD elements; the token proves NEON.
         unsafe {
             let copies = vdupq_n_u16((keep >> at) as u16);
-            // Read as a whole before anything is written, so that the compiler can pair loads, and stores.
+            // All are read before any is written, so that the compiler can pair the loads, and the
+            // stores.
             let mut elements = src.add(at).cast::<[uint16x8_t; N]>().read_unaligned();
             for (x, bits) in elements.iter_mut().zip(bits) {
                 *x = vandq_u16(scaled(*x), any_of(copies, vld1q_u16(bits.as_ptr())));
@@ -107,10 +111,11 @@ unsafe fn select<T, const N: usize>(
 /// Eight float16, widened, multiplied and rounded to nearest even.
 #[inline(always)]
 fn scaled_f16(_: Neon, x: uint16x8_t, scale: f32) -> uint16x8_t {
-    // The intrinsics of these conversions are younger than the oldest compiler that is supported.
+    // The intrinsics for these conversions are newer than the oldest supported compiler.
     let [mut low, mut high]: [float32x4_t; 2];
     let mut y: uint16x8_t;
-    // SAFETY: the token proves NEON, to which the conversions belong; they touch nothing but these registers.
+    // SAFETY: the token proves NEON, which includes the conversions; they touch only these
+    // registers.
     unsafe {
         asm!(
             "fcvtl {low:v}.4s, {x:v}.4h",
@@ -135,14 +140,14 @@ fn scaled_bf16(_: Neon, x: uint32x4_t, scale: f32) -> uint16x8_t {
     // SAFETY: the token proves NEON.
     unsafe {
         let y = vreinterpretq_u32_f32(vmulq_n_f32(vreinterpretq_f32_u32(x), scale));
-        // Half a unit below the half, plus the last kept bit: ties go to even. A NaN's low half is zero here, so it
-        // cannot carry.
+        // Adds just under half an ulp, plus the last kept bit: ties go to even. A NaN's low half is
+        // zero here, so it cannot carry.
         let last = vandq_u32(y, vdupq_n_u32(1 << 16));
         vreinterpretq_u16_u32(vsraq_n_u32::<16>(vaddq_u32(y, vdupq_n_u32(0x7FFF)), last))
     }
 }
 
-/// The methods on elements, from what becomes of a vector of them.
+/// Makes the methods on elements from expressions that scale one vector.
 macro_rules! selects {
     ($($name:ident($element:ty, $factor:ty) = $bits:ident, |$simd:ident, $x:ident, $scale:ident| $value:expr;)+) => {$(
         #[inline(always)]
@@ -202,8 +207,8 @@ impl Simd for Neon {
         select_f64(f64, f64) = BITS_64, |simd, x, scale|
             vreinterpretq_u16_f64(vmulq_n_f64(vreinterpretq_f64_u16(x), scale));
         select_f16(u16, f32) = BITS_16, |simd, x, scale| scaled_f16(simd, x, scale);
-        // The floats of even elements are the low halves of 32-bit lanes, those of odd ones the high halves, and they go
-        // back there.
+        // Even elements are the low halves of 32-bit lanes, odd ones the high halves, and their
+        // products go back there.
         select_bf16(u16, f32) = BITS_16, |simd, x, scale| {
             let x = vreinterpretq_u32_u16(x);
             let even = scaled_bf16(simd, vshlq_n_u32::<16>(x), scale);

@@ -1,4 +1,4 @@
-//! Plain arrays, which the compiler vectorises for whatever it builds for.
+//! Plain arrays, which the compiler vectorises for its target.
 
 use half::{bf16, f16};
 
@@ -26,7 +26,7 @@ fn blocks(a: [u64; LANES], b: [u64; LANES], f: impl Fn(aes::Block, aes::Block) -
     result
 }
 
-/// Reads and writes a word of elements, each turned to `f(element)` or to all-zero bits.
+/// Reads a word of elements, and writes each as `f(element)` or as all-zero bits.
 ///
 /// # Safety
 /// As for [`Simd`]'s methods on elements.

@@ -1,5 +1,5 @@
-//! ARS-7 (Salmon, Moraes, Dror, Shaw: "Parallel random numbers: as easy as 1, 2, 3", SC 2011): a counter-based
-//! generator whose rounds are those of AES, under round keys that a Weyl sequence makes.
+//! ARS-7 (Salmon, Moraes, Dror, Shaw: "Parallel random numbers: as easy as 1, 2, 3", SC 2011): a
+//! counter-based generator whose rounds are those of AES, with round keys from a Weyl sequence.
 //!
 //! [`ars`] is the definition. The vector body is [`Schedule::blocks`], in two halves because blocks that share an index
 //! share the first round. Nothing here knows what the bits are for.
@@ -7,7 +7,8 @@
 use crate::simd::{Simd, aes};
 
 const ROUNDS: usize = 7;
-/// What the two halves of the key grow by from round to round: the golden ratio and the square root of 3, less 1.
+/// Increments of the key's two halves from round to round: the golden ratio and the square root of
+/// 3, less 1.
 const WEYL: [u64; 2] = [0x9E37_79B9_7F4A_7C15, 0xBB67_AE85_84CA_A73B];
 
 /// The two little-endian halves of 16 bytes.
@@ -16,12 +17,12 @@ pub(crate) fn halves(bytes: [u8; 16]) -> [u64; 2] {
     [bytes as u64, (bytes >> 64) as u64]
 }
 
-/// The 16 bytes that have these halves.
+/// The 16 bytes with these halves.
 pub(crate) fn joined([low, high]: [u64; 2]) -> [u8; 16] {
     (u128::from(low) | u128::from(high) << 64).to_le_bytes()
 }
 
-/// The block of ARS-7 for a key and a counter.
+/// The ARS-7 block for a key and a counter.
 ///
 /// ```
 /// // A known answer of Random123: the words are 1 and three zeros, in counter and key alike.
@@ -39,7 +40,7 @@ pub fn ars(key: [u8; 16], counter: [u8; 16]) -> [u8; 16] {
     joined(aes::last_round(block, keys[ROUNDS]))
 }
 
-/// A key expanded: its round keys.
+/// An expanded key: its round keys.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Schedule {
     keys: [[u64; 2]; ROUNDS + 1],
@@ -56,7 +57,7 @@ impl Schedule {
         Self { keys }
     }
 
-    /// The key of the last round: a bit that is set in it flips a bit of every block.
+    /// The key of the last round: each bit set in it flips that bit of every block.
     pub(crate) fn last_key(&self) -> [u64; 2] {
         self.keys[ROUNDS]
     }
@@ -67,31 +68,33 @@ impl Schedule {
         self.later_rounds(simd, self.first_round(simd, counters), simd.splat(0), simd.splat_pair(self.last_key()))
     }
 
-    /// The first round, up to its key: what blocks that share an index have in common. Where keys come last, the
-    /// second key is in it already.
+    /// The first round, up to its key: blocks with the same index share it. Where keys come last,
+    /// it includes the second key.
     #[inline(always)]
     pub(crate) fn first_round<S: Simd>(&self, simd: S, counters: S::V) -> S::V {
         let [first, second] = [0, 1].map(|key| simd.splat_pair(self.keys[key]));
         if S::KEY_FIRST { simd.aes_round(counters, first) } else { simd.aes_round(simd.xor(counters, first), second) }
     }
 
-    /// What a tag of `tag` in place of 0 changes in bytes 8 to 11 of a block after the first round, whatever its index.
+    /// What `tag` instead of tag 0 changes in bytes 8 to 11 of a block after the first round,
+    /// whatever its index.
     ///
-    /// The tag is byte 8 of the counter, and no other byte of the first round's input depends on it. SubBytes takes it to
-    /// another byte, ShiftRows leaves it in place, and MixColumns, being linear, adds the difference to one column.
+    /// The tag is byte 8 of the counter, and no other byte of the first round's input depends on
+    /// it. SubBytes maps it to another byte, ShiftRows leaves it in place, and MixColumns, being
+    /// linear, adds the difference to one column.
     pub(crate) fn tag_difference(&self, tag: u8) -> u32 {
         let byte = self.keys[0][1] as u8;
         aes::mixed(byte ^ tag) ^ aes::mixed(byte)
     }
 
-    /// Rounds two to seven, of blocks that `difference` tells from those of the first round, with `last_key` in
-    /// place of the last one.
+    /// Rounds two to seven, for the blocks that `difference` makes of `first_round`, with
+    /// `last_key` in place of the last round key.
     #[inline(always)]
     pub(crate) fn later_rounds<S: Simd>(&self, simd: S, first_round: S::V, difference: S::V, last_key: S::V) -> S::V {
         let key = |round: usize| simd.splat_pair(self.keys[round]);
         let mut blocks = first_round;
         if S::KEY_FIRST {
-            // The difference goes with the key, which all vectors share.
+            // The difference is added to the key, because all vectors share both.
             blocks = simd.aes_round(blocks, simd.xor(key(1), difference));
             for round in 2..ROUNDS - 1 {
                 blocks = simd.aes_round(blocks, key(round));
@@ -136,7 +139,7 @@ mod tests {
             let schedule = Schedule::new(key);
             let counters = counters.map(halves);
             let whole = schedule.blocks(simd, simd.load(counters.as_flattened().try_into().unwrap()));
-            // The same counters by way of tag 0.
+            // The same counters, via tag 0.
             let tag = counters[0][1] as u8;
             let untagged = counters.map(|[index, tag_and_rest]| [index, tag_and_rest & !0xFF]);
             let first = schedule.first_round(simd, simd.load(untagged.as_flattened().try_into().unwrap()));

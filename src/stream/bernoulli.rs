@@ -4,7 +4,8 @@
 //! in order; a lane's bits of planes 0, 1, ... 63 are the binary digits of its uniform U, most significant first. The
 //! element is dropped iff U < T with T = floor(p 2^64).
 //!
-//! [`keep_group`] says that in scalar code. [`Sampler`] does it for four groups to a vector, on any CPU.
+//! [`keep_group`] says that in scalar code. [`Sampler`] does it in vectors of four groups, on any
+//! CPU.
 
 use std::ops::Range;
 
@@ -19,19 +20,21 @@ pub(crate) const GROUP: usize = 128;
 pub(crate) const GROUP_WORDS: usize = GROUP / 64;
 /// Groups in a vector.
 const GROUPS: usize = LANES / GROUP_WORDS;
-/// Vectors of groups whose planes are drawn side by side, so that rounds of AES need not wait for each other.
+/// Vectors of groups whose planes are drawn together, so that AES rounds need not wait for each
+/// other.
 const VECTORS: usize = 2;
-/// Words of bits that are drawn together.
+/// Words of bits drawn together.
 const DRAWN: usize = 128;
-/// Planes drawn of every group. After eight, two groups in five have an element that is still undecided.
+/// Planes drawn for every group. After eight, two groups in five still have an undecided element.
 const SURE_PLANES: u32 = 8;
-/// Planes whose tags are prepared. After sixteen, one group in five hundred has an element that is still undecided.
+/// Planes whose tags are precomputed. After sixteen, one group in five hundred still has an
+/// undecided element.
 const TAGGED_PLANES: usize = 16;
 
 /// The probability to drop, with the integer that uniforms are compared with.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Probability {
-    /// Of the double, which is neither NaN nor -0.0: so equal probabilities have equal bits.
+    /// Of the double, which is neither NaN nor -0.0, so equal probabilities have equal bits.
     bits: u64,
     threshold: Threshold,
 }
@@ -75,7 +78,7 @@ impl Probability {
         self.threshold
     }
 
-    /// 1 / (1 - p), what inverted dropout multiplies by; 0 for p = 1, where nothing is left to scale.
+    /// 1 / (1 - p), the scale of inverted dropout; 0 for p = 1, where nothing is left to scale.
     #[must_use]
     pub fn inverted_scale(self) -> f64 {
         if self.threshold == Threshold::DropAll { 0.0 } else { 1.0 / (1.0 - self.get()) }
@@ -124,9 +127,10 @@ pub(crate) struct Sampler {
     threshold: u64,
     /// Planes that can matter: those up to the threshold's last 1 bit.
     planes: u32,
-    /// For a digit of the threshold, the last round key that makes a plane's bits whether they equal it.
+    /// For each digit of the threshold, the last round key that turns a plane's bits into whether
+    /// they equal it.
     last_keys: [[u64; 2]; 2],
-    /// What the tag of each of the first planes changes after the first round.
+    /// For each of the first planes, what its tag changes after the first round.
     tags: [u32; TAGGED_PLANES],
 }
 
@@ -188,10 +192,10 @@ impl Groups<'_> {
     }
 }
 
-/// Groups on their way to a decision.
+/// Groups that are being decided.
 #[derive(Clone, Copy)]
 struct State<V> {
-    /// What a tag's difference makes a plane of.
+    /// What a tag's difference turns into a plane.
     first_round: V,
     /// Not dropped so far. Undecided elements count as kept, so that this is the answer once planes run out.
     keep: V,
@@ -199,12 +203,12 @@ struct State<V> {
     undecided: V,
 }
 
-/// Draws the groups whose bits `keep` has room for.
+/// Draws as many groups as `keep` has room for.
 ///
-/// A loop over groups, each with planes until no element is undecided, would do. But the last element of 128 takes
-/// 8.3 planes on average and that of four groups, which fill a vector, 10.3; and a CPU foresees none of these ends. So
-/// every group gets as many planes as most need, without a look. Then the few with undecided elements are moved
-/// together, and drawn to their ends.
+/// A loop over groups that draws planes until no element is undecided would do. But the last of a
+/// group's 128 elements takes 8.3 planes on average, the last in a vector of four groups 10.3, and
+/// a CPU cannot predict when these loops end. So every group first gets as many planes as most
+/// need, without a check. Then the few with undecided elements are packed together and finished.
 struct Draw<'a> {
     sampler: &'a Sampler,
     groups: Groups<'a>,
@@ -230,8 +234,8 @@ impl Kernel for Draw<'_> {
 }
 
 impl Sampler {
-    /// The first planes of all groups from the one at `first` on, and which elements are undecided then if there are more
-    /// planes.
+    /// The first planes of all groups from `first` on and, if there are more planes, which elements
+    /// are still undecided.
     #[inline(always)]
     fn sure_planes<S: Simd, const MORE: bool>(
         &self,
@@ -264,7 +268,7 @@ impl Sampler {
         }
     }
 
-    /// N vectors of groups from the one at `at` on, after this many planes.
+    /// N vectors of groups from `at` on, after this many planes.
     #[inline(always)]
     fn drawn<S: Simd, const N: usize>(&self, simd: S, groups: Groups<'_>, at: usize, planes: u32) -> [State<S::V>; N] {
         let mut states = [State { first_round: simd.splat(0), keep: simd.splat(!0), undecided: simd.splat(!0) }; N];
@@ -275,19 +279,20 @@ impl Sampler {
         states
     }
 
-    /// The other planes, of groups that still have undecided elements, until they have none.
+    /// The remaining planes, for groups with undecided elements, until there are none.
     #[inline(always)]
     fn later_planes<S: Simd>(&self, simd: S, groups: Groups<'_>, first: usize, keep: &mut [u64], undecided: &[u64]) {
         let keep = keep.as_chunks_mut::<GROUP_WORDS>().0;
         let undecided = &undecided.as_chunks::<GROUP_WORDS>().0[..keep.len()];
-        // Groups that go on: each is written down, and counted if it is one.
+        // Groups that go on. Without a branch: each group is stored, but counted only if it goes
+        // on.
         let mut open = [0u8; DRAWN / GROUP_WORDS + GROUPS];
         let mut count = 0;
         for (group, [low, high]) in undecided.iter().enumerate() {
             open[count] = group as u8;
             count += usize::from(low | high != 0);
         }
-        // The last vector is filled with its last group.
+        // Pads the last vector with copies of the last group.
         for at in count..count.next_multiple_of(GROUPS) {
             open[at] = open[count - 1];
         }
@@ -307,10 +312,11 @@ impl Sampler {
         }
     }
 
-    /// More digits of the uniforms: all of these, or until no element is undecided.
+    /// More digits of the uniforms: all `planes`, or until no element is undecided.
     ///
-    /// Against a digit 1 of the threshold, 0 decides for dropping; against a digit 0, 1 decides for keeping. So what a
-    /// run of ones drops is what was undecided before it and is not after it: two xors for the run, none for a plane.
+    /// Where the threshold has a 1, a 0 means drop; where it has a 0, a 1 means keep. So a run of
+    /// ones drops the elements that were undecided before it and are not after it: two xors per
+    /// run, none per plane.
     #[inline(always)]
     fn planes<S: Simd, const N: usize, const UNTIL_DECIDED: bool>(
         &self,

@@ -1,6 +1,7 @@
 //! Keys: 16 bytes that name a stream of random bits, and the derivation of child keys.
 //!
-//! Entropy is not drawn here; the Python layer (or the caller) brings the bytes.
+//! Only [`Key::from_entropy`] draws entropy; otherwise the Python layer (or the caller) supplies
+//! the bytes.
 
 use super::ars::{Schedule, ars, joined};
 use crate::error::Error;
@@ -8,7 +9,7 @@ use crate::error::Error;
 const TAG_SPLIT: u8 = 254;
 const TAG_FOLD_IN: u8 = 255;
 
-/// The key whose children are the keys of seeds: these bytes as text.
+/// The key whose children are the keys of seeds; its bytes are this text.
 const SEEDS: Key = Key::from_bytes(*b"fastdrop's seeds");
 
 /// A key: 16 bytes that name a stream of random bits.
@@ -39,16 +40,17 @@ impl Key {
         self.bytes
     }
 
-    /// The key of a seed: child `seed`, as [`Key::fold_in`] derives it, of the key with the bytes `fastdrop's seeds`.
+    /// The key of a seed: child `seed`, as [`Key::fold_in`] derives it, of the key whose bytes are
+    /// `fastdrop's seeds`.
     ///
-    /// This is not the key that `fastdrop.Key(seed)` has in Python, whose seeds are NumPy's: [`Key::from_words`] makes
-    /// that.
+    /// This is not the key of `fastdrop.Key(seed)` in Python, which uses NumPy's seeds; for that,
+    /// see [`Key::from_words`].
     #[must_use]
     pub fn from_seed(seed: u64) -> Self {
         SEEDS.fold_in(seed)
     }
 
-    /// The key of two words, as Python's `fastdrop.Key(seed)` draws them:
+    /// The key made of two words, as Python's `fastdrop.Key(seed)` draws them:
     /// `numpy.random.default_rng(seed).integers(0, 2**64, size=2, dtype=numpy.uint64)`.
     ///
     /// ```
@@ -61,7 +63,7 @@ impl Key {
         Self::from_bytes(joined(words))
     }
 
-    /// A key of 16 bytes from the operating system's entropy.
+    /// A key from the operating system's entropy.
     ///
     /// # Errors
     /// [`Error::Entropy`] if it has none.
@@ -71,13 +73,14 @@ impl Key {
         Ok(Self::from_bytes(bytes))
     }
 
-    /// The child key number `index`; children of different indices, and of different keys, are independent.
+    /// Child key number `index`; children of different indices, and of different keys, are
+    /// independent.
     #[must_use]
     pub fn fold_in(self, index: u64) -> Self {
         Self::from_bytes(self.block(index, TAG_FOLD_IN))
     }
 
-    /// `n` child keys, independent of each other and of those from [`Key::fold_in`], made one by one.
+    /// `n` child keys, independent of each other and of those from [`Key::fold_in`], made lazily.
     pub fn split(self, n: usize) -> impl ExactSizeIterator<Item = Self> {
         (0..n).map(move |index| Self::from_bytes(self.block(index as u64, TAG_SPLIT)))
     }

@@ -1,4 +1,4 @@
-//! The stream: pure functions of (key, index). No memory of the caller's, no threads.
+//! The stream: pure functions of (key, index), which use no threads and no memory of the caller.
 
 pub(crate) mod ars;
 pub(crate) mod bernoulli;

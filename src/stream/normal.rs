@@ -1,9 +1,10 @@
 //! Normal variates of a stream: from (key, element index) to a standard normal number, the same at every level.
 //!
-//! Box and Muller ("A note on the generation of random normal deviates", 1958) turn two uniforms into two independent
-//! normals. [`radius`] and [`direction`] are the definition, and the vector body as well: they are made of additions,
-//! multiplications, a square root and operations on bits, all of single precision and all exact or correctly rounded
-//! on every CPU, so the compiler may put them into lanes of any width without changing a bit.
+//! Box and Muller ("A note on the generation of random normal deviates", 1958) turn two uniforms
+//! into two independent normals. [`radius`] and [`direction`] are both the definition and the
+//! vector body. They use additions, multiplications, a square root and bit operations, all in
+//! single precision and all exact or correctly rounded on every CPU, so the compiler may vectorise
+//! them at any width without changing a bit.
 
 use std::f32::consts::{LN_2, PI};
 
@@ -11,9 +12,10 @@ use super::ars::Schedule;
 use super::bernoulli::GROUP;
 use crate::simd::{Kernel, Level, Simd};
 
-/// Tag of the first of the blocks of a group: half of them give distances from the origin, the others directions.
+/// Tag of a group's first block. Half of its blocks give distances from the origin, the others
+/// directions.
 const TAG: u8 = 64;
-/// Blocks of a group: each holds four words of 32 bits.
+/// Blocks in a group: each holds four 32-bit words.
 const BLOCKS: usize = GROUP / 4;
 /// Pairs in a group: elements i and 64 + i are pair i.
 const PAIRS: usize = GROUP / 2;
@@ -23,18 +25,20 @@ const HALF: u32 = 0x3F00_0000;
 const SIGNIFICAND: u32 = 0x007F_FFFF;
 const SIGN: u32 = 1 << 31;
 
-// Minimax polynomials, fitted by linear programming over Chebyshev points. Coefficients were rounded from the lowest
-// power on, and the others fitted again after each. The errors are relative to the functions.
+// Minimax polynomials, fitted by linear programming over Chebyshev points. Coefficients were
+// rounded from the lowest power up, and the others refitted after each. Errors are relative.
 
-/// (-2 ln(1 - w) - 2 w) / w^2 for w in [0, 1/2]: -2 ln(1 - w) comes out to 1.6e-7.
+/// (-2 ln(1 - w) - 2 w) / w^2 for w in [0, 1/2]: -2 ln(1 - w) is accurate to 1.6e-7.
 const LOG: [f32; 7] = [1.000_049_2, 0.664_257_9, 0.539_333_94, 0.101_595_6, 1.503_397_5, -2.072_591, 2.321_282_3];
-/// (sin(x) / x - 1) / x^2 as a polynomial in x^2, for x in [-pi/4, pi/4]: sin x comes out to 4e-9.
+/// (sin(x) / x - 1) / x^2 as a polynomial in x^2, for x in [-pi/4, pi/4]: sin x is accurate to
+/// 4e-9.
 const SIN: [f32; 3] = [-0.166_666_55, 0.008_332_189, -1.951_829_2e-4];
-/// (cos x - 1) / x^2, likewise: cos x comes out to 4e-8.
+/// (cos x - 1) / x^2, likewise: cos x is accurate to 4e-8.
 const COS: [f32; 3] = [-0.499_998_84, 0.041_655_716, -0.001_359_101_7];
 
-/// The distance from the origin of two independent normals: sqrt(-2 ln u), where u is uniform in (0, 1), has 32 bits of
-/// its own and the lowest 8 of `more`, and is as fine near 1 as near 0. At most 7.54.
+/// The distance from the origin of two independent normals: sqrt(-2 ln u), where u is uniform in
+/// (0, 1), is made of `bits` and the lowest 8 bits of `more`, and is as fine near 1 as near 0. At
+/// most 7.54.
 #[inline(always)]
 fn radius(bits: u32, more: u32) -> f32 {
     let above_half = bits & SIGN != 0;
@@ -47,13 +51,13 @@ fn radius(bits: u32, more: u32) -> f32 {
     let c = LOG;
     let w2 = w * w;
     let w4 = w2 * w2;
-    // In the order of Estrin, whose operations wait less for each other than Horner's.
+    // Estrin's scheme, with shorter dependency chains than Horner's.
     let p = ((c[0] + w * c[1]) + w2 * (c[2] + w * c[3])) + w4 * ((c[4] + w * c[5]) + w2 * c[6]);
     (halvings * (2.0 * LN_2) + ((w + w) + w2 * p)).sqrt()
 }
 
-/// Cosine and sine of a uniform angle, from the upper 24 bits: one to exchange them, one for the sign of the cosine, the
-/// others for an angle between -pi/4 and pi/4.
+/// Cosine and sine of a uniform angle, from the upper 24 bits: one swaps them, one is the sign of
+/// the cosine, and the others give an angle between -pi/4 and pi/4.
 #[inline(always)]
 fn direction(bits: u32) -> [f32; 2] {
     // An odd integer times 2^9: the middle of one of 2^22 steps.
@@ -66,7 +70,7 @@ fn direction(bits: u32) -> [f32; 2] {
     if bits << 1 & SIGN == 0 { [cos, sin] } else { [sin, cos] }
 }
 
-/// The normals of the elements of groups from `first` on.
+/// The normals of groups from `first` on.
 pub(crate) fn groups(level: Level, schedule: &Schedule, first: u64, normals: &mut [[f32; GROUP]]) {
     level.run(Draw { schedule, first, normals });
 }
@@ -87,7 +91,8 @@ impl Kernel for Draw<'_> {
             let bytes = bytes(blocks.as_flattened());
             let (distances, directions) = bytes.as_chunks().0.split_at(PAIRS);
             let (first, second) = normals.split_at_mut(PAIRS);
-            // Two short loops: a CPU works on more lanes of these at a time than of one long loop.
+            // Two short loops: a CPU works on more of their lanes at a time than with one long
+            // loop.
             for ((r, bits), more) in second.iter_mut().zip(distances).zip(directions) {
                 *r = radius(u32::from_le_bytes(*bits), u32::from_le_bytes(*more));
             }
@@ -114,7 +119,7 @@ mod tests {
     use super::*;
     use crate::stream::key::Key;
 
-    /// The pair of these two words.
+    /// The pair made from these two words.
     fn pair(distance: u32, direction: u32) -> [f32; 2] {
         super::direction(direction).map(|x| radius(distance, direction) * x)
     }

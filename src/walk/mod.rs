@@ -1,7 +1,8 @@
 //! Walks over strided arrays: axes, their order, and the odometer that steps through them.
 //!
-//! A walk visits the elements of some arrays and of a mask together. Here it knows strides, not what they point to;
-//! [`source`] brings keep bits in its order, [`short_rows`] joins rows, [`transposed`] crosses the stream.
+//! A walk visits the elements of several arrays and of a mask together. This file knows strides,
+//! not what they point to. [`source`] supplies keep bits in walk order, [`short_rows`] joins rows,
+//! and [`transposed`] crosses the stream.
 
 pub(crate) mod short_rows;
 pub(crate) mod source;
@@ -12,9 +13,10 @@ use smallvec::SmallVec;
 use crate::operand::Each;
 use crate::stream::bernoulli::GROUP;
 
-/// Elements that are drawn, and then used, at a time: their bits stay in the nearest cache. A multiple of [`GROUP`].
+/// Elements drawn and then used at a time, so that their bits stay in the L1 cache. A multiple of
+/// [`GROUP`].
 pub(crate) const TILE: usize = 64 * GROUP;
-/// Bits that are kept at once where rows come again.
+/// Bits kept for reuse where rows repeat.
 pub(crate) const REPEATED: usize = 8 * TILE;
 
 /// One axis of a walk. Steps are 0 where an array is shared along the axis.
@@ -23,24 +25,24 @@ pub(crate) struct Axis {
     pub(crate) len: usize,
     /// Steps of the arrays, in bytes.
     pub(crate) steps: Each<isize>,
-    /// Step of the mask: in elements of the whole where bits are drawn, in bytes where they are given.
+    /// Step of the mask: in elements of the whole if bits are drawn, in bytes if they are given.
     pub(crate) bit: isize,
 }
 
 impl Axis {
-    /// The same axis from its other end.
+    /// The same axis, traversed from its other end.
     pub(crate) fn reversed(self) -> Self {
         Self { steps: self.steps.map(|step| -step), bit: -self.bit, ..self }
     }
 }
 
-/// The axes of a walk, the one that turns fastest last.
+/// The axes of a walk, the fastest-varying one last.
 pub(crate) type Axes = SmallVec<[Axis; 6]>;
 
-/// Orders axes so that the output is walked as it lies in memory, and joins those that act as one.
+/// Sorts axes into the output's memory order, and merges those that act as one.
 pub(crate) fn normalize(axes: &mut Axes) {
     axes.retain(|axis| axis.len != 1);
-    // Stable, so axes that are equal in memory stay in logical order. In logical order already? Then no work.
+    // Stable, so axes with equal steps stay in logical order. The check saves the sort.
     let step = |axis: &Axis| std::cmp::Reverse(axis.steps[0].unsigned_abs());
     if !axes.is_sorted_by_key(step) {
         axes.sort_by_key(step);
@@ -64,7 +66,7 @@ pub(crate) fn normalize(axes: &mut Axes) {
     }
 }
 
-/// Where a walk stands: the offset of each array, and of the mask, from its first element.
+/// A position in a walk: the offset of each array, and of the mask, from its first element.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Place {
     pub(crate) offsets: Each<isize>,
@@ -84,7 +86,7 @@ impl Place {
         Self { offsets, bit: self.bit.wrapping_add(axis.bit.wrapping_mul(steps)) }
     }
 
-    /// This place as seen from another corner.
+    /// This place, counted from `corner`.
     pub(crate) fn from(self, corner: Self) -> Self {
         let mut offsets = self.offsets;
         for (offset, from) in offsets.iter_mut().zip(corner.offsets) {
@@ -103,7 +105,7 @@ pub(crate) struct Cursor<'a> {
 }
 
 impl<'a> Cursor<'a> {
-    /// Stands at position `flat` of the walk.
+    /// A cursor at position `flat` of the walk.
     pub(crate) fn at(axes: &'a [Axis], mut flat: usize) -> Self {
         let mut index = SmallVec::from_elem(0, axes.len());
         let mut place = Place::default();
@@ -119,7 +121,7 @@ impl<'a> Cursor<'a> {
         self.place
     }
 
-    /// Steps to the next position; from the last one to the first.
+    /// Steps to the next position, and from the last one back to the first.
     pub(crate) fn advance(&mut self) {
         for (axis, digit) in self.axes.iter().zip(&mut self.index).rev() {
             *digit += 1;
@@ -133,15 +135,15 @@ impl<'a> Cursor<'a> {
     }
 }
 
-/// How many positions `axes` have.
 pub(crate) fn positions(axes: &[Axis]) -> usize {
     axes.iter().map(|axis| axis.len).product()
 }
 
-/// Brings axes along which drawn bits are shared inside of those along which they are not, so that bits are drawn once
-/// per stretch instead of once per repetition. Returns whether it did.
+/// Moves axes that share drawn bits inside those that do not, so that bits are drawn once per
+/// stretch instead of once per repetition. Returns whether it did.
 ///
-/// That pays for runs that are long enough to be read in any order, and short enough to be kept.
+/// This pays for runs long enough to be read in any order, and short enough for their bits to be
+/// kept.
 pub(crate) fn repeat_inside(axes: &mut [Axis]) -> bool {
     let Some((inner, outer)) = axes.split_last_mut() else {
         return false;
@@ -154,7 +156,7 @@ pub(crate) fn repeat_inside(axes: &mut [Axis]) -> bool {
     repeats
 }
 
-/// Cuts the last axis where bits that come again are too many to keep: into stretches, and what is left over.
+/// Splits the last axis, where too many bits repeat to be kept, into stretches and a remainder.
 pub(crate) fn cut_repeated(axes: &Axes) -> SmallVec<[(Axes, Place); 2]> {
     let last = axes.last().copied().unwrap_or_default();
     let stretches = last.len / REPEATED;
@@ -169,13 +171,14 @@ pub(crate) fn cut_repeated(axes: &Axes) -> SmallVec<[(Axes, Place); 2]> {
         .collect()
 }
 
-/// The axis of `len` blocks of `side` elements along `axis`.
+/// An axis over `len` blocks, each of `side` elements along `axis`.
 pub(crate) fn blocks_of(axis: &Axis, side: usize, len: usize) -> Axis {
     let step = Place::default().along(axis, side);
     Axis { len, steps: step.offsets, bit: step.bit }
 }
 
-/// Makes the axis along which the stream is consecutive the one that turns fastest, where it would else be crossed.
+/// If the walk would cross the stream, moves the axis along which the stream is consecutive to the
+/// end.
 pub(crate) fn along_the_stream(axes: &mut Axes) {
     if axes.last().is_some_and(|inner| inner.bit > 1)
         && let Some(position) = axes.iter().position(|axis| axis.bit == 1)

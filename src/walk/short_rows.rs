@@ -1,8 +1,8 @@
-//! Keep bits of short rows that follow each other in memory, packed so that they are applied as one run.
+//! Keep bits of short rows that are adjacent in memory, packed so that they are applied as one run.
 //!
-//! A row of three elements must not cost more than three elements: the rows of an axis are drawn together and
-//! appended in one loop. Where the bits come from is in `source` and `transposed`; what they are used for is not known
-//! here.
+//! A row of three elements must not cost more than three elements, so the rows of an axis are drawn
+//! together and appended in one loop. The bits come from `source` and `transposed`; this file does
+//! not know what they are for.
 
 use std::ops::Range;
 
@@ -14,7 +14,7 @@ use crate::words::word_at;
 /// Rows shorter than this are worth joining.
 const SHORT: usize = TILE / 8;
 
-/// Whether runs along the last axis are short, and follow each other in memory.
+/// Whether runs along the last axis are short, and adjacent in memory.
 pub(crate) fn joins(axes: &[Axis]) -> bool {
     let [.., outer, inner] = axes else {
         return false;
@@ -23,21 +23,21 @@ pub(crate) fn joins(axes: &[Axis]) -> bool {
     inner.len < SHORT && outer.steps == end.offsets
 }
 
-/// How many rows of `len` elements to take at a time: a multiple of 64 if a tile has so many, so that all tiles
-/// begin at a cache line if one does.
+/// How many rows of `len` elements to take at a time: a multiple of 64 if that many fit a tile, so
+/// that all tiles start on a cache line if one does.
 pub(crate) fn rows_at_a_time(len: usize) -> usize {
     let most = TILE / len;
     if most < 64 { most } else { most - most % 64 }
 }
 
-/// The bits of consecutive elements that were not visited yet: [`TILE`] at most.
+/// The bits of consecutive elements not yet visited: at most [`TILE`].
 pub(crate) struct ShortRows {
-    /// Of the last word, what lies past the end is 0.
+    /// Bits of the last word past the end are 0.
     words: [u64; TILE / 64 + 1],
     len: usize,
     first: Place,
     next: Place,
-    /// Index of a drawn row, and how many repetitions of it `words` begins with.
+    /// Index of a drawn row, and how many copies of it `words` starts with.
     repeated: (u64, usize),
 }
 
@@ -89,8 +89,8 @@ impl ShortRows {
         self.flush(&mut visit);
     }
 
-    /// Appends rows from `cursor` on: at least one, at most `rows`, for which there is room. Returns how many. Of
-    /// these, `ahead` rows will be wanted soon.
+    /// Appends at least one and at most `rows` rows from `cursor` on, and returns how many. There
+    /// must be room for `rows`. In all, `ahead` rows will be needed soon.
     fn append_rows(
         &mut self,
         buffer: &mut TileBuffer<'_>,
@@ -116,10 +116,10 @@ impl ShortRows {
                 return rows;
             }
         };
-        // Elements of the stream that a row takes, and those from one row to the next.
+        // Stream elements that a row takes, and from one row to the next.
         let taken = if inner.bit == 0 { 1 } else { inner.len };
         let step = outer.bit as usize;
-        // Then every group from the first row to the last is one of some row.
+        // If so, every group from the first row to the last belongs to some row.
         let dense = step <= taken + GROUP;
         if dense {
             let rows = rows.min((TILE / step.max(1)).max(1));
@@ -138,7 +138,7 @@ impl ShortRows {
     fn append_drawn(&mut self, words: &[u64], starts: impl IntoIterator<Item = usize>, inner: &Axis) {
         let starts = starts.into_iter();
         if inner.bit == 0 {
-            // The sign, shifted in: no branch, which would be taken at random.
+            // Copies the bit by an arithmetic shift; a branch would be unpredictable.
             let spread = |start: usize| ((words[start / 64] << (63 - start % 64)) as i64 >> 63) as u64;
             self.append(inner.len, starts.map(spread).map(|bits| move |_| bits));
         } else {
@@ -146,7 +146,7 @@ impl ShortRows {
         }
     }
 
-    /// Visits what is there, unless `len` elements at `place` follow it and there is room for them.
+    /// Visits the pending elements, unless `len` elements at `place` directly follow them and fit.
     pub(crate) fn make_room(&mut self, place: Place, len: usize, visit: &mut impl FnMut(Place, Drawn<'_>, usize)) {
         if self.len + len > TILE || self.next.offsets != place.offsets {
             self.flush(visit);
@@ -157,7 +157,8 @@ impl ShortRows {
         self.repeated.1 = 0;
     }
 
-    /// Appends rows of `len` elements each; a row gives the 64 bits from an element on, unspecified past its end.
+    /// Appends rows of `len` elements each. A row returns the 64 bits from an element on; those
+    /// past its end are unspecified.
     #[inline(always)]
     pub(crate) fn append<R: Fn(usize) -> u64>(&mut self, len: usize, rows: impl IntoIterator<Item = R>) {
         let (mut word, mut filled) = (self.len / 64, self.len % 64);
@@ -188,7 +189,7 @@ impl ShortRows {
         self.len = word * 64 + filled;
     }
 
-    /// Visits what is there.
+    /// Visits the pending elements.
     pub(crate) fn flush(&mut self, visit: &mut impl FnMut(Place, Drawn<'_>, usize)) {
         if self.len > 0 {
             visit(self.first, Drawn::Bits(&self.words, 0), self.len);

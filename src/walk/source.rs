@@ -1,8 +1,8 @@
-//! What a call draws, in the order of a walk: keep bits from a stream, from an array of bytes, or all the same; normals;
-//! uniforms.
+//! What a call draws, in walk order: keep bits (from a stream, from an array of bytes, or
+//! constant), normals or uniforms.
 //!
-//! A [`TileBuffer`] holds the bits of one stretch at a time, so they stay in the nearest cache between being drawn and
-//! being used. What they are used for is not known here.
+//! A [`TileBuffer`] holds the bits of one stretch at a time, so they stay in the L1 cache until
+//! they are used. This file does not know what they are for.
 
 use std::ops::Range;
 
@@ -17,20 +17,20 @@ use crate::stream::key::Key;
 use crate::stream::{normal, uniform};
 use crate::words;
 
-/// Groups that are gathered at once: as many as a tile has.
+/// Groups gathered at once: as many as a tile has.
 pub(crate) const GATHERED: usize = TILE / GROUP;
-/// Rows of fewer elements, where they lie far apart, are gathered into full vectors.
+/// Rows shorter than this that lie far apart are gathered into full vectors.
 const LONG: usize = 8 * GROUP;
-/// Groups of normals that are drawn at a time: fewer cost more calls, more fill the nearest cache.
+/// Groups of normals drawn at a time: fewer would cost more calls, more would fill the L1 cache.
 const NORMAL_GROUPS: usize = 8;
-/// Words of bits that a tile needs: one to spare, and what its alignment adds.
+/// Words of bits that a tile needs, including a spare one and some for its alignment.
 const TILE_WORDS: usize = TILE / 64 + 4;
 
-/// A boolean array of the caller's: one byte per element, any value but 0 is kept.
+/// The caller's boolean array: one byte per element, where any value but 0 means kept.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct MaskArray(*const u8);
 
-// SAFETY: the bytes are only read, and `MaskArray::new` asks that nobody writes them meanwhile.
+// SAFETY: the bytes are only read, and `MaskArray::new` requires that nobody writes them.
 unsafe impl Send for MaskArray {}
 // SAFETY: as above.
 unsafe impl Sync for MaskArray {}
@@ -44,7 +44,7 @@ impl MaskArray {
     }
 }
 
-/// What a call draws. A number of type u64 is the index of the walk's first element in the whole.
+/// What a call draws. Each `u64` is the index in the whole of the walk's first element.
 #[derive(Debug, Clone)]
 #[allow(clippy::large_enum_variant, reason = "a call has one, and passes it by reference")]
 pub(crate) enum Source {
@@ -80,7 +80,7 @@ impl Source {
         Self::Uniforms(key.schedule(), origin)
     }
 
-    /// The same source from another place on.
+    /// The same source, starting at another place.
     pub(crate) fn from(&self, place: Place) -> Self {
         let mut source = self.clone();
         match &mut source {
@@ -99,7 +99,7 @@ impl Source {
 pub(crate) enum Drawn<'a> {
     All,
     None,
-    /// Keep bits, from a bit of these words on; they hold a word to spare.
+    /// Keep bits: words, one of them spare, and the position of the first bit.
     Bits(&'a [u64], usize),
     /// A normal for each element, or one for all.
     Normals(&'a [f32]),
@@ -108,7 +108,8 @@ pub(crate) enum Drawn<'a> {
 }
 
 impl<'a> Drawn<'a> {
-    /// Keep bits as words and the position of the first bit in them. All are kept where no bits were drawn.
+    /// Keep bits as words, and the position of the first bit. Normals and uniforms keep all
+    /// elements.
     pub(crate) fn bits(self) -> (&'a [u64], usize) {
         static SAME: [[u64; TILE / 64 + 1]; 2] = [[0; TILE / 64 + 1], [!0; TILE / 64 + 1]];
         match self {
@@ -126,7 +127,7 @@ struct Values {
     len: usize,
 }
 
-/// A buffer of what was drawn last, kept until something else is asked for.
+/// A buffer of the last draw, kept until something else is requested.
 pub(crate) struct TileBuffer<'a> {
     source: &'a Source,
     level: Level,
@@ -134,7 +135,7 @@ pub(crate) struct TileBuffer<'a> {
     normals: SmallVec<[[f32; GROUP]; NORMAL_GROUPS]>,
     first_group: u64,
     groups: usize,
-    /// Where in `words` the bits of the rows to come begin, the next one last.
+    /// Where the remaining rows start in `words`, the next one last.
     rows: SmallVec<[usize; GATHERED]>,
 }
 
@@ -148,9 +149,9 @@ impl<'a> TileBuffer<'a> {
         self.source
     }
 
-    /// Calls `visit(place, drawn, len)` for runs of at most [`TILE`] elements (`piece`, if bits are drawn) along the
-    /// last axis, which together are the positions `range` of the walk. Runs of drawn bits end a multiple of 64 elements
-    /// behind `phase`, unless the row ends.
+    /// Calls `visit(place, drawn, len)` for runs of at most [`TILE`] elements (`piece`, if bits are
+    /// drawn) along the last axis, which together cover the positions `range` of the walk. Runs of
+    /// drawn bits end a multiple of 64 elements after `phase`, unless the row ends first.
     pub(crate) fn walk(
         &mut self,
         axes: &[Axis],
@@ -165,7 +166,7 @@ impl<'a> TileBuffer<'a> {
         let mut at = range.start;
         let mut column = at.checked_rem(inner.len).unwrap_or(0);
         let mut cursor = Cursor::at(outer, at.checked_div(inner.len).unwrap_or(0));
-        // Rows that follow each other closely are drawn together.
+        // Rows that are close together in the stream are drawn together.
         let row_step = outer.last().map_or(0, |axis| axis.bit);
         let dense = row_step > 0 && row_step <= 2 * inner.len as isize;
         let sparse = row_step > 2 * inner.len as isize && inner.bit == 1 && inner.len < LONG;
@@ -217,7 +218,8 @@ impl<'a> TileBuffer<'a> {
                         continue;
                     }
                     let index = origin.wrapping_add_signed(place.bit as i64);
-                    // One bit serves a run that shares it; a run whose bits are apart is taken bit by bit.
+                    // A run may share one bit; a run whose bits are not consecutive is taken bit by
+                    // bit.
                     let len = match inner.bit {
                         0 => left,
                         1 if left > piece => piece - (column + piece - phase) % 64,
@@ -251,9 +253,9 @@ impl<'a> TileBuffer<'a> {
         }
     }
 
-    /// Where the values of elements from `place` on are, whose indices are `step` apart, and of how many elements: at
-    /// most `left`. Where all share one value, it comes once. Values that are missing are those of the groups from
-    /// `first_group` on, at most `most`.
+    /// Locates the values of up to `left` elements from `place` on, whose indices are `step` apart.
+    /// A value that all share is there once. If values are missing, the caller must draw
+    /// `self.groups` groups, at most `most`, from `self.first_group` on.
     fn seek(&mut self, origin: u64, place: Place, step: isize, left: usize, most: usize) -> Values {
         let index = origin.wrapping_add_signed(place.bit as i64);
         let (group, lane) = (index / GROUP as u64, (index % GROUP as u64) as usize);
@@ -274,8 +276,8 @@ impl<'a> TileBuffer<'a> {
         Values { missing, at: first..first + values, len }
     }
 
-    /// The bits of `len` elements from `index` on. If they are not at hand, `ahead` elements are drawn, but for the
-    /// groups at the end of the last draw that can be used again.
+    /// The bits of `len` elements from `index` on. If they are not buffered, `ahead` elements are
+    /// drawn, except for groups that can be reused from the end of the last draw.
     pub(crate) fn draw(&mut self, sampler: &Sampler, index: u64, len: usize, ahead: usize) -> (&[u64], usize) {
         let group = index / GROUP as u64;
         let lane = (index % GROUP as u64) as usize;
@@ -296,8 +298,9 @@ impl<'a> TileBuffer<'a> {
         (&self.words, lane)
     }
 
-    /// Draws the bits of the rows from `cursor` on, `row` elements each, the first from `column`: of as many as fill
-    /// a tile, or hold `left` elements. Returns words, and where in them the rows begin, the last row first.
+    /// Draws the bits of rows from `cursor` on, `row` elements each, the first one from `column`
+    /// on: as many as fit a tile, or hold `left` elements. Returns words, and where the rows start
+    /// in them, the last row first.
     pub(crate) fn gather(
         &mut self,
         sampler: &Sampler,
@@ -331,7 +334,7 @@ impl<'a> TileBuffer<'a> {
         (&self.words, &self.rows)
     }
 
-    /// The bits of `len` given bytes.
+    /// Packs `len` bytes of a given mask into bits.
     pub(crate) fn pack(&mut self, given: MaskArray, first: isize, step: isize, len: usize) -> &[u64] {
         self.words.clear();
         for at in (0..len).step_by(64) {

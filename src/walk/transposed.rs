@@ -1,4 +1,4 @@
-//! Keep bits where the walk goes across the stream: drawn along it, and transposed.
+//! Keep bits for walks that cross the stream: drawn along it, then transposed.
 
 use smallvec::SmallVec;
 
@@ -9,37 +9,39 @@ use crate::simd::{Kernel, Level, Simd};
 use crate::stream::bernoulli::{GROUP, GROUP_WORDS, Sampler};
 use crate::words::{transpose, word_at};
 
-/// The bits of a block of a stream, transposed so that they run along `inner`, whose elements are not neighbours in
+/// A block of a stream's bits, transposed to run along `inner`, whose elements are not adjacent in
 /// the stream.
 pub(crate) struct Transposed<'a> {
     pub(crate) sampler: &'a Sampler,
     pub(crate) level: Level,
     /// Index of the block's first element.
     pub(crate) first: u64,
-    /// Along this axis the stream is consecutive (or the axis has length 1).
+    /// The stream is consecutive along this axis (or its length is 1).
     pub(crate) lanes: Axis,
     pub(crate) inner: Axis,
 }
 
-/// Buffers for [`Transposed::walk`], kept between blocks: at most 128 KiB.
+/// Buffers for [`Transposed::walk`], reused between blocks: at most 128 KiB.
 #[derive(Default)]
 pub(crate) struct Buffers {
-    /// For each element along `inner`, where its bits start in the drawn ones.
+    /// For each element along `inner`, where its bits start in `drawn`.
     starts: Vec<u32>,
     drawn: Vec<u64>,
     transposed: Vec<u64>,
 }
 
-/// Words behind the drawn ones: the last lanes are read as a whole word, and that needs a word to spare.
+/// Extra words after the drawn ones: the last lanes are read as a whole word, which takes a spare
+/// one.
 const SPARE: usize = 3;
 
 impl Transposed<'_> {
-    /// Most elements of a block along `inner`.
+    /// Maximum length of a block along `inner`.
     pub(crate) const SIDE: usize = 2048;
-    /// Most elements of a block.
+    /// Maximum number of elements in a block.
     const SIZE: usize = 1 << 19;
 
-    /// Most elements of a block along `lanes`: the drawn bits then fit 96 KiB, whatever their alignment.
+    /// Maximum length of a block along `lanes`: the drawn bits then fit 96 KiB, whatever their
+    /// alignment.
     pub(crate) fn most_lanes(inner: &Axis) -> usize {
         Self::SIZE / inner.len.next_power_of_two().clamp(64, Self::SIDE)
     }
@@ -93,17 +95,17 @@ impl Transposed<'_> {
         starts.clear();
         let step = self.inner.bit as usize;
         if step <= self.lanes.len + GROUP {
-            // No group lies between those of neighbours.
+            // No group lies between those of adjacent elements.
             let lane = (self.first % GROUP as u64) as usize;
             starts.extend((0..self.inner.len).map(|i| (lane + i * step) as u32));
             let end = (lane + (self.inner.len - 1) * step + self.lanes.len).div_ceil(GROUP) * GROUP_WORDS;
             drawn.resize(end + SPARE, 0);
             return self.sampler.fill(self.level, self.first / GROUP as u64, &mut drawn[..end]);
         }
-        // Now neighbours share no group.
+        // Here, adjacent elements share no group.
         let mut groups = SmallVec::<[u64; GATHERED]>::new();
         drawn.clear();
-        // At once, so that no growth needs more than this.
+        // Reserved at once: growing could allocate more than this.
         let groups_each = (self.lanes.len - 1) / GROUP + 2;
         drawn.reserve(self.inner.len * groups_each * GROUP_WORDS + SPARE);
         for i in 0..self.inner.len as u64 {
@@ -130,7 +132,7 @@ impl Transposed<'_> {
     }
 }
 
-/// Sixty-four words of 64 bits, to be transposed with a level's instructions.
+/// A square of 64 by 64 bits, transposed with a level's instructions.
 struct Square<'a>(&'a mut [u64; 64]);
 
 impl Kernel for Square<'_> {
