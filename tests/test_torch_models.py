@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import pickle
 import re
+import subprocess
+import sys
 import time
 import warnings
 from collections.abc import Iterator
@@ -334,3 +336,32 @@ def _ranked(rank: int, path: str) -> None:
 
 def test_ranks_draw_shards_of_one_mask_or_masks_of_their_own(tmp_path: Any) -> None:
     torch.multiprocessing.spawn(_ranked, args=(str(tmp_path / "rendezvous"),), nprocs=2)
+
+
+FORK = """
+import os, signal, sys
+import torch
+torch.set_num_threads(2)
+x = torch.randn(1 << 21)
+(x * 2).sum()  # starts the threads of torch
+if sys.argv[1] == "before":
+    import fastdrop.torch
+    import fastdrop as fd
+    fastdrop.torch.functional.dropout(x, 0.5)
+child = os.fork()
+if child == 0:
+    signal.alarm(60)
+    import fastdrop.torch
+    import fastdrop as fd
+    y = fastdrop.torch.functional.dropout(x, 0.5, key=fd.Key(0))
+    expected = fd.dropout(x.numpy(), 0.5, rng=fd.Key(0))
+    os._exit(int((y.numpy() != expected).any()))
+sys.exit(os.waitpid(child, 0)[1])
+"""
+
+
+@pytest.mark.parametrize("imported", ["before", "after"])
+def test_a_forked_child_does_not_wait_for_threads_it_lacks(imported: str) -> None:
+    """OpenMP's runtime would: its threads stay with the parent."""
+    done = subprocess.run([sys.executable, "-c", FORK, imported], timeout=120, check=False)
+    assert done.returncode == 0
