@@ -57,6 +57,11 @@ bench-smoke:  ## Run every benchmark once, only to see that it works
 	python benches/sweep.py --rounds 1
 	python benches/training_step.py --rounds 2
 
+.PHONY: torch-smoke
+torch-smoke:  ## Run what needs PyTorch once, only to see that it works
+	python benches/torch_step.py --quick --rounds 2
+	python examples/torch_finetune.py --quick
+
 EXPERIMENTS := overfitting data_size rates regularizers averaging uncertainty features removal batchnorm ridge
 
 .PHONY: examples-smoke

@@ -99,6 +99,8 @@ def _draw(generator: torch.Generator | None) -> Tensor:
     if words is None:
         with torch.inference_mode(False):
             words = _scratch.words = torch.empty(2, dtype=torch.int64, device="cpu")
+    if generator is None:
+        return words.random_(_LOWEST, _BEYOND)
     return words.random_(_LOWEST, _BEYOND, generator=generator)
 
 
