@@ -139,6 +139,14 @@ def test_a_mask_goes_by_the_index_in_every_layout(dtype: Any) -> None:
     assert torch.equal(F.dropout(expanded, 0.3, key=KEY_), F.dropout(dense, 0.3, key=KEY_))
 
 
+def test_a_negative_that_is_only_marked_as_such_is_read_as_it_is() -> None:
+    """The imaginary part of a conjugate shares its memory with the number."""
+    x = torch.randn(50, dtype=torch.complex64).conj().imag
+    assert x.is_neg()
+    y = F.dropout(x, 0.3, key=KEY_)
+    assert torch.equal(y, F.dropout(x.resolve_neg(), 0.3, key=KEY_))
+
+
 @pytest.mark.parametrize("shape", [(), (0,), (4, 0, 3)])
 def test_scalars_and_empty_tensors_keep_their_shape(shape: tuple[int, ...]) -> None:
     x = torch.ones(shape, requires_grad=True)
