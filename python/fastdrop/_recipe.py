@@ -131,6 +131,15 @@ class Mask(Drawable, _core.Mask):
         _core.apply(self, array, factor, as_out(out))
         return out
 
+    def to_dask(self, chunks: Any = "auto") -> Any:
+        """Return the mask as a Dask array of bool, whose blocks are drawn when they are computed.
+
+        `chunks` is as for `dask.array.ones`.
+        """
+        from fastdrop.dask import from_mask
+
+        return from_mask(self, chunks)
+
     def __repr__(self) -> str:
         whole, p, key, start, shape = self.parts
         base = f"Mask({whole}, {p!r}, {key!r})"

@@ -1,0 +1,180 @@
+"""Dropout of Dask arrays, block by block, with the masks of NumPy.
+
+>>> import dask.array as da
+>>> import fastdrop.dask
+>>> x = da.ones((6, 8), chunks=(4, 3), dtype="float32")
+>>> y = fastdrop.dask.dropout(x, 0.5, rng=fd.Key(0))
+>>> np.array_equal(y.compute(), fd.dropout(x.compute(), 0.5, rng=fd.Key(0)))
+True
+
+Nothing is computed before Dask is asked to. The key is drawn when the graph is made and is part of
+it, so a mask does not depend on chunks, schedulers, workers, or how often a block is computed. Each
+block draws its region of the mask of the whole array, and needs no other block.
+
+The functions are those of NumPy, with their arguments, apart from `out`: see there. `mask` is a
+`Mask`, and so is what `return_mask` returns. An xarray.DataArray gives one with the same
+coordinates and attributes.
+"""
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+import fastdrop as fd
+from fastdrop._arguments import (
+    Array,
+    as_flag,
+    check_broadcast,
+    float_array,
+    probability,
+    shown,
+)
+from fastdrop._key import NO_KEY, RNG
+from fastdrop._layer import MaskedLayer
+from fastdrop._plan import draw_key
+from fastdrop._recipe import Mask, make_mask
+
+try:
+    import dask.array as da
+    from dask.tokenize import normalize_token
+except ImportError as error:
+    raise ImportError("fastdrop.dask needs dask.array, which is not installed") from error
+
+__all__ = [
+    "alpha_dropout",
+    "drop_connect",
+    "drop_path",
+    "dropout",
+    "dropout1d",
+    "dropout2d",
+    "dropout3d",
+    "feature_alpha_dropout",
+    "feature_dropout",
+    "from_mask",
+    "gelu_dropout",
+    "locked_dropout",
+    "relu_dropout",
+]
+
+
+@normalize_token.register(fd.Key)
+def _(key: fd.Key) -> tuple[str, bytes]:
+    return "fastdrop.Key", bytes(key)
+
+
+@normalize_token.register(Mask)
+def _(mask: Mask) -> tuple[str, str]:
+    return "fastdrop.Mask", repr(mask)
+
+
+def from_mask(mask: Mask, chunks: Any = "auto") -> Any:
+    """Return a mask as a Dask array of bool, True where an element is kept.
+
+    `chunks` is as for `dask.array.ones`; `Mask.to_dask` is the same.
+
+    >>> mask = fd.Mask((4, 6), 0.5, fd.Key(0))
+    >>> np.array_equal(mask.to_dask(chunks=(2, 3)).compute(), mask.to_numpy())
+    True
+    """
+    if not isinstance(mask, Mask):
+        raise TypeError(f"mask must be a Mask, got {type(mask).__name__}")
+    sizes = da.core.normalize_chunks(chunks, mask.shape, dtype=np.bool_)
+    return da.map_blocks(
+        _drawn, mask, chunks=sizes, dtype=np.bool_, meta=np.empty((0,) * mask.ndim, np.bool_)
+    )
+
+
+def _drawn(mask: Mask, block_info: Any) -> Array:
+    """Draw the block of a mask."""
+    return _region(mask, block_info[None]["array-location"]).to_numpy()
+
+
+def _region(mask: Mask, location: Any) -> Mask:
+    """Return the part of a mask for a block of an array that the mask broadcasts to."""
+    if not mask.ndim:
+        return mask
+    places = [
+        (0, 1) if length == 1 else place
+        for length, place in zip(mask.shape, location[-mask.ndim :], strict=True)
+    ]
+    return mask.region([first for first, _ in places], [end - first for first, end in places])
+
+
+def _applied(
+    x: Array, function: Callable[..., Any], mask: Mask, options: Any, block_info: Any
+) -> Array:
+    """Apply a function of arrays to a block."""
+    y: Array = function(x, mask=_region(mask, block_info[0]["array-location"]), **options)
+    return y
+
+
+def _lazy(function: Callable[..., Any], layer: type[MaskedLayer[Any]]) -> Callable[..., Any]:
+    """Return the form of a function for Dask arrays; its layer knows the shape of its masks."""
+    name = function.__name__
+
+    def lazily(
+        x: Any,
+        p: float = 0.5,
+        *,
+        training: bool = True,
+        rng: RNG = None,
+        mask: Mask | None = None,
+        return_mask: bool = False,
+        **options: Any,
+    ) -> Any:
+        xarray = sys.modules.get("xarray")
+        if xarray is not None and isinstance(x, xarray.DataArray):
+            y = lazily(
+                x.data, p, training=training, rng=rng, mask=mask, return_mask=return_mask, **options
+            )
+            return (x.copy(data=y[0]), y[1]) if return_mask else x.copy(data=y)
+        if not isinstance(x, da.Array):
+            raise TypeError(f"x must be a dask.array.Array, got {type(x).__name__}")
+        if np.isnan(x.shape).any():
+            raise ValueError(f"x must have a known shape, got {x.shape}")
+        rate = probability(p)
+        training, return_mask = as_flag(training, "training"), as_flag(return_mask, "return_mask")
+        like = np.broadcast_to(np.zeros((), x.dtype), x.shape)
+        float_array(like, "x")
+        unknown = sorted(options.keys() - layer._options.keys() | options.keys() & {"inplace"})
+        if unknown:
+            raise TypeError(f"{name}() got unexpected keyword arguments {unknown}")
+        shared = layer(rate, rng=NO_KEY, **options)._shared(like)
+        if mask is None:
+            drawn = tuple(1 if axis in shared else n for axis, n in enumerate(x.shape))
+            make_mask(drawn, rate, NO_KEY)  # raises before a Generator advances
+            mask = make_mask(drawn, rate, draw_key(rng, training and rate > 0.0))
+        elif rng is not None:
+            raise ValueError("mask must not be given together with rng")
+        elif not isinstance(mask, Mask):
+            raise TypeError(f"mask must be a Mask, got {shown(mask)}")
+        check_broadcast(mask.shape, x.shape)
+        options.pop("broadcast_dims", None)  # the mask has the shape that they give it
+        settings = {**options, "training": training}
+        y = da.map_blocks(_applied, x, function, mask, settings, dtype=x.dtype, meta=x._meta)
+        if not return_mask:
+            return y
+        return y, mask if training else make_mask(x.shape, 0.0, NO_KEY)
+
+    lazily.__name__ = lazily.__qualname__ = name
+    lazily.__doc__ = f"""Do what `fastdrop.{name}` does, to a Dask array.
+
+    Arguments are those of `fastdrop.{name}`, apart from ``out``. The key is drawn now.
+    """
+    return lazily
+
+
+dropout = _lazy(fd.dropout, fd.Dropout)
+feature_dropout = _lazy(fd.feature_dropout, fd.FeatureDropout)
+dropout1d = _lazy(fd.dropout1d, fd.Dropout1d)
+dropout2d = _lazy(fd.dropout2d, fd.Dropout2d)
+dropout3d = _lazy(fd.dropout3d, fd.Dropout3d)
+locked_dropout = _lazy(fd.locked_dropout, fd.LockedDropout)
+drop_path = _lazy(fd.drop_path, fd.DropPath)
+drop_connect = _lazy(fd.drop_connect, fd.DropConnect)
+alpha_dropout = _lazy(fd.alpha_dropout, fd.AlphaDropout)
+feature_alpha_dropout = _lazy(fd.feature_alpha_dropout, fd.FeatureAlphaDropout)
+relu_dropout = _lazy(fd.relu_dropout, fd.ReluDropout)
+gelu_dropout = _lazy(fd.gelu_dropout, fd.GeluDropout)
