@@ -243,6 +243,16 @@ def test_the_gradient_of_a_linear_call_is_the_call(name: str) -> None:
     assert torch.equal(first, x.grad)
 
 
+def test_gradients_that_are_sparse_are_taken() -> None:
+    """Such as that of an embedding whose words are dropped."""
+    weight = torch.randn(6, 4, requires_grad=True)
+    rows = F.dropout(weight, 0.5, key=KEY_)
+    torch.nn.functional.embedding(torch.tensor([1, 2]), rows, sparse=True).sum().backward()
+    expected = F.dropout(torch.ones(6, 4), 0.5, key=KEY_)
+    expected[[0, 3, 4, 5]] = 0
+    assert torch.equal(weight.grad, expected)
+
+
 def test_a_layer_keeps_nothing_but_its_key_for_the_gradient() -> None:
     kept: list[int] = []
     x = torch.randn(1 << 16, requires_grad=True)

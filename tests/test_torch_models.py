@@ -113,6 +113,31 @@ def test_what_torch_refuses_stays_refused(x: Any, installed: None) -> None:
         theirs.dropout(x, 0.5)
 
 
+def test_native_dropout_of_other_dtypes_is_that_of_torch(installed: None) -> None:
+    complex_ones, ints = torch.ones(100, dtype=torch.complex64), torch.ones(3, dtype=torch.long)
+
+    def results() -> Any:
+        y, mask = drawn(torch.native_dropout, complex_ones, 0.5, True)
+        gradient = torch.ops.aten.native_dropout_backward(ints, ints != 0, 2.0)
+        return y, mask, gradient, theirs.dropout(ints, 1.0)
+
+    ours = results()
+    ft.uninstall()
+    for one, other in zip(ours, results(), strict=True):
+        assert one.dtype == other.dtype
+        assert torch.equal(one, other)
+
+
+@pytest.mark.filterwarnings("ignore:.*nested tensors")
+@pytest.mark.parametrize("layout", [torch.strided, torch.jagged])
+def test_modules_take_nested_tensors_as_those_of_torch_do(layout: Any) -> None:
+    x = torch.nested.nested_tensor([torch.ones(30), torch.ones(20)], layout=layout)
+    y = ft.Dropout(0.5)(x)
+    assert y.is_nested
+    with pytest.raises(ValueError, match="input must be dense, got a nested tensor"):
+        F.dropout(x)
+
+
 def test_uninstalling_gives_back_the_masks_of_torch() -> None:
     x = torch.ones(1000)
     before = drawn(theirs.dropout, x, 0.5)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import fastdrop as fd
@@ -26,8 +27,9 @@ WORDS = ft.key_tensor(KEY)
 
 
 @pytest.fixture(autouse=True)
-def _fresh() -> Iterator[None]:
-    """Compile anew in each test."""
+def _fresh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """Compile anew in each test: what was kept on disk may be of another version."""
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     torch._dynamo.reset()
     yield
     ft.uninstall()
@@ -54,7 +56,8 @@ def test_the_operator_passes_the_checks_of_torch(
 ) -> None:
     inputs = [torch.randn(shape, requires_grad=gradient) for shape in shapes]
     region = region or (None, None, None)
-    arguments = (operation, inputs, WORDS, 0.5, [], 2.0, 0.0, 0.0, [], *region)
+    three = (*inputs, None, None)[:3]
+    arguments = (operation, *three, WORDS, 0.5, [], 2.0, 0.0, 0.0, [], *region)
     torch.library.opcheck(torch.ops.fastdrop.forward.default, arguments)
 
 
@@ -218,6 +221,10 @@ def test_both_modes_of_randomness_under_vmap(installed: bool) -> None:
     assert len(run("different").unique(dim=0)) == 5
     with pytest.raises(RuntimeError, match="randomness"):
         run("error")
+    torch.manual_seed(0)
+    gradient = torch.func.grad(lambda x: dropout(x, 0.5).sum())(x[0])
+    torch.manual_seed(0)
+    assert torch.equal(gradient, F.dropout(x[0], 0.5))
     gradients = run("different", torch.func.grad(lambda x: dropout(x, 0.5).sum()))
     assert len(gradients.unique(dim=0)) == 5
 
@@ -257,6 +264,34 @@ def test_calls_in_place_are_transformed_too() -> None:
     expected = F.dropout(x, 0.5, key=KEY)
     assert torch.equal(torch.func.grad(lambda x: function(x).sum())(x), expected)
     assert torch.equal(torch.compile(function, fullgraph=True)(x), expected)
+
+
+@pytest.mark.parametrize("function", [F.dropout, F.gelu_dropout])
+def test_batched_gradients_are_those_of_each(function: Any) -> None:
+    """They come as tensors without memory, of a vmap that is older than `torch.func`."""
+    x = torch.randn(6, dtype=torch.float64, requires_grad=True)
+    y = function(x, 0.4, key=KEY)
+    (rows,) = torch.autograd.grad(y, x, torch.eye(6), is_grads_batched=True, retain_graph=True)
+    for row, unit in zip(rows, torch.eye(6), strict=True):
+        torch.testing.assert_close(row, torch.autograd.grad(y, x, unit, retain_graph=True)[0])
+    loss = lambda x: function(x, 0.4, key=KEY).square().sum()  # noqa: E731
+    torch.testing.assert_close(
+        torch.autograd.functional.hessian(loss, x, vectorize=True),
+        torch.autograd.functional.hessian(loss, x),
+    )
+    assert torch.autograd.gradcheck(
+        lambda x: function(x, 0.4, key=KEY), x, check_batched_grad=True, check_forward_ad=True
+    )
+
+
+def test_a_trace_records_the_call() -> None:
+    """A trace does not see what the core does to memory by itself."""
+    traced = torch.jit.trace(ft.Dropout(0.5), torch.ones(100), check_trace=False)
+    assert torch.equal(drawn(traced, torch.ones(100)), drawn(F.dropout, torch.ones(100)))
+
+
+def test_zeros_without_memory_stay_zeros() -> None:
+    assert not F.dropout(torch._efficientzerotensor(100), 0.5).any()
 
 
 def test_masks_are_not_returned_from_where_they_are_not_known() -> None:

@@ -40,6 +40,13 @@ _transforms_are_active = torch._C._are_functorch_transforms_active
 _dispatch_modes = torch._C._len_torch_dispatch_stack
 _threads = torch.get_num_threads
 _grad_enabled = torch.is_grad_enabled
+_tracing = torch._C._get_tracing_state
+_keys_of = torch._C._dispatch_keys
+
+with torch.inference_mode():
+    _PLAIN_KEYS = {_keys_of(torch.empty(0, device="cpu")).raw_repr()}
+with torch.inference_mode(False):
+    _PLAIN_KEYS.add(_keys_of(torch.empty(0, device="cpu")).raw_repr())
 
 
 class How(NamedTuple):
@@ -134,18 +141,33 @@ def _recipe(how: How, source: Any, shape: tuple[int, ...]) -> Mask | BlockMask:
 
 
 def _is_plain(inputs: tuple[Tensor, ...]) -> bool:
-    """Return whether a call can go straight to the core."""
+    """Return whether a call can go straight to the core: nothing but memory on the CPU is involved.
+
+    The dispatch keys of a tensor tell what else it is: sparse, batched, a negative that is only
+    marked as such, or zeros without memory.
+    """
     if (
         torch.compiler.is_compiling()
         or _transforms_are_active()
         or _dispatch_modes()
+        or _tracing() is not None
         or forward_ad._current_level >= 0
     ):
         return False
-    for x in inputs:  # noqa: SIM110, small calls feel a generator
-        if type(x) not in _PLAIN or not x.is_cpu or x.is_neg():
+    for x in inputs:
+        if type(x) not in _PLAIN or _keys_of(x).raw_repr() not in _PLAIN_KEYS:
             return False
     return True
+
+
+def takes(x: Tensor) -> bool:
+    """Return whether there are kernels for a tensor."""
+    return (
+        (x.is_cpu or x.is_meta)
+        and x.layout is torch.strided
+        and not x.is_nested
+        and x.dtype in DTYPES
+    )
 
 
 def _check_inplace(x: Tensor) -> None:
@@ -269,6 +291,8 @@ class _Recorded(torch.autograd.Function):
         """Return the gradients with respect to the inputs."""
         linear, source, how, shapes = ctx.call
         words, x = ctx.saved_tensors or (None, None)
+        if dy.layout is not torch.strided:
+            dy = dy.to_dense()  # of an embedding, for one
         if x is None and not shapes:
             return None, None, None, None, None, _again(linear, source, words, (dy,))
         needs = ctx.needs_input_grad[5:]
@@ -334,9 +358,9 @@ def _again(how: How, source: Any, words: Tensor | None, inputs: tuple[Tensor, ..
 # draws for one.
 
 _SCHEMA = (
-    "forward(str operation, Tensor[] inputs, Tensor key, float p, int[] shared, float scale, "
-    "float shift, float fill, int[] block, SymInt[]? whole, SymInt[]? start, SymInt[]? shape) "
-    "-> Tensor"
+    "forward(str operation, Tensor input, Tensor? second, Tensor? third, Tensor key, float p, "
+    "int[] shared, float scale, float shift, float fill, int[] block, "
+    "SymInt[]? whole, SymInt[]? start, SymInt[]? shape) -> Tensor"
 )
 
 _library = torch.library.Library("fastdrop", "FRAGMENT")
@@ -379,8 +403,9 @@ def _parts(mask: Mask | BlockMask) -> tuple[Tensor, Any]:
 def _arguments(how: How, words: Tensor, region: Any, inputs: tuple[Tensor, ...]) -> tuple[Any, ...]:
     operation, p, shared, scale, shift, fill, block = how
     whole, start, shape = region or (None, None, None)
+    three = (*inputs, None, None)[:3]
     return (
-        operation, list(inputs), words, p, list(shared), scale, shift, fill, list(block),
+        operation, *three, words, p, list(shared), scale, shift, fill, list(block),
         whole, start, shape,
     )  # fmt: skip
 
@@ -395,12 +420,14 @@ def _operate(how: How, words: Tensor, region: Any, inputs: tuple[Tensor, ...]) -
 
 
 def _parsed(
-    operation: str, inputs: list[Tensor], words: Tensor, p: float, shared: list[int],
-    scale: float, shift: float, fill: float, block: list[int], whole: Any, start: Any, shape: Any,
+    operation: str, first: Tensor, second: Tensor | None, third: Tensor | None, words: Tensor,
+    p: float, shared: list[int], scale: float, shift: float, fill: float, block: list[int],
+    whole: Any, start: Any, shape: Any,
 ) -> tuple[How, Tensor, Any, tuple[Tensor, ...]]:  # fmt: skip
     """Do the opposite of `_arguments`."""
     how = How(operation, p, tuple(shared), scale, shift, fill, tuple(block))
-    return how, words, None if whole is None else (whole, start, shape), tuple(inputs)
+    inputs = tuple(x for x in (first, second, third) if x is not None)
+    return how, words, None if whole is None else (whole, start, shape), inputs
 
 
 def _on_cpu(*arguments: Any) -> Tensor:
@@ -429,7 +456,7 @@ def _with_autograd(keyset: Any, *arguments: Any) -> Any:
 def _batched(info: Any, in_dims: Any, *arguments: Any) -> tuple[Tensor, int]:
     """Compute a batch under `torch.vmap`: with one mask for all, or with a key for each."""
     how, words, region, inputs = _parsed(*arguments)
-    dims, key_dim = in_dims[1], in_dims[2]
+    dims, key_dim = in_dims[1 : 1 + len(inputs)], in_dims[4]
     ndim = next(x.dim() - (dim is not None) for x, dim in zip(inputs[:1], dims[:1], strict=True))
     rows = []
     for x, dim in zip(inputs, dims, strict=True):
@@ -465,7 +492,8 @@ torch.library.register_vmap("fastdrop::forward", _batched, lib=_library)
 
 
 @torch.library.register_fake("fastdrop::forward", lib=_library)
-def _(operation: str, inputs: list[Tensor], *others: Any) -> Tensor:
+def _(*arguments: Any) -> Tensor:
+    _, _, _, inputs = _parsed(*arguments)
     first = inputs[0]
     for x in inputs[1:]:
         if x.device != first.device or x.dtype != first.dtype:

@@ -10,10 +10,15 @@ from torch import Tensor
 
 from fastdrop._recipe import inverse_keep
 from fastdrop.alpha import alpha_numbers
-from fastdrop.torch._call import DTYPES, How, call, compute_given
+from fastdrop.torch._call import How, call, compute_given, takes
 
 _aten = torch.ops.aten
 _installed: torch.library.Library | None = None
+
+_KEYS = ("CPU", "AutogradCPU", "FuncTorchDynamicLayerFrontMode")
+"""Dispatch keys: below autograd, with it, and under the transforms of `torch.func`."""
+
+_NATIVE = ("native_dropout", "native_dropout_backward")
 
 
 def install() -> None:
@@ -39,9 +44,8 @@ def install() -> None:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="(?s).*[Oo]verriding a previously registered")
         for name, kernel in _KERNELS.items():
-            library.impl(name, kernel, "CPU")
-            if name not in ("native_dropout", "native_dropout_backward"):
-                library.impl(name, kernel, "AutogradCPU")
+            for key in ("CPU",) if name in _NATIVE else _KEYS:
+                library.impl(name, kernel, key)
     _installed = library
     _forget()
 
@@ -88,8 +92,8 @@ def _kernel(
             raise RuntimeError(f"dropout probability has to be between 0 and 1, but got {p}")
         if not train or p == 0.0 or input.numel() == 0:
             return input
-        if input.dtype not in DTYPES or input.layout is not torch.strided:
-            return theirs.decompose(input, p, train)
+        if not takes(input):
+            return theirs._op_dk(torch._C.DispatchKey.CompositeImplicitAutograd, input, p, train)
         return call(how(input, p), (input,), inplace, None, None, None, False)
 
     return kernel
@@ -119,13 +123,20 @@ def _feature_axes(input: Tensor) -> tuple[int, ...]:
 
 def _native(input: Tensor, p: float, train: bool | None) -> tuple[Tensor, Tensor]:
     """Return the result and the boolean mask; autograd keeps the mask."""
-    if train is False or p == 0.0 or input.numel() == 0:
+    if not 0.0 <= p <= 1.0:
+        raise RuntimeError(f"dropout probability has to be between 0 and 1, but got {p}")
+    if train is False or input.numel() == 0:
         return input.clone(), torch.ones_like(input, dtype=torch.bool)
+    if not takes(input):
+        mask = torch.empty_like(input, dtype=torch.bool).bernoulli_(1.0 - p)
+        return input.mul(mask).mul_(inverse_keep(p)), mask
     y, recipe = call(_elements(input, p), (input,), False, None, None, None, True)
     return y, torch.from_numpy(recipe.to_numpy())
 
 
 def _native_backward(grad_output: Tensor, mask: Tensor, scale: float) -> Tensor:
+    if not takes(grad_output) or mask.dtype is not torch.bool:
+        return grad_output * mask * scale
     return compute_given(grad_output, mask, scale)
 
 

@@ -29,7 +29,7 @@ from fastdrop._key import NO_KEY, Key
 from fastdrop._recipe import Mask, inverse_keep, make_mask
 from fastdrop.alpha import alpha_numbers
 from fastdrop.blocks import BlockMask
-from fastdrop.torch._call import DTYPES, How, call, no_key
+from fastdrop.torch._call import How, call, no_key, takes
 
 Approximate = Literal["none", "tanh"]
 
@@ -429,16 +429,15 @@ def _checked(
         raise TypeError(f"mask must be a Mask, got {shown(mask)}")
     if not isinstance(input, Tensor):
         raise TypeError(f"input must be a tensor, got {type(input).__name__}")
-    if not training:
+    if not training or takes(input):
         return p
     if not (input.is_cpu or input.is_meta):
         raise ValueError(f"input must be on the CPU, got a tensor on {input.device}")
-    if input.layout is not torch.strided:
-        raise ValueError(f"input must be dense, got a tensor of layout {input.layout}")
-    if input.dtype not in DTYPES:
-        names = "float32, float64, float16 or bfloat16"
-        raise TypeError(f"input must have dtype {names}, got {input.dtype}")
-    return p
+    if input.is_nested or input.layout is not torch.strided:
+        kind = "nested tensor" if input.is_nested else f"tensor of layout {input.layout}"
+        raise ValueError(f"input must be dense, got a {kind}")
+    names = "float32, float64, float16 or bfloat16"
+    raise TypeError(f"input must have dtype {names}, got {input.dtype}")
 
 
 def _keeps_all(p: float, training: bool, mask: Mask | BlockMask | None) -> bool:

@@ -2,7 +2,8 @@
 
 They have the constructors of torch's, and neither parameters nor buffers. Modules do not count
 calls: a key comes from torch's generator, so that checkpointing draws the same mask again, or from
-`set_keys`. On other devices than the CPU, subclasses of torch's modules do what torch's do.
+`set_keys`. For tensors that fastdrop has no kernels for, as on other devices, subclasses of torch's
+modules do what torch's do.
 """
 
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from fastdrop._arguments import as_flag, as_lengths, check_choice
 from fastdrop._key import Key
 from fastdrop.monte_carlo import number_of
 from fastdrop.torch import functional
-from fastdrop.torch._call import key_tensor
+from fastdrop.torch._call import key_tensor, takes
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -34,7 +35,7 @@ class _Replacement(_Module):
 
     def forward(self, input: Tensor) -> Tensor:
         """Drop in training; return `input` in evaluation."""
-        if not self.training or input.is_cpu or input.is_meta:
+        if not self.training or takes(input):
             function = type(self)._function
             y: Tensor = function(input, self.p, self.training, self.inplace, key=self.key)
             return y
