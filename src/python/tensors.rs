@@ -8,7 +8,7 @@ use std::sync::OnceLock;
 
 use numpy::npyffi::{NPY_TYPES, PY_ARRAY_API, flags};
 use numpy::{PyArrayDescrMethods, PyUntypedArray, PyUntypedArrayMethods};
-use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::exceptions::{PyBufferError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyCapsule, PyTuple};
 use pyo3::{PyTypeInfo, intern};
@@ -118,16 +118,22 @@ fn view<'py>(object: &Bound<'py, PyAny>, name: &str) -> PyResult<(Array<'py>, Co
         _ => return Err(PyTypeError::new_err(format!("{name} must be a tensor, got {}", object.get_type().name()?))),
     };
     let mut tensor = MaybeUninit::uninit();
-    // SAFETY: the object is an instance of the type that offered the function, which fills the struct or says that it did
-    // not.
+    // SAFETY: the object is an instance of the type that offered the function, which fills the struct or says that it
+    // did not.
     let tensor = unsafe {
         if describe(object.as_ptr().cast(), tensor.as_mut_ptr()) != 0 {
-            return Err(PyErr::fetch(py));
+            return Err(PyBufferError::new_err(PyErr::fetch(py).to_string()));
         }
         tensor.assume_init()
     };
     if tensor.device[0] != dlpack::CPU {
         return Err(PyValueError::new_err(format!("{name} must be on the CPU")));
+    }
+    let (ndim, size) = (tensor.ndim as usize, isize::from(tensor.bits / 8));
+    // SAFETY: the struct's arrays have a length per axis, and live as long as the tensor; strides may be null.
+    let (extents, steps) = unsafe { (lengths(tensor.shape, ndim), lengths(tensor.strides, ndim)) };
+    if tensor.data.is_null() && !extents.contains(&0) {
+        return Err(PyBufferError::new_err(format!("{name} must have memory")));
     }
     let (content, number) = match (tensor.code, tensor.bits, tensor.lanes) {
         (dlpack::FLOAT, 16, 1) => (Content::Number(Element::F16), NPY_TYPES::NPY_HALF),
@@ -138,12 +144,8 @@ fn view<'py>(object: &Bound<'py, PyAny>, name: &str) -> PyResult<(Array<'py>, Co
         (dlpack::INT, 64, 1) => (Content::Int64, NPY_TYPES::NPY_LONGLONG),
         _ => return Err(PyTypeError::new_err(format!("{name} must have dtype {DTYPES}"))),
     };
-    let (ndim, size) = (tensor.ndim as usize, isize::from(tensor.bits / 8));
-    // SAFETY: the struct's arrays have a length per axis, and live as long as the tensor.
-    let mut shape: Steps = unsafe { lengths(tensor.shape, ndim) }.iter().map(|len| *len as isize).collect();
-    // SAFETY: as above; null is allowed for C order, which NumPy takes null for as well.
-    let mut strides: Steps =
-        unsafe { lengths(tensor.strides, ndim) }.iter().map(|step| *step as isize * size).collect();
+    let mut shape: Steps = extents.iter().map(|len| *len as isize).collect();
+    let mut strides: Steps = steps.iter().map(|step| *step as isize * size).collect();
     let strides = if tensor.strides.is_null() { null_mut() } else { strides.as_mut_ptr() };
     // SAFETY: the memory is the tensor's, which the caller of `forward_tensors` holds, and so are the extents. The call
     // copies shape and strides, and takes its own reference of the dtype.

@@ -41,12 +41,6 @@ _dispatch_modes = torch._C._len_torch_dispatch_stack
 _threads = torch.get_num_threads
 _grad_enabled = torch.is_grad_enabled
 _tracing = torch._C._get_tracing_state
-_keys_of = torch._C._dispatch_keys
-
-with torch.inference_mode():
-    _PLAIN_KEYS = {_keys_of(torch.empty(0, device="cpu")).raw_repr()}
-with torch.inference_mode(False):
-    _PLAIN_KEYS.add(_keys_of(torch.empty(0, device="cpu")).raw_repr())
 
 
 class How(NamedTuple):
@@ -141,11 +135,7 @@ def _recipe(how: How, source: Any, shape: tuple[int, ...]) -> Mask | BlockMask:
 
 
 def _is_plain(inputs: tuple[Tensor, ...]) -> bool:
-    """Return whether a call can go straight to the core: nothing but memory on the CPU is involved.
-
-    The dispatch keys of a tensor tell what else it is: sparse, batched, a negative that is only
-    marked as such, or zeros without memory.
-    """
+    """Return whether a call can go straight to the core."""
     if (
         torch.compiler.is_compiling()
         or _transforms_are_active()
@@ -154,8 +144,8 @@ def _is_plain(inputs: tuple[Tensor, ...]) -> bool:
         or forward_ad._current_level >= 0
     ):
         return False
-    for x in inputs:
-        if type(x) not in _PLAIN or _keys_of(x).raw_repr() not in _PLAIN_KEYS:
+    for x in inputs:  # noqa: SIM110, small calls feel a generator
+        if type(x) not in _PLAIN or not x.is_cpu or x.is_neg():
             return False
     return True
 
@@ -191,11 +181,15 @@ def _check_inplace(x: Tensor) -> None:
 
 def _run(how: How, source: Any, inputs: tuple[Tensor, ...], inplace: bool = False) -> Any:
     """Compute a call on plain tensors, and record it if a gradient is wanted."""
-    if _grad_enabled():
-        for x in inputs:
-            if x.requires_grad:
-                return _Recorded.record(how, source, None, None, inplace, *inputs)
-    y = _compute(how, source, inputs, inplace)
+    try:
+        if _grad_enabled():
+            for x in inputs:
+                if x.requires_grad:
+                    return _Recorded.record(how, source, None, None, inplace, *inputs)
+        y = _compute(how, source, inputs, inplace)
+    except BufferError:  # a tensor without memory of its own, such as a batch of gradients
+        y = _operate(how, *_words_of(source), inputs)
+        return inputs[0].copy_(y) if inplace else y
     if inplace and not y.is_inference():
         torch.autograd.graph.increment_version(y)
     return y
@@ -231,11 +225,11 @@ def _empty_like(x: Tensor) -> tuple[Tensor, bool]:
     size = x.numel() * x.element_size()
     if size < LARGE:
         return torch.empty_like(x), True
-    like = torch.empty_like(x, device="meta")
+    like = x if x.is_contiguous() else torch.empty_like(x, device="meta")
     memory, new = _blocks.lend(size)
     with torch.no_grad():
-        storage = torch.from_numpy(memory).untyped_storage()
-        return torch.empty(0, dtype=x.dtype).set_(storage, 0, like.shape, like.stride()), new
+        y = torch.frombuffer(memory, dtype=x.dtype)
+        return y.as_strided_(like.shape, like.stride()), new
 
 
 _blocks = Blocks(KEPT)
@@ -349,8 +343,7 @@ def _again(how: How, source: Any, words: Tensor | None, inputs: tuple[Tensor, ..
         return _operate(how, words, source, inputs)
     if _is_plain(inputs):
         return _run(how, source, inputs)
-    words, region = (key_tensor(source), None) if type(source) is Key else _parts(source)
-    return _operate(how, words, region, inputs)
+    return _operate(how, *_words_of(source), inputs)
 
 
 # The operator. A key is a tensor of two int64. It is drawn by an operator, too: `key` becomes
@@ -388,6 +381,11 @@ def _words(key: Key | Tensor | None, generator: torch.Generator | None) -> Tenso
         drawn: Tensor = torch.ops.fastdrop.key()
         return drawn
     return torch.randint(_LOWEST, _BEYOND, (2,), generator=generator, device="cpu")
+
+
+def _words_of(source: Any) -> tuple[Tensor, Any]:
+    """Return the key and the region of what decided a call in eager mode."""
+    return (key_tensor(source), None) if type(source) is Key else _parts(source)
 
 
 def _parts(mask: Mask | BlockMask) -> tuple[Tensor, Any]:
