@@ -23,7 +23,7 @@ from fastdrop._recipe import Mask, make_mask
 from fastdrop.blocks import BlockMask, block_mask
 from fastdrop.torch._memory import Blocks
 
-LARGE = 2**20
+LARGE = 2**22
 """Bytes from which a result gets its memory from `_blocks`."""
 
 KEPT = 2**28

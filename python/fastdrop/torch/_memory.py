@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 
 Block = NDArray[np.uint8]
 
+LINE = 64
+"""Bytes of a cache line."""
+
 
 class Blocks:
     """Blocks of memory that are lent, and return when nobody holds what was lent.
@@ -32,7 +35,7 @@ class Blocks:
         block = self._take(rounded)
         new = block is None
         if block is None:
-            block = np.empty(rounded, dtype=np.uint8)
+            block = _aligned(rounded)
         # Of a buffer, so that its views hold this array: they would hold the block instead.
         lent = np.frombuffer(block.data, dtype=np.uint8, count=size)
         weakref.finalize(lent, self._return, block).atexit = False
@@ -52,6 +55,13 @@ class Blocks:
             self._size += block.size
             while self._size > self._most:
                 self._size -= self._spare.pop(0).size
+
+
+def _aligned(size: int) -> Block:
+    """Return new memory that begins with a cache line, as that of torch does."""
+    memory = np.empty(size + LINE, dtype=np.uint8)
+    first = -memory.ctypes.data % LINE
+    return memory[first : first + size]
 
 
 def _rounded(size: int) -> int:
