@@ -134,7 +134,7 @@ class Mask(Drawable, _core.Mask):
     def to_dask(self, chunks: Any = "auto") -> Any:
         """Return the mask as a Dask array of bool, whose blocks are drawn when they are computed.
 
-        `chunks` is as for `dask.array.ones`.
+        `chunks` is as for ``dask.array.ones``.
         """
         from fastdrop.dask import from_mask
 

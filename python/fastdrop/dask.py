@@ -72,7 +72,7 @@ def _(mask: Mask) -> tuple[str, str]:
 def from_mask(mask: Mask, chunks: Any = "auto") -> Any:
     """Return a mask as a Dask array of bool, True where an element is kept.
 
-    `chunks` is as for `dask.array.ones`; `Mask.to_dask` is the same.
+    `chunks` is as for ``dask.array.ones``; `Mask.to_dask` is the same.
 
     >>> mask = fd.Mask((4, 6), 0.5, fd.Key(0))
     >>> np.array_equal(mask.to_dask(chunks=(2, 3)).compute(), mask.to_numpy())
