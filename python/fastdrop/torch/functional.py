@@ -103,7 +103,9 @@ def dropout1d(
             [2., 2., 2.]])
     """
     if input.dim() not in (2, 3):
-        raise RuntimeError(f"input of dropout1d must have 2 or 3 axes, got {input.dim()}")
+        raise RuntimeError(
+            f"dropout1d: Expected 2D or 3D input, but received a {input.dim()}D input"
+        )
     shared = _last(input, 1)
     return _select(input, p, training, inplace, shared, key, generator, mask, return_mask)
 
@@ -128,11 +130,16 @@ def dropout2d(
     """
     if input.dim() == 3:
         warnings.warn(
-            "dropout2d takes an input with 3 axes as (N, C, L), not as (C, H, W); write dropout1d",
+            "dropout2d: Received a 3D input to dropout2d and assuming that channel-wise 1D dropout "
+            "behavior is desired, for shape (N, C, L); for that, use dropout1d",
             stacklevel=2,
         )
     elif input.dim() != 4:
-        warnings.warn(f"input of dropout2d must have 4 axes, got {input.dim()}", stacklevel=2)
+        warnings.warn(
+            f"dropout2d: Received a {input.dim()}-D input to dropout2d, which is meant for 4 axes, "
+            "(N, C, H, W); for others, use feature_dropout",
+            stacklevel=2,
+        )
     shared = _features(input)
     return _select(input, p, training, inplace, shared, key, generator, mask, return_mask)
 
@@ -154,7 +161,11 @@ def dropout3d(
     tensor([0., 2., 0., 0.])
     """
     if input.dim() not in (4, 5):
-        warnings.warn(f"input of dropout3d must have 4 or 5 axes, got {input.dim()}", stacklevel=2)
+        warnings.warn(
+            f"dropout3d: Received a {input.dim()}-D input to dropout3d, which is meant for 5 axes, "
+            "(N, C, D, H, W), or 4 without N; for others, use feature_dropout",
+            stacklevel=2,
+        )
     shared = _features(input) if input.dim() == 5 else tuple(range(1, input.dim()))
     return _select(input, p, training, inplace, shared, key, generator, mask, return_mask)
 
