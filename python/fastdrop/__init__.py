@@ -11,7 +11,7 @@ All examples assume ``import numpy as np`` and ``import fastdrop as fd``.
 """
 
 from fastdrop import monte_carlo, schedules
-from fastdrop._config import get_num_threads, set_num_threads, show_config
+from fastdrop._config import get_num_threads, set_num_threads, show_config, threads
 from fastdrop._core import __version__
 from fastdrop._key import Key
 from fastdrop._layer import ElementwiseLayer, Layer
@@ -159,6 +159,7 @@ __all__ = [
     "schedules",
     "set_num_threads",
     "show_config",
+    "threads",
     "weight_drop",
     "zoneout",
     "zoneout_backward",

@@ -1,5 +1,7 @@
 """The installation and its settings: threads, SIMD level, versions."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Literal, SupportsIndex, overload
 
 from fastdrop import _core
@@ -30,6 +32,50 @@ def get_num_threads() -> int:
     True
     """
     return _core.get_num_threads()
+
+
+@contextmanager
+def threads(n: SupportsIndex) -> Iterator[None]:
+    """Use `n` threads for large calls of the whole process in a with block.
+
+    >>> with fd.threads(1):
+    ...     fd.get_num_threads()
+    1
+    """
+    before = get_num_threads()
+    set_num_threads(n)
+    try:
+        yield
+    finally:
+        set_num_threads(before)
+
+
+def _register() -> None:
+    """Let threadpoolctl, if it is installed, see and limit the threads."""
+    try:
+        import threadpoolctl
+    except ImportError:
+        return
+
+    class Controller(threadpoolctl.LibController):  # type: ignore[misc]
+        user_api = internal_api = "fastdrop"
+        filename_prefixes = ("_core.",)
+        check_symbols = ("fastdrop_get_num_threads",)
+
+        def get_num_threads(self) -> int:
+            return int(self.dynlib.fastdrop_get_num_threads())
+
+        def set_num_threads(self, num_threads: int) -> None:
+            self.dynlib.fastdrop_set_num_threads(num_threads)
+
+        def get_version(self) -> str:
+            return _core.__version__
+
+    if hasattr(threadpoolctl, "register"):
+        threadpoolctl.register(Controller)
+
+
+_register()
 
 
 @overload

@@ -12,6 +12,8 @@ mod mask;
 mod plan;
 mod tensors;
 
+use std::ffi::c_int;
+
 use numpy::{PyArrayDyn, PyArrayMethods, PyUntypedArray};
 use pyo3::prelude::*;
 
@@ -30,6 +32,19 @@ fn set_num_threads(n: usize) -> PyResult<()> {
 #[pyfunction]
 fn get_num_threads() -> PyResult<usize> {
     Ok(pool::num_threads()?)
+}
+
+/// How many threads large calls use, for programs that find this library in the process.
+#[unsafe(no_mangle)]
+pub extern "C" fn fastdrop_get_num_threads() -> c_int {
+    pool::num_threads().map_or(1, |threads| threads.try_into().unwrap_or(c_int::MAX))
+}
+
+/// Use this many threads in large calls; fewer than 1 count as 1.
+#[unsafe(no_mangle)]
+pub extern "C" fn fastdrop_set_num_threads(threads: c_int) {
+    // At least 1, so it cannot fail.
+    let _ = pool::set_num_threads(threads.max(1).unsigned_abs() as usize);
 }
 
 /// The SIMD level in use.
