@@ -30,7 +30,7 @@ lint:  ## Check formatting, lints and types
 	ruff check .
 	mypy python/fastdrop examples
 	MYPYPATH=tests mypy --follow-imports=silent docs/conf.py docs/drawings.py
-	cd benches && MYPYPATH=../examples mypy peers.py calls.py family.py sweep.py instructions.py training_step.py torch_step.py
+	cd benches && MYPYPATH=../examples mypy peers.py calls.py family.py sweep.py instructions.py training_step.py torch_step.py dask_throughput.py
 	cd examples && python -m mypy.stubtest fastdrop._core --mypy-config-file ../pyproject.toml
 
 .PHONY: test
@@ -56,6 +56,7 @@ bench-smoke:  ## Run every benchmark once, only to see that it works
 	python benches/family.py --rounds 1 --seconds 0.001
 	python benches/sweep.py --rounds 1
 	python benches/training_step.py --rounds 2
+	python benches/dask_throughput.py --rounds 1 --largest 24
 
 .PHONY: torch-smoke
 torch-smoke:  ## Run what needs PyTorch once, only to see that it works
