@@ -69,6 +69,7 @@ EXPERIMENTS := overfitting data_size rates regularizers averaging uncertainty fe
 examples-smoke:  ## Run every example in its quick mode, into results/
 	for name in $(EXPERIMENTS); do python examples/$$name.py --quick || exit 1; done
 	python examples/thinned.py
+	python -W ignore examples/sklearn_digits.py --quick
 
 .PHONY: figures
 figures:  ## Run every example in full, into docs/figures/ (half an hour)

@@ -1,0 +1,426 @@
+"""Multilayer perceptrons with dropout, as estimators of scikit-learn.
+
+>>> from sklearn.datasets import load_digits
+>>> from fastdrop.sklearn import DropoutMLPClassifier
+>>> X, y = load_digits(return_X_y=True)
+>>> model = DropoutMLPClassifier((64,), dropout=0.2, max_iter=60, random_state=0)
+>>> model.fit(X[:1000] / 16, y[:1000]).score(X[1000:] / 16, y[1000:]) > 0.9
+True
+"""
+
+from collections.abc import Iterator
+from itertools import pairwise
+from numbers import Integral, Real
+from typing import Any, Self
+
+import numpy as np
+
+import fastdrop as fd
+from fastdrop._arguments import Array
+
+try:
+    from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
+    from sklearn.model_selection import train_test_split
+    from sklearn.utils import check_random_state
+    from sklearn.utils.multiclass import check_classification_targets, unique_labels
+    from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_data
+except ImportError as error:
+    raise ImportError("fastdrop.sklearn needs scikit-learn, which is not installed") from error
+
+__all__ = ["DropoutMLPClassifier", "DropoutMLPRegressor"]
+
+DECAY = (0.9, 0.999)
+"""Of Adam's averages of gradients and their squares."""
+
+
+class _DropoutMLP(BaseEstimator):
+    """A perceptron of rectified units, trained by Adam with dropout."""
+
+    def __init__(
+        self,
+        hidden_layer_sizes: Any = (100,),
+        *,
+        dropout: float = 0.5,
+        input_dropout: float = 0.0,
+        alpha: float = 1e-4,
+        batch_size: Any = "auto",
+        learning_rate: float = 1e-3,
+        max_iter: int = 200,
+        tol: float = 1e-4,
+        n_iter_no_change: int = 10,
+        early_stopping: bool = False,
+        validation_fraction: float = 0.1,
+        random_state: Any = None,
+        verbose: bool = False,
+    ) -> None:
+        self.hidden_layer_sizes = hidden_layer_sizes
+        self.dropout = dropout
+        self.input_dropout = input_dropout
+        self.alpha = alpha
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.max_iter = max_iter
+        self.tol = tol
+        self.n_iter_no_change = n_iter_no_change
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.random_state = random_state
+        self.verbose = verbose
+
+    def fit(self, X: Any, y: Any) -> Self:
+        """Train from new weights, and return the estimator.
+
+        `X` has shape (samples, features). Training ends after `max_iter` epochs, or when the loss,
+        or with `early_stopping` the score of held-out samples, has not improved by `tol` for
+        `n_iter_no_change` epochs; then the best weights are kept.
+        """
+        self._check_parameters()
+        X, targets = self._validated(X, y, reset=True)
+        self._initialize(X, targets.shape[1])
+        held_out = None
+        if self.early_stopping:
+            X, held, targets, held_targets = train_test_split(
+                X,
+                targets,
+                test_size=self.validation_fraction,
+                random_state=self._random.randint(2**31 - 1),
+            )
+            held_out = held, held_targets
+        best, best_weights, waited = -np.inf, None, 0
+        for epoch in range(self.max_iter):
+            self._epoch(X, targets)
+            merit = -self.loss_ if held_out is None else self._merit(*held_out)
+            if self.verbose:
+                scored = "" if held_out is None else f", validation score {merit:.4f}"
+                print(f"epoch {epoch + 1} of {self.max_iter}: loss {self.loss_:.5f}{scored}")
+            waited = 0 if merit > best + self.tol else waited + 1
+            if merit > best:
+                best = merit
+                if held_out is not None:
+                    best_weights = [weight.copy() for weight in self._weights]
+            if waited >= self.n_iter_no_change:
+                break
+        if best_weights is not None:
+            for weight, kept in zip(self._weights, best_weights, strict=True):
+                weight[...] = kept
+        return self
+
+    def _check_parameters(self) -> None:
+        for name in ("dropout", "input_dropout"):
+            if not 0.0 <= _real(getattr(self, name)) < 1.0:
+                raise ValueError(f"{name} must be a number in [0, 1), got {getattr(self, name)!r}")
+        if not _real(self.learning_rate) > 0.0:
+            raise ValueError(f"learning_rate must be a number above 0, got {self.learning_rate!r}")
+        for name in ("max_iter", "n_iter_no_change"):
+            if _count(getattr(self, name)) < 1:
+                raise ValueError(
+                    f"{name} must be an int of at least 1, got {getattr(self, name)!r}"
+                )
+        if self.batch_size != "auto" and _count(self.batch_size) < 1:
+            raise ValueError(
+                f"batch_size must be 'auto' or an int of at least 1, got {self.batch_size!r}"
+            )
+        if any(_count(n) < 1 for n in self._hidden()):
+            raise ValueError(
+                f"hidden_layer_sizes must be positive ints, got {self.hidden_layer_sizes!r}"
+            )
+
+    def _hidden(self) -> tuple[Any, ...]:
+        sizes = self.hidden_layer_sizes
+        return (sizes,) if isinstance(sizes, Integral) else tuple(sizes)
+
+    def _initialize(self, X: Array, outputs: int) -> None:
+        """Draw weights, uniform as of Glorot and Bengio (2010), and the key of all masks."""
+        self._random = check_random_state(self.random_state)
+        sizes = (X.shape[1], *self._hidden(), outputs)
+        self.coefs_: list[Array] = []
+        self.intercepts_: list[Array] = []
+        for inputs, units in pairwise(sizes):
+            bound = np.sqrt(6.0 / (inputs + units))
+            weight = self._random.uniform(-bound, bound, (inputs, units))
+            self.coefs_.append(weight.astype(X.dtype))
+            self.intercepts_.append(np.zeros(units, dtype=X.dtype))
+        self._key = fd.Key(self._random.randint(0, 2**31 - 1, 8).tolist())
+        self._averages = [(np.zeros_like(w), np.zeros_like(w)) for w in self._weights]
+        self.t_, self.n_iter_ = 0, 0
+        self.loss_curve_: list[float] = []
+        self.n_layers_, self.n_outputs_ = len(sizes), outputs
+
+    @property
+    def _weights(self) -> list[Array]:
+        return [*self.coefs_, *self.intercepts_]
+
+    def _epoch(self, X: Array, targets: Array) -> None:
+        """Train on all samples once, in a new order."""
+        size = min(200, len(X)) if self.batch_size == "auto" else min(self.batch_size, len(X))
+        order = self._random.permutation(len(X))
+        total = 0.0
+        for first in range(0, len(X), size):
+            batch = order[first : first + size]
+            total += self._step(X[batch], targets[batch]) * len(batch)
+        self.loss_ = total / len(X)
+        self.loss_curve_.append(self.loss_)
+        self.n_iter_ += 1
+
+    def _step(self, X: Array, targets: Array) -> float:
+        """Change the weights by the gradient of a batch; return the loss before it."""
+        keys = self._key.fold_in(self.t_).split(len(self.coefs_))
+        inputs = [fd.dropout(X, self.input_dropout, rng=keys[0])]
+        sums: list[Array] = []
+        for layer, key in enumerate(keys[1:]):
+            sums.append(inputs[-1] @ self.coefs_[layer] + self.intercepts_[layer])
+            inputs.append(fd.relu_dropout(sums[-1], self.dropout, rng=key))
+        outputs = inputs[-1] @ self.coefs_[-1] + self.intercepts_[-1]
+        loss, delta = self._loss(outputs, targets)
+        loss += 0.5 * self.alpha * sum(float((w * w).sum()) for w in self.coefs_) / len(X)
+        gradients: list[Array] = [None] * len(self._weights)  # type: ignore[list-item]
+        for layer in range(len(keys) - 1, -1, -1):
+            coefficients = self.coefs_[layer]
+            gradients[layer] = inputs[layer].T @ delta + self.alpha * coefficients / len(X)
+            gradients[len(keys) + layer] = delta.sum(axis=0)
+            if layer:
+                delta = fd.relu_dropout_backward(
+                    delta @ coefficients.T, sums[layer - 1], self.dropout, rng=keys[layer]
+                )
+        self.t_ += 1
+        slow, fast = DECAY
+        rate = self.learning_rate * np.sqrt(1.0 - fast**self.t_) / (1.0 - slow**self.t_)
+        for weight, gradient, (mean, square) in zip(
+            self._weights, gradients, self._averages, strict=True
+        ):
+            mean += (1.0 - slow) * (gradient - mean)
+            square += (1.0 - fast) * (gradient * gradient - square)
+            weight -= rate * mean / (np.sqrt(square) + 1e-8)
+        return loss
+
+    def _outputs(self, X: Array) -> Array:
+        """Return the outputs of the whole network, as in evaluation."""
+        for weight, bias in zip(self.coefs_[:-1], self.intercepts_[:-1], strict=True):
+            X = np.maximum(X @ weight + bias, 0)
+        return X @ self.coefs_[-1] + self.intercepts_[-1]
+
+    def _samples(self, X: Array, n_samples: int, random_state: Any) -> Iterator[Array]:
+        """Yield the outputs of thinned networks (Gal and Ghahramani, ICML 2016)."""
+        root = fd.Key(check_random_state(random_state).randint(0, 2**31 - 1, 8).tolist())
+        for sample in range(n_samples):
+            keys = root.fold_in(sample).split(len(self.coefs_))
+            hidden = fd.dropout(X, self.input_dropout, rng=keys[0])
+            for layer, key in enumerate(keys[1:]):
+                sums = hidden @ self.coefs_[layer] + self.intercepts_[layer]
+                hidden = fd.relu_dropout(sums, self.dropout, rng=key)
+            yield hidden @ self.coefs_[-1] + self.intercepts_[-1]
+
+    def _checked(self, X: Any) -> Array:
+        check_is_fitted(self, "coefs_")
+        array: Array = validate_data(self, X, reset=False, dtype=[np.float64, np.float32])
+        return array.astype(self.coefs_[0].dtype, copy=False)
+
+    def _std(self, values: Iterator[Array]) -> Array:
+        deviation: Array = np.std(np.stack(list(values)), axis=0, dtype=np.float64)
+        return deviation
+
+    def _validated(self, X: Any, y: Any, reset: bool) -> tuple[Array, Array]:
+        """Return checked samples, and targets of shape (samples, outputs)."""
+        raise NotImplementedError
+
+    def _loss(self, outputs: Array, targets: Array) -> tuple[float, Array]:
+        """Return the mean loss of a batch and its gradient with respect to the outputs."""
+        raise NotImplementedError
+
+    def _merit(self, X: Array, targets: Array) -> float:
+        """Return the score of held-out samples."""
+        raise NotImplementedError
+
+    def _partial(self, X: Array, targets: Array) -> Self:
+        if not hasattr(self, "coefs_"):
+            self._check_parameters()
+            self._initialize(X, targets.shape[1])
+        self._epoch(X.astype(self.coefs_[0].dtype, copy=False), targets)
+        return self
+
+
+class DropoutMLPClassifier(ClassifierMixin, _DropoutMLP):
+    """A classifier: a multilayer perceptron with dropout, softmax, and Monte Carlo uncertainty.
+
+    Parameters
+    ----------
+    hidden_layer_sizes : int or sequence of int, default (100,)
+        Number of rectified units of each hidden layer.
+    dropout, input_dropout : float, default 0.5 and 0.0
+        Probabilities to DROP a hidden unit and an input, in [0, 1).
+    alpha : float, default 1e-4
+        Strength of the L2 penalty, as in `sklearn.neural_network.MLPClassifier`.
+    batch_size : int or "auto", default "auto"
+        Samples of a step; "auto" is 200, or all if there are fewer.
+    learning_rate : float, default 1e-3
+        Of Adam (Kingma and Ba, ICLR 2015).
+    max_iter, tol, n_iter_no_change : default 200, 1e-4, 10
+        When training ends: see `fit`.
+    early_stopping, validation_fraction : default False, 0.1
+        Whether to hold out this fraction of the samples and keep the weights that do best there.
+    random_state : int, RandomState or None
+        Source of weights, batches and masks.
+    verbose : bool, default False
+        Whether to print the loss of every epoch.
+
+    Attributes
+    ----------
+    classes_ : ndarray
+        The labels.
+    coefs_, intercepts_ : list of ndarray
+        Weights, of shape (inputs, units), and biases of the layers.
+    loss_curve_ : list of float
+        Mean loss of each epoch, with dropout.
+    n_iter_ : int
+        Number of epochs.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> X, y = load_iris(return_X_y=True)
+    >>> model = DropoutMLPClassifier(dropout=0.2, max_iter=300, random_state=0).fit(X, y)
+    >>> model.predict_proba(X[:1]).shape, model.predict_std(X[:1], n_samples=50).shape
+    ((1, 3), (1, 3))
+    """
+
+    def partial_fit(self, X: Any, y: Any, classes: Any = None) -> Self:
+        """Train for one epoch on more samples; the first call needs all `classes`, or has them."""
+        if not hasattr(self, "coefs_"):
+            X, y = validate_data(
+                self, X, y, dtype=[np.float64, np.float32], reset=True, multi_output=False
+            )
+            check_classification_targets(y)
+            self.classes_ = unique_labels(y) if classes is None else unique_labels(classes)
+        return self._partial(*self._validated(X, y, reset=False))
+
+    def predict_proba(self, X: Any) -> Array:
+        """Return the probabilities of the classes, of shape (samples, classes)."""
+        return _softmax(self._outputs(self._checked(X)))
+
+    def predict(self, X: Any) -> Array:
+        """Return the most probable labels."""
+        best = self.predict_proba(X).argmax(axis=1)
+        labels: Array = self.classes_[best]
+        return labels
+
+    def predict_std(self, X: Any, n_samples: int = 30, random_state: Any = 0) -> Array:
+        """Return the standard deviation of the probabilities over networks with units dropped."""
+        samples = self._samples(self._checked(X), n_samples, random_state)
+        return self._std(_softmax(outputs) for outputs in samples)
+
+    def _validated(self, X: Any, y: Any, reset: bool) -> tuple[Array, Array]:
+        X, y = validate_data(self, X, y, dtype=[np.float64, np.float32], reset=reset)
+        check_classification_targets(y)
+        if reset:
+            self.classes_ = unique_labels(y)
+        unknown = np.setdiff1d(y, self.classes_)
+        if unknown.size:
+            raise ValueError(f"y must have labels of classes {self.classes_}, got {unknown}")
+        return X, (y[:, np.newaxis] == self.classes_).astype(X.dtype)
+
+    def _loss(self, outputs: Array, targets: Array) -> tuple[float, Array]:
+        probabilities = _softmax(outputs)
+        chosen = np.maximum((probabilities * targets).sum(axis=1), np.finfo(outputs.dtype).tiny)
+        return float(-np.log(chosen).mean()), (probabilities - targets) / len(targets)
+
+    def _merit(self, X: Array, targets: Array) -> float:
+        return float((self._outputs(X).argmax(axis=1) == targets.argmax(axis=1)).mean())
+
+
+class DropoutMLPRegressor(RegressorMixin, _DropoutMLP):
+    """A regressor: a multilayer perceptron with dropout, and Monte Carlo uncertainty.
+
+    Parameters and attributes are those of `DropoutMLPClassifier`, apart from ``classes_``; the loss
+    is half of the squared error, and the default ``dropout`` is 0.1.
+
+    >>> X = np.linspace(-1, 1, 200)[:, np.newaxis]
+    >>> model = DropoutMLPRegressor(max_iter=500, random_state=0).fit(X, X[:, 0] ** 2)
+    >>> model.predict_std([[0.5]], n_samples=50).shape
+    (1,)
+    """
+
+    def __init__(
+        self,
+        hidden_layer_sizes: Any = (100,),
+        *,
+        dropout: float = 0.1,
+        input_dropout: float = 0.0,
+        alpha: float = 1e-4,
+        batch_size: Any = "auto",
+        learning_rate: float = 1e-3,
+        max_iter: int = 200,
+        tol: float = 1e-4,
+        n_iter_no_change: int = 10,
+        early_stopping: bool = False,
+        validation_fraction: float = 0.1,
+        random_state: Any = None,
+        verbose: bool = False,
+    ) -> None:
+        super().__init__(
+            hidden_layer_sizes,
+            dropout=dropout,
+            input_dropout=input_dropout,
+            alpha=alpha,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            max_iter=max_iter,
+            tol=tol,
+            n_iter_no_change=n_iter_no_change,
+            early_stopping=early_stopping,
+            validation_fraction=validation_fraction,
+            random_state=random_state,
+            verbose=verbose,
+        )
+
+    def partial_fit(self, X: Any, y: Any) -> Self:
+        """Train for one epoch on more samples."""
+        return self._partial(*self._validated(X, y, reset=not hasattr(self, "coefs_")))
+
+    def predict(self, X: Any) -> Array:
+        """Return predictions, of the shape of the targets."""
+        return self._shaped(self._outputs(self._checked(X)))
+
+    def predict_std(self, X: Any, n_samples: int = 30, random_state: Any = 0) -> Array:
+        """Return the standard deviation of predictions over networks with units dropped."""
+        samples = self._samples(self._checked(X), n_samples, random_state)
+        return self._shaped(self._std(samples))
+
+    def _shaped(self, outputs: Array) -> Array:
+        return outputs[:, 0] if self._flat else outputs
+
+    def _validated(self, X: Any, y: Any, reset: bool) -> tuple[Array, Array]:
+        X, y = validate_data(
+            self, X, y, dtype=[np.float64, np.float32], reset=reset, multi_output=True,
+            y_numeric=True,
+        )  # fmt: skip
+        if y.ndim == 2 and y.shape[1] == 1:
+            y = column_or_1d(y, warn=True)
+        if reset:
+            self._flat = y.ndim == 1
+        return X, (y[:, np.newaxis] if y.ndim == 1 else y).astype(X.dtype)
+
+    def _loss(self, outputs: Array, targets: Array) -> tuple[float, Array]:
+        error = outputs - targets
+        return float(0.5 * (error * error).mean()), error / error.size
+
+    def _merit(self, X: Array, targets: Array) -> float:
+        residual = ((self._outputs(X) - targets) ** 2).sum()
+        spread = ((targets - targets.mean(axis=0)) ** 2).sum()
+        return float(1.0 - residual / spread) if spread else -float(residual)
+
+
+def _real(value: Any) -> float:
+    """Return a number as a float; NaN for anything else."""
+    return float(value) if isinstance(value, Real) else np.nan
+
+
+def _count(value: Any) -> int:
+    """Return an integer as an int; 0 for anything else."""
+    return int(value) if isinstance(value, Integral) else 0
+
+
+def _softmax(outputs: Array) -> Array:
+    shifted = outputs - outputs.max(axis=1, keepdims=True)
+    odds = np.exp(shifted)
+    probabilities: Array = odds / odds.sum(axis=1, keepdims=True)
+    return probabilities
