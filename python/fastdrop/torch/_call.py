@@ -7,6 +7,7 @@ of a linear call is the call itself, so the key is all that is kept.
 """
 
 import itertools
+import os
 import threading
 from typing import Any, NamedTuple
 
@@ -89,9 +90,13 @@ def call(
     if mask is None:
         source = key if type(key) is Key else _key_of(_draw(generator) if key is None else key)
     y = _run(how, source, inputs, inplace)
-    if not return_mask:
-        return y
-    return y, _recipe(how, source, x.shape)
+    return (y, _recipe(how, source, x.shape)) if return_mask else y
+
+
+def call_with_mask(how: How, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Drop below autograd and all else; return the result and the mask as a tensor of bool."""
+    key = _key_of(_draw(None))
+    return compute(how, key, (x,)), torch.from_numpy(_recipe(how, key, x.shape).to_numpy())
 
 
 def _draw(generator: torch.Generator | None) -> Tensor:
@@ -116,7 +121,7 @@ def key_tensor(key: Key) -> Tensor:
     """
     if type(key) is not Key:
         raise TypeError(f"key must be a Key, got {type(key).__name__}")
-    return torch.from_numpy(np.frombuffer(bytes(key), dtype=np.int64).copy())
+    return torch.from_numpy(np.frombuffer(bytes(key), dtype="<i8").astype(np.int64))
 
 
 def no_key() -> Key | Tensor:
@@ -186,7 +191,7 @@ def _run(how: How, source: Any, inputs: tuple[Tensor, ...], inplace: bool = Fals
             for x in inputs:
                 if x.requires_grad:
                     return _Recorded.record(how, source, None, None, inplace, *inputs)
-        y = _compute(how, source, inputs, inplace)
+        y = compute(how, source, inputs, inplace)
     except BufferError:  # a tensor without memory of its own, such as a batch of gradients
         y = _operate(how, *_words_of(source), inputs)
         return inputs[0].copy_(y) if inplace else y
@@ -195,8 +200,8 @@ def _run(how: How, source: Any, inputs: tuple[Tensor, ...], inplace: bool = Fals
     return y
 
 
-def _compute(how: How, source: Any, inputs: tuple[Tensor, ...], inplace: bool = False) -> Tensor:
-    """Compute a call in the core."""
+def compute(how: How, source: Any, inputs: tuple[Tensor, ...], inplace: bool = False) -> Tensor:
+    """Compute a call in the core, with a key, a mask, or a tensor of bool."""
     x = inputs[0]
     out, fresh = (x, False) if inplace else _empty_like(x)
     operation, p, shared, scale, shift, fill, block = how
@@ -205,13 +210,9 @@ def _compute(how: How, source: Any, inputs: tuple[Tensor, ...], inplace: bool = 
     target: Any = out
     if not _takes_tensors:
         inputs, target = tuple(_as_array(x) for x in inputs), _as_array(out)
+        source = _as_array(source) if isinstance(source, Tensor) else source
     _forward(operation, inputs, target, source, p, shared, scale, shift, fill, fresh, _threads())
     return out
-
-
-def compute_given(x: Tensor, keep: Tensor, scale: float) -> Tensor:
-    """Return ``x * scale`` where a boolean tensor is True, else +0.0."""
-    return _compute(How("select", 0.0, (), scale), keep if _takes_tensors else keep.numpy(), (x,))
 
 
 def _as_array(x: Tensor) -> Any:
@@ -233,6 +234,7 @@ def _empty_like(x: Tensor) -> tuple[Tensor, bool]:
 
 
 _blocks = Blocks(KEPT)
+os.register_at_fork(after_in_child=_blocks.forget)
 
 
 class _Recorded(torch.autograd.Function):
@@ -264,7 +266,7 @@ class _Recorded(torch.autograd.Function):
         """Compute the call."""
         x = inputs[0]
         if words is None:
-            y = _compute(how, source, inputs, inplace)
+            y = compute(how, source, inputs, inplace)
         elif _transforms_are_active():
             # An outer transform records this call, too, which this function has switched off.
             with torch.enable_grad(), forward_ad._set_fwd_grad_enabled(True):
@@ -432,9 +434,9 @@ def _on_cpu(*arguments: Any) -> Tensor:
     how, words, region, inputs = _parsed(*arguments)
     key = _key_of(words.contiguous())
     if region is None:
-        return _compute(how, key, inputs)
+        return compute(how, key, inputs)
     whole, start, shape = (tuple(lengths) for lengths in region)
-    return _compute(how, make_mask(whole, how.p, key).region(start, shape), inputs)
+    return compute(how, make_mask(whole, how.p, key).region(start, shape), inputs)
 
 
 def _below_autograd(keyset: Any, arguments: tuple[Any, ...]) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fastdrop._recipe import inverse_keep
 from fastdrop.alpha import alpha_numbers
-from fastdrop.torch._call import How, call, compute_given, takes
+from fastdrop.torch._call import How, call, call_with_mask, compute, takes
 
 _aten = torch.ops.aten
 _installed: torch.library.Library | None = None
@@ -81,11 +81,9 @@ def _forget() -> None:
         getattr(_aten, name).default._dispatch_cache.clear()
 
 
-def _kernel(
-    name: str, how: Callable[[Tensor, float], How], inplace: bool = False
-) -> Callable[[Tensor, float, bool], Any]:
+def _kernel(name: str, how: Callable[[Tensor, float], How]) -> Callable[[Tensor, float, bool], Any]:
     """Return the kernel of an operator that takes a tensor, p and whether to drop."""
-    theirs = getattr(_aten, name).default
+    theirs, inplace = getattr(_aten, name).default, name.endswith("_")
 
     def kernel(input: Tensor, p: float, train: bool) -> Any:
         if not 0.0 <= p <= 1.0:
@@ -130,25 +128,27 @@ def _native(input: Tensor, p: float, train: bool | None) -> tuple[Tensor, Tensor
     if not takes(input):
         mask = torch.empty_like(input, dtype=torch.bool).bernoulli_(1.0 - p)
         return input.mul(mask).mul_(inverse_keep(p)), mask
-    y, recipe = call(_elements(input, p), (input,), False, None, None, None, True)
-    return y, torch.from_numpy(recipe.to_numpy())
+    return call_with_mask(_elements(input, p), input)
 
 
 def _native_backward(grad_output: Tensor, mask: Tensor, scale: float) -> Tensor:
     if not takes(grad_output) or mask.dtype is not torch.bool:
         return grad_output * mask * scale
-    return compute_given(grad_output, mask, scale)
+    return compute(How("select", 0.0, (), scale), mask, (grad_output,))
 
 
+_COMPOSITE = {
+    "dropout": _elements,
+    "feature_dropout": _features,
+    "alpha_dropout": _alpha,
+    "feature_alpha_dropout": _feature_alpha,
+}
 _KERNELS: dict[str, Callable[..., Any]] = {
-    "dropout": _kernel("dropout", _elements),
-    "dropout_": _kernel("dropout_", _elements, inplace=True),
-    "feature_dropout": _kernel("feature_dropout", _features),
-    "feature_dropout_": _kernel("feature_dropout_", _features, inplace=True),
-    "alpha_dropout": _kernel("alpha_dropout", _alpha),
-    "alpha_dropout_": _kernel("alpha_dropout_", _alpha, inplace=True),
-    "feature_alpha_dropout": _kernel("feature_alpha_dropout", _feature_alpha),
-    "feature_alpha_dropout_": _kernel("feature_alpha_dropout_", _feature_alpha, inplace=True),
+    **{
+        name + form: _kernel(name + form, how)
+        for name, how in _COMPOSITE.items()
+        for form in ("", "_")
+    },
     "native_dropout": _native,
     "native_dropout_backward": _native_backward,
 }

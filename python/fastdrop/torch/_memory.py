@@ -4,6 +4,7 @@ The C library returns large blocks to the system, so that each new tensor pays f
 more than the rest of a call. These blocks stay, up to a limit.
 """
 
+import itertools
 import threading
 import weakref
 
@@ -25,9 +26,15 @@ class Blocks:
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._spare: list[Block] = []
+        self.forget()
+
+    def forget(self) -> None:
+        """Keep nothing that has returned; for a forked child, whose parent may hold the lock."""
+        self._spare: dict[int, Block] = {}  # in the order in which they returned
+        self._numbers = itertools.count()
         self._size = 0
-        self._lock = threading.RLock()  # a block may return while its own thread is in here
+        # A block may return at any point of the methods below, in the thread that runs them.
+        self._lock = threading.RLock()
 
     def lend(self, size: int) -> tuple[Block, bool]:
         """Return `size` bytes, and whether they are new to the process."""
@@ -43,18 +50,18 @@ class Blocks:
 
     def _take(self, size: int) -> Block | None:
         with self._lock:
-            for number in reversed(range(len(self._spare))):
-                if self._spare[number].size == size:
+            for number, block in reversed(list(self._spare.items())):
+                if block.size == size and self._spare.pop(number, None) is not None:
                     self._size -= size
-                    return self._spare.pop(number)
+                    return block
         return None
 
     def _return(self, block: Block) -> None:
         with self._lock:
-            self._spare.append(block)
+            self._spare[next(self._numbers)] = block
             self._size += block.size
             while self._size > self._most:
-                self._size -= self._spare.pop(0).size
+                self._size -= self._spare.pop(next(iter(self._spare))).size
 
 
 def _aligned(size: int) -> Block:

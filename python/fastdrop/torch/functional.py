@@ -22,7 +22,6 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.overrides import handle_torch_function, has_torch_function
 
 from fastdrop._arguments import as_flag, as_lengths, check_choice, shown
 from fastdrop._key import NO_KEY, Key
@@ -56,11 +55,6 @@ def dropout(
     >>> bool((mask.apply(torch.ones(2, 4)) == y.numpy()).all())
     True
     """
-    if has_torch_function((input,)):
-        return handle_torch_function(
-            dropout, (input,), input, p, training, inplace,
-            key=key, generator=generator, mask=mask, return_mask=return_mask,
-        )  # fmt: skip
     return _select(input, p, training, inplace, (), key, generator, mask, return_mask)
 
 
