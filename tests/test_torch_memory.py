@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 
 import pytest
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 
-from fastdrop.torch import functional  # noqa: E402
+from fastdrop.torch import _call, functional  # noqa: E402
 from fastdrop.torch._memory import Blocks  # noqa: E402
 
 pytestmark = pytest.mark.once
@@ -39,6 +41,28 @@ def test_blocks_beyond_the_limit_go_back_to_the_system() -> None:
     assert not lent
     again = [blocks.lend(size) for size in (8192, 10240, 12288)]
     assert [new for _, new in again] == [True, False, False]
+
+
+def test_a_child_that_is_forked_while_memory_returns_does_not_wait() -> None:
+    """The thread that held the lock is not there to let it go."""
+    held, done = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with _call._blocks._lock:
+            held.set()
+            done.wait(60)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    held.wait(60)
+    child = os.fork()
+    if child == 0:
+        signal.alarm(20)
+        functional.dropout(torch.ones(1 << 21), 0.5)
+        os._exit(0)
+    done.set()
+    thread.join()
+    assert os.waitpid(child, 0)[1] == 0
 
 
 def test_results_that_live_do_not_share_memory() -> None:

@@ -83,6 +83,8 @@ def test_native_dropout_returns_its_mask(installed: None) -> None:
     assert torch.equal(mask, y != 0)
     y.sum().backward()
     assert torch.equal(x.grad, mask / torch.tensor(0.6))
+    with torch.autograd.forward_ad.dual_level():
+        assert torch.equal(drawn(torch.native_dropout, x.detach(), 0.4, True)[1], mask)
     y, mask = torch.native_dropout(x, 0.4, False)
     assert torch.equal(y, x)
     assert bool(mask.all())

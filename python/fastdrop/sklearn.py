@@ -40,7 +40,7 @@ class _DropoutMLP(BaseEstimator):
         self,
         hidden_layer_sizes: Any = (100,),
         *,
-        dropout: float = 0.5,
+        dropout: float = 0.2,
         input_dropout: float = 0.0,
         alpha: float = 1e-4,
         batch_size: Any = "auto",
@@ -246,7 +246,7 @@ class DropoutMLPClassifier(ClassifierMixin, _DropoutMLP):
     ----------
     hidden_layer_sizes : int or sequence of int, default (100,)
         Number of rectified units of each hidden layer.
-    dropout, input_dropout : float, default 0.5 and 0.0
+    dropout, input_dropout : float, default 0.2 and 0.0
         Probabilities to DROP a hidden unit and an input, in [0, 1).
     alpha : float, default 1e-4
         Strength of the L2 penalty, as in `sklearn.neural_network.MLPClassifier`.
@@ -331,46 +331,13 @@ class DropoutMLPRegressor(RegressorMixin, _DropoutMLP):
     """A regressor: a multilayer perceptron with dropout, and Monte Carlo uncertainty.
 
     Parameters and attributes are those of `DropoutMLPClassifier`, apart from ``classes_``; the loss
-    is half of the squared error, and the default ``dropout`` is 0.1.
+    is half of the squared error.
 
     >>> X = np.linspace(-1, 1, 200)[:, np.newaxis]
     >>> model = DropoutMLPRegressor(max_iter=500, random_state=0).fit(X, X[:, 0] ** 2)
     >>> model.predict_std([[0.5]], n_samples=50).shape
     (1,)
     """
-
-    def __init__(
-        self,
-        hidden_layer_sizes: Any = (100,),
-        *,
-        dropout: float = 0.1,
-        input_dropout: float = 0.0,
-        alpha: float = 1e-4,
-        batch_size: Any = "auto",
-        learning_rate: float = 1e-3,
-        max_iter: int = 200,
-        tol: float = 1e-4,
-        n_iter_no_change: int = 10,
-        early_stopping: bool = False,
-        validation_fraction: float = 0.1,
-        random_state: Any = None,
-        verbose: bool = False,
-    ) -> None:
-        super().__init__(
-            hidden_layer_sizes,
-            dropout=dropout,
-            input_dropout=input_dropout,
-            alpha=alpha,
-            batch_size=batch_size,
-            learning_rate=learning_rate,
-            max_iter=max_iter,
-            tol=tol,
-            n_iter_no_change=n_iter_no_change,
-            early_stopping=early_stopping,
-            validation_fraction=validation_fraction,
-            random_state=random_state,
-            verbose=verbose,
-        )
 
     def partial_fit(self, X: Any, y: Any) -> Self:
         """Train for one epoch on more samples."""
