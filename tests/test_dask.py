@@ -70,6 +70,14 @@ def test_options_are_those_of_the_function() -> None:
             assert_same(getattr(lazy, name)(blocks, 0.3, **settings).compute(), expected)
 
 
+def test_the_mask_of_evaluation_keeps_everything() -> None:
+    x = da.ones((6, 8), chunks=4)
+    for function in (lazy.dropout, lazy.locked_dropout):
+        y, mask = function(x, 0.5, training=False, rng=KEY_, return_mask=True)
+        assert mask.p == 0.0
+        assert_same(function(x, mask=mask).compute(), y.compute())
+
+
 @pytest.mark.parametrize("shape", [(), (0, 3), (1,)])
 def test_arrays_of_no_or_one_element(shape: tuple[int, ...]) -> None:
     x = da.ones(shape, chunks=1)

@@ -91,14 +91,26 @@ def test_uncertainty_is_larger_where_nothing_was_learnt() -> None:
     assert none.predict_std(X_test, n_samples=3).max() < 1e-12
 
 
-def test_early_stopping_keeps_the_best_weights(capsys: pytest.CaptureFixture[str]) -> None:
+def test_early_stopping_keeps_the_best_weights(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     X, y, X_test, y_test = digits()
+    merit, seen = DropoutMLPClassifier._merit, []
+
+    def recorded(self: Any, *held_out: Any) -> float:
+        seen.append((merit(self, *held_out), self.coefs_[0].copy()))
+        return seen[-1][0]
+
+    monkeypatch.setattr(DropoutMLPClassifier, "_merit", recorded)
     model = DropoutMLPClassifier(
         (64,), early_stopping=True, n_iter_no_change=3, learning_rate=0.01, verbose=True,
         random_state=0, max_iter=200,
     ).fit(X, y)  # fmt: skip
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == model.n_iter_ < 200
+    best = max(range(len(seen)), key=lambda epoch: seen[epoch][0])
+    assert best < len(seen) - 1
+    assert np.array_equal(model.coefs_[0], seen[best][1])
     assert all("validation score" in line for line in lines)
     assert model.score(X_test, y_test) > 0.85
 
