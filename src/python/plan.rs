@@ -249,16 +249,22 @@ fn checked_inputs(kind: Option<Kind>, inputs: &[Array<'_>]) -> PyResult<Element>
             let text = format!("{name} must have the dtype of {}, {expected}, got {got}", names[0]);
             return Err(PyTypeError::new_err(text));
         }
-        if array.shape() == first.shape() {
-            continue;
-        }
-        let extents: Dims = array.shape().iter().map(|len| *len as u64).collect();
-        if broadcast(&extents, first.shape()).ok().is_none_or(|common| common[..] != *first.shape()) {
-            let [got, shape] = [array, first].map(|array| Extents::from(array.shape()));
-            return Err(PyValueError::new_err(format!("{name} must broadcast to shape {shape}, got {got}")));
-        }
+        check_shape(array, first, name)?;
     }
     Ok(expected)
+}
+
+/// Checks that an input broadcasts to the shape of the first.
+pub(super) fn check_shape(array: &Array<'_>, first: &Array<'_>, name: &str) -> PyResult<()> {
+    if array.shape() == first.shape() {
+        return Ok(());
+    }
+    let extents: Dims = array.shape().iter().map(|len| *len as u64).collect();
+    if broadcast(&extents, first.shape()).ok().is_none_or(|common| common[..] != *first.shape()) {
+        let [got, shape] = [array, first].map(|array| Extents::from(array.shape()));
+        return Err(PyValueError::new_err(format!("{name} must broadcast to shape {shape}, got {got}")));
+    }
+    Ok(())
 }
 
 /// `shape` with 1 along the axes that share a decision.

@@ -14,12 +14,10 @@ use pyo3::types::{PyCapsule, PyTuple};
 use pyo3::{PyTypeInfo, intern};
 use smallvec::SmallVec;
 
-use super::arrays::{Steps, broadcast, data, dtype};
+use super::arrays::{Steps, data, dtype};
 use super::calls::{Array, Output};
 use super::key::public_key;
-use super::plan::{Inputs, Plan, decide, kind_of};
-use crate::error::Extents;
-use crate::mask::Dims;
+use super::plan::{Inputs, Plan, check_shape, decide, kind_of};
 use crate::openmp;
 use crate::operand::Element;
 use crate::stream::key::Key;
@@ -248,15 +246,5 @@ pub(super) fn forward_tensors<'py>(
     let (keep, _) = decide(keep, p, &shape, shared)?;
     let plan = Plan { keep, kind, scale, shift, fill, shape };
     openmp::with_team(threads, || plan.run(kind, scale, element, arrays, Some(Output { array: &target, fresh })))?;
-    Ok(())
-}
-
-/// Checks that an input broadcasts to the shape of the first.
-fn check_shape(array: &Array<'_>, first: &Array<'_>, name: &str) -> PyResult<()> {
-    let extents: Dims = array.shape().iter().map(|len| *len as u64).collect();
-    if broadcast(&extents, first.shape()).ok().is_none_or(|common| common[..] != *first.shape()) {
-        let [got, shape] = [array, first].map(|array| Extents::from(array.shape()));
-        return Err(PyValueError::new_err(format!("{name} must broadcast to shape {shape}, got {got}")));
-    }
     Ok(())
 }
