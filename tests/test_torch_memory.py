@@ -44,7 +44,11 @@ def test_blocks_beyond_the_limit_go_back_to_the_system() -> None:
 
 
 def test_a_child_that_is_forked_while_memory_returns_does_not_wait() -> None:
-    """The thread that held the lock is not there to let it go."""
+    """The thread that held the lock is not there to let it go.
+
+    The child calls nothing of torch that uses its threads, since those do not survive a fork.
+    """
+    x = torch.ones(1 << 21)
     held, done = threading.Event(), threading.Event()
 
     def hold() -> None:
@@ -58,7 +62,7 @@ def test_a_child_that_is_forked_while_memory_returns_does_not_wait() -> None:
     child = os.fork()
     if child == 0:
         signal.alarm(20)
-        functional.dropout(torch.ones(1 << 21), 0.5)
+        functional.dropout(x, 0.5)
         os._exit(0)
     done.set()
     thread.join()
