@@ -11,6 +11,7 @@ mod key;
 mod mask;
 mod plan;
 mod tensors;
+mod xla;
 
 use std::ffi::c_int;
 
@@ -114,5 +115,6 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(tensors::take_tensors, module)?)?;
     module.add_function(wrap_pyfunction!(tensors::tensor_key, module)?)?;
     module.add_function(wrap_pyfunction!(tensors::forward_tensors, module)?)?;
+    module.add_function(wrap_pyfunction!(xla::xla_handlers, module)?)?;
     Ok(())
 }

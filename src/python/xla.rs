@@ -1,0 +1,478 @@
+//! What compiled JAX programs call: handlers for XLA's foreign function interface, which is plain C,
+//! so that jaxlib is neither built against nor linked. They run without the interpreter.
+
+use std::any::Any;
+use std::ffi::{CString, c_uint, c_void};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::ptr::null_mut;
+
+use pyo3::ffi::PyCapsule_New;
+use pyo3::prelude::*;
+use pyo3::types::PyDict;
+use smallvec::SmallVec;
+
+use super::arrays::{Steps, shared_steps};
+use crate::driver;
+use crate::error::Error;
+use crate::kernel::Operation;
+use crate::mask::{Dims, Mask};
+use crate::operand::{Element, Operands};
+use crate::stream::key::Key;
+use crate::walk::source::Source;
+use crate::walk::{Axes, Axis, Cursor, positions};
+
+/// The parts of the interface that are used here, as jaxlib's header `xla/ffi/api/c_api.h` declares them. Each struct
+/// begins with its size, which grows from version to version.
+mod ffi {
+    use std::ffi::{c_char, c_int, c_uint, c_void};
+
+    pub(super) const MAJOR: c_int = 0;
+    /// The minor version of the header that this was written after.
+    pub(super) const MINOR: c_int = 3;
+    pub(super) const METADATA: c_uint = 1;
+    pub(super) const EXECUTE: c_uint = 3;
+
+    pub(super) const SCALAR: c_uint = 3;
+    pub(super) const ARRAY: c_uint = 1;
+
+    pub(super) const S32: c_uint = 4;
+    pub(super) const S64: c_uint = 5;
+    pub(super) const U32: c_uint = 8;
+    pub(super) const F16: c_uint = 10;
+    pub(super) const F32: c_uint = 11;
+    pub(super) const F64: c_uint = 12;
+    pub(super) const C64: c_uint = 15;
+    pub(super) const BF16: c_uint = 16;
+    pub(super) const C128: c_uint = 18;
+
+    pub(super) const INVALID_ARGUMENT: c_uint = 3;
+    pub(super) const RESOURCE_EXHAUSTED: c_uint = 8;
+    pub(super) const INTERNAL: c_uint = 13;
+
+    #[repr(C)]
+    pub(super) struct Extension {
+        size: usize,
+        pub(super) kind: c_uint,
+        next: *mut Extension,
+    }
+
+    #[repr(C)]
+    pub(super) struct Version {
+        pub(super) size: usize,
+        pub(super) extension: *mut Extension,
+        pub(super) major: c_int,
+        pub(super) minor: c_int,
+    }
+
+    #[repr(C)]
+    pub(super) struct ErrorCreate {
+        pub(super) size: usize,
+        pub(super) extension: *mut Extension,
+        pub(super) message: *const c_char,
+        pub(super) code: c_uint,
+    }
+
+    #[repr(C)]
+    pub(super) struct Api {
+        size: usize,
+        extension: *mut Extension,
+        pub(super) version: Version,
+        internal: *const c_void,
+        pub(super) error_create: unsafe extern "C" fn(*mut ErrorCreate) -> *mut c_void,
+    }
+
+    #[repr(C)]
+    pub(super) struct Buffer {
+        size: usize,
+        extension: *mut Extension,
+        pub(super) dtype: c_uint,
+        pub(super) data: *mut u8,
+        pub(super) rank: i64,
+        pub(super) dims: *const i64,
+    }
+
+    /// Operands or results, all of them buffers.
+    #[repr(C)]
+    pub(super) struct Buffers {
+        size: usize,
+        extension: *mut Extension,
+        pub(super) len: i64,
+        types: *const c_uint,
+        pub(super) values: *const *const Buffer,
+    }
+
+    #[repr(C)]
+    pub(super) struct Name {
+        pub(super) first: *const u8,
+        pub(super) len: usize,
+    }
+
+    #[repr(C)]
+    pub(super) struct Scalar {
+        pub(super) dtype: c_uint,
+        pub(super) value: *const c_void,
+    }
+
+    #[repr(C)]
+    pub(super) struct Array {
+        pub(super) dtype: c_uint,
+        pub(super) len: usize,
+        pub(super) data: *const c_void,
+    }
+
+    #[repr(C)]
+    pub(super) struct Attributes {
+        size: usize,
+        extension: *mut Extension,
+        pub(super) len: i64,
+        pub(super) types: *const c_uint,
+        pub(super) names: *const *const Name,
+        pub(super) values: *const *const c_void,
+    }
+
+    #[repr(C)]
+    pub(super) struct CallFrame {
+        size: usize,
+        pub(super) extension: *mut Extension,
+        pub(super) api: *const Api,
+        context: *mut c_void,
+        pub(super) stage: c_uint,
+        pub(super) operands: Buffers,
+        pub(super) results: Buffers,
+        pub(super) attributes: Attributes,
+    }
+
+    #[repr(C)]
+    pub(super) struct Metadata {
+        size: usize,
+        pub(super) version: Version,
+        pub(super) traits: u32,
+    }
+
+    #[repr(C)]
+    pub(super) struct MetadataExtension {
+        base: Extension,
+        pub(super) metadata: *mut Metadata,
+    }
+}
+
+type Handler = unsafe extern "C" fn(frame: *mut ffi::CallFrame) -> *mut c_void;
+
+/// The handlers by name, as capsules for `jax.ffi.register_ffi_target`.
+#[pyfunction]
+pub(super) fn xla_handlers(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
+    let handlers = PyDict::new(py);
+    for (name, handler) in [("dropout", dropout as Handler), ("blocks", blocks)] {
+        // SAFETY: a capsule of a function, which lives as long as the process; it has no name and no destructor.
+        let capsule =
+            unsafe { Bound::from_owned_ptr_or_err(py, PyCapsule_New(handler as *mut c_void, std::ptr::null(), None))? };
+        handlers.set_item(name, capsule)?;
+    }
+    Ok(handlers)
+}
+
+/// Why a call failed: a code of the interface, and a sentence.
+struct Failure(c_uint, String);
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        let code = if error == Error::Memory { ffi::RESOURCE_EXHAUSTED } else { ffi::INVALID_ARGUMENT };
+        Self(code, error.to_string())
+    }
+}
+
+fn unexpected(what: &str) -> Failure {
+    Failure(ffi::INVALID_ARGUMENT, format!("fastdrop was called with an unexpected {what}"))
+}
+
+/// Multiplies kept elements by 1 / (1 - p) and sets the others to 0.
+///
+/// Operands: the elements; the key, 4 uint32; p, a float, unless it is an attribute; and the position of the first
+/// element in the whole, if it is not the first, an integer per axis. All may have more axes in front, as many as the
+/// first operand, along which there is a call for each position; there a length of 1 broadcasts. Attributes: `whole`,
+/// the mask's whole shape, which is 1 along axes that share decisions; and `p`.
+unsafe extern "C" fn dropout(frame: *mut ffi::CallFrame) -> *mut c_void {
+    // SAFETY: XLA promises a frame that is valid for the call.
+    unsafe { handle(frame, apply_masks) }
+}
+
+/// The blocks of keys.
+///
+/// Operands: the key, 4 uint32; the index, a uint32. Axes in front as for `dropout`. Attribute: `tag`, an int64.
+unsafe extern "C" fn blocks(frame: *mut ffi::CallFrame) -> *mut c_void {
+    // SAFETY: as above.
+    unsafe { handle(frame, draw_blocks) }
+}
+
+/// # Safety
+/// The frame must be valid, with its buffers and attributes, and only this call may use its results.
+unsafe fn handle(frame: *mut ffi::CallFrame, work: unsafe fn(&ffi::CallFrame) -> Result<(), Failure>) -> *mut c_void {
+    // SAFETY: the caller vouches for the frame. An extension of this kind has this struct.
+    let (frame, metadata) = unsafe {
+        let frame = &*frame;
+        let asked = frame.extension.as_ref().is_some_and(|extension| extension.kind == ffi::METADATA);
+        (frame, if asked { (*frame.extension.cast::<ffi::MetadataExtension>()).metadata } else { null_mut() })
+    };
+    // SAFETY: the interface is there in every frame.
+    let api = unsafe { &*frame.api };
+    // SAFETY: null, or to be filled in by this call.
+    if let Some(metadata) = unsafe { metadata.as_mut() } {
+        // The parts in use are the same in all versions so far, so an older runtime can be served, too.
+        let (major, minor) = (ffi::MAJOR, api.version.minor.min(ffi::MINOR));
+        metadata.version = ffi::Version { size: size_of::<ffi::Version>(), extension: null_mut(), major, minor };
+        metadata.traits = 0;
+        return null_mut();
+    }
+    // SAFETY: the caller vouches for the frame.
+    let result = catch_unwind(AssertUnwindSafe(|| unsafe { work(frame) })).unwrap_or_else(|panic| Err(bug(&panic)));
+    let Err(Failure(code, message)) = result else {
+        return null_mut();
+    };
+    let message = CString::new(message).unwrap_or_default();
+    let size = size_of::<ffi::ErrorCreate>();
+    let mut arguments = ffi::ErrorCreate { size, extension: null_mut(), message: message.as_ptr(), code };
+    // SAFETY: the function copies the message.
+    unsafe { (api.error_create)(&raw mut arguments) }
+}
+
+fn bug(panic: &Box<dyn Any + Send>) -> Failure {
+    let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
+    Failure(ffi::INTERNAL, format!("a bug in fastdrop: {}", text.unwrap_or("no message")))
+}
+
+/// A buffer of a frame, in C order.
+#[derive(Clone, Copy)]
+struct Operand<'a> {
+    dtype: c_uint,
+    first: *mut u8,
+    dims: &'a [i64],
+    /// Bytes of an element.
+    size: usize,
+}
+
+impl Operand<'_> {
+    /// The step in bytes along each of the first `axes` axes, from an element of `inner` values to the next; 0 where
+    /// the length is 1.
+    fn steps(&self, axes: usize) -> Steps {
+        let mut steps = Steps::from_elem(0, self.dims.len());
+        let mut step = self.size as isize;
+        for (axis, len) in self.dims.iter().enumerate().rev() {
+            steps[axis] = if *len == 1 { 0 } else { step };
+            step *= *len as isize;
+        }
+        steps.truncate(axes);
+        steps
+    }
+
+    /// Whether all axes in front of the last `inner` have the length of the result's or 1, and the last have these.
+    fn fits(&self, front: &[i64], inner: &[i64]) -> bool {
+        let (mine, last) = self.dims.split_at(self.dims.len().saturating_sub(inner.len()));
+        mine.len() == front.len() && last == inner && mine.iter().zip(front).all(|(len, of)| len == of || *len == 1)
+    }
+}
+
+/// # Safety
+/// The buffers must be valid as long as the result lives.
+unsafe fn operand<'a>(buffers: &'a ffi::Buffers, index: usize) -> Option<Operand<'a>> {
+    if index as i64 >= buffers.len {
+        return None;
+    }
+    // SAFETY: there are `len` buffers, each of `rank` lengths.
+    let (buffer, dims) = unsafe {
+        let buffer = &**buffers.values.add(index);
+        let dims =
+            if buffer.rank == 0 { &[][..] } else { std::slice::from_raw_parts(buffer.dims, buffer.rank as usize) };
+        (buffer, dims)
+    };
+    let size = match buffer.dtype {
+        ffi::F16 | ffi::BF16 => 2,
+        ffi::F32 | ffi::U32 | ffi::S32 => 4,
+        ffi::F64 | ffi::C64 | ffi::S64 => 8,
+        ffi::C128 => 16,
+        _ => return None,
+    };
+    Some(Operand { dtype: buffer.dtype, first: buffer.data, dims, size })
+}
+
+/// # Safety
+/// The attributes must be valid.
+unsafe fn attribute(attributes: &ffi::Attributes, name: &str, kind: c_uint) -> Option<*const c_void> {
+    (0..attributes.len as usize).find_map(|index| {
+        // SAFETY: there are `len` names, types and values; a name has `len` bytes.
+        unsafe {
+            let ffi::Name { first, len } = **attributes.names.add(index);
+            let found = std::slice::from_raw_parts(first, len) == name.as_bytes();
+            (found && *attributes.types.add(index) == kind).then(|| *attributes.values.add(index))
+        }
+    })
+}
+
+/// # Safety
+/// As for [`handle`].
+unsafe fn apply_masks(frame: &ffi::CallFrame) -> Result<(), Failure> {
+    let (operands, attributes) = (&frame.operands, &frame.attributes);
+    // SAFETY: the frame is valid, and attributes of a kind have its struct.
+    let (out, x, key, whole, fixed) = unsafe {
+        let whole = attribute(attributes, "whole", ffi::ARRAY).map(|array| &*array.cast::<ffi::Array>());
+        let whole =
+            whole.filter(|array| array.dtype == ffi::S64 || array.len == 0).ok_or_else(|| unexpected("whole"))?;
+        let whole =
+            if whole.len == 0 { &[][..] } else { std::slice::from_raw_parts(whole.data.cast::<i64>(), whole.len) };
+        let p = attribute(attributes, "p", ffi::SCALAR).map(|scalar| &*scalar.cast::<ffi::Scalar>());
+        let p = p.filter(|scalar| scalar.dtype == ffi::F64).map(|scalar| scalar.value.cast::<f64>().read_unaligned());
+        (operand(&frame.results, 0), operand(operands, 0), operand(operands, 1), whole, p)
+    };
+    let (out, x, key) = match (out, x, key) {
+        (Some(out), Some(x), Some(key)) if frame.stage == ffi::EXECUTE => (out, x, key),
+        _ => return Err(unexpected("operand")),
+    };
+    // SAFETY: as above.
+    let (p, start) = unsafe {
+        let next = if fixed.is_none() { 3 } else { 2 };
+        (fixed.map_or_else(|| operand(operands, 2), |_| None), operand(operands, next))
+    };
+    let element = match out.dtype {
+        ffi::F16 => Element::F16,
+        ffi::BF16 => Element::Bf16,
+        ffi::F32 => Element::F32,
+        ffi::F64 => Element::F64,
+        ffi::C64 => Element::Complex64,
+        ffi::C128 => Element::Complex128,
+        _ => return Err(unexpected("dtype")),
+    };
+    let (front, inner) = out.dims.split_at(out.dims.len().checked_sub(whole.len()).ok_or_else(|| unexpected("shape"))?);
+    let fits = x.dtype == out.dtype
+        && x.fits(front, inner)
+        && key.dtype == ffi::U32
+        && key.fits(front, &[4])
+        && (fixed.is_some() || p.is_some_and(|p| matches!(p.dtype, ffi::F32 | ffi::F64) && p.fits(front, &[])))
+        && start
+            .is_none_or(|start| matches!(start.dtype, ffi::S32 | ffi::S64) && start.fits(front, &[whole.len() as i64]));
+    if !fits {
+        return Err(unexpected("shape"));
+    }
+    let shape: SmallVec<[usize; 6]> = inner.iter().map(|len| *len as usize).collect();
+    let whole: Dims = whole.iter().map(|len| *len as u64).collect();
+    let extents: Dims = whole.iter().zip(inner).map(|(whole, len)| if *whole == 1 { 1 } else { *len as u64 }).collect();
+    let steps = [out.steps(out.dims.len()), x.steps(x.dims.len())];
+    let [key_steps, p_steps, start_steps] =
+        [Some(key), p, start].map(|operand| operand.map_or_else(Steps::new, |operand| operand.steps(front.len())));
+    let step = |steps: &Steps, axis: usize| steps.get(axis).copied().unwrap_or(0);
+    // An odometer over calls with a decision of their own: of output, input, key and p, and of the start as its `bit`.
+    let (mut calls, mut shared) = (Axes::new(), Axes::new());
+    for (axis, len) in front.iter().enumerate() {
+        let (out, x, bit) = (steps[0][axis], step(&steps[1], axis), step(&start_steps, axis));
+        let steps = [out, x, step(&key_steps, axis), step(&p_steps, axis)];
+        let own = steps[2] != 0 || steps[3] != 0 || bit != 0;
+        if own { &mut calls } else { &mut shared }.push(Axis { len: *len as usize, steps, bit });
+    }
+    if out.dims.contains(&0) {
+        return Ok(());
+    }
+    let mut cursor = Cursor::at(&calls, 0);
+    for _ in 0..positions(&calls) {
+        let place = cursor.place();
+        let at = |operand: Operand<'_>, which: usize| operand.first.wrapping_offset(place.offsets[which]).cast_const();
+        // SAFETY: offsets along axes of the operands stay inside them.
+        let (bytes, rate) = unsafe {
+            let rate = match (fixed, p) {
+                (None, Some(p)) if p.dtype == ffi::F32 => f64::from(at(p, 3).cast::<f32>().read_unaligned()),
+                (None, Some(p)) => at(p, 3).cast::<f64>().read_unaligned(),
+                (fixed, _) => fixed.unwrap_or(f64::NAN),
+            };
+            (key_at(at(key, 2)), rate)
+        };
+        let mut first: Dims = SmallVec::from_elem(0, whole.len());
+        if let Some(start) = start {
+            let from = start.first.wrapping_offset(place.bit).cast_const();
+            for (axis, first) in first.iter_mut().enumerate() {
+                // SAFETY: there is a number for each axis.
+                let number = unsafe {
+                    match start.dtype {
+                        ffi::S32 => i64::from(from.cast::<i32>().add(axis).read_unaligned()),
+                        _ => from.cast::<i64>().add(axis).read_unaligned(),
+                    }
+                };
+                // A negative position is beyond every end.
+                *first = number as u64;
+            }
+        }
+        let mask = Mask::new(&whole, rate, Key::from_bytes(bytes))?.region(&first, &extents)?;
+        let sizes: SmallVec<[usize; 6]> = extents.iter().map(|len| *len as usize).collect();
+        let bits: Steps = mask.steps().iter().map(|step| *step as isize).collect();
+        let bits = shared_steps(&sizes, &bits, &shape);
+        let mut axes: Axes = shared.iter().map(|axis| Axis { bit: 0, ..*axis }).collect();
+        axes.extend(shape.iter().enumerate().map(|(axis, len)| {
+            let [out, x] = [0, 1].map(|which: usize| steps[which][front.len() + axis]);
+            Axis { len: *len, steps: [out, x, 0, 0], bit: bits[axis] }
+        }));
+        let operands = Operands::new(element, at(out, 0).cast_mut(), &[at(x, 1)]);
+        let operation = Operation::Select { scale: mask.scale(None)? };
+        // SAFETY: the axes are those of the buffers, which XLA lends for the call; the result is in C order and shares
+        // no memory with the operands, or is the first one.
+        unsafe { driver::run(&Source::keep_bits(&mask), operation, operands, &mut axes, &|| false)? };
+        cursor.advance();
+    }
+    Ok(())
+}
+
+/// # Safety
+/// As for [`handle`].
+unsafe fn draw_blocks(frame: &ffi::CallFrame) -> Result<(), Failure> {
+    // SAFETY: the frame is valid, and an attribute of a kind has its struct.
+    let (out, key, index, tag) = unsafe {
+        let tag = attribute(&frame.attributes, "tag", ffi::SCALAR).map(|scalar| &*scalar.cast::<ffi::Scalar>());
+        let tag =
+            tag.filter(|scalar| scalar.dtype == ffi::S64).map(|scalar| scalar.value.cast::<i64>().read_unaligned());
+        (operand(&frame.results, 0), operand(&frame.operands, 0), operand(&frame.operands, 1), tag)
+    };
+    let (Some(out), Some(key), Some(index), Some(tag)) = (out, key, index, tag.and_then(|tag| u8::try_from(tag).ok()))
+    else {
+        return Err(unexpected("operand"));
+    };
+    let front = out.dims.strip_suffix(&[4]).ok_or_else(|| unexpected("shape"))?;
+    let words = [out, key, index].iter().all(|operand| operand.dtype == ffi::U32);
+    if frame.stage != ffi::EXECUTE || !words || !key.fits(front, &[4]) || !index.fits(front, &[]) {
+        return Err(unexpected("shape"));
+    }
+    if front.contains(&0) {
+        return Ok(());
+    }
+    let steps = [out, key, index].map(|operand| operand.steps(front.len()));
+    let axis = |axis: usize| Axis {
+        len: front[axis] as usize,
+        steps: [steps[0][axis], steps[1][axis], steps[2][axis], 0],
+        bit: 0,
+    };
+    let axes: Axes = (0..front.len()).map(axis).collect();
+    let mut cursor = Cursor::at(&axes, 0);
+    for _ in 0..positions(&axes) {
+        let [to, from, at, _] = cursor.place().offsets;
+        // SAFETY: offsets along axes of the operands stay inside them.
+        unsafe {
+            let key = Key::from_bytes(key_at(key.first.wrapping_offset(from)));
+            let index = index.first.wrapping_offset(at).cast::<u32>().read_unaligned();
+            let block = key.block(u64::from(index), tag);
+            let block: [u32; 4] = std::array::from_fn(|word| {
+                u32::from_le_bytes([block[4 * word], block[4 * word + 1], block[4 * word + 2], block[4 * word + 3]])
+            });
+            out.first.wrapping_offset(to).cast::<[u32; 4]>().write_unaligned(block);
+        }
+        cursor.advance();
+    }
+    Ok(())
+}
+
+/// The bytes of a key in four words.
+///
+/// # Safety
+/// The words must be readable.
+unsafe fn key_at(words: *const u8) -> [u8; 16] {
+    // SAFETY: the caller vouches for it.
+    let words = unsafe { words.cast::<[u32; 4]>().read_unaligned() };
+    let mut bytes = [0; 16];
+    for (bytes, word) in bytes.chunks_exact_mut(4).zip(words) {
+        bytes.copy_from_slice(&word.to_le_bytes());
+    }
+    bytes
+}
