@@ -28,8 +28,8 @@ class Key(_core.Key):
     seed : None, int, sequence or array of int, SeedSequence, BitGenerator or Generator, optional
         As for `numpy.random.default_rng`. None takes fresh entropy from the operating system. A
         BitGenerator or Generator is advanced by two draws of 64 bits. A `torch.Generator` is
-        accepted, and advanced, too. A key of JAX, or any other object whose `__array__` has
-        integers, counts as an array of int.
+        accepted, and advanced, too. A key of `fastdrop.jax.key` is used as it is; another key of
+        JAX, or any object whose `__array__` has integers, counts as an array of int.
 
     Notes
     -----
@@ -113,6 +113,9 @@ def _draw(seed: RNG, must: str) -> bytes:
     """
     if seed is None:
         return os.urandom(16)
+    ours = sys.modules.get("fastdrop.jax")
+    if ours is not None and ours.is_ours(seed):
+        return ours.bytes_of(seed)  # type: ignore[no-any-return]
     if _is_torch(seed):
         torch = sys.modules["torch"]
         octets = torch.randint(256, (16,), generator=seed, device=seed.device)

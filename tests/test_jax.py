@@ -1,0 +1,373 @@
+"""NumPy's masks in compiled, differentiated, batched and sharded functions. Needs JAX."""
+
+from __future__ import annotations
+
+import functools
+import os
+import pickle
+from typing import Any
+
+import numpy as np
+import pytest
+
+# Before JAX starts, which reads it once.
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
+)
+jax = pytest.importorskip("jax", reason="JAX is not installed")
+jnp = jax.numpy
+
+import fastdrop as fd  # noqa: E402
+import fastdrop.jax as fj  # noqa: E402
+from jax.test_util import check_grads  # noqa: E402
+
+P = jax.sharding.PartitionSpec
+pytestmark = pytest.mark.once
+
+KEY = fd.Key(0)
+X = jnp.arange(1.0, 61.0).reshape(10, 6)
+
+
+def reference(x: Any, p: float = 0.3, key: fd.Key = KEY, **options: Any) -> Any:
+    return fd.dropout(np.asarray(x), p, rng=key, **options)
+
+
+def equal(a: Any, b: Any) -> bool:
+    return np.array_equal(np.asarray(a), np.asarray(b), equal_nan=True)
+
+
+# --- Values --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16", "complex64"])
+@pytest.mark.parametrize("shape", [(), (0,), (5,), (3, 7, 5), (200, 300), (1 << 21,)])
+def test_values_are_those_of_numpy(dtype: str, shape: tuple[int, ...]) -> None:
+    x = (jnp.arange(int(np.prod(shape))) % 99 + 1).reshape(shape).astype(dtype)
+    y = fj.dropout(x, 0.3, key=KEY)
+    assert y.dtype == x.dtype
+    assert equal(y, reference(x))
+
+
+def test_double_precision_gives_the_values_of_numpy() -> None:
+    with jax.enable_x64(True):
+        for dtype in ("float64", "complex128"):
+            x = jnp.arange(1.0, 500.0).astype(dtype)
+            assert equal(fj.dropout(x, 0.3, key=KEY), reference(x))
+        p = jnp.asarray(0.1)
+        assert equal(jax.jit(fj.dropout)(X, p, key=fj.key(KEY)), reference(X, 0.1))
+        start = jnp.asarray([2, 0])
+        part = fj.dropout(X[2:], 0.3, key=KEY, whole=X.shape, start=start)
+        assert equal(part, reference(X)[2:])
+
+
+@pytest.mark.parametrize("dims", [0, (1,), (-1, 0), ()])
+def test_decisions_are_shared_along_broadcast_dims(dims: Any) -> None:
+    y = fj.dropout(X, 0.3, key=KEY, broadcast_dims=dims)
+    assert equal(y, reference(X, broadcast_dims=dims))
+
+
+def test_dropped_elements_are_zero_whatever_they_were() -> None:
+    x = jnp.asarray([np.nan, -np.inf, np.inf, -1.0] * 16, dtype=jnp.float32)
+    y = np.asarray(fj.dropout(x, 0.5, key=KEY))
+    dropped = y[~fd.Mask((64,), 0.5, KEY).to_numpy()]
+    assert dropped.size
+    assert not np.signbit(dropped).any()
+    assert (dropped == 0).all()
+    assert (np.asarray(fj.dropout(x, 1.0)) == 0).all()
+    assert not np.asarray(jax.jit(fj.dropout)(x, jnp.float32(1.0), key=fj.key(KEY))).any()
+
+
+def test_nothing_is_dropped_in_evaluation() -> None:
+    assert fj.dropout(X, 0.5, deterministic=True) is X
+    assert fj.dropout(X, 0.0) is X
+
+
+def test_a_traced_p_is_the_p_of_its_precision() -> None:
+    f = jax.jit(lambda p: fj.dropout(X, p, key=KEY))
+    for p in (0.0, 0.25, float(np.float32(0.1)), 1.0):
+        assert equal(f(jnp.float32(p)), reference(X, p))
+    assert equal(f(jnp.bfloat16(0.25)), reference(X, 0.25))
+    assert f._cache_size() == 2
+
+
+# --- Keys ----------------------------------------------------------------------------------------
+
+
+def test_a_traced_key_compiles_once() -> None:
+    f = jax.jit(lambda x, key: fj.dropout(x, 0.3, key=key))
+    for seed in range(3):
+        assert equal(f(X, fj.key(seed)), reference(X, key=fd.Key(seed)))
+    assert f._cache_size() == 1
+
+
+def test_children_are_those_of_the_key() -> None:
+    key = fj.key(KEY)
+    assert fd.Key(key) == KEY
+    assert fd.Key(jax.random.fold_in(key, 7)) == KEY.fold_in(7)
+    assert fd.Key(jax.random.fold_in(key, 2**32 - 1)) == KEY.fold_in(2**32 - 1)
+    assert [fd.Key(child) for child in jax.random.split(key, 5)] == KEY.split(5)
+    assert jax.random.split(key, (2, 3)).shape == (2, 3)
+    assert equal(fd.dropout(np.asarray(X), 0.3, rng=key), reference(X))
+
+
+def test_other_functions_of_random_draw_bits_of_their_own() -> None:
+    key = fj.key(KEY)
+    for width in (8, 16, 32):
+        bits = np.asarray(jax.random.bits(key, (1000, 3), f"uint{width}"))
+        ones = np.unpackbits(bits.view(np.uint8)).mean()
+        assert abs(ones - 0.5) < 0.02
+        assert len(np.unique(bits[:4])) > 4
+    with jax.enable_x64(True):
+        assert np.unique(jax.random.bits(key, (999,), "uint64")).size == 999
+    normal = np.asarray(jax.random.normal(key, (4000,)))
+    assert abs(normal.mean()) < 0.1
+    assert abs(normal.std() - 1) < 0.1
+
+
+def test_a_seed_is_that_of_the_crate() -> None:
+    """`Key::from_seed(42)`, from the documentation of the crate's keys."""
+    seeded = jax.random.key(42, impl=fj._IMPLEMENTATION)
+    assert fd.Key(seeded) == fd.Key.from_bytes(b"fastdrop's seeds").fold_in(42)
+
+
+@pytest.mark.parametrize("make", [jax.random.key, jax.random.PRNGKey])
+def test_keys_of_jax_decide_masks(make: Any) -> None:
+    first, again, other = (fj.dropout(X, 0.5, key=make(n)) for n in (0, 0, 1))
+    assert equal(first, again)
+    assert not equal(first, other)
+    words = jax.random.bits(make(0), (4,), jnp.uint32)
+    key = fd.Key.from_bytes(np.asarray(words).tobytes())
+    assert equal(first, reference(X, 0.5, key))
+
+
+def test_keys_in_arrays_are_refused_unless_mapped() -> None:
+    with pytest.raises(TypeError, match="key must be one key"):
+        fj.dropout(X, 0.5, key=jax.random.split(fj.key(0), 3))
+    with pytest.raises(TypeError, match="rng must be one key"):
+        fd.Key(jax.random.split(fj.key(0), 3))
+
+
+# --- Transformations -----------------------------------------------------------------------------
+
+
+def test_gradients_use_the_mask_again() -> None:
+    scale = np.where(reference(X) != 0, np.float32(1 / 0.7), 0)
+    f = lambda x: fj.dropout(x, 0.3, key=KEY)  # noqa: E731
+    assert equal(jax.grad(lambda x: (f(x) * X).sum())(X), np.asarray(X) * scale)
+    y, tangent = jax.jvp(f, (X,), (2 * X,))
+    assert equal(y, reference(X))
+    assert equal(tangent, reference(2 * X))
+    hessian = jax.hessian(lambda x: (f(x) ** 2).sum())(X[:2, :2])
+    mask = fd.Mask((2, 2), 0.3, KEY).to_numpy()
+    assert np.allclose(hessian.reshape(4, 4), np.diag(2 * mask.ravel() / 0.49))
+    with jax.enable_x64(True):
+        check_grads(lambda x: jnp.sin(f(x)), (X[:2].astype(float) / 60,), order=2)
+
+
+def test_gradients_keep_only_the_key() -> None:
+    _, backward = jax.vjp(lambda x: fj.dropout(x, 0.3, key=KEY), X)
+    assert sum(leaf.nbytes for leaf in jax.tree.leaves(backward)) <= 16
+
+
+def test_recomputation_draws_the_same_mask() -> None:
+    def loss(x: Any, key: Any) -> Any:
+        for step in range(3):
+            x = jnp.sin(fj.dropout(x, 0.3, key=jax.random.fold_in(key, step)))
+        return x.sum()
+
+    plain = jax.grad(loss)(X, fj.key(0))
+    for policy in (None, jax.checkpoint_policies.everything_saveable):
+        again = jax.grad(jax.checkpoint(loss, policy=policy))(X, fj.key(0))
+        assert np.allclose(plain, again, rtol=1e-5)
+    assert (np.asarray(plain) == 0).any()
+
+
+def test_a_loop_draws_another_mask_in_each_step() -> None:
+    def step(x: Any, n: Any) -> tuple[Any, Any]:
+        y = fj.dropout(x, 0.3, key=jax.random.fold_in(fj.key(KEY), n))
+        return x, y
+
+    _, ys = jax.lax.scan(step, X, jnp.arange(4))
+    assert all(equal(ys[n], reference(X, key=KEY.fold_in(n))) for n in range(4))
+
+
+def test_a_batch_shares_a_mask_unless_it_has_keys() -> None:
+    row = fd.Mask((6,), 0.3, KEY)
+    keys = jax.random.split(fj.key(KEY), 10)
+    one = jax.vmap(lambda x: fj.dropout(x, 0.3, key=KEY))(X)
+    assert equal(one, row.apply(np.asarray(X)))
+    each = jax.vmap(lambda x, key: fj.dropout(x, 0.3, key=key))(X, keys)
+    children = KEY.split(10)
+    expected = [reference(X[n], key=child) for n, child in enumerate(children)]
+    assert equal(each, np.stack(expected))
+    columns = jax.vmap(lambda x, key: fj.dropout(x, 0.3, key=key), (1, 0), 1)(X[:, :5], keys[:5])
+    expected = [reference(X[:, n], key=child) for n, child in enumerate(children[:5])]
+    assert equal(columns, np.stack(expected, 1))
+    alone = jax.vmap(lambda key: fj.dropout(X, 0.3, key=key))(keys)
+    assert equal(alone, np.stack([reference(X, key=child) for child in children]))
+
+
+def test_batches_nest_over_p_keys_and_places() -> None:
+    keys = jax.random.split(fj.key(KEY), 3)
+
+    def f(p: Any, key: Any, start: Any) -> Any:
+        return fj.dropout(X[0, :5], p, key=key, whole=(10,), start=[start])
+
+    inner = jax.vmap(f, (None, 0, None))
+    y = jax.jit(jax.vmap(inner, (0, None, 0)))(jnp.asarray([0.25, 0.5]), keys, jnp.asarray([0, 5]))
+    for n, (p, start) in enumerate([(0.25, 0), (0.5, 5)]):
+        for m, child in enumerate(KEY.split(3)):
+            part = fd.Mask((10,), p, child).region((start,), (5,))
+            assert equal(y[n, m], part.apply(np.asarray(X[0, :5])))
+
+
+def test_the_gradient_of_a_batch_of_masks_is_their_sum() -> None:
+    keys = jax.random.split(fj.key(KEY), 7)
+    f = lambda x: jax.vmap(lambda key: fj.dropout(x, 0.5, key=key))(keys).sum()  # noqa: E731
+    expected = sum(reference(np.ones_like(X), 0.5, child) for child in KEY.split(7))
+    assert equal(jax.grad(f)(X), expected)
+
+
+def test_an_empty_batch_is_empty() -> None:
+    keys = jax.random.split(fj.key(KEY), 0)
+    assert jax.vmap(lambda key: fj.dropout(X, 0.5, key=key))(keys).shape == (0, 10, 6)
+
+
+# --- Shards --------------------------------------------------------------------------------------
+
+
+def mesh() -> Any:
+    return jax.make_mesh((2, 2), ("i", "j"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_shards_draw_their_part_of_the_mask_of_the_whole(compiled: bool) -> None:
+    @functools.partial(
+        jax.shard_map, mesh=mesh(), in_specs=(P("i", "j"), P()), out_specs=P("i", "j")
+    )
+    def sharded(x: Any, key: Any) -> Any:
+        start = jax.lax.axis_index("i") * x.shape[0], jax.lax.axis_index("j") * x.shape[1]
+        return fj.dropout(x, 0.3, key=key, whole=X.shape, start=start)
+
+    f = jax.jit(sharded) if compiled else sharded
+    assert equal(f(X, fj.key(KEY)), reference(X))
+    gradient = jax.grad(lambda x: (f(x, fj.key(KEY)) * X).sum())(X)
+    assert equal(gradient, reference(X))
+
+
+def test_shared_decisions_stay_shared_between_shards() -> None:
+    @functools.partial(jax.shard_map, mesh=mesh(), in_specs=P("i"), out_specs=P("i"))
+    def sharded(x: Any) -> Any:
+        start = jax.lax.axis_index("i") * x.shape[0], 0
+        return fj.dropout(x, 0.3, key=KEY, broadcast_dims=0, whole=X.shape, start=start)
+
+    assert equal(sharded(X), reference(X, broadcast_dims=0))
+
+
+def test_devices_with_keys_of_their_own_draw_other_masks() -> None:
+    """The gradient of the shared input sums over the devices."""
+
+    @functools.partial(jax.shard_map, mesh=mesh(), in_specs=(P(), P()), out_specs=P(("i", "j")))
+    def own(x: Any, key: Any) -> Any:
+        rank = jax.lax.axis_index("i") * 2 + jax.lax.axis_index("j")
+        return fj.dropout(x, 0.5, key=jax.random.fold_in(key, rank))[None]
+
+    y = own(X, fj.key(KEY))
+    assert equal(y, np.stack([reference(X, 0.5, KEY.fold_in(n)) for n in range(4)]))
+    gradient = jax.grad(lambda x: own(x, fj.key(KEY)).sum())(X)
+    ones = np.ones_like(X)
+    assert equal(gradient, sum(reference(ones, 0.5, KEY.fold_in(n)) for n in range(4)))
+
+
+def test_a_compiled_function_of_a_sharded_array_gives_the_mask_of_the_whole() -> None:
+    x = jax.device_put(X, jax.sharding.NamedSharding(mesh(), P("i", "j")))
+    assert equal(jax.jit(lambda x: fj.dropout(x, 0.3, key=KEY))(x), reference(X))
+
+
+# --- Arguments -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"x": jnp.arange(3)}, "x must have dtype float32, .* got int32"),
+        ({"p": 1.5}, "p must be a number in \\[0, 1\\], got 1.5"),
+        ({"p": True}, "p must be a number in \\[0, 1\\], got True"),
+        ({"p": jnp.ones(2)}, "p must be a number or an array of shape \\(\\)"),
+        ({"key": None}, "key must be a fastdrop.Key or a JAX key, got None"),
+        ({"key": 3}, "key must be a fastdrop.Key or a JAX key, got 3"),
+        ({"key": "a"}, "key must be a fastdrop.Key or a JAX key, got 'a'"),
+        ({"deterministic": 1}, "deterministic must be True or False, got 1"),
+        ({"broadcast_dims": 2}, "broadcast_dims must be an axis of an array with 2 axes, got 2"),
+        ({"whole": (10,)}, "whole must be a shape that contains x, \\(10, 6\\), got \\(10,\\)"),
+        ({"whole": (9, 6)}, "whole must be a shape that contains x, \\(10, 6\\), got \\(9, 6\\)"),
+        ({"start": (1, 0)}, "start must place x, \\(10, 6\\), inside \\(10, 6\\), got \\(1, 0\\)"),
+        ({"start": (0,)}, "start must place x, \\(10, 6\\), inside \\(10, 6\\), got \\(0,\\)"),
+        ({"start": jnp.zeros(2)}, "start must be 2 integers"),
+    ],
+)
+def test_bad_arguments_get_a_sentence(options: Any, message: str) -> None:
+    arguments = {"x": X, "key": KEY, **options}
+    with pytest.raises((TypeError, ValueError), match=message):
+        fj.dropout(**arguments)
+
+
+def test_values_that_are_known_late_are_checked_late() -> None:
+    f = jax.jit(lambda p, n: fj.dropout(X, p, key=KEY, whole=(20, 6), start=(n, 0)))
+    assert equal(
+        f(jnp.float32(0.5), 10),
+        fd.Mask((20, 6), 0.5, KEY).region((10, 0), (10, 6)).apply(np.asarray(X)),
+    )
+    for p, n, message in ((1.5, 0, "p must be"), (0.5, 11, "region must lie"), (0.5, -1, "region")):
+        with pytest.raises(ValueError, match=message):
+            f(jnp.float32(p), n).block_until_ready()
+
+
+# --- Flax ----------------------------------------------------------------------------------------
+
+
+def test_nnx_modules_draw_the_masks_of_layers() -> None:
+    nnx = pytest.importorskip("flax.nnx", reason="Flax is not installed")
+    from fastdrop.jax.nnx import Dropout
+
+    layer = Dropout(0.3, rngs=nnx.Rngs(dropout=fj.key(KEY)))
+    assert isinstance(layer, nnx.Dropout)
+    root = fd.Key(layer.rngs.key[...])
+    expected = fd.Dropout(0.3, rng=root)
+    for _ in range(3):
+        assert equal(layer(X), expected(np.asarray(X)))
+    layer.eval()
+    assert layer(X) is X
+    layer.train()
+    assert equal(nnx.jit(lambda layer, x: layer(x))(layer, X), expected(np.asarray(X)))
+    assert equal(layer(X, rngs=fj.key(5)), reference(X, key=fd.Key(5)))
+    assert (np.asarray(Dropout(1.0)(X)) == 0).all()
+    with pytest.raises(ValueError, match="no `rngs` argument was provided"):
+        Dropout(0.5)(X)
+    with pytest.raises(TypeError, match="rngs must be Rngs"):
+        Dropout(0.5)(X, rngs=3)
+    graph, state = nnx.split(layer)
+    copy = nnx.merge(graph, jax.tree.map(lambda leaf: leaf, state))
+    assert equal(copy(X), layer(X))
+
+
+def test_linen_modules_draw_masks_of_their_streams() -> None:
+    linen = pytest.importorskip("flax.linen", reason="Flax is not installed")
+    from fastdrop.jax.linen import Dropout
+
+    class Model(linen.Module):  # type: ignore[name-defined, misc]
+        @linen.compact
+        def __call__(self, x: Any, train: bool) -> Any:
+            return Dropout(0.3, broadcast_dims=(1,))(x, deterministic=not train)
+
+    model = Model()
+    x = jnp.ones((40, 3))
+    assert equal(model.apply({}, x, False), x)
+    y, again = (model.apply({}, x, True, rngs={"dropout": fj.key(0)}) for _ in range(2))
+    assert equal(y, again)
+    kept = np.asarray(y) != 0
+    assert (kept == kept[:, :1]).all()
+    assert 0 < kept[:, 0].sum() < 40
+    direct = Dropout(0.3).apply({}, X, deterministic=False, rng=fj.key(KEY))
+    assert equal(direct, reference(X))
+    assert pickle.loads(pickle.dumps(Dropout(0.3))) == Dropout(0.3)
