@@ -30,7 +30,7 @@ lint:  ## Check formatting, lints and types
 	ruff check .
 	mypy python/fastdrop examples
 	MYPYPATH=tests mypy --follow-imports=silent docs/conf.py docs/drawings.py
-	cd benches && MYPYPATH=../examples mypy peers.py calls.py family.py sweep.py instructions.py training_step.py torch_step.py dask_throughput.py
+	cd benches && MYPYPATH=../examples mypy peers.py calls.py family.py sweep.py instructions.py training_step.py torch_step.py jax_dropout.py dask_throughput.py
 	cd examples && python -m mypy.stubtest fastdrop._core --mypy-config-file ../pyproject.toml
 
 .PHONY: test
@@ -62,6 +62,10 @@ bench-smoke:  ## Run every benchmark once, only to see that it works
 torch-smoke:  ## Run what needs PyTorch once, only to see that it works
 	python benches/torch_step.py --quick --rounds 2
 	python examples/torch_finetune.py --quick
+
+.PHONY: jax-smoke
+jax-smoke:  ## Run what needs JAX once, only to see that it works
+	python benches/jax_dropout.py --rounds 2 --sizes 10 16
 
 EXPERIMENTS := overfitting data_size rates regularizers averaging uncertainty features removal batchnorm ridge
 

@@ -49,6 +49,10 @@ def test_docstrings_show_what_happens(name: str) -> None:
         names["torch"] = pytest.importorskip("torch", reason="PyTorch is not installed")
         names["F"] = importlib.import_module("fastdrop.torch").functional
         names["fastdrop"] = fd
+    if name.startswith("fastdrop.jax"):
+        names["jax"] = pytest.importorskip("jax", reason="JAX is not installed")
+        pytest.importorskip("flax", reason="Flax is not installed")
+        names["fastdrop"] = fd
     module = importlib.import_module(name)
     results = doctest.testmod(module, extraglobs=names, optionflags=FLAGS)
     assert results.failed == 0
@@ -85,6 +89,8 @@ def test_documents_show_what_happens(path: Path) -> None:
     text = re.sub(r"^```.*$", "", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
     if "import torch" in text:
         pytest.importorskip("torch", reason="PyTorch is not installed")
+    if "import jax" in text:
+        pytest.importorskip("flax", reason="JAX or Flax is not installed")
     examples = doctest.DocTestParser().get_doctest(text, {}, path.name, str(path), 0)
     results = doctest.DocTestRunner(optionflags=FLAGS).run(examples)
     assert results.failed == 0

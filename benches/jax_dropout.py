@@ -1,0 +1,76 @@
+"""Dropout in compiled JAX functions: beside `jax.random.bernoulli` with `where`, as Flax has it.
+
+    python benches/jax_dropout.py
+
+Ratios of times of the same rounds, all compiled: medians with quartiles. "x * 2" is the least that
+a compiled function does with as much memory.
+"""
+
+import argparse
+from collections.abc import Callable
+from importlib.metadata import version
+from typing import Any
+
+import fastdrop as fd
+import fastdrop.jax
+import jax
+import jax.numpy as jnp
+from fastdrop._bench import machine, ratio, take_turns
+
+
+def cases(elements: int, p: float) -> dict[str, Callable[[], object]]:
+    """Return the compiled functions, each on its input."""
+    x = jnp.ones(elements)
+
+    def ours(x: Any, key: Any) -> Any:
+        return fastdrop.jax.dropout(x, p, key=key)
+
+    def theirs(x: Any, key: Any) -> Any:
+        return jnp.where(jax.random.bernoulli(key, 1 - p, x.shape), x / (1 - p), 0)
+
+    def gradient(function: Any) -> Any:
+        return jax.grad(lambda x, key: function(x, key).sum())
+
+    functions = {
+        "fastdrop": (ours, fastdrop.jax.key(0)),
+        "fastdrop, JAX's key": (ours, jax.random.key(0)),
+        "bernoulli": (theirs, jax.random.key(0)),
+        "fastdrop, gradient": (gradient(ours), fastdrop.jax.key(0)),
+        "bernoulli, gradient": (gradient(theirs), jax.random.key(0)),
+        "x * 2": (lambda x, key: x * 2, jax.random.key(0)),
+    }
+    compiled = {name: (jax.jit(function), key) for name, (function, key) in functions.items()}
+    return {
+        name: lambda function=function, key=key: function(x, key).block_until_ready()  # type: ignore[misc]
+        for name, (function, key) in compiled.items()
+    }
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description="Time dropout in compiled JAX functions.")
+    parser.add_argument("--rounds", type=int, default=25, help="turns that each case gets")
+    parser.add_argument(
+        "--sizes", type=int, nargs="+", default=[10, 16, 20, 23], help="binary logarithms"
+    )
+    options = parser.parse_args()
+    print(f"{machine()}, JAX {version('jax')}, {fd.get_num_threads()} threads, float32\n")
+    print(
+        "| elements | p | bernoulli / fastdrop | with JAX's key | gradient | fastdrop / (x * 2) |"
+    )
+    print("| --- | --- | --- | --- | --- | --- |")
+    for exponent in options.sizes:
+        for p in (0.5, 0.1):
+            times = take_turns(cases(1 << exponent, p), rounds=options.rounds, seconds=0.02)
+            ratios = [
+                ratio(times, "bernoulli", "fastdrop"),
+                ratio(times, "bernoulli", "fastdrop, JAX's key"),
+                ratio(times, "bernoulli, gradient", "fastdrop, gradient"),
+                ratio(times, "fastdrop", "x * 2"),
+            ]
+            shown = " | ".join(f"{spread:.1f}" for spread in ratios)
+            print(f"| 2^{exponent} | {p} | {shown} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
