@@ -265,9 +265,14 @@ class Layer(Generic[Recipe]):
             vars(self).update(before)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_keys": (self.key, *self._keys.state), "_plan": None}
+        keys = self.key, *self._keys.state
+        return {**vars(self), "_keys": keys, "_plan": None, "_stream": STREAM_VERSION}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
+        state = dict(state)
+        stream = state.pop("_stream", None)
+        if stream != STREAM_VERSION:
+            raise ValueError(f"a pickled layer must be of stream {STREAM_VERSION}, got {stream}")
         vars(self).update(state)
         self._keys = _core.CallKeys(*state["_keys"])
 
