@@ -44,6 +44,10 @@ test-settings:  ## Run the Python tests that depend on them at every SIMD level 
 		FASTDROP_SIMD=$$level pytest -m "not once" || exit 1; done
 	for threads in 1 3; do FASTDROP_NUM_THREADS=$$threads pytest -m "not once" || exit 1; done
 
+.PHONY: soak
+soak:  ## Compare calls from threads and processes with the reference for five minutes
+	python tests/soak.py --minutes 5
+
 .PHONY: instructions
 instructions:  ## Compare instruction counts with the recorded ones (needs valgrind)
 	python benches/instructions.py

@@ -114,7 +114,9 @@ def test_children_are_those_of_the_key() -> None:
 def test_other_functions_of_random_draw_bits_of_their_own() -> None:
     """Those of blocks 0, 1, ... under tag 128, as the crate's generator does."""
     key = fj.key(KEY)
-    blocks = b"".join(_core.ars(bytes(KEY), bytes([n, *bytes(7), 128, *bytes(7)])) for n in range(3))
+    blocks = b"".join(
+        _core.ars(bytes(KEY), bytes([n, *bytes(7), 128, *bytes(7)])) for n in range(3)
+    )
     assert np.asarray(jax.random.bits(key, (12,))).tobytes() == blocks
     for width in (8, 16, 32):
         bits = np.asarray(jax.random.bits(key, (1000, 3), f"uint{width}"))
