@@ -26,6 +26,7 @@ lint:  ## Check formatting, lints and types
 	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --features $(FEATURES)
 	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --features python --document-private-items
 	cargo package --quiet --allow-dirty --no-verify
+	zizmor --quiet --offline --strict-collection --pedantic .github
 	ruff format --check .
 	ruff check .
 	mypy python/fastdrop examples
@@ -88,8 +89,21 @@ docs:  ## Build the documentation into docs/_build/html; a warning is an error
 	sphinx-build -E -W --keep-going -q -b html docs docs/_build/html
 
 .PHONY: wheel
-wheel:  ## Build a wheel into dist/
-	pip wheel --no-deps --wheel-dir dist .
+wheel:  ## Build the wheel for this platform into dist/
+	maturin build --release --locked --out dist
+
+.PHONY: sdist
+sdist:  ## Build the source distribution into dist/
+	rm -f dist/*.tar.gz
+	maturin sdist --out dist
+
+.PHONY: vendored
+vendored: sdist  ## Build the same with all crates, to build from without a network
+	rm -rf target/vendored
+	mkdir -p target/vendored
+	tar xzf dist/*.tar.gz -C target/vendored
+	cd target/vendored/* && mkdir .cargo && cargo vendor --locked --versioned-dirs > .cargo/config.toml
+	name=$$(basename dist/*.tar.gz .tar.gz) && tar czf dist/$$name-vendored.tar.gz -C target/vendored $$name
 
 .PHONY: vectors
 vectors:  ## Write the golden vectors from the reference
