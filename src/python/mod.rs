@@ -88,7 +88,8 @@ fn uniforms<'py>(shape: Vec<usize>, key: PyRef<'py, key::PyKey>) -> PyResult<Bou
 }
 
 /// The compiled part of fastdrop. Private: use the package's own names.
-#[pymodule]
+// State shared between calls is atomic, locked or set once, but CI has no free-threaded interpreter to hold that to.
+#[pymodule(gil_used = true)]
 fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     // Reports a bad setting in the environment at import, not in the middle of a run.
     Level::current()?;
