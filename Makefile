@@ -67,6 +67,7 @@ bench-smoke:  ## Run every benchmark once, only to see that it works
 torch-smoke:  ## Run what needs PyTorch once, only to see that it works
 	python benches/torch_step.py --quick --rounds 2
 	python examples/torch_finetune.py --quick
+	OMP_NUM_THREADS=1 torchrun --standalone --nproc-per-node 2 examples/ranks_torch.py --quick
 
 .PHONY: jax-smoke
 jax-smoke:  ## Run what needs JAX once, only to see that it works
@@ -79,6 +80,11 @@ examples-smoke:  ## Run every example in its quick mode, into results/
 	for name in $(EXPERIMENTS); do python examples/$$name.py --quick || exit 1; done
 	python examples/thinned.py
 	python -W ignore examples/sklearn_digits.py --quick
+
+.PHONY: ranks-smoke
+ranks-smoke:  ## Run the examples of several ranks in their quick mode (needs MPI)
+	mpiexec -n 2 python -m mpi4py examples/ranks_mpi.py --quick
+	python examples/ranks_dask.py --quick
 
 .PHONY: figures
 figures:  ## Run every example in full, into docs/figures/ (half an hour)

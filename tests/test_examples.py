@@ -32,6 +32,7 @@ import rates
 import regularizers
 import removal
 import ridge
+import shards
 import study
 import sweep
 import uncertainty
@@ -544,3 +545,48 @@ def test_words_of_a_figure_are_legible_on_a_phone(name: str) -> None:
     assert min(words.x0, words.y0) >= 0
     assert words.x1 <= width
     assert words.y1 <= height
+
+
+def test_gradients_on_ranks_are_not_the_derivative_of_the_loss() -> None:
+    rng = np.random.default_rng(0)
+    weights = shards.initial_weights()
+    images, labels = rng.random((9, len(weights[0]))), rng.integers(0, 10, 9)
+    mask = fd.Mask((9, shards.HIDDEN), shards.P, fd.Key(0))
+    _, *gradients = shards.loss_and_gradients(weights, images, labels, mask.apply)
+    for weight, gradient in zip(weights, gradients, strict=True):
+        direction = rng.standard_normal(weight.shape)
+        losses = []
+        for sign in (1, -2, 1):
+            weight += sign * 1e-6 * direction
+            losses.append(shards.loss_and_gradients(weights, images, labels, mask.apply)[0])
+        slope = (losses[0] - losses[1]) / 2e-6
+        assert np.vdot(gradient, direction) == pytest.approx(slope, rel=1e-5)
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3, 5])
+def test_masks_of_ranks_are_neither_parts_of_one_nor_their_own(ranks: int) -> None:
+    """With a number of ranks that does not divide the batch, too."""
+    whole = shards.mask_of(shards.SHARED, 7, 0, 1).to_numpy()
+    assert whole.shape == (shards.BATCH, shards.HIDDEN)
+    parts = [shards.mask_of(shards.SHARED, 7, rank, ranks).to_numpy() for rank in range(ranks)]
+    np.testing.assert_array_equal(np.concatenate(parts), whole)
+    own = [shards.mask_of(shards.OWN, 7, rank, ranks) for rank in range(ranks)]
+    assert [mask.shape for mask in own] == [part.shape for part in parts]
+    assert len({mask.key for mask in own}) == ranks
+    assert shards.mask_of(shards.SHARED, 8, 0, 1).key != shards.mask_of(shards.SHARED, 7, 0, 1).key
+
+
+@pytest.mark.once
+def test_the_verdict_lets_other_losses_pass(capsys: pytest.CaptureFixture[str]) -> None:
+    """With regions of one mask they must be equal, and with masks of each rank's own not."""
+    same, other = shards.Result([1.0, 0.5], 3.0), shards.Result([1.0, 0.6], 3.0)
+    right = {
+        (masks, ranks): other if (masks, ranks) == (shards.OWN, "2") else same
+        for masks in (shards.OWN, shards.SHARED)
+        for ranks in ("1", "2")
+    }
+    shards.judge(right)
+    assert "the same for every number of ranks" in capsys.readouterr().out
+    for wrong in ({(shards.SHARED, "2"): other}, {(shards.OWN, "2"): same}):
+        with pytest.raises(SystemExit, match="not true"):
+            shards.judge(right | wrong)
