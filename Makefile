@@ -70,8 +70,9 @@ torch-smoke:  ## Run what needs PyTorch once, only to see that it works
 	OMP_NUM_THREADS=1 torchrun --standalone --nproc-per-node 2 examples/ranks_torch.py --quick
 
 .PHONY: jax-smoke
-jax-smoke:  ## Run what needs JAX once, only to see that it works
+jax-smoke:  ## Run what needs JAX once, only to see that it works (needs MPI)
 	python benches/jax_dropout.py --rounds 2 --sizes 10 16
+	JAX_PLATFORMS=cpu mpiexec -n 2 python -m mpi4py examples/ranks_jax.py --quick
 
 EXPERIMENTS := overfitting data_size rates regularizers averaging uncertainty features removal batchnorm ridge
 
