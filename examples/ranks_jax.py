@@ -3,23 +3,26 @@
     mpiexec -n 2 python -m mpi4py examples/ranks_jax.py            # seconds; or -n 4
     mpiexec -n 2 python -m mpi4py examples/ranks_jax.py --quick    # a look
 
-Arrays are global and divided by rows; each process draws the masks of the rows that are its own,
-and `jax.distributed` sums the gradients. It trains on one rank, on two, on four if there are so
-many, and on all of them at first and then on one, as a run that is resumed on another machine.
-Printed are the last loss, and the largest difference of a loss from that on one rank. With a mask
-of each rank's own the losses depend on the number of ranks; with regions of one mask they do not,
-but for the order of sums. Exits with an error if that is not so. Needs JAX and MPI.
+Arrays are global and divided by rows; in `jax.shard_map` each process draws the masks of the rows
+that are its own, and `jax.distributed` sums the gradients. It trains on one rank, on two, on four
+if there are so many, and on all of them at first and then on one, as a run that is resumed on
+another machine. Printed are the last loss, and the largest difference of a loss from that on one
+rank. With a mask of each rank's own the losses depend on the number of ranks; with regions of one
+mask they do not, but for the order of sums. Exits with an error if that is not so. Needs JAX and
+MPI.
 """
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
 import fastdrop as fd
 import numpy as np
 import shards
-from shards import BATCH, HIDDEN, OWN, SHARED, Array, P
+from shards import OWN, SHARED, Array, P
 
 try:
+    import fastdrop.jax
     import jax
     import jax.numpy as jnp
     from jax.experimental.multihost_utils import process_allgather
@@ -38,26 +41,27 @@ def spread(x: Any, sharding: Any) -> Any:
     return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
 
 
-def kept(whole: fd.Mask, sharding: Any) -> Any:
-    """Draw a mask, each rank its region."""
+def dropped(x: Any, key: Any, mesh: Mesh, masks: str = SHARED, axis: int = 0) -> Any:
+    """Apply dropout to an array that is divided along an axis, on each rank by itself."""
+    divided = PartitionSpec(*(None,) * axis, "rank")
 
-    def region(index: Any) -> Any:
-        bounds = [part.indices(n)[:2] for part, n in zip(index, whole.shape, strict=True)]
-        start, shape = [first for first, _ in bounds], [end - first for first, end in bounds]
-        return whole.region(start, shape).to_numpy()
+    def local(part: Any, key: Any) -> Any:
+        rank = jax.lax.axis_index("rank")
+        if masks == OWN:
+            return fastdrop.jax.dropout(part, P, key=jax.random.fold_in(key, rank))
+        start = [rank * n if n < whole else 0 for n, whole in zip(part.shape, x.shape, strict=True)]
+        return fastdrop.jax.dropout(part, P, key=key, whole=x.shape, start=start)
 
-    return jax.make_array_from_callback(whole.shape, sharding, region)
+    shards_of = jax.shard_map(
+        local, mesh=mesh, in_specs=(divided, PartitionSpec()), out_specs=divided
+    )
+    return shards_of(x, key)
 
 
-def kept_own(step: int, ranks: int, sharding: Any) -> Any:
-    """Draw a mask, each rank by its own key."""
-    own = shards.mask_of(OWN, step, jax.process_index(), ranks).to_numpy()
-    return jax.make_array_from_process_local_data(sharding, own, (BATCH, HIDDEN))
-
-
-def mean_loss(weights: Any, images: Any, labels: Any, kept: Any) -> Any:
+def mean_loss(weights: Any, images: Any, labels: Any, step: Any, mesh: Mesh, masks: str) -> Any:
     """Return the mean cross-entropy of a batch."""
-    hidden = jnp.where(kept, jax.nn.relu(images @ weights[0]) / (1 - P), 0.0)
+    key = jax.random.fold_in(fastdrop.jax.key(0), step)
+    hidden = dropped(jax.nn.relu(images @ weights[0]), key, mesh, masks)
     scores = jax.nn.log_softmax(hidden @ weights[1])
     return -jnp.take_along_axis(scores, labels[:, None], 1).mean()
 
@@ -66,7 +70,7 @@ def train(masks: str, schedule: Sequence[int]) -> shards.Result:
     """Train with as many ranks in each epoch as the schedule says; all ranks call this."""
     digits, _ = shards.digits()
     weights: list[Array] = shards.initial_weights()
-    gradients_of = jax.jit(jax.value_and_grad(mean_loss))
+    gradients_of = jax.jit(jax.value_and_grad(mean_loss), static_argnames=("mesh", "masks"))
     losses = []
     for epoch, ranks in enumerate(schedule):
         if jax.process_index() < ranks:
@@ -75,9 +79,7 @@ def train(masks: str, schedule: Sequence[int]) -> shards.Result:
             for step, batch in shards.batches(epoch):
                 images = spread(digits.images[batch].astype(np.float64), rows)
                 labels = spread(digits.labels[batch], divided(ranks, "rank"))
-                whole = fd.Mask((BATCH, HIDDEN), P, fd.Key(0).fold_in(step))
-                mask = kept(whole, rows) if masks == SHARED else kept_own(step, ranks, rows)
-                loss, gradients = gradients_of(on_all, images, labels, mask)
+                loss, gradients = gradients_of(on_all, images, labels, step, rows.mesh, masks)
                 losses.append(float(loss))
                 on_all = [w - shards.RATE * g for w, g in zip(on_all, gradients, strict=True)]
             weights = [np.asarray(weight) for weight in on_all]
@@ -87,13 +89,17 @@ def train(masks: str, schedule: Sequence[int]) -> shards.Result:
 
 
 def check_shards() -> None:
-    """Draw a mask divided by rows and by columns, and compare with the whole."""
+    """Drop in an array divided by rows and by columns, and compare with the whole."""
     ranks = jax.process_count()
-    whole = fd.Mask((12 * ranks, 10 * ranks), P, fd.Key(1))
-    for axes in (("rank", None), (None, "rank")):
-        gathered = process_allgather(kept(whole, divided(ranks, *axes)), tiled=True)
-        same = np.array_equal(gathered, whole.to_numpy())
-        shards.require(same, f"parts {axes} of a mask are those of the whole, bit for bit")
+    x = np.ones((12 * ranks, 10 * ranks))
+    expected = fd.dropout(x, P, rng=fd.Key(1))
+    for axis, axes in enumerate([("rank", None), (None, "rank")]):
+        parts = divided(ranks, *axes)
+        drop = functools.partial(dropped, mesh=parts.mesh, axis=axis)
+        y = jax.jit(lambda x, drop=drop: drop(x, fastdrop.jax.key(1)))(spread(x, parts))
+        gathered = process_allgather(y, tiled=True)
+        same = np.array_equal(gathered, expected)
+        shards.require(same, f"parts {axes} of the result are those of the whole, bit for bit")
 
 
 def main() -> None:

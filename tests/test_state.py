@@ -120,7 +120,7 @@ def test_a_state_with_a_wrong_entry_changes_nothing(member: Member) -> None:
         if name not in good:
             continue
         for value in wrong:
-            with pytest.raises((ValueError, TypeError), match="state|p must"):
+            with pytest.raises((ValueError, TypeError), match=r"state|p must"):
                 layer.load_state_dict({**good, name: value})
         with pytest.raises(ValueError, match=f"state must have the entry {name}"):
             layer.load_state_dict({key: value for key, value in good.items() if key != name})
