@@ -1,6 +1,8 @@
 //! Drives every call: plans a walk over the arrays and their random values, splits it into units,
 //! and lets the threads draw and apply them tile by tile.
 
+use std::time::{Duration, Instant};
+
 use crate::error::Error;
 use crate::kernel::{LINE, Memory, Operation, PREFETCH_BYTES, Run};
 use crate::operand::{Element, Operands};
@@ -27,12 +29,16 @@ const STREAM_BYTES: usize = 1 << 24;
 /// streaming stores are slower.
 const UNMAPPED_BYTES: usize = 1 << 25;
 
+/// Batches that took less than `QUICK` grow, and those that took more than `SLOW` shrink.
+const QUICK: Duration = Duration::from_millis(5);
+const SLOW: Duration = Duration::from_millis(20);
+
 /// More bytes than a thread ever needs besides the arrays.
 const SCRATCH: usize = 3 << 16;
 
 /// How work is split, in elements. A thread takes one `unit` at a time. Below `parallel`, waking
-/// another thread would cost more than the work. The interrupt is polled after each `batch`, every
-/// few milliseconds.
+/// another thread would cost more than the work. The interrupt is polled after each batch, of `batch`
+/// elements at most.
 struct Sizes {
     unit: usize,
     parallel: usize,
@@ -250,7 +256,10 @@ impl Call<'_> {
         }
     }
 
-    /// Shares units among the threads, and polls the interrupt between batches.
+    /// Shares units among the threads, and polls the interrupt between batches, every few milliseconds.
+    ///
+    /// The time of an element depends on caches and on pages that have no memory yet, by a factor of a
+    /// hundred. So a batch is as large as the time of the one before it allows.
     fn batches(
         &self,
         units: usize,
@@ -258,13 +267,46 @@ impl Call<'_> {
         interrupt: Interrupt<'_>,
         work: impl Fn(pool::Units<'_>) + Sync,
     ) -> Result<(), Error> {
-        let batch = (self.sizes.batch / unit_size).max(1);
-        for first in (0..units).step_by(batch) {
-            pool::share(first..units.min(first + batch), self.threads, &work);
-            if first + batch < units && interrupt() {
+        let most = (self.sizes.batch / unit_size).max(1);
+        let (mut first, mut batch) = (0, most.div_ceil(4));
+        while first + batch < units {
+            let start = Instant::now();
+            pool::share(first..first + batch, self.threads, &work);
+            let time = start.elapsed();
+            if interrupt() {
                 return Err(Error::Interrupted);
             }
+            first += batch;
+            batch = next_batch(batch, time).clamp(1, most);
         }
+        pool::share(first..units, self.threads, &work);
         Ok(())
+    }
+}
+
+/// The size of the batch after one of this size, which took this time.
+fn next_batch(batch: usize, time: Duration) -> usize {
+    match time {
+        time if time < QUICK => 2 * batch,
+        time if time > SLOW => batch / 2,
+        _ => batch,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Ctrl-C is heard within the time of a batch. One fixed size took 0.3 s where each element had a page of its own.
+    #[test]
+    fn batches_take_some_milliseconds_whatever_an_element_takes() {
+        for nanoseconds in [1, 100, 10_000] {
+            let mut batch = 1 << 20;
+            let time = |batch: usize| Duration::from_nanos(nanoseconds * batch as u64 / 10);
+            for _ in 0..20 {
+                batch = next_batch(batch, time(batch));
+            }
+            assert!((QUICK..=SLOW).contains(&time(batch)), "{batch} elements of {nanoseconds} ns");
+        }
     }
 }
