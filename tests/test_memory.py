@@ -69,3 +69,21 @@ def test_a_call_needs_hardly_more_memory_than_its_output(
     kilobytes = int(re.fullmatch(r"(\d+)\n", done.stdout)[1])  # type: ignore[index]
     # 64 KiB for each thread; and as much again for what the interpreter does meanwhile.
     assert kilobytes <= 64 * threads + 64
+
+
+SEEDS_AND_MASK = """
+import tracemalloc
+import fastdrop as fd
+mask = fd.BlockMask(fd.Mask((64, 2, 506, 506), 0.01, fd.Key(0)), (1, 1, 7, 7), 0.3)
+tracemalloc.start()
+size = mask.to_numpy().nbytes
+print(tracemalloc.get_traced_memory()[1] / size)
+"""
+
+
+def test_a_block_mask_takes_no_more_memory_than_itself_and_its_seeds() -> None:
+    """A copy of all of it would also be a step of NumPy that Ctrl-C cannot stop."""
+    done = subprocess.run(
+        [sys.executable, "-c", SEEDS_AND_MASK], capture_output=True, text=True, check=True
+    )
+    assert float(done.stdout) < 2.1

@@ -29,6 +29,9 @@ from fastdrop._plan import RecipePlan, run_recipe, select
 from fastdrop._recipe import Drawable, Mask, inverse_keep, make_mask
 from fastdrop.shared import as_channel_axis
 
+CHUNK = 1 << 20
+"""Elements of a mask that are made at a time."""
+
 
 @dataclass(frozen=True)
 class BlockMask(Drawable):
@@ -72,19 +75,16 @@ class BlockMask(Drawable):
 
     def to_numpy(self) -> NDArray[np.bool_]:
         """Return the mask as an array, True where an element is kept."""
-        kept = np.ones(self.shape, dtype=np.bool_)
-        kept[tuple(slice(places) for places in self.seeds.shape)] = self.seeds.to_numpy()
-        flat = kept.reshape(-1)
-        # The last block - 1 elements of an axis start no block. So shifting the flat array never
-        # moves a decision into the next row.
-        stride = 1
-        for length, block in zip(self.shape[::-1], self.block[::-1], strict=True):
-            reach = 1
-            while reach < block and flat.size:
-                step = min(reach, block - reach)
-                flat[step * stride :] &= flat[: -step * stride]
-                reach += step
-            stride *= length
+        kept, seeds = np.empty(self.shape, dtype=np.bool_), self.seeds.to_numpy()
+        # Some maps at a time: they stay cached, and Ctrl-C is heard in between.
+        alone = next((axis for axis, size in enumerate(self.block) if size > 1), len(self.block))
+        count = math.prod(self.shape[:alone])
+        maps = kept.reshape(count, *self.shape[alone:])
+        seeds = seeds.reshape(count, *seeds.shape[alone:])
+        rows = max(1, CHUNK // max(1, math.prod(maps.shape[1:])))
+        for first in range(0, count, rows):
+            some = slice(first, first + rows)
+            _spread(seeds[some], self.block[alone:], maps[some])
         return kept
 
     def apply(
@@ -93,6 +93,23 @@ class BlockMask(Drawable):
         """Return ``x * scale`` where kept, else +0.0; `scale` is 1 / (1 - p) if not given."""
         factor = inverse_keep(self.p) if scale is None else as_finite(scale, "scale")
         return select(as_array(x, "x"), self.to_numpy(), factor, out)
+
+
+def _spread(seeds: NDArray[np.bool_], block: tuple[int, ...], kept: NDArray[np.bool_]) -> None:
+    """Write to the maps `kept` whether no block covers an element; axis 0 counts the maps."""
+    kept[:] = True
+    kept[(slice(None), *map(slice, seeds.shape[1:]))] = seeds
+    flat = kept.reshape(-1)
+    # The last block - 1 elements of an axis start no block. So shifting the flat array never moves
+    # a decision into the next row.
+    stride = 1
+    for length, size in zip(kept.shape[:0:-1], block[::-1], strict=True):
+        reach = 1
+        while reach < size and flat.size:
+            step = min(reach, size - reach)
+            flat[step * stride :] &= flat[: -step * stride]
+            reach += step
+        stride *= length
 
 
 @lru_cache(maxsize=256)
