@@ -120,18 +120,13 @@ impl Mask {
     /// [`Error::Length`] unless `bytes` has one byte per eight elements, rounded up; an error in
     /// the environment's settings.
     pub fn packbits(&self, bytes: &mut [u8]) -> Result<(), Error> {
-        self.packbits_until(bytes, NEVER)
-    }
-
-    /// As [`Mask::packbits`], until the interrupt asks to stop.
-    pub(crate) fn packbits_until(&self, bytes: &mut [u8], interrupt: Interrupt<'_>) -> Result<(), Error> {
         let expected = self.size().div_ceil(8);
         if bytes.len() as u64 != expected {
             return Err(Error::Length { what: "bytes", expected, got: bytes.len() as u64 });
         }
         let operands = Operands::new(Element::Bit, bytes.as_mut_ptr(), &[]);
         // SAFETY: the slice is borrowed, and has a bit for each element of the mask.
-        unsafe { self.run(&Source::keep_bits(self), Operation::Pack, operands, interrupt) }
+        unsafe { self.run(&Source::keep_bits(self), Operation::Pack, operands, NEVER) }
     }
 
     /// How many elements are kept.
@@ -169,7 +164,7 @@ impl Mask {
     /// # Safety
     /// The operation's arrays must have as many elements as the mask, and nobody else may touch
     /// them during the call. The output must be one of the inputs, or overlap none.
-    unsafe fn run(
+    pub(crate) unsafe fn run(
         &self,
         source: &Source,
         operation: Operation<'_>,
@@ -194,12 +189,7 @@ impl Key {
     /// # Errors
     /// An error in the environment's settings.
     pub fn uniforms(self, first: u64, out: &mut [u64]) -> Result<(), Error> {
-        self.uniforms_until(first, out, NEVER)
-    }
-
-    /// As [`Key::uniforms`], until the interrupt asks to stop.
-    pub(crate) fn uniforms_until(self, first: u64, out: &mut [u64], interrupt: Interrupt<'_>) -> Result<(), Error> {
-        store(&Source::uniforms(self, first), Element::U64, out, interrupt)
+        store(&Source::uniforms(self, first), Element::U64, out)
     }
 
     /// The standard normal numbers of elements `first`, `first + 1`, ... of this key's stream: those of
@@ -208,18 +198,18 @@ impl Key {
     /// # Errors
     /// An error in the environment's settings.
     pub fn normals(self, first: u64, out: &mut [f32]) -> Result<(), Error> {
-        store(&Source::normals(self, first), Element::F32, out, NEVER)
+        store(&Source::normals(self, first), Element::F32, out)
     }
 }
 
 /// Stores values of this element type.
-fn store<T>(source: &Source, element: Element, out: &mut [T], interrupt: Interrupt<'_>) -> Result<(), Error> {
+fn store<T>(source: &Source, element: Element, out: &mut [T]) -> Result<(), Error> {
     assert!(size_of::<T>() == element.size());
     let steps: Each<isize> = [size_of::<T>() as isize, 0, 0, 0];
     let mut axes = Axes::from_iter([Axis { len: out.len(), steps, bit: 1 }]);
     let operands = Operands::new(element, out.as_mut_ptr().cast(), &[]);
     // SAFETY: the slice is borrowed, and the axis is its own.
-    unsafe { driver::run(source, Operation::Store, operands, &mut axes, interrupt) }
+    unsafe { driver::run(source, Operation::Store, operands, &mut axes, NEVER) }
 }
 
 /// `kept ? x * scale : 0` with given keep bits instead of drawn ones.

@@ -211,6 +211,7 @@ ENTRY_POINTS = [
     "mask.apply([1.0] * 64)",
     "mask.count(); mask.packbits()",
     "mask.apply(np.arange(64))",
+    "fd.bernoulli(1 << 16, 0.3, packed=True); fd.concrete_dropout(many, 0.0, rng=key)",
     "fd.dropout(x, 2.0, rng='seed')",
     "fd.dropout_add(x, x, 0.3, rng=key); fd.gelu_dropout(many, 0.3, rng=key)",
     "fd.gaussian_dropout(x, 0.3, rng=key)",

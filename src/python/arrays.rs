@@ -78,7 +78,8 @@ pub(super) fn data(array: &Bound<'_, PyUntypedArray>) -> *mut u8 {
     unsafe { (*array.as_array_ptr()).fields.data.cast() }
 }
 
-/// A new array in C order.
+/// A new array in C order, of memory that nobody has written. (Zeros would have NumPy release the interpreter, and a thread
+/// that does not get it back while the program ends is terminated there.)
 pub(super) fn empty<'py>(
     py: Python<'py>,
     shape: &[usize],
@@ -98,21 +99,6 @@ pub(super) fn empty<'py>(
             0,
             std::ptr::null_mut(),
         );
-        Ok(Bound::from_owned_ptr_or_err(py, array)?.cast_into_unchecked())
-    }
-}
-
-/// A new array of zeros in C order. Large ones get their memory on first write.
-pub(super) fn zeros<'py>(
-    py: Python<'py>,
-    shape: &[usize],
-    dtype: &Bound<'py, PyArrayDescr>,
-) -> PyResult<Bound<'py, PyUntypedArray>> {
-    let mut shape: Steps = shape.iter().map(|len| *len as isize).collect();
-    // SAFETY: the call consumes a dtype reference of its own, and copies the shape.
-    unsafe {
-        let dtype = dtype.clone().into_dtype_ptr();
-        let array = PY_ARRAY_API.PyArray_Zeros(py, shape.len() as _, shape.as_mut_ptr(), dtype, 0);
         Ok(Bound::from_owned_ptr_or_err(py, array)?.cast_into_unchecked())
     }
 }

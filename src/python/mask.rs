@@ -1,12 +1,12 @@
 //! The compiled base of `fastdrop.Mask`.
 
-use numpy::{PyArray1, PyArrayMethods, PyUntypedArray, PyUntypedArrayMethods};
+use numpy::{PyUntypedArray, PyUntypedArrayMethods};
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 use smallvec::SmallVec;
 
 use super::arguments::{DETACH, detached};
-use super::arrays::{axes, data, empty, zeros};
+use super::arrays::{axes, data, empty};
 use super::key::{PyKey, public_key, published};
 use crate::driver;
 use crate::kernel::Operation;
@@ -118,13 +118,13 @@ impl PyMask {
     /// array([87,  1], dtype=uint8)
     fn packbits<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyUntypedArray>> {
         let size = self.0.size();
-        let out = zeros(py, &[size.div_ceil(8) as usize], &numpy::dtype::<u8>(py))?;
-        let out = out.cast_into::<PyArray1<u8>>()?;
-        let mut lent = out.readwrite();
-        let bytes = lent.as_slice_mut()?;
-        detached(py, size >= DETACH as u64, move |interrupt| self.0.packbits_until(bytes, interrupt))?;
-        drop(lent);
-        Ok(out.into_any().cast_into()?)
+        let out = empty(py, &[size.div_ceil(8) as usize], &numpy::dtype::<u8>(py))?;
+        let operands = Operands::new(Element::Bit, data(&out), &[]);
+        detached(py, size >= DETACH as u64, |interrupt| {
+            // SAFETY: `out` was just made with a bit for each element, and nobody else has it yet.
+            unsafe { self.0.run(&Source::keep_bits(&self.0), Operation::Pack, operands, interrupt) }
+        })?;
+        Ok(out)
     }
 
     /// Count the kept elements.

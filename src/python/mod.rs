@@ -15,13 +15,17 @@ mod xla;
 
 use std::ffi::c_int;
 
-use numpy::{PyArrayDyn, PyArrayMethods, PyUntypedArray};
+use numpy::{PyUntypedArray, PyUntypedArrayMethods};
 use pyo3::prelude::*;
 
-use crate::pool;
+use crate::kernel::Operation;
+use crate::operand::{Element, INPUTS, Operands};
 use crate::simd::Level;
+use crate::walk::source::Source;
+use crate::walk::{Axes, Axis};
+use crate::{driver, pool};
 use arguments::{DETACH, detached};
-use arrays::zeros;
+use arrays::{data, empty};
 
 /// Use this many threads in large calls, at least 1.
 #[pyfunction]
@@ -78,12 +82,14 @@ fn ars(key: [u8; 16], counter: [u8; 16]) -> [u8; 16] {
 #[pyfunction]
 fn uniforms<'py>(shape: Vec<usize>, key: PyRef<'py, key::PyKey>) -> PyResult<Bound<'py, PyUntypedArray>> {
     let py = key.py();
-    let out = zeros(py, &shape, &numpy::dtype::<u64>(py))?;
-    let array = out.clone().cast_into::<PyArrayDyn<u64>>()?;
-    let mut lent = array.readwrite();
-    let items = lent.as_slice_mut()?;
-    let key = key.0;
-    detached(py, items.len() >= DETACH / 8, move |interrupt| key.uniforms_until(0, items, interrupt))?;
+    let out = empty(py, &shape, &numpy::dtype::<u64>(py))?;
+    let operands = Operands::new(Element::U64, data(&out), &[]);
+    let mut axes = Axes::from_iter([Axis { len: out.len(), steps: [size_of::<u64>() as isize; 1 + INPUTS], bit: 1 }]);
+    let source = Source::uniforms(key.0, 0);
+    detached(py, out.len() >= DETACH / 8, |interrupt| {
+        // SAFETY: `out` was just made with as many elements as the axis, and nobody else has it yet.
+        unsafe { driver::run(&source, Operation::Store, operands, &mut axes, interrupt) }
+    })?;
     Ok(out)
 }
 
