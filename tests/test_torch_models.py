@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import fastdrop as fd
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
@@ -315,6 +316,35 @@ def test_workers_draw_different_masks_or_those_of_a_key(start: str) -> None:
     assert torch.equal(batches(None, 2, 0), drawn_by_workers)
     of_a_key = batches(fd.Key(0), 0, 0)
     assert torch.equal(batches(fd.Key(0), 2, 1), of_a_key)
+
+
+class _Large(torch.utils.data.Dataset):
+    """Arrays and tensors that are large enough for several threads."""
+
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, index: int) -> Any:
+        fd.set_num_threads(3)
+        x, key = np.ones(1 << 20, np.float32), fd.Key(index)
+        tensor = F.dropout(torch.from_numpy(x), 0.5, key=key)
+        return torch.from_numpy(fd.dropout(x, 0.5, rng=key)), tensor
+
+
+@pytest.mark.parametrize("start", ["fork", "forkserver", "spawn"])
+def test_workers_draw_large_masks_like_their_parent(start: str) -> None:
+    """The parent's threads are at work before the workers start; none may wait for them."""
+    before = fd.get_num_threads()
+    data = _Large()
+    expected = [data[index] for index in range(len(data))]
+    loader = torch.utils.data.DataLoader(
+        data, batch_size=None, num_workers=2, multiprocessing_context=start, timeout=60
+    )
+    for actual, (array, tensor) in zip(loader, expected, strict=True):
+        assert torch.equal(actual[0], array)
+        assert torch.equal(actual[1], tensor)
+        assert torch.equal(array, tensor)
+    fd.set_num_threads(before)
 
 
 def _ranked(rank: int, path: str) -> None:
