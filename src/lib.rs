@@ -11,6 +11,9 @@ mod error;
 mod generator;
 #[allow(unsafe_code, reason = "kernels work on strided memory of the caller's through raw pointers")]
 mod kernel;
+#[cfg(target_os = "linux")]
+#[allow(unsafe_code, reason = "the system is asked in C")]
+mod linux;
 mod mask;
 #[cfg(feature = "python")]
 #[allow(unsafe_code, reason = "the runtime of OpenMP is C")]

@@ -17,6 +17,8 @@ use std::thread::Thread;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use crate::error::Error;
+#[cfg(target_os = "linux")]
+use crate::linux::Cpus;
 #[cfg(feature = "python")]
 use crate::openmp;
 
@@ -110,6 +112,8 @@ pub(crate) fn share(range: Range<usize>, threads: usize, work: impl Fn(Units<'_>
         end: range.end,
         inside: AtomicUsize::new(0),
         caller: std::thread::current(),
+        #[cfg(target_os = "linux")]
+        cpus: Cpus::of_this_thread(),
         panic: Mutex::new(None),
     });
     let closing = Closing(&job);
@@ -139,6 +143,9 @@ struct Job {
     /// The number of helpers at work, plus [`CLOSED`] once it is set.
     inside: AtomicUsize,
     caller: Thread,
+    /// Where helpers may run.
+    #[cfg(target_os = "linux")]
+    cpus: Cpus,
     panic: Mutex<Option<Box<dyn Any + Send>>>,
 }
 
@@ -161,6 +168,8 @@ impl Job {
         if self.inside.fetch_update(Ordering::Acquire, Ordering::Relaxed, enter).is_err() {
             return;
         }
+        #[cfg(target_os = "linux")]
+        self.cpus.take();
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| self.work()))
             && let Ok(mut first) = self.panic.lock()
         {

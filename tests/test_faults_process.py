@@ -230,7 +230,35 @@ def test_refused_threads_change_no_bit(tmp_path: Path) -> None:
     assert set(output.split()) == {"True"}, output
 
 
+AFFINITY = """
+x, cpus = np.ones(1 << 22, np.float32), sorted(os.sched_getaffinity(0))
+def places():  # the CPUs of this thread, and those of all helpers
+    found = [os.sched_getaffinity(0)]
+    for task in os.listdir("/proc/self/task"):
+        with open(f"/proc/self/task/{task}/comm") as file:
+            if file.read().startswith("fastdrop-"):
+                found.append(os.sched_getaffinity(int(task)))
+    return found
+def follow():  # a helper may miss a call, but not all
+    def same():
+        fd.dropout(x, 0.3, rng=fd.Key(1))
+        found = places()
+        return len(found) == 4 and all(place == found[0] for place in found)
+    return comes(same, True)
+fd.set_num_threads(4)
+print(follow())
+for allowed in [{cpus[0]}, {cpus[-1]}, set(cpus), {cpus[-1]}, {cpus[0]}]:
+    os.sched_setaffinity(0, allowed)
+    print(follow(), os.sched_getaffinity(0) == allowed)
+"""
+
 START = "print(fd.get_num_threads() == len(os.sched_getaffinity(0)))"
+
+
+def test_helpers_stay_on_the_cpus_of_the_call() -> None:
+    """Also when those change after the helpers started."""
+    output = run(AFFINITY)
+    assert set(output.split()) == {"True"}, output
 
 
 def test_at_first_there_are_as_many_threads_as_cpus_to_run_on() -> None:

@@ -1,0 +1,43 @@
+//! What only Linux is asked: on which CPUs a thread may run.
+
+use std::cell::Cell;
+use std::ffi::c_int;
+
+/// Enough for the most CPUs that Linux can be built for, 8192.
+const WORDS: usize = 128;
+
+/// A set of CPUs.
+///
+/// A thread gets those of the one that starts it. When these change later, the threads of a pool would stay where they are, on
+/// CPUs that the program has left to others. So each helps on the CPUs of the call's own thread.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Cpus([u64; WORDS]);
+
+unsafe extern "C" {
+    fn sched_getaffinity(thread: c_int, size: usize, set: *mut u64) -> c_int;
+    fn sched_setaffinity(thread: c_int, size: usize, set: *const u64) -> c_int;
+}
+
+thread_local! {
+    /// Those that this thread took last.
+    static TAKEN: Cell<Option<Cpus>> = const { Cell::new(None) };
+}
+
+impl Cpus {
+    /// Those that this thread may run on; none if the system does not tell.
+    pub(crate) fn of_this_thread() -> Self {
+        let mut set = [0; WORDS];
+        // SAFETY: 0 is this thread, and the array has as many bytes as are named.
+        let failed = unsafe { sched_getaffinity(0, size_of_val(&set), set.as_mut_ptr()) } != 0;
+        Self(if failed { [0; WORDS] } else { set })
+    }
+
+    /// Lets this thread run on these only, which is a hint: if the system refuses it, the results are the same.
+    pub(crate) fn take(&self) {
+        if TAKEN.get() != Some(*self) {
+            // SAFETY: 0 is this thread, and the array has as many bytes as are named. The system refuses an empty set.
+            unsafe { sched_setaffinity(0, size_of_val(&self.0), self.0.as_ptr()) };
+            TAKEN.set(Some(*self));
+        }
+    }
+}
