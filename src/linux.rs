@@ -1,7 +1,7 @@
-//! What only Linux is asked: on which CPUs a thread may run.
+//! What only Linux is asked: on which CPUs a thread may run, and whether threads can start.
 
 use std::cell::Cell;
-use std::ffi::c_int;
+use std::ffi::{c_int, c_void};
 
 /// Enough for the most CPUs that Linux can be built for, 8192.
 const WORDS: usize = 128;
@@ -16,6 +16,8 @@ pub(crate) struct Cpus([u64; WORDS]);
 unsafe extern "C" {
     fn sched_getaffinity(thread: c_int, size: usize, set: *mut u64) -> c_int;
     fn sched_setaffinity(thread: c_int, size: usize, set: *const u64) -> c_int;
+    fn mmap(at: *mut c_void, size: usize, access: c_int, flags: c_int, file: c_int, offset: i64) -> *mut c_void;
+    fn munmap(at: *mut c_void, size: usize) -> c_int;
 }
 
 thread_local! {
@@ -39,5 +41,21 @@ impl Cpus {
             unsafe { sched_setaffinity(0, size_of_val(&self.0), self.0.as_ptr()) };
             TAKEN.set(Some(*self));
         }
+    }
+}
+
+/// Whether this many threads find what each reserves before its first allocation.
+///
+/// glibc gives a thread a heap of its own, of so many addresses. If it cannot, the thread gets no memory at all, though
+/// other heaps may have plenty, and aborts the process.
+pub(crate) fn has_heaps(threads: usize) -> bool {
+    const HEAP: usize = 1 << 26;
+    const NO_ACCESS: c_int = 0;
+    const PRIVATE_ANONYMOUS: c_int = 0x22;
+    let size = threads * HEAP;
+    // SAFETY: new pages at any address, which nobody accesses, and which are given back.
+    unsafe {
+        let first = mmap(std::ptr::null_mut(), size, NO_ACCESS, PRIVATE_ANONYMOUS, -1, 0);
+        first.addr() != usize::MAX && munmap(first, size) == 0
     }
 }

@@ -18,7 +18,7 @@ use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use crate::error::Error;
 #[cfg(target_os = "linux")]
-use crate::linux::Cpus;
+use crate::linux::{Cpus, has_heaps};
 #[cfg(feature = "python")]
 use crate::openmp;
 
@@ -212,6 +212,11 @@ pub(crate) fn has_memory(bytes: usize) -> bool {
     Vec::<u8>::new().try_reserve_exact(bytes).is_ok()
 }
 
+#[cfg(not(target_os = "linux"))]
+fn has_heaps(_: usize) -> bool {
+    true
+}
+
 /// One process's pool and its number of threads.
 struct Process {
     id: u32,
@@ -224,7 +229,7 @@ fn pool_of(threads: usize) -> Option<Arc<ThreadPool>> {
     let mut pool = this_process().pool.lock().unwrap_or_else(PoisonError::into_inner);
     match &*pool {
         Some((size, pool)) if *size == threads => Some(Arc::clone(pool)),
-        _ if !has_memory(threads * THREAD) => None,
+        _ if !has_memory(threads * THREAD) || !has_heaps(threads) => None,
         _ => {
             let new = ThreadPoolBuilder::new()
                 .num_threads(threads)

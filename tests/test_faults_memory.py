@@ -164,6 +164,69 @@ def test_a_handler_may_call_or_raise(code: str) -> None:
     assert set(output.split()) == {"True"}, output
 
 
+# --- Memory that ends ----------------------------------------------------------------------------
+
+# Children whose address space may grow by a number of bytes more, from 0 to what a call needs.
+LIMITED = """
+import resource
+from entries import attempt, entries
+def flat(result):
+    if isinstance(result, (tuple, list)):
+        return sum(map(flat, result), [])
+    return [zlib.crc32(np.ascontiguousarray(result))] if isinstance(result, np.ndarray) else []
+def limit(margin):
+    size = int(re.search(r"VmSize:\\s+(\\d+) kB", open("/proc/self/status").read())[1]) << 10
+    resource.setrlimit(resource.RLIMIT_AS, (size + margin, resource.RLIM_INFINITY))
+def unlimited():
+    resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+def limited(call, margin, right, started):  # 0: it was enough; 3: a MemoryError, and a right call
+    if started:  # its threads
+        attempt(call)
+    limit(margin)
+    try:
+        result = attempt(call)
+        code = 0
+    except MemoryError:
+        code = 3
+    unlimited()
+    if code:
+        result = attempt(call)
+    return code if right is None or flat(result) == right else 4
+fd.set_num_threads(4)
+tries, codes = int(sys.argv[1]), {}
+for name, call in entries(1 << 20, 1 << 20).items():
+    if "Linear" in name:  # OpenBLAS ends the process where it gets no memory
+        continue
+    first, second = flat(attempt(call)), flat(attempt(call))
+    if "overlapping" in name or name.endswith("layer") or first != second:
+        first = None  # other bits in every call
+    enough, rng = 1 << 25, random.Random(name)
+    for n in range(tries):  # of all sizes, up to what is enough
+        margin = int(enough ** rng.random())
+        code = ended(fork(lambda: limited(call, margin, first, n % 2)))
+        codes.setdefault(code, []).append((name, margin))
+        if code == 0:
+            enough = max(2, min(enough, 2 * margin))
+print(sum(map(len, codes.values())), *(f"{code}: {len(found)}" for code, found in codes.items()))
+print([(code, found[:5]) for code, found in codes.items() if code not in (0, 3)])
+"""
+
+
+@pytest.mark.parametrize("memory", ["kept", "returned"])
+def test_no_limit_of_memory_aborts_any_call(memory: str) -> None:
+    """A MemoryError, and then a call that works; memory of former calls is left or not.
+
+    Where it was left, threads started and found no addresses for heaps of their own.
+    """
+    # Of the C library: large blocks return to the system, and threads reserve no heaps.
+    settings = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_ARENA_MAX": "1"}
+    environment = settings if memory == "returned" else {}
+    counts, wrong = run(LIMITED, tries(2, 6), **environment).splitlines()
+    print(counts)
+    assert wrong == "[]"
+    assert memory == "kept" or "3:" in counts
+
+
 # --- What calls leave behind ---------------------------------------------------------------------
 
 DRIFT = """
