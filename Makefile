@@ -49,6 +49,14 @@ test-settings:  ## Run the Python tests that depend on them at every SIMD level 
 soak:  ## Compare calls from threads and processes with the reference for five minutes
 	python tests/soak.py --minutes 5
 
+.PHONY: faults
+faults:  ## Try faults as often as docs/reliability.md says (an hour)
+	FASTDROP_FAULT_TRIES=200 pytest -s tests/test_faults_*.py
+
+.PHONY: mutations
+mutations:  ## Put known faults into a copy, one at a time, and see that the tests find them
+	python tests/mutations.py
+
 .PHONY: instructions
 instructions:  ## Compare instruction counts with the recorded ones (needs valgrind)
 	python benches/instructions.py
