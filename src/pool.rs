@@ -231,12 +231,22 @@ fn pool_of(threads: usize) -> Option<Arc<ThreadPool>> {
         Some((size, pool)) if *size == threads => Some(Arc::clone(pool)),
         _ if !has_memory(threads * THREAD) || !has_heaps(threads) => None,
         _ => {
+            let (started, caller) = (Arc::new(AtomicUsize::new(0)), std::thread::current());
+            let count = Arc::clone(&started);
             let new = ThreadPoolBuilder::new()
                 .num_threads(threads)
                 .stack_size(STACK)
                 .thread_name(|index| format!("fastdrop-{index}"))
+                .start_handler(move |_| {
+                    count.fetch_add(1, Ordering::Release);
+                    caller.unpark();
+                })
                 .build()
                 .ok()?;
+            // Until each has what it allocates first. Later the memory may be gone.
+            while started.load(Ordering::Acquire) < threads {
+                std::thread::park();
+            }
             let (_, new) = pool.insert((threads, Arc::new(new)));
             Some(Arc::clone(new))
         }
