@@ -67,8 +67,9 @@ impl Sizes {
 /// # Safety
 /// In each of the operation's arrays, all elements that the axes reach must be readable and, in the
 /// output, writeable; nobody else may touch them during the call. No two positions of the walk may
-/// share output bytes. An input element must be the output element at the same position, or overlap
-/// no output element. A given mask must meet the requirements of `MaskArray::new`.
+/// share output bytes, except by packed bits, or in a call that uses one thread. An input element must be the output
+/// element at the same position, or overlap no output element. A given mask must meet the requirements of
+/// `MaskArray::new`.
 pub(crate) unsafe fn run(
     source: &Source,
     operation: Operation<'_>,
@@ -161,7 +162,7 @@ impl Call<'_> {
 
     /// Works in runs along the last axis, which follows the mask (or the source is not a stream).
     fn rows(&self, axes: &mut Axes, interrupt: Interrupt<'_>) -> Result<(), Error> {
-        let Self { source, ref memory, ref sizes, .. } = *self;
+        let Self { source, operation, ref memory, ref sizes, .. } = *self;
         let drawn = matches!(source, Source::Drawn(..));
         let repeated = drawn && repeat_inside(axes);
         let axes = &*axes;
@@ -172,8 +173,13 @@ impl Call<'_> {
             Source::Normals(..) | Source::Uniforms(..) => false,
         };
         let piece = if repeated { REPEATED } else { TILE };
-        // A thread that keeps bits for later rows takes whole rows.
-        let unit_size = if repeated { sizes.unit.next_multiple_of(inner.len) } else { sizes.unit };
+        // A thread that keeps bits for later rows takes whole rows. One that packs bits takes whole bytes, which joined
+        // rows fill eight at a time.
+        let unit_size = match operation {
+            _ if repeated => sizes.unit.next_multiple_of(inner.len),
+            Operation::Pack if join => sizes.unit.next_multiple_of(8 * inner.len),
+            _ => sizes.unit,
+        };
         let total = positions(axes);
         let phase = self.phase();
         let visit = |place: Place, drawn: Drawn<'_>, len| self.tile(memory, &inner, place, drawn, len);

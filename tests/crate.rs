@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use fastdrop::{Error, Formula, Key, Kind, Mask, apply_bools};
+use fastdrop::{Error, Formula, Key, Kind, Mask, apply_bools, set_num_threads};
 
 fn mask(len: u64, p: f64) -> Mask {
     Mask::new(&[len], p, Key::from_seed(1)).unwrap()
@@ -52,6 +52,25 @@ fn packed_bits_of_regions_are_those_of_the_whole() {
         let mut packed = vec![0; expected.len().div_ceil(8)];
         part.packbits(&mut packed).unwrap();
         assert!((0..expected.len()).all(|i| expected[i] == (packed[i / 8] >> (i % 8) & 1 == 1)), "{part:?}");
+    }
+}
+
+/// Rows are shared among threads at places that lie inside bytes, unless care is taken.
+#[test]
+fn packed_bits_do_not_depend_on_the_number_of_threads() {
+    for columns in [3, 201, 1023] {
+        for seed in 0..8 {
+            let whole = Mask::new(&[(1 << 22) / columns, columns + 1], 0.4, Key::from_seed(seed)).unwrap();
+            let part = whole.region(&[0, 1], &[whole.shape()[0], columns]).unwrap();
+            let mut packed = [1, 4].map(|threads| {
+                set_num_threads(threads).unwrap();
+                let mut packed = vec![0; part.size().div_ceil(8) as usize];
+                part.packbits(&mut packed).unwrap();
+                packed
+            });
+            let [alone, shared] = &mut packed;
+            assert!(alone == shared, "{columns} columns, seed {seed}");
+        }
     }
 }
 
