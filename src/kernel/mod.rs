@@ -136,10 +136,10 @@ impl Operation<'_> {
                 },
                 Self::Store => match drawn {
                     Drawn::Uniforms(values) => {
-                        run.address(0).cast::<u64>().copy_from_nonoverlapping(values.as_ptr(), values.len());
+                        run.address(0).cast::<u64>().copy_from_nonoverlapping(values[..run.len].as_ptr(), run.len);
                     }
                     Drawn::Normals(values) => {
-                        run.address(0).cast::<f32>().copy_from_nonoverlapping(values.as_ptr(), values.len());
+                        run.address(0).cast::<f32>().copy_from_nonoverlapping(values[..run.len].as_ptr(), run.len);
                     }
                     _ => {
                         let (words, offset) = drawn.bits();
