@@ -12,6 +12,7 @@ import fastdrop as fd
 import numpy as np
 import pytest
 import reference as ref
+from fastdrop import _core
 from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 from support import DTYPES, KEY, SWAPPABLE, as_key, assert_same, running_on, values
@@ -208,6 +209,30 @@ def test_a_mask_inside_the_output_is_read_first(level: str) -> None:
     inside[...] = keep
     fd.dropout(x, 0.5, mask=inside, out=out)
     assert_same(out, ref.select(keep, x, 2.0))
+
+
+def test_out_that_overlaps_itself_is_the_same_for_every_number_of_threads(level: str) -> None:
+    """Would catch two threads that write the same element."""
+    x = values((2000, 1000), np.float32)
+
+    def result(threads: int) -> Array:
+        memory = np.zeros(1_002_000, np.float32)
+        with running_on(threads=threads):
+            fd.dropout(x, 0.5, rng=as_key(KEY), out=as_strided(memory, x.shape, (2000, 4)))
+        return memory
+
+    expected = result(1)
+    for _ in range(20):
+        assert_same(result(4), expected)
+
+
+def test_a_mask_that_took_another_shape_is_refused() -> None:
+    """Would catch a gradient that is masked by what lies behind the mask."""
+    x, keep = np.ones((4, 6), np.float32), np.ones(6, np.bool_)
+    _, plan = _core.forward("select", (x,), None, keep, 0.0, (), 2.0)
+    keep.resize((2, 3), refcheck=False)
+    with pytest.raises(ValueError, match="broadcast"):
+        plan.backward(x)
 
 
 # --- What must not change ------------------------------------------------------------------------

@@ -14,7 +14,8 @@ use super::mask::PyMask;
 use crate::driver;
 use crate::error::Error;
 use crate::kernel::Operation;
-use crate::mask::Mask;
+use crate::mask::{Dims, Mask};
+use crate::openmp;
 use crate::operand::{Each, Element, INPUTS, Operands};
 use crate::walk::source::{MaskArray, Source};
 use crate::walk::{Axes, Axis};
@@ -85,6 +86,11 @@ pub(super) fn is_bool(array: &Array<'_>) -> bool {
     dtype(array).kind() == b'b'
 }
 
+/// Checks that a given mask broadcasts to `shape`. Its own shape may change as long as the interpreter is not held.
+pub(super) fn check_given(given: &Array<'_>, shape: &[usize]) -> PyResult<()> {
+    check_broadcast(&given.shape().iter().map(|len| *len as u64).collect::<Dims>(), shape)
+}
+
 pub(super) fn check_broadcast(mask: &[u64], shape: &[usize]) -> PyResult<()> {
     if broadcast(mask, shape)?[..] == *shape { Ok(()) } else { Err(mismatch(mask, shape)) }
 }
@@ -134,7 +140,9 @@ pub(super) fn elementwise<'py>(
     if let Some(aside) = &aside {
         let draw = Draw::Constant(true);
         let output = Output { array: &target, fresh: false };
-        work(output, std::slice::from_ref(aside), element, draw, Operation::Select { scale: 1.0 })?;
+        let copy = || work(output, std::slice::from_ref(aside), element, draw, Operation::Select { scale: 1.0 });
+        // Its elements may share memory, which two threads must not write.
+        openmp::with_team(1, copy)?;
     }
     Ok(target)
 }
@@ -173,8 +181,8 @@ impl<'a, 'py> Output<'a, 'py> {
     }
 }
 
-/// Runs the driver on arrays. The output must be writeable, and its elements must share no memory.
-/// Each input must broadcast to its shape, and be the same array or not overlap it.
+/// Runs the driver on arrays. The output must be writeable, and its elements must share no memory, unless the call uses one
+/// thread. Each input must broadcast to its shape, and be the same array or not overlap it.
 fn work(
     Output { array: written, fresh }: Output<'_, '_>,
     inputs: &[Array<'_>],
@@ -208,7 +216,7 @@ fn work(
     // the caller, and required of users.
     let source = unsafe { draw.source() };
     // What the driver requires: 1. The caller holds the arrays for the whole call, and the axes are
-    // their shapes and strides, so all places are inside them. 2. and 3. Disjoint output elements,
+    // their shapes and strides, so all places are inside them. 2. and 3. Disjoint output elements or one thread,
     // and inputs that equal the output or do not overlap it, are up to the caller. 4. Users must
     // not write an array from another Python thread during the call, as in NumPy.
     detached(written.py(), written.len() >= DETACH, |interrupt| {

@@ -8,7 +8,7 @@ use pyo3::types::PyTuple;
 use smallvec::SmallVec;
 
 use super::arrays::{broadcast, check_out, dtype, dtype_name};
-use super::calls::{Array, Draw, Output, check_broadcast, checked_element, elementwise, is_bool};
+use super::calls::{Array, Draw, Output, check_broadcast, check_given, checked_element, elementwise, is_bool};
 use super::key::{CallKeys, PyKey, Taken};
 use super::mask::{PyMask, public_mask};
 use crate::error::Extents;
@@ -78,7 +78,11 @@ impl Plan {
             _ if scale == 0.0 => Draw::Constant(false),
             Keep::All => Draw::Constant(true),
             Keep::Drawn(mask) => Draw::Keep(mask),
-            Keep::Given(given) => Draw::Given(given.bind(inputs[0].py()).clone()),
+            Keep::Given(given) => {
+                let given = given.bind(inputs[0].py());
+                check_given(given, &self.shape)?;
+                Draw::Given(given.clone())
+            }
         };
         let operation = match kind {
             None => Operation::Select { scale },
@@ -199,8 +203,7 @@ pub(super) fn decide<'a>(
         let text = format!("mask must be a Mask or a boolean array, got {}", keep.get_type().name()?);
         return Err(PyTypeError::new_err(text));
     };
-    let extents: Dims = given.shape().iter().map(|len| *len as u64).collect();
-    check_broadcast(&extents, shape)?;
+    check_given(given, shape)?;
     Ok((Keep::Given(given.clone().unbind()), None))
 }
 
