@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from typing import Any
+from unittest.mock import Mock
 
 import fastdrop as fd
 import numpy as np
@@ -419,6 +420,14 @@ def test_threads_follow_torch(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 # Bad input
+
+
+def test_what_only_claims_to_be_a_tensor_is_refused() -> None:
+    """Would catch a call of torch's own code on another object, which is a crash."""
+    pretender = Mock(spec=torch.Tensor)
+    assert isinstance(pretender, torch.Tensor)
+    with pytest.raises(TypeError, match="key must be a tensor, got Mock"):
+        _call._key_of(pretender)
 
 
 @pytest.mark.parametrize(

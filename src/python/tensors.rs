@@ -87,6 +87,13 @@ pub(super) fn take_tensors(kind: &Bound<'_, PyAny>) -> PyResult<bool> {
     Ok(true)
 }
 
+/// What describes this object, if it is a tensor. Its attribute `__class__`, which may say anything, is not asked.
+fn describe_of(object: &Bound<'_, PyAny>) -> Option<Describe> {
+    let (kind, describe) = TENSORS.get()?;
+    let (kind, class) = (kind.bind(object.py()), object.get_type());
+    (class.is(kind) || class.is_subclass(kind).unwrap_or(false)).then_some(*describe)
+}
+
 /// What an array of a tensor contains: bfloat16, which NumPy lacks, comes as uint16.
 #[derive(Clone, Copy, PartialEq)]
 enum Content {
@@ -111,13 +118,11 @@ fn view<'py>(object: &Bound<'py, PyAny>, name: &str) -> PyResult<(Array<'py>, Co
         return Ok((array.clone(), content));
     }
     let py = object.py();
-    let describe = match TENSORS.get() {
-        Some((kind, describe)) if object.is_instance(kind.bind(py))? => describe,
-        _ => return Err(PyTypeError::new_err(format!("{name} must be a tensor, got {}", object.get_type().name()?))),
+    let Some(describe) = describe_of(object) else {
+        return Err(PyTypeError::new_err(format!("{name} must be a tensor, got {}", object.get_type().name()?)));
     };
     let mut tensor = MaybeUninit::uninit();
-    // SAFETY: the object is an instance of the type that offered the function, which fills the struct or says that it
-    // did not.
+    // SAFETY: the object has the type that offered the function, which fills the struct or says that it did not.
     let tensor = unsafe {
         if describe(object.as_ptr().cast(), tensor.as_mut_ptr()) != 0 {
             return Err(PyBufferError::new_err(PyErr::fetch(py).to_string()));
@@ -237,7 +242,7 @@ pub(super) fn forward_tensors<'py>(
     }
     let shape = SmallVec::from_slice(arrays[0].shape());
     let given;
-    let keep = if TENSORS.get().is_some_and(|(kind, _)| keep.is_instance(kind.bind(keep.py())).unwrap_or(false)) {
+    let keep = if describe_of(keep).is_some() {
         given = view(keep, "mask")?.0.into_any();
         &given
     } else {
