@@ -63,6 +63,7 @@ ALONE = [
     "rust",
     "stream",
     "performance",
+    "unsafe",
     "contributing",
     "changelog",
 ]
