@@ -61,6 +61,14 @@ mutations:  ## Put known faults into a copy, one at a time, and see that the tes
 instructions:  ## Compare instruction counts with the recorded ones (needs valgrind)
 	python benches/instructions.py
 
+.PHONY: sanitize
+sanitize:  ## Look for memory errors and data races: sanitizers and valgrind, which must be there (.ci/sanitize)
+	.ci/sanitize
+
+.PHONY: deny
+deny:  ## Check licences and sources of dependencies (needs cargo-deny)
+	cargo deny check licenses bans sources
+
 .PHONY: bench-smoke
 bench-smoke:  ## Run every benchmark once, only to see that it works
 	python -m fastdrop bench
