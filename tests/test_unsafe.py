@@ -16,10 +16,10 @@ ITEM = re.compile(
     (?:fn|impl|mod|trait|macro_rules!)\ (?:[\w:]+\ for\ )?(\$?\w+)""",
     re.VERBOSE,
 )
-# Types of pointers to functions, `unsafe extern "C" fn(...)`, oblige nobody.
+# Types of pointers to functions, `unsafe fn(...)`, oblige nobody.
 UNSAFE = re.compile(
     r"""(?P<block>\bunsafe\ \{)|(?P<impl>\bunsafe\ impl\b)|(?P<fn>\bunsafe\ (?:extern\ "C"\ )?fn\ )
-    |(?P<extern>\bunsafe\ extern\ "C"\ \{)|(?P<pointer>\bunsafe\ extern\ "C"\ fn\()
+    |(?P<extern>\bunsafe\ extern\ "C"\ \{)|(?P<pointer>\bunsafe\ (?:extern\ "C"\ )?fn\()
     |(?P<attribute>\#\[unsafe\()
     |(?P<unknown>\bunsafe\b)""",
     re.VERBOSE,
@@ -46,7 +46,7 @@ def unsafe_code(source: str) -> dict[str, str]:
         elif kinds["attribute"]:
             waiting += kinds
             continue
-        name = "::".join(name for at, name in around if at < indent or item)
+        name = "::".join(name for at, name in around if at < indent or item) or "top level"
         found[name] += kinds
         del found[name]["pointer"]
     in_words = {
