@@ -41,7 +41,6 @@ impl Digest {
 
 /// An element type, as bit patterns.
 trait Bits: Float + Debug {
-    const ZERO: Self;
     fn from_bits64(bits: u64) -> Self;
     /// Its bits; one NaN stands for all.
     fn to_bits64(self) -> u64;
@@ -50,9 +49,8 @@ trait Bits: Float + Debug {
 }
 
 macro_rules! bits {
-    ($($type:ty, $zero:expr, $bits:ty;)+) => {$(
+    ($($type:ty, $bits:ty;)+) => {$(
         impl Bits for $type {
-            const ZERO: Self = $zero;
             fn from_bits64(bits: u64) -> Self {
                 Self::from_bits(bits as $bits)
             }
@@ -66,10 +64,10 @@ macro_rules! bits {
     )+};
 }
 bits! {
-    f32, 0.0, u32;
-    f64, 0.0, u64;
-    f16, f16::ZERO, u16;
-    bf16, bf16::ZERO, u16;
+    f32, u32;
+    f64, u64;
+    f16, u16;
+    bf16, u16;
 }
 
 fn probability(random: &mut Random) -> f64 {

@@ -29,8 +29,11 @@ WITHOUT_EXAMPLES = {
     "docs/family.md",
     "docs/guide/index.md",
     "docs/performance.md",
+    "docs/platforms.md",
+    "docs/reliability.md",
     "docs/statistics.md",
     "docs/stream.md",
+    "docs/unsafe.md",
     *(f"docs/reference/{path.name}" for path in ROOT.glob("docs/reference/*.md")),
     *(f"docs/why/{path.name}" for path in ROOT.glob("docs/why/*.md")),
 }

@@ -31,6 +31,7 @@ __all__ = [
     "tensor_key",
     "uniforms",
     "works_on",
+    "xla_handlers",
 ]
 
 @disjoint_base
