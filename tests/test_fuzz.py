@@ -208,6 +208,17 @@ def test_constructors_and_methods_answer_or_refuse(name: str, data: Any) -> None
             calls[name]()
 
 
+@pytest.mark.parametrize("rng", [range(10**12), np.zeros(2**21, int)], ids=["range", "array"])
+def test_a_seed_that_would_take_all_memory_is_refused(rng: Any) -> None:
+    with pytest.raises(ValueError, match="rng must be a Key, an int"):
+        fd.dropout(np.ones(3), rng=rng)
+
+
+def test_endless_weights_are_refused() -> None:
+    with pytest.raises(ValueError, match="weights must be at most 100000 arrays, got more"):
+        fd.weight_drop(itertools.repeat(np.ones(3)), rng=0)
+
+
 # --- Sequences of calls --------------------------------------------------------------------------
 
 

@@ -28,6 +28,9 @@ INVERTED = "inverted"
 MOST_AXES = 64
 """As in NumPy. Longer shapes, even endless iterators, are refused after this many axes."""
 
+MOST_ARRAYS = 100_000
+"""Longer lists of weights, even endless iterators, are refused after this many."""
+
 
 # --- Arrays --------------------------------------------------------------------------------------
 
@@ -55,7 +58,10 @@ def float_arrays(several: Any, name: str) -> list[Array]:
     """Return a sequence of arrays as a list; a single array is not a sequence."""
     if isinstance(several, np.ndarray) or not isinstance(several, Iterable):
         raise TypeError(f"{name} must be a sequence of arrays, got {type(several).__name__}")
-    return [float_array(one, name) for one in several]
+    arrays = [float_array(one, name) for one in itertools.islice(several, MOST_ARRAYS + 1)]
+    if len(arrays) > MOST_ARRAYS:
+        raise ValueError(f"{name} must be at most {MOST_ARRAYS} arrays, got more")
+    return arrays
 
 
 def float_dtype(dtype: DTypeLike) -> np.dtype[Any]:
@@ -185,10 +191,11 @@ def as_unsigned(n: Any, name: str) -> int:
 
 
 def shown(value: Any) -> str:
-    """Return how Python shows an argument; of a huge int its length."""
+    """Return how Python shows an argument; of a huge int the length, of a long text the start."""
     if isinstance(value, int) and value.bit_length() > 256:
         return f"an int of {value.bit_length()} bits"
-    return repr(value)
+    text = repr(value)
+    return text if len(text) <= 500 else f"{text[:500]}..."
 
 
 # --- Shapes and axes -----------------------------------------------------------------------------

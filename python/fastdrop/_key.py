@@ -86,6 +86,9 @@ class Key(_core.Key):
         return Key.from_bytes, (bytes(self),)
 
 
+MOST_SEEDS = 1 << 20
+"""Longer sequences of integers are no seeds."""
+
 _new = _core.Key.__new__
 
 NO_KEY = Key.from_bytes(bytes(16))
@@ -130,6 +133,8 @@ def _draw(seed: RNG, must: str) -> bytes:
 
 def _as_seed(seed: Any) -> Any:
     """Return a seed that NumPy takes; for an array, its integers."""
+    if hasattr(seed, "__len__") and len(seed) > MOST_SEEDS:
+        raise ValueError  # NumPy would make a list of it
     if isinstance(seed, np.generic) or not hasattr(seed, "__array__"):
         return seed
     jax = sys.modules.get("jax")
