@@ -43,6 +43,7 @@ class Mutation:
 
 
 PROCESS, MEMORY = "tests/test_faults_process.py::test_", "tests/test_faults_memory.py::test_"
+FUZZ, STATE, JAX = (f"tests/test_{name}.py::test_" for name in ("fuzz", "state", "jax"))
 FORK = PROCESS + "a_fork_keeps_bits_and_gets_helpers_of_its_own"
 
 MUTATIONS = [
@@ -166,6 +167,96 @@ MUTATIONS = [
         '            vars(self).setdefault("_plans", []).append(self._plan)\n'
         "        else:\n",
         (MEMORY + "calls_leave_nothing_behind",),
+    ),
+    Mutation(
+        "an output that overlaps itself is written by all threads",
+        "src/python/calls.rs",
+        "openmp::with_team(1, copy)?;",
+        "copy()?;",
+        (
+            "tests/test_layouts.py"
+            "::test_out_that_overlaps_itself_is_the_same_for_every_number_of_threads",
+        ),
+    ),
+    Mutation(
+        "a mask that took another shape is read beyond its end",
+        "src/python/plan.rs",
+        "                check_given(given, &self.shape)?;\n",
+        "",
+        ("tests/test_layouts.py::test_a_mask_that_took_another_shape_is_refused",),
+    ),
+    Mutation(
+        "unsafe code that nobody listed",
+        "src/kernel/convert.rs",
+        "impl Real for f64 {",
+        "#[allow(dead_code)]\nfn planted() { unsafe {} }\nimpl Real for f64 {",
+        ("tests/test_unsafe.py::test_all_unsafe_code_is_listed_with_what_must_hold",),
+    ),
+    Mutation(
+        "a refused p stays",
+        "python/fastdrop/_layer.py",
+        "        self._p = probability(p)\n",
+        "        self._p = p\n",
+        ("tests/test_fuzz.py::TestTraining",),
+    ),
+    Mutation(
+        "a hold counts as a call though none came",
+        "src/python/key.rs",
+        "saturating_add(u64::from(state.used))",
+        "saturating_add(1)",
+        ("tests/test_fuzz.py::TestTraining",),
+    ),
+    Mutation(
+        "weights without end are taken",
+        "python/fastdrop/_arguments.py",
+        "    if len(arrays) > MOST_ARRAYS:\n",
+        "    if len(arrays) > 2 * MOST_ARRAYS:\n",
+        ("tests/test_fuzz.py::test_endless_weights_are_refused",),
+    ),
+    Mutation(
+        "a call that is refused has written its output",
+        "python/fastdrop/_plan.py",
+        "    target = out if out is None or type(out) is _ndarray else as_out(out)\n",
+        "    target = out if out is None or type(out) is _ndarray else as_out(out)\n"
+        "    if target is not None:\n        target.fill(0)\n",
+        (FUZZ + "a_function_answers_or_refuses_and_touches_nothing",),
+    ),
+    Mutation(
+        "a pickled layer is of any stream",
+        "python/fastdrop/_layer.py",
+        "        if stream != STREAM_VERSION:\n",
+        "        if stream == 0:\n",
+        (STATE + "a_pickle_of_another_stream_is_refused",),
+    ),
+    Mutation(
+        "a saved state forgets how many calls there were",
+        "python/fastdrop/_layer.py",
+        '            "calls": calls,\n',
+        '            "calls": 0,\n',
+        (STATE + "training_resumes_in_another_process_on_another_machine[state]",),
+    ),
+    Mutation(
+        "a state with more entries is loaded",
+        "python/fastdrop/_layer.py",
+        "    if others:\n        unknown",
+        "    if not _ENTRIES:\n        unknown",
+        (STATE + "a_state_with_a_wrong_entry_changes_nothing",),
+    ),
+    Mutation(
+        "devices with masks of their own share a gradient",
+        "python/fastdrop/jax/__init__.py",
+        'jax.lax.pcast(operand, tuple(union - kind), to="varying") if kind != union else operand',
+        "operand",
+        (JAX + "devices_with_keys_of_their_own_draw_other_masks",),
+        ("jax",),
+    ),
+    Mutation(
+        "the gradient of a batch of masks is that of one",
+        "python/fastdrop/jax/__init__.py",
+        "[gradient.sum(repeated, keepdims=True) if repeated else gradient, *nothing]",
+        "[gradient, *nothing]",
+        (JAX + "the_gradient_of_a_batch_of_masks_is_their_sum",),
+        ("jax",),
     ),
 ]
 

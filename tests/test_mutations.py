@@ -16,7 +16,9 @@ def test_a_mutation_fits_its_file_and_its_tests_exist(mutation: Mutation) -> Non
     for test in mutation.tests:
         file, name = test.split("[")[0].split("::")
         tree = ast.parse((ROOT / file).read_text())
-        assert name in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+        names = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+        names |= {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+        assert name in names
 
 
 def test_mutations_have_names_of_their_own() -> None:

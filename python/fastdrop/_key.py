@@ -80,7 +80,8 @@ class Key(_core.Key):
 
         >>> first, second = fd.Key(0).split(2)
         """
-        return self.children(as_unsigned(n, "n"))
+        # No list is longer than that, nor fits into memory.
+        return self.children(min(as_unsigned(n, "n"), sys.maxsize))
 
     def __reduce__(self) -> tuple[Any, tuple[bytes]]:
         return Key.from_bytes, (bytes(self),)
