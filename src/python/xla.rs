@@ -213,7 +213,7 @@ unsafe fn handle(frame: *mut ffi::CallFrame, work: unsafe fn(&ffi::CallFrame) ->
         let asked = frame.extension.as_ref().is_some_and(|extension| extension.kind == ffi::METADATA);
         (frame, if asked { (*frame.extension.cast::<ffi::MetadataExtension>()).metadata } else { null_mut() })
     };
-    // SAFETY: the interface is there in every frame.
+    // SAFETY: the interface is there in every frame, also where metadata is asked for, from jaxlib 0.9 on.
     let api = unsafe { &*frame.api };
     // SAFETY: null, or to be filled in by this call.
     if let Some(metadata) = unsafe { metadata.as_mut() } {

@@ -34,6 +34,9 @@ try:
 except ImportError as error:
     raise ImportError("fastdrop.jax needs jax, which is not installed") from error
 
+if jax.__version_info__ < (0, 9):  # whose XLA asks for metadata in another way
+    raise ImportError(f"fastdrop.jax needs jax 0.9 or newer, got {jax.__version__}")
+
 __all__ = ["dropout", "key"]
 
 for _name, _handler in _core.xla_handlers().items():
