@@ -1,4 +1,4 @@
-"""Set-up of the suite: warnings are errors, hypothesis repeats itself, every CPU level is run.
+"""Set-up of the suite: hypothesis repeats itself, every CPU level is run.
 
 With FASTDROP_SIMD in the environment the whole suite runs at that level alone.
 """
@@ -17,7 +17,6 @@ settings.load_profile("repeatable")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("filterwarnings", "error")
     if FORCED_LEVEL is not None and _core.simd() != FORCED_LEVEL:
         raise pytest.UsageError(f"FASTDROP_SIMD={FORCED_LEVEL}, but {_core.simd()} is in use")
 
