@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import os
 import pickle
 from typing import Any
@@ -309,7 +310,14 @@ def test_a_compiled_function_of_a_sharded_array_gives_the_mask_of_the_whole() ->
         ({"whole": (9, 6)}, "whole must be a shape that contains x, \\(10, 6\\), got \\(9, 6\\)"),
         ({"start": (1, 0)}, "start must place x, \\(10, 6\\), inside \\(10, 6\\), got \\(1, 0\\)"),
         ({"start": (0,)}, "start must place x, \\(10, 6\\), inside \\(10, 6\\), got \\(0,\\)"),
+        ({"whole": (2**63, 6)}, "whole must have at most 2\\*\\*63 - 1 elements, got"),
         ({"start": jnp.zeros(2)}, "start must be 2 integers"),
+        ({"start": itertools.repeat(0)}, "start must have at most 64 axes, got more"),
+        ({"start": 1.5}, "start must be an int or a sequence of ints, got 1.5"),
+        (
+            {"whole": (2**40, 6), "start": (2**31, 0)},
+            "start must be at most 2147483647 without jax_enable_x64, got",
+        ),
     ],
 )
 def test_bad_arguments_get_a_sentence(options: Any, message: str) -> None:

@@ -227,7 +227,7 @@ def test_out_that_overlaps_itself_is_the_same_for_every_number_of_threads(level:
 
 
 def test_a_mask_that_took_another_shape_is_refused() -> None:
-    """Would catch a gradient that is masked by what lies behind the mask."""
+    """Would catch a gradient that reads beyond the end of the mask."""
     x, keep = np.ones((4, 6), np.float32), np.ones(6, np.bool_)
     _, plan = _core.forward("select", (x,), None, keep, 0.0, (), 2.0)
     keep.resize((2, 3), refcheck=False)

@@ -88,7 +88,7 @@ class Key(_core.Key):
 
 
 MOST_SEEDS = 1 << 20
-"""Longer sequences of integers are no seeds."""
+"""A longer sequence of integers is refused as a seed."""
 
 _new = _core.Key.__new__
 

@@ -251,8 +251,7 @@ struct Operand<'a> {
 }
 
 impl Operand<'_> {
-    /// The step in bytes along each of the first `axes` axes, from an element of `inner` values to the next; 0 where
-    /// the length is 1.
+    /// The step in bytes along each of the first `axes` axes; 0 where the length is 1.
     fn steps(&self, axes: usize) -> Steps {
         let mut steps = Steps::from_elem(0, self.dims.len());
         let mut step = self.size as isize;

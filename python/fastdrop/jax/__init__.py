@@ -14,6 +14,7 @@ for compiled functions. Any other JAX key works, too. Nothing but the key is kep
 """
 
 import functools
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -22,7 +23,7 @@ import numpy as np
 
 import fastdrop as fd
 from fastdrop import _core
-from fastdrop._arguments import DTYPES, Axes, as_axes, as_flag, as_shape, probability
+from fastdrop._arguments import DTYPES, MOST_AXES, Axes, as_axes, as_flag, as_shape, probability
 
 try:
     import jax
@@ -95,13 +96,15 @@ def dropout(
     True
     """
     x = jnp.asarray(x)
-    if str(x.dtype) not in DTYPES:
+    if str(x.dtype) not in DTYPES.replace(" or", ",").split(", "):
         raise TypeError(f"x must have dtype {DTYPES}, got {x.dtype}")
     rate, fixed = _as_rate(p)
     axes = as_axes(broadcast_dims, x.ndim, "broadcast_dims")
     shape = x.shape if whole is None else as_shape(whole, "whole")
     if len(shape) != x.ndim or any(n > most for n, most in zip(x.shape, shape, strict=True)):
         raise ValueError(f"whole must be a shape that contains x, {x.shape}, got {shape}")
+    if math.prod(shape) >= 2**63:
+        raise ValueError(f"whole must have at most 2**63 - 1 elements, got {shape}")
     if start is not None:
         start = _as_start(start, x.shape, shape)
     words = _words_of(key) if isinstance(key, fd.Key) else None
@@ -159,13 +162,17 @@ def _as_start(start: Any, shape: tuple[int, ...], whole: tuple[int, ...]) -> Any
         if start.shape != (len(shape),) or not jnp.issubdtype(start.dtype, jnp.integer):
             raise TypeError(f"start must be {len(shape)} integers, got {start}")
         return start if start.dtype in (jnp.int32, jnp.int64) else start.astype(int)
-    if any(isinstance(first, Array) for first in start):
-        return _as_start(jnp.stack([jnp.asarray(first, int) for first in start]), shape, whole)
-    first = as_shape(start, "start")
+    several = list(itertools.islice(start, MOST_AXES + 1)) if hasattr(start, "__iter__") else start
+    if isinstance(several, list) and any(isinstance(first, Array) for first in several):
+        return _as_start(jnp.stack([jnp.asarray(first, int) for first in several]), shape, whole)
+    first = as_shape(several, "start")
     if len(first) != len(shape) or any(
         at + n > most for at, n, most in zip(first, shape, whole, strict=True)
     ):
         raise ValueError(f"start must place x, {shape}, inside {whole}, got {first}")
+    most = jnp.iinfo(jax.dtypes.canonicalize_dtype(int)).max
+    if any(at > most for at in first):
+        raise ValueError(f"start must be at most {most} without jax_enable_x64, got {first}")
     return jnp.asarray(first, int)
 
 
