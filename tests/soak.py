@@ -34,6 +34,8 @@ import reference as ref
 from fastdrop import _core
 from numpy.typing import NDArray
 from support import DTYPES, SWAPPABLE, assert_same, values
+from test_blocks import kept_2d
+from test_family import ALL, statement
 
 Rng = np.random.Generator
 LARGE = (1 << 20) + 77
@@ -128,6 +130,37 @@ def fused(rng: Rng) -> None:
     assert_same(gradient, ref.dropout(np.where(x > 0, residual, np.float32(0)), p, data))
 
 
+def family(rng: Rng) -> None:
+    """Call a member of the family on float64, or drop blocks of images."""
+    data, key = key_of(rng)
+    p = float(rng.choice([rng.random(), 1.0]))
+    chosen = int(rng.integers(len(ALL) + 5))
+    if chosen < len(ALL):
+        (member,) = ALL[chosen].values
+        x = rng.standard_normal(member.shape)
+        drawn = member.function(x, p, rng=key, **member.options)
+        expected = statement(member, x, p, data)
+        np.testing.assert_allclose(drawn, expected, rtol=1e-13, atol=1e-14)
+        return
+    shape = tuple(int(n) for n in rng.integers(1, 14, size=4))
+    block, shared = int(rng.integers(1, 9)), bool(rng.random() < 0.5)
+    x = values(shape, np.float32, seed=int(rng.integers(2**31)))
+    y = fd.drop_block2d(x, p, block, shared=shared, rng=key)
+    scale = ref.inverse_keep(p)
+    assert_same(y, ref.select(kept_2d(shape, p, block, data, shared), x, scale))
+
+
+def given(rng: Rng) -> None:
+    """Drop by a mask that is given: an array of any layout, or a Mask."""
+    data, key = key_of(rng)
+    x, p = array_of(rng), rate_of(rng)
+    keep = ref.mask(data, p, x.shape)
+    laid = keep.copy(order="F") if rng.random() < 0.5 else keep
+    expected = ref.select(keep, x, ref.inverse_keep(p))
+    assert_same(fd.dropout(x, p, mask=laid), expected)
+    assert_same(fd.dropout(x, p, mask=fd.Mask(x.shape, p, key)), expected)
+
+
 def refused(rng: Rng) -> None:
     """Refuse bad arguments, and touch nothing."""
     x = values((5, 6), np.float32, seed=int(rng.integers(2**31)))
@@ -180,8 +213,8 @@ def forked(rng: Rng) -> None:
 
 
 KINDS: dict[Callable[[Rng], None], int] = {
-    elements: 60, large: 6, regions: 40, noise: 20, fused: 20, refused: 20, layers: 20,
-    settings: 4, forked: 1,
+    elements: 60, large: 6, regions: 40, noise: 20, fused: 20, family: 40, given: 20, refused: 20,
+    layers: 20, settings: 4, forked: 1,
 }  # fmt: skip
 """What is called, and how often."""
 
