@@ -109,6 +109,13 @@ MUTATIONS = [
         (PROCESS + "daemon_threads_in_any_entry_point_do_not_abort_the_end",),
     ),
     Mutation(
+        "a rectifier scales what it drops",
+        "src/kernel/op.rs",
+        "if a <= zero { zero } else { x * scale }, zero;",
+        "if a <= zero { zero } else { x * scale }, x * zero;",
+        (PROCESS + "the_soak_compares_calls_of_all_kinds",),
+    ),
+    Mutation(
         "Ctrl-C is heard at the end of a call",
         "src/driver.rs",
         "            if interrupt() {\n",
@@ -177,6 +184,13 @@ MUTATIONS = [
             "tests/test_layouts.py"
             "::test_out_that_overlaps_itself_is_the_same_for_every_number_of_threads",
         ),
+    ),
+    Mutation(
+        "an input that overlaps the output is read after it was written",
+        "src/python/calls.rs",
+        "if if same(input) { !direct } else { may_overlap(input, &target) } {",
+        "if same(input) && !direct {",
+        ("tests/test_property.py::test_out_may_lie_anywhere_in_the_memory_of_x",),
     ),
     Mutation(
         "a mask that took another shape is read beyond its end",

@@ -345,3 +345,18 @@ def test_daemon_threads_in_any_entry_point_do_not_abort_the_end() -> None:
     output = run(DAEMONS, tries(1, 200))
     names: Any = output.split("\n")[:-2]
     assert not names, output
+
+
+# --- All at once ---------------------------------------------------------------------------------
+
+
+def test_the_soak_compares_calls_of_all_kinds() -> None:
+    """The program works, for some seconds here; it is there to run for hours (`make soak`)."""
+    program = Path(__file__).parent / "soak.py"
+    done = subprocess.run(
+        [sys.executable, program, "--minutes", "0.1"],
+        capture_output=True, text=True, timeout=400,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    kinds = ["elements", "family", "fused", "layers", "noise", "regions"]
+    assert all(f"'{kind}'" in done.stdout for kind in kinds), done.stdout

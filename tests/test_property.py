@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from typing import Any
 
 import fastdrop as fd
 import numpy as np
+import pytest
 import reference as ref
 from hypothesis import HealthCheck, given, note, settings
 from hypothesis import strategies as st
@@ -26,7 +28,7 @@ PROBABILITIES = st.one_of(
     st.floats(0.05, 0.95),
 )
 SHAPES = (
-    st.lists(LENGTHS, max_size=4)
+    st.one_of(st.lists(LENGTHS, max_size=4), st.lists(st.sampled_from([1, 1, 1, 2]), max_size=64))
     .filter(lambda shape: math.prod(max(length, 1) for length in shape) <= MAX_SIZE)
     .map(tuple)
 )
@@ -151,3 +153,70 @@ def test_a_boolean_mask_is_applied_as_given(
     keep = np.asarray(data.draw(arrays(mask_shape, np.dtype(np.float32))) > 0)
     with running_on(*machine):
         assert_same(fd.dropout(x, 0.75, mask=keep), ref.select(keep, x, 4.0))
+
+
+@st.composite
+def windows(
+    draw: st.DrawFn, memory: NDArray[np.uint8], dtype: np.dtype[Any], shape: Any
+) -> NDArray[Any]:
+    """Draw an array anywhere in memory, with strides of any number of bytes."""
+    strides = [draw(st.integers(-50, 50)) for _ in shape]
+    reach = [(n - 1) * stride for n, stride in zip(shape, strides, strict=True) if 0 not in shape]
+    below, above = -sum(min(0, far) for far in reach), sum(max(0, far) for far in reach)
+    offset = draw(st.integers(below, memory.size - above - dtype.itemsize))
+    return np.ndarray(shape, dtype, memory.data, offset, strides)
+
+
+def places(array: NDArray[Any], memory: NDArray[np.uint8]) -> NDArray[np.intp]:
+    """Return where in memory each byte of each element lies."""
+    at = np.full((*array.shape, array.itemsize), array.ctypes.data - memory.ctypes.data)
+    at += np.arange(array.itemsize)
+    for axis, (length, stride) in enumerate(zip(array.shape, array.strides, strict=True)):
+        at += (np.arange(length) * stride).reshape(-1, *(1,) * (array.ndim - axis))
+    return at.reshape(-1)
+
+
+@thorough
+@given(
+    data=st.data(),
+    shape=st.lists(st.integers(0, 9), max_size=4),
+    dtype=st.sampled_from(DTYPES),
+    p=PROBABILITIES,
+    key=KEYS,
+    machine=machines(),
+)
+def test_out_may_lie_anywhere_in_the_memory_of_x(
+    data: st.DataObject,
+    shape: list[int],
+    dtype: np.dtype[Any],
+    p: float,
+    key: ref.Key,
+    machine: tuple[str, int],
+) -> None:
+    """The result is that of a copy of x, and nothing is written around `out`.
+
+    Where elements of `out` share memory, any of them may be the last to be written.
+    """
+    seed = data.draw(st.integers(0, 2**32))
+    memory = np.random.default_rng(seed).integers(0, 256, 8192, np.uint8)
+    x = data.draw(windows(memory, dtype, shape))
+    out = data.draw(windows(memory, dtype, shape))
+    if data.draw(st.booleans()):  # x moved by some bytes, where that is in memory
+        first = x.ctypes.data - memory.ctypes.data + data.draw(st.integers(-40, 40))
+        with contextlib.suppress(ValueError, TypeError):
+            out = np.ndarray(shape, dtype, memory.data, first, x.strides)
+    note(f"{x.strides} {out.strides}")
+    expected, before = ref.dropout(x.copy(), p, key) if p else x.copy(), memory.copy()
+    written = places(out, memory)
+    broadcast = any(not step and n > 1 for step, n in zip(out.strides, shape, strict=True))
+    with running_on(*machine):
+        if broadcast and out.size:
+            with pytest.raises(ValueError, match="stride of 0"):
+                fd.dropout(x, p, rng=as_key(key), out=out)
+            written = written[:0]
+        else:
+            fd.dropout(x, p, rng=as_key(key), out=out)
+            if np.unique(written).size == written.size:
+                assert_same(out.copy(), expected)
+    around = np.delete(np.arange(memory.size), written)
+    np.testing.assert_array_equal(memory[around], before[around])
