@@ -14,12 +14,14 @@ develop:  ## Install the package with all tools, editable
 .PHONY: format
 format:  ## Format Rust and Python
 	cargo fmt
+	cargo fmt --manifest-path fuzz/Cargo.toml
 	ruff format .
 	ruff check --fix .
 
 .PHONY: lint
 lint:  ## Check formatting, lints and types
 	cargo fmt --check
+	cargo fmt --check --manifest-path fuzz/Cargo.toml
 	cargo clippy --all-targets -- -D warnings
 	cargo clippy --all-targets --features $(FEATURES) -- -D warnings
 	cargo clippy --features python -- -D warnings
@@ -31,6 +33,7 @@ lint:  ## Check formatting, lints and types
 	ruff check .
 	mypy python/fastdrop examples
 	MYPYPATH=tests mypy --follow-imports=silent docs/conf.py docs/drawings.py
+	MYPYPATH=tests mypy --follow-imports=silent fuzz/extension.py
 	cd benches && MYPYPATH=../examples mypy peers.py calls.py family.py sweep.py instructions.py training_step.py torch_step.py jax_dropout.py dask_throughput.py
 	cd examples && python -m mypy.stubtest fastdrop._core --mypy-config-file ../pyproject.toml
 
@@ -55,6 +58,15 @@ faults:  ## Try faults as often as docs/reliability.md says (an hour)
 .PHONY: mutations
 mutations:  ## Put known faults into a copy, one at a time, and see that the tests find them
 	python tests/mutations.py
+
+.PHONY: fuzz
+fuzz:  ## Fuzz the crate and the extension module for five minutes each (needs cargo-fuzz and Atheris)
+	fuzz/run views
+	fuzz/run extension
+
+.PHONY: corpus
+corpus:  ## Run the fuzzers on what they have kept
+	cargo run --quiet --manifest-path fuzz/Cargo.toml -- -runs=0 fuzz/corpus/views
 
 .PHONY: instructions
 instructions:  ## Compare instruction counts with the recorded ones (needs valgrind)
