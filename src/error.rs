@@ -81,9 +81,14 @@ pub enum Error {
     /// Inputs that a fused operation does not take.
     #[error("the fused operation {0} takes {1} inputs, which must not be complex if it is not linear")]
     Inputs(&'static str, usize),
-    /// A scale that is infinite or NaN.
-    #[error("scale must be a finite number, got {0}")]
-    Scale(f64),
+    /// A scale or standard deviation that is infinite or NaN.
+    #[error("{what} must be a finite number, got {got}")]
+    NotFinite {
+        /// What is wrong.
+        what: &'static str,
+        /// Its value.
+        got: f64,
+    },
     /// A thread count that is not positive.
     #[error("number of threads must be an integer of at least 1, got {0}")]
     Threads(String),

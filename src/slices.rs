@@ -29,8 +29,8 @@ impl Mask {
     /// ```
     ///
     /// # Errors
-    /// [`Error::Length`] if a slice's size is not the mask's; [`Error::Scale`]; an error in the
-    /// environment's settings.
+    /// [`Error::Length`] if a slice's size is not the mask's; [`Error::NotFinite`]; an error
+    /// in the environment's settings.
     pub fn apply<T: Float>(&self, x: &[T], out: &mut [T], scale: Option<f64>) -> Result<(), Error> {
         self.check_length("x", x.len())?;
         self.check_length("out", out.len())?;
@@ -90,15 +90,15 @@ impl Mask {
     /// elements. The mask's p plays no part; dropout with p makes noise of `std` sqrt(p / (1 - p)).
     ///
     /// # Errors
-    /// [`Error::Length`] if a slice's size is not the mask's; an error in the environment's
-    /// settings.
+    /// As [`Mask::apply`]; `std` must be finite, too.
     pub fn gaussian<T: Float>(&self, std: f64, x: &[T], out: &mut [T]) -> Result<(), Error> {
         self.check_length("x", x.len())?;
         self.check_length("out", out.len())?;
         let operands = Operands::new(element_of::<T>(), out.as_mut_ptr().cast(), &[x.as_ptr().cast()]);
+        let operation = Operation::Noise { std: finite("std", std)? };
         let source = Source::normals(self.key(), self.origin());
         // SAFETY: the slices are borrowed, and have as many elements as the mask.
-        unsafe { self.run(&source, Operation::Noise { std }, operands, NEVER) }
+        unsafe { self.run(&source, operation, operands, NEVER) }
     }
 
     /// Writes the mask in C order; true means kept.
@@ -156,7 +156,7 @@ impl Mask {
     }
 
     pub(crate) fn scale(&self, scale: Option<f64>) -> Result<f64, Error> {
-        scale.map_or_else(|| Ok(self.probability().inverted_scale()), finite)
+        scale.map_or_else(|| Ok(self.probability().inverted_scale()), |scale| finite("scale", scale))
     }
 
     /// Runs an operation on arrays of the mask's shape in C order.
@@ -226,7 +226,7 @@ fn store<T>(source: &Source, element: Element, out: &mut [T]) -> Result<(), Erro
 pub fn apply_bools<T: Float>(keep: &[bool], x: &[T], out: &mut [T], scale: f64) -> Result<(), Error> {
     check_length("x", keep.len() as u64, x.len())?;
     check_length("out", keep.len() as u64, out.len())?;
-    let operation = Operation::Select { scale: finite(scale)? };
+    let operation = Operation::Select { scale: finite("scale", scale)? };
     let operands = Operands::new(element_of::<T>(), out.as_mut_ptr().cast(), &[x.as_ptr().cast()]);
     let mut axes = Axes::from_iter([Axis { len: keep.len(), steps: [size_of::<T>() as isize; 1 + INPUTS], bit: 1 }]);
     // SAFETY: the slices are borrowed, and have as many elements as `keep` has bytes.
@@ -241,6 +241,6 @@ fn check_length(what: &'static str, expected: u64, got: usize) -> Result<(), Err
     if got == expected { Ok(()) } else { Err(Error::Length { what, expected, got }) }
 }
 
-fn finite(scale: f64) -> Result<f64, Error> {
-    if scale.is_finite() { Ok(scale) } else { Err(Error::Scale(scale)) }
+pub(crate) fn finite(what: &'static str, got: f64) -> Result<f64, Error> {
+    if got.is_finite() { Ok(got) } else { Err(Error::NotFinite { what, got }) }
 }

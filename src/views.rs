@@ -8,6 +8,7 @@ use crate::kernel::Operation;
 use crate::kernel::op::Formula;
 use crate::mask::Mask;
 use crate::operand::{Each, Float, INPUTS, Operands, element_of};
+use crate::slices::finite;
 use crate::walk::source::Source;
 use crate::walk::{Axes, Axis};
 
@@ -81,7 +82,8 @@ impl Mask {
         x: ArrayView<'_, T, D>,
         out: ArrayViewMut<'_, T, D>,
     ) -> Result<(), Error> {
-        self.run_views(&Source::normals(self.key(), self.origin()), Operation::Noise { std }, &[x], out)
+        let operation = Operation::Noise { std: finite("std", std)? };
+        self.run_views(&Source::normals(self.key(), self.origin()), operation, &[x], out)
     }
 
     fn check_shape(&self, what: &'static str, got: &[usize]) -> Result<(), Error> {

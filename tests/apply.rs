@@ -156,11 +156,14 @@ fn all_dropped_is_zero_without_nan() {
 }
 
 #[test]
-fn a_scale_that_is_not_finite_is_refused() {
+fn a_scale_or_deviation_that_is_not_finite_is_refused() {
     let mask = Mask::new(&[2], 0.5, KEY).unwrap();
     let mut x = [7.0f32; 2];
-    for scale in [f64::NAN, f64::INFINITY] {
-        assert!(matches!(mask.apply_in_place(&mut x, Some(scale)), Err(Error::Scale(_))));
+    for number in [f64::NAN, f64::INFINITY] {
+        let scaled = mask.apply_in_place(&mut x, Some(number));
+        assert!(matches!(scaled, Err(Error::NotFinite { what: "scale", .. })));
+        let noisy = mask.gaussian(number, &[1.0; 2], &mut x);
+        assert!(matches!(noisy, Err(Error::NotFinite { what: "std", .. })));
     }
     assert_eq!(x, [7.0; 2]);
 }

@@ -44,15 +44,16 @@ CALLS = {
     "overlapping": lambda: fd.dropout(both[:-1], 0.3, rng=key, out=both[1:]),
 }
 call, written = CALLS[NAME], both if NAME == "overlapping" else out
-call()
-written.fill(-7.0)
-start = time.monotonic()
-call()
-took, right = time.monotonic() - start, zlib.crc32(written)
-late = []
-for n in range(int(sys.argv[2])):
+took = 1e9
+for _ in range(3):
     written.fill(-7.0)
-    sent = []
+    start = time.monotonic()
+    call()
+    took = min(took, time.monotonic() - start)
+right, late, tries = zlib.crc32(written), [], int(sys.argv[2])
+for n in range(tries):
+    written.fill(-7.0)
+    sent, done = [], False
     def send():
         sent.append(time.monotonic())
         os.kill(os.getpid(), signal.SIGINT)
@@ -60,14 +61,18 @@ for n in range(int(sys.argv[2])):
     try:
         timer.start()
         call()
+        done = True  # before the signal, if this call was much faster than those above
         timer.join()
         time.sleep(1.0)
         print("lost")
     except KeyboardInterrupt:
-        late.append(time.monotonic() - sent[0])
-        if written[-1] != -7.0:
-            print("the call went on to its end")
+        if not done:
+            late.append(time.monotonic() - sent[0])
+            if written[-1] != -7.0:
+                print("the call went on to its end")
     timer.join()
+if len(late) < tries / 2:
+    print("hardly ever interrupted")
 written.fill(-7.0)
 call()
 if zlib.crc32(written) != right:
@@ -86,9 +91,11 @@ def test_ctrl_c_stops_a_call_on_gigabytes(kind: str) -> None:
     """In 0.2 s; where the machine is so busy that a call takes seconds, in an eighth of them."""
     size = 28 if tries(0, 200) else 26
     code = f"NAME = {kind!r}\n{INTERRUPTED}"
-    took, latest = map(float, run(code, size, tries(3, 30), FASTDROP_NUM_THREADS="2").split())
+    output = run(code, size, tries(3, 30), FASTDROP_NUM_THREADS="2")
+    took, latest = map(float, output.split())
     print(f"{kind}: {latest:.3f} s, of {took:.2f} s")
-    assert latest < max(0.2, took / 8)
+    # The copy of an input that overlaps the output takes memory that the system has yet to provide.
+    assert latest < max(0.2, took / 8) * (2 if kind == "overlapping" else 1)
 
 
 # A signal arrives in the middle of a large call of a layer, again and again.

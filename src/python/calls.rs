@@ -12,11 +12,11 @@ use super::arrays::{
 };
 use super::mask::PyMask;
 use crate::driver;
-use crate::error::Error;
 use crate::kernel::Operation;
 use crate::mask::{Dims, Mask};
 use crate::openmp;
 use crate::operand::{Each, Element, INPUTS, Operands};
+use crate::slices::finite;
 use crate::walk::source::{MaskArray, Source};
 use crate::walk::{Axes, Axis};
 
@@ -235,9 +235,7 @@ pub(super) fn apply<'py>(
     out: Option<&Array<'py>>,
 ) -> PyResult<Array<'py>> {
     let shape = broadcast(mask.get().0.shape(), x.shape())?;
-    if !scale.is_finite() {
-        return Err(Error::Scale(scale).into());
-    }
+    let scale = finite("scale", scale)?;
     let element = checked_element(x, "x")?;
     check_out(out, x, &shape)?;
     let inputs = SmallVec::from_iter([x.clone()]);
