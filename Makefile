@@ -65,8 +65,9 @@ fuzz:  ## Fuzz the crate and the extension module for five minutes each (needs c
 	fuzz/run extension
 
 .PHONY: corpus
-corpus:  ## Run the fuzzers on what they have kept
+corpus:  ## Run the fuzzers on what they have kept (needs Atheris)
 	cargo run --quiet --manifest-path fuzz/Cargo.toml -- -runs=0 fuzz/corpus/views
+	python fuzz/extension.py -runs=0 fuzz/corpus/extension
 
 .PHONY: instructions
 instructions:  ## Compare instruction counts with the recorded ones (needs valgrind)

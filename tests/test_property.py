@@ -40,7 +40,8 @@ def arrays(draw: st.DrawFn, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDA
     order = draw(st.permutations(range(len(shape))))
     steps = [draw(st.sampled_from([1, 1, 1, 2, -1, -2])) for _ in shape]
     repeat = [draw(st.integers(0, 7)) == 0 for _ in shape]
-    memory = [1 if repeat[axis] else shape[axis] * abs(steps[axis]) for axis in order]
+    lengths = [max(0, (n - 1) * abs(step) + 1) for n, step in zip(shape, steps, strict=True)]
+    memory = [1 if repeat[axis] else lengths[axis] for axis in order]
     source = values(memory, dtype, seed=draw(st.integers(0, 2**32)))
     if draw(st.integers(0, 3)) == 0:  # one byte off, as in a packed record
         raw = np.zeros(source.nbytes + 1, np.uint8)[1:].view(dtype).reshape(source.shape)
