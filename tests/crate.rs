@@ -74,6 +74,20 @@ fn packed_bits_do_not_depend_on_the_number_of_threads() {
     }
 }
 
+/// The same, where bits follow the mask along no axis.
+#[test]
+fn packed_bits_of_every_other_element_do_not_depend_on_the_number_of_threads() {
+    let whole = Mask::new(&[(1 << 22) / 1023, 1024, 2], 0.4, Key::from_seed(1)).unwrap();
+    let part = whole.region(&[0, 0, 1], &[whole.shape()[0], 1023, 1]).unwrap();
+    let [alone, shared] = [1, 4].map(|threads| {
+        set_num_threads(threads).unwrap();
+        let mut packed = vec![0; part.size().div_ceil(8) as usize];
+        part.packbits(&mut packed).unwrap();
+        packed
+    });
+    assert!(alone == shared);
+}
+
 #[test]
 fn every_fused_operation_is_its_formula() {
     let len = 1003;
@@ -113,6 +127,47 @@ fn every_fused_operation_is_its_formula() {
         }
         let wrong = mask.fused(formula, &[], &mut y);
         assert_eq!(wrong, Err(Error::Inputs(kind.name(), kind.inputs())));
+    }
+}
+
+#[test]
+fn the_gradient_of_an_operation_bears_its_name() {
+    for kind in Kind::ALL {
+        let name = format!("{}_gradient", kind.name());
+        assert_eq!(kind.gradient(), Kind::ALL.iter().find(|other| other.name() == name).copied(), "{kind:?}");
+    }
+}
+
+/// Large outputs bypass the caches, in whole lines; their ends do not.
+#[test]
+fn a_large_fused_result_is_that_of_its_pieces() {
+    let mask = mask((1 << 22) + 21, 0.5);
+    let x: Vec<f32> = (0..mask.size()).map(|i| i as f32).collect();
+    let a: Vec<f32> = x.iter().rev().copied().collect();
+    let formula = Formula { kind: Kind::Add, scale: 2.0, shift: 0.0, fill: 0.0 };
+    let mut pieces = vec![0.0; x.len()];
+    for (piece, y) in pieces.chunks_mut(1 << 20).enumerate() {
+        let range = piece << 20..(piece << 20) + y.len();
+        let part = mask.region(&[range.start as u64], &[y.len() as u64]).unwrap();
+        part.fused(formula, &[&x[range.clone()], &a[range]], y).unwrap();
+    }
+    for start in [0, 5] {
+        let mut y = vec![-1.0; x.len() + 64];
+        mask.fused(formula, &[&x, &a], &mut y[start..start + x.len()]).unwrap();
+        assert!(y[start..start + x.len()] == pieces, "from {start}");
+        assert!(y[..start].iter().chain(&y[start + x.len()..]).all(|y| *y == -1.0), "around {start}");
+    }
+}
+
+#[test]
+fn all_dropped_is_zero_up_to_both_ends_of_a_large_output() {
+    const LEN: usize = 1 << 22;
+    let x = vec![f32::NAN; LEN + 19];
+    for (start, len) in [(0, LEN), (0, LEN + 3), (9, LEN), (15, LEN + 19), (1, LEN + 11)] {
+        let mut y = vec![1.0; len + 64];
+        mask(len as u64, 1.0).apply(&x[..len], &mut y[start..start + len], None).unwrap();
+        let wrong = y.iter().enumerate().position(|(i, y)| *y != f32::from(!(start..start + len).contains(&i)));
+        assert_eq!(wrong, None, "{len} from {start}");
     }
 }
 
@@ -160,6 +215,8 @@ fn gaussian_dropout_uses_the_normals_of_its_elements() {
     let mut y = vec![0.0; 40_000];
     part.gaussian(0.5, &x, &mut y).unwrap();
     assert!((0..40_000).all(|i| y[i] == x[i] * (1.0 + 0.5 * f64::from(normals[i]))));
+    part.region(&[3], &[1]).unwrap().gaussian(0.5, &[2.0], &mut y[..1]).unwrap();
+    assert_eq!(y[0], 2.0 + f64::from(normals[3]));
 }
 
 #[test]
@@ -177,7 +234,9 @@ fn keys_come_from_seeds_words_and_entropy() {
     assert_eq!(Key::from_seed(5), Key::from_bytes(*b"fastdrop's seeds").fold_in(5));
     assert_eq!(Key::from_words([1, 2]).to_bytes(), [1, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0]);
     assert_ne!(Key::from_entropy().unwrap(), Key::from_entropy().unwrap());
-    assert_eq!(format!("{}", Key::from_words([0xAB, 0])), format!("ab{}", "0".repeat(30)));
+    let key = Key::from_words([0xAB, 0]);
+    assert_eq!((key.to_string(), format!("{key:?}")), (format!("ab{:030}", 0), format!("Key(ab{:030})", 0)));
+    assert_eq!(format!("{:?}", mask(1, 0.25).probability()), "Probability(0.25)");
 }
 
 #[cfg(feature = "ndarray")]
@@ -210,6 +269,9 @@ mod views {
         mask.apply_view(x.view(), wide.slice_mut(s![.., .., ..;2]), None).unwrap();
         assert_eq!(wide.slice(s![.., .., ..;2]), expected);
         assert!(wide.slice(s![.., .., 1..;2]).iter().all(|y| *y == 0.0), "elements between were written");
+        wide.slice_mut(s![.., .., ..;2]).assign(&x);
+        mask.apply_view_in_place(wide.slice_mut(s![.., .., ..;2]), None).unwrap();
+        assert_eq!(wide.slice(s![.., .., ..;2]), expected);
 
         let permuted = x.clone().permuted_axes([2, 0, 1]);
         let whole = Mask::new(&[30, 40, 70], 0.4, Key::from_seed(2)).unwrap();

@@ -170,6 +170,8 @@ fn thresholds_are_exact() {
     }
     assert_eq!(Probability::new(0.5f64.powi(64)).unwrap().threshold(), Threshold::Below(1));
     assert_eq!(Probability::new(0.5f64.powi(65)).unwrap().threshold(), Threshold::KeepAll);
+    let key = Key::from_bytes([7; 16]);
+    assert_eq!([Threshold::KeepAll, Threshold::DropAll].map(|all| keep_group(key, all, 5)), [[!0; 2], [0; 2]]);
 }
 
 #[test]

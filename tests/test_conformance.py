@@ -309,8 +309,10 @@ def test_a_recipe_keeps_the_protocol(member: Member) -> None:
         drawn = mask.to_numpy()
         assert drawn.shape == mask.shape
         np.testing.assert_array_equal(np.asarray(mask), drawn)
-        assert np.asarray(mask, dtype=np.float64).dtype == np.float64
-        with pytest.raises(ValueError, match="copy must not be False"):
+        assert mask.__array__(np.float32).dtype == np.float32
+        assert mask.__array__().dtype == drawn.dtype
+        must = "becomes an array only by drawing it, so copy must not be False"
+        with pytest.raises(ValueError, match=f"^a {type(mask).__name__} {must}$"):
             np.array(mask, copy=False)
         for twin in (pickle.loads(pickle.dumps(mask)), eval(repr(mask), dict(vars(fd)))):
             assert twin == mask
@@ -394,15 +396,93 @@ def test_a_gradient_takes_the_key_or_the_mask_of_the_call(name: str) -> None:
         list(map(np.asarray, flat(backward(rng=key)))),
         list(map(np.asarray, flat(backward(mask=mask)))),
     )
-    for wrong in (
-        {},
-        {"rng": None},
-        {"rng": 3},
-        {"rng": np.random.default_rng(0)},
-        {"rng": key, "mask": mask},
-    ):
-        with pytest.raises(TypeError, match="rng must be the Key of the forward call"):
-            backward(**wrong)
+    wrong: list[tuple[dict[str, Any], str]] = [
+        ({}, "None"),
+        ({"rng": None}, "None"),
+        ({"rng": 3}, "3"),
+        ({"rng": np.random.default_rng(0)}, "Generator"),
+        ({"rng": key, "mask": mask}, "both"),
+    ]
+    for arguments, got in wrong:
+        must = f"rng must be the Key of the forward call, or mask its mask, got {got}"
+        with pytest.raises(TypeError, match=must):
+            backward(**arguments)
+
+
+def test_a_gradient_of_evaluation_needs_neither_key_nor_mask() -> None:
+    np.testing.assert_array_equal(
+        fd.relu_dropout_backward(DY, X, 0.4, training=False), np.where(X > 0.0, DY, 0.0)
+    )
+    with pytest.raises(TypeError, match="rng must be the Key of the forward call"):
+        fd.relu_dropout_backward(DY, X, 0.4, training=False, rng=3)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"^training must be True or False, got 0$"):
+        fd.relu_dropout_backward(DY, X, 0.4, training=0)  # type: ignore[arg-type]
+
+
+def test_a_mask_of_another_kind_or_beside_rng_is_refused() -> None:
+    key = as_key(KEY)
+    x = np.ones((2, 3, 6, 6), np.float32)
+    _, blocks = fd.drop_block2d(x, 0.3, 2, rng=key, return_mask=True)
+    with pytest.raises(TypeError, match=r"^mask must be a BlockMask, got Mask$"):
+        fd.drop_block2d(x, 0.3, 2, mask=fd.Mask(x.shape, 0.3, key))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"^mask must not be given together with rng$"):
+        fd.drop_block2d(x, 0.3, 2, mask=blocks, rng=key)
+    with pytest.raises(ValueError, match=r"^mask must not be given together with rng$"):
+        fd.dropout(x, mask=fd.Mask(x.shape, 0.3, key), rng=key)
+
+
+def test_a_mask_is_checked_in_evaluation_too_and_handed_back_as_it_is() -> None:
+    kept = np.ones(X.shape, np.bool_)
+    assert fd.dropout(X, 0.4, mask=kept, return_mask=True)[1] is kept
+    with pytest.raises(ValueError, match=r"^mask of shape \(7,\) does not broadcast to shape"):
+        fd.dropout(X, mask=fd.Mask((7,), 0.4, as_key(KEY)), training=False)
+    with pytest.raises(TypeError, match=r"^mask must be a Mask or a boolean array, got float64$"):
+        fd.dropout(X, mask=X)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"^mask must be a Mask or a boolean array, got str$"):
+        fd.dropout(X, mask="mask")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"^mask must not be given together with broadcast_dims$"):
+        fd.dropout(X, mask=kept, broadcast_dims=0)
+    with pytest.raises(ValueError, match=r"^broadcast_dims must be an axis of an array with 2"):
+        fd.dropout(X, broadcast_dims=2)
+
+
+def test_a_mask_may_be_of_a_class_that_becomes_an_array() -> None:
+    class Column:
+        def __array__(self, dtype: Any = None, copy: Any = None) -> Any:
+            return X > 0.0
+
+        to_numpy = __array__
+
+    column: Any = Column()
+    np.testing.assert_array_equal(fd.dropout(X, 0.0, mask=column), np.where(X > 0.0, X, 0.0))
+
+
+def test_an_output_of_a_subclass_is_written_and_returned() -> None:
+    class Special(np.ndarray):
+        pass
+
+    key = as_key(KEY)
+    images = np.random.default_rng(2).standard_normal((2, 3, 6, 6))
+    calls: list[tuple[Any, Any]] = [
+        (X, lambda out: fd.dropout(X, 0.4, rng=key, out=out)),
+        (X, lambda out: fd.alpha_dropout(X, 0.4, rng=key, out=out)),
+        (X, lambda out: fd.zoneout(X, DY, 0.4, training=False, out=out)),
+        (X, lambda out: fd.gaussian_dropout(X, 0.4, rng=key, out=out)),
+        (images, lambda out: fd.drop_block2d(images, 0.4, 2, rng=key, out=out)),
+        (images, lambda out: fd.drop_block2d(images, 0.4, 2, training=False, out=out)),
+    ]
+    for like, call in calls:
+        expected = call(None)
+        for out in (np.empty_like(like), np.empty_like(like).view(Special)):
+            assert call(out) is out
+            np.testing.assert_array_equal(np.asarray(out), expected)
+        with pytest.raises(TypeError, match=r"^out must be a numpy.ndarray, got list$"):
+            call([])
+
+
+def test_blocks_that_are_not_scaled_keep_their_values() -> None:
+    y = fd.drop_block2d(np.ones((2, 3, 6, 6)), 0.4, 2, scale_by_keep=False, rng=as_key(KEY))
+    assert set(y.flat) == {0.0, 1.0}
 
 
 def test_functions_can_share_a_mask() -> None:

@@ -154,8 +154,28 @@ def test_regions_of_regions_count_from_the_whole() -> None:
     inner = whole.region((10, 20, 30), (20, 20, 20)).region((1, 2, 3), (4, 5, 6))
     assert inner == whole.region((11, 22, 33), (4, 5, 6))
     assert hash(inner) == hash(whole.region((11, 22, 33), (4, 5, 6)))
+    assert repr(inner) == f"{whole!r}.region((11, 22, 33), (4, 5, 6))"
+    assert eval(repr(inner), {"Mask": fd.Mask, "Key": fd.Key}) == inner
+    assert pickle.loads(pickle.dumps(inner)) == inner
     expected = whole.to_numpy()[11:15, 22:27, 33:39]
     np.testing.assert_array_equal(inner.to_numpy(), expected)
+
+
+def test_arguments_of_methods_become_arrays_and_numbers_or_are_named() -> None:
+    mask = fd.Mask((3,), 0.5, as_key(KEY))
+    assert_same(mask.apply([1.0, 2.0, 3.0]), mask.apply(np.array([1.0, 2.0, 3.0])))
+    with pytest.raises(TypeError, match=r"^x must be a plain array, got MaskedArray$"):
+        mask.apply(np.ma.ones(3))
+    with pytest.raises(ValueError, match=r"^scale must be a finite number, got inf$"):
+        mask.apply(np.ones(3), scale=math.inf)
+    with pytest.raises(TypeError, match=r"^start must be an int or a sequence of ints, got None$"):
+        mask.region(None, 1)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"^shape must be an int or a sequence of ints, got None$"):
+        mask.region(0, None)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"^shape must be an int or a sequence of ints, got None$"):
+        fd.Mask(None, 0.5, as_key(KEY))  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"^key must be a Key, got 3$"):
+        fd.Mask(3, 0.5, 3)  # type: ignore[arg-type]
 
 
 def test_a_region_must_not_leave_a_region() -> None:

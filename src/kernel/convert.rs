@@ -163,3 +163,22 @@ unsafe fn copy(src: *const u8, src_step: isize, dst: *mut u8, dst_step: isize, s
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_part_of_an_element_has_a_byte_order() {
+        for (element, size) in [(Element::F16, 2), (Element::F64, 8), (Element::Complex64, 4), (Element::Complex128, 8)]
+        {
+            let bytes: [u8; 32] = std::array::from_fn(|i| i as u8);
+            for swapped in [false, true] {
+                let mut turned = bytes;
+                Layout { element, swapped, step: 0 }.swap(&mut turned);
+                let from = |i: usize| if swapped { i / size * size + size - 1 - i % size } else { i };
+                assert_eq!(turned, std::array::from_fn(|i| bytes[from(i)]), "{element:?} {swapped}");
+            }
+        }
+    }
+}
