@@ -286,7 +286,7 @@ impl Sampler {
         let undecided = &undecided.as_chunks::<GROUP_WORDS>().0[..keep.len()];
         // Groups that go on. Without a branch: each group is stored, but counted only if it goes
         // on.
-        let mut open = [0u8; DRAWN / GROUP_WORDS + GROUPS];
+        let mut open = [0u8; DRAWN / GROUP_WORDS];
         let mut count = 0;
         for (group, [low, high]) in undecided.iter().enumerate() {
             open[count] = group as u8;
