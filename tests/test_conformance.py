@@ -434,6 +434,9 @@ def test_a_mask_of_another_kind_or_beside_rng_is_refused() -> None:
 def test_a_mask_is_checked_in_evaluation_too_and_handed_back_as_it_is() -> None:
     kept = np.ones(X.shape, np.bool_)
     assert fd.dropout(X, 0.4, mask=kept, return_mask=True)[1] is kept
+    images = np.ones((2, 3, 6, 6))
+    _, blocks = fd.drop_block2d(images, 0.4, 2, rng=as_key(KEY), return_mask=True)
+    assert fd.dropout(images, mask=blocks, return_mask=True)[1] is blocks
     with pytest.raises(ValueError, match=r"^mask of shape \(7,\) does not broadcast to shape"):
         fd.dropout(X, mask=fd.Mask((7,), 0.4, as_key(KEY)), training=False)
     with pytest.raises(TypeError, match=r"^mask must be a Mask or a boolean array, got float64$"):
@@ -463,7 +466,9 @@ def test_an_output_of_a_subclass_is_written_and_returned() -> None:
 
     key = as_key(KEY)
     images = np.random.default_rng(2).standard_normal((2, 3, 6, 6))
+    _, blocks = fd.drop_block2d(images, 0.4, 2, rng=key, return_mask=True)
     calls: list[tuple[Any, Any]] = [
+        (images, lambda out: blocks.apply(images, out)),
         (X, lambda out: fd.dropout(X, 0.4, rng=key, out=out)),
         (X, lambda out: fd.alpha_dropout(X, 0.4, rng=key, out=out)),
         (X, lambda out: fd.zoneout(X, DY, 0.4, training=False, out=out)),
