@@ -69,6 +69,15 @@ corpus:  ## Run the fuzzers on what they have kept (needs Atheris)
 	cargo run --quiet --manifest-path fuzz/Cargo.toml -- -runs=0 fuzz/corpus/views
 	python fuzz/extension.py -runs=0 fuzz/corpus/extension
 
+.PHONY: mutants
+mutants:  ## Mutate Rust and Python, and list what no test notices (hours; needs cargo-mutants)
+	-cargo mutants --output target
+	rm -rf target/mutmut
+	mkdir -p target/mutmut
+	cp -r python/fastdrop tests pyproject.toml target/mutmut
+	cd target/mutmut && mutmut run --max-children 2
+	cd target/mutmut && mutmut results
+
 .PHONY: instructions
 instructions:  ## Compare instruction counts with the recorded ones (needs valgrind)
 	python benches/instructions.py

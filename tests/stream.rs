@@ -175,6 +175,13 @@ fn thresholds_are_exact() {
 }
 
 #[test]
+fn kept_elements_are_scaled_by_what_keeps_the_mean() {
+    for (p, scale) in [(0.0, 1.0), (0.5, 2.0), (0.75, 4.0), (1.0, 0.0)] {
+        assert_eq!(Probability::new(p).unwrap().inverted_scale(), scale, "{p}");
+    }
+}
+
+#[test]
 fn probabilities_outside_the_unit_interval_are_refused() {
     for p in [-0.1, 1.1, f64::NAN, f64::INFINITY, -f64::MIN_POSITIVE, 1.0 + f64::EPSILON] {
         assert!(matches!(Mask::new(&[1], p, Key::from_bytes([0; 16])), Err(Error::Probability(_))), "{p}");
