@@ -230,7 +230,7 @@ def test_outputs_of_several_kinds_are_refused(others: NDArray[Any]) -> None:
     outputs = iter([np.ones(2), others])
     drop = fd.Dropout(0.5)
     with pytest.raises(ValueError, match="model must return arrays of one shape and dtype"):
-        monte_carlo(lambda x: next(outputs), drop).samples(np.ones(2), 2)
+        monte_carlo(lambda x: (drop(x), next(outputs))[1], drop).samples(np.ones(2), 2)
 
 
 @pytest.mark.parametrize("p", [0.0, 0.3, 1.0])
@@ -384,11 +384,11 @@ def test_batch_refuses_rows_it_cannot_assign(rows: int) -> None:
     with pytest.raises(ValueError, match="x must have the rows of 2 samples, a multiple of 8"):
         inside.batch(x, 2)
     with pytest.raises(ValueError, match="model must return the rows of 2 samples, a multiple"):
-        monte_carlo(lambda x: other, drop).batch(x, 2)
+        monte_carlo(lambda x: (drop(x), other)[1], drop).batch(x, 2)
     with pytest.raises(ValueError, match="x must have the rows"):
         monte_carlo(lambda x: drop(1.0), drop).batch(x, 2)
     with pytest.raises(ValueError, match="model must return the rows"):
-        monte_carlo(lambda x: x.sum(), drop).batch(x, 2)
+        monte_carlo(lambda x: drop(x).sum(), drop).batch(x, 2)
 
 
 DROP = fd.Dropout(0.5)
@@ -435,4 +435,5 @@ def test_more_copies_than_fit_in_memory_are_refused_at_once(n: int) -> None:
 
 
 def test_a_batch_keeps_axes_without_elements() -> None:
-    assert fd.MonteCarlo(lambda x: x, fd.Dropout()).batch(np.ones((3, 0)), 2).shape == (2, 3, 0)
+    drop = fd.Dropout()
+    assert fd.MonteCarlo(drop, drop).batch(np.ones((3, 0)), 2).shape == (2, 3, 0)

@@ -5,7 +5,7 @@ A `Layer` has p, the keys of its calls, a mode and the plan of its last call. A 
 """
 
 import inspect
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, Self, TypeVar
@@ -251,6 +251,17 @@ class Layer(Generic[Recipe]):
             raise RuntimeError("backward needs a forward call before it")
         return self._plan
 
+    @property
+    def _takes_rows(self) -> bool:
+        """Whether each row of the only input can have the masks of its own sample."""
+        return False
+
+    @property
+    def _was_called(self) -> bool:
+        """Whether a call took a key since the keys were set."""
+        calls, _, held_call = self._keys.state
+        return calls > 0 or held_call
+
     @contextmanager
     def _sampling(self, samples: Samples) -> Iterator[None]:
         """Draw these samples in any mode; restore the layer afterwards."""
@@ -359,6 +370,10 @@ class ElementwiseLayer(Layer[Recipe]):
         self._plan = None
         return y
 
+    @property
+    def _takes_rows(self) -> bool:
+        return type(self).__call__ is ElementwiseLayer.__call__ and not self._of_weights
+
     def backward(self, dy: ArrayLike) -> Array:
         """Return the gradient with respect to the input of the last call.
 
@@ -400,21 +415,37 @@ class RecipeLayer(ElementwiseLayer[Recipe]):
         return super()._evaluate(inputs, out)
 
 
-def as_layers(layers: Any) -> tuple[Layer[Any], ...]:
-    """Return one layer or several as a tuple."""
-    if isinstance(layers, Layer):
-        return (layers,)
+_adapters: list[Callable[[object], Any]] = []
+
+
+def adapt(adapter: Callable[[object], Any]) -> None:
+    """Let `as_layers` take what an adapter makes a layer of; the adapter refuses by None."""
+    _adapters.append(adapter)
+
+
+def as_layers(layers: Any) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+    """Return one layer or several as given, and as layers."""
+    one = _as_layer(layers)
+    if one is not None:
+        return (layers,), (one,)
     if not isinstance(layers, Iterable):
         raise TypeError(f"layers must be layers of fastdrop, got {layers!r}")
     several = tuple(layers)
     for layer in several:
-        if not isinstance(layer, Layer):
+        if _as_layer(layer) is None:
             raise TypeError(f"layers must be layers of fastdrop, got {layer!r}")
     if len(set(map(id, several))) != len(several):
         raise ValueError(f"layers must not name a layer twice, got {list(several)}")
     if not several:
         raise ValueError("layers must be at least one layer, got none")
-    return several
+    return several, tuple(map(_as_layer, several))
+
+
+def _as_layer(layer: object) -> Any:
+    if isinstance(layer, Layer):
+        return layer
+    adapted = (adapter(layer) for adapter in _adapters)
+    return next((one for one in adapted if one is not None), None)
 
 
 def sum_to(gradient: Array, shape: tuple[int, ...]) -> Array:

@@ -13,8 +13,10 @@ array([30., 30., 36.])
 
 import copy
 import hashlib
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from typing import Any, SupportsIndex
 
 import numpy as np
@@ -22,7 +24,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from fastdrop._arguments import Array, as_array, as_count, as_flag
 from fastdrop._key import RNG, Key, as_key
-from fastdrop._layer import ElementwiseLayer, Layer, Samples, as_layers
+from fastdrop._layer import Layer, Samples, as_layers
 
 __all__ = ["MonteCarlo", "mean", "mutual_information", "predictive_entropy", "variance"]
 
@@ -100,12 +102,12 @@ class MonteCarlo:
         if isinstance(layers, Mapping):
             self._children = [number_of(name) for name in layers]
             layers = layers.values()
-        self.layers = as_layers(layers)
+        self.layers, self._layers = as_layers(layers)
         self._children = self._children or range(len(self.layers))
         self.shared = shared
         if shared:
-            for layer in self.layers:
-                if not (_takes_rows(layer) or layer._of_weights):
+            for layer in self._layers:
+                if not (layer._takes_rows or layer._of_weights):
                     raise TypeError(f"layers must take one array to share masks, got {layer!r}")
         self._key = as_key(rng)
 
@@ -120,7 +122,7 @@ class MonteCarlo:
         `x` is any input that the model takes; it is deep-copied if a layer works in place.
         """
         keys = [self._key.fold_in(as_count(k, "k"))]
-        if any(getattr(layer, "inplace", False) for layer in self.layers):
+        if any(getattr(layer, "inplace", False) for layer in self._layers):
             x = copy.deepcopy(x)
         return self._run(x, keys, rows=1)
 
@@ -133,7 +135,7 @@ class MonteCarlo:
         """Return the samples of `iter_samples` as one array of shape (n, ...), from `n` runs."""
         outputs = None
         for number, output in enumerate(self.iter_samples(x, n, first)):
-            one = np.asarray(output)
+            one = _as_output(output)
             if outputs is None:
                 outputs = np.empty((as_count(n, "n"), *one.shape), one.dtype)
             if (one.shape, one.dtype) != (outputs.shape[1:], outputs.dtype):
@@ -154,19 +156,20 @@ class MonteCarlo:
         round differently with more rows.
         """
         start, count = as_count(first, "first"), as_count(n, "n", 1)
-        for layer in self.layers:
-            if not _takes_rows(layer):
+        for layer in self._layers:
+            if not layer._takes_rows:
                 raise TypeError(
                     f"layers must take the rows of a batch (or use samples), got {layer!r}"
                 )
-        array = as_array(x, "x")
+        array = x if _is_tensor(x) else as_array(x, "x")
         if array.ndim == 0:
             raise ValueError("x must have the examples along axis 0, got an array without axes")
-        copies = np.repeat(array[np.newaxis], count, axis=0)
-        copies = copies.reshape(count * len(array), *array.shape[1:])
+        copies = (array.repeat if _is_tensor(x) else partial(np.tile, array))(
+            (count, *[1] * (array.ndim - 1))
+        )
         keys = [self._key.fold_in(k) for k in range(start, start + count)]
         rows = count * max(1, len(array))
-        y = np.asarray(self._run(copies, keys, rows))
+        y = _as_output(self._run(copies, keys, rows))
         if y.ndim == 0 or len(y) % rows:
             raise ValueError(
                 f"model must return the rows of {count} samples, a multiple of {rows}, "
@@ -176,10 +179,16 @@ class MonteCarlo:
 
     def _run(self, x: Any, keys: Sequence[Key], rows: int) -> Any:
         with ExitStack() as stack:
-            for number, layer in zip(self._children, self.layers, strict=True):
+            for number, layer in zip(self._children, self._layers, strict=True):
                 own = tuple(key.fold_in(number) for key in keys)
                 stack.enter_context(layer._sampling(Samples(own, rows, self.shared)))
-            return self.model(x)
+            y = self.model(x)
+            for given, layer in zip(self.layers, self._layers, strict=True):
+                if not layer._was_called:
+                    raise ValueError(
+                        f"layers must be called by the model, which did not call {given!r}"
+                    )
+            return y
 
     def __repr__(self) -> str:
         return f"MonteCarlo({self.model!r}, {list(self.layers)}, shared={self.shared})"
@@ -192,13 +201,19 @@ def number_of(name: object) -> int:
     return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little")
 
 
-def _takes_rows(layer: Layer[Any]) -> bool:
-    """Whether the layer gives each row of its only input the masks of `Samples`."""
-    return (
-        isinstance(layer, ElementwiseLayer)
-        and type(layer).__call__ is ElementwiseLayer.__call__
-        and not layer._of_weights
-    )
+def _is_tensor(x: object) -> bool:
+    """Return whether `x` is a tensor of torch."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(x, torch.Tensor)
+
+
+def _as_output(output: Any) -> Array:
+    """Return a model's output as an array; of a tensor, its numbers without their gradients."""
+    if _is_tensor(output):
+        output = output.detach()
+        if str(output.dtype) == "torch.bfloat16":
+            output = output.float()
+    return np.asarray(output)
 
 
 SUM_TOLERANCE = 0.01

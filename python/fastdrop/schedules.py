@@ -199,7 +199,7 @@ class PSchedule:
         *,
         factors: Iterable[float] | None = None,
     ) -> None:
-        self.layers = as_layers(layers)
+        self.layers, self._layers = as_layers(layers)
         if not callable(schedule):
             raise TypeError(f"schedule must be a function of the step, got {schedule!r}")
         if factors is None:
@@ -247,7 +247,7 @@ class PSchedule:
         return probability(self.schedule(step), "schedule(step)")
 
     def _apply(self, p: float) -> None:
-        for layer, factor in zip(self.layers, self.factors, strict=True):
+        for layer, factor in zip(self._layers, self.factors, strict=True):
             layer.p = p * factor
 
     def __repr__(self) -> str:
