@@ -2,6 +2,7 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use numpy::PyArray1;
 use pyo3::exceptions::{PyOverflowError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -37,6 +38,15 @@ impl PyKey {
 
     fn __bytes__<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
         PyBytes::new(py, &self.0.to_bytes())
+    }
+
+    /// The bytes as two int64, little-endian. `torch.compile` takes an array that an attribute gives for an input of
+    /// the graph, and reads it again at each call.
+    #[getter]
+    fn _words<'py>(&self, py: Python<'py>) -> Bound<'py, PyArray1<i64>> {
+        let word = |bytes: &[u8; 8]| i64::from_le_bytes(*bytes);
+        let bytes = self.0.to_bytes();
+        PyArray1::from_iter(py, bytes.as_chunks().0.iter().map(word))
     }
 
     /// Child key number `index`.

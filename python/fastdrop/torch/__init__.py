@@ -18,8 +18,9 @@ except ImportError as error:
     raise ImportError("fastdrop.torch needs PyTorch, which is not installed") from error
 
 from fastdrop.torch import functional
-from fastdrop.torch._call import key_tensor
 from fastdrop.torch._install import install, installed, uninstall
+from fastdrop.torch._keys import key_tensor
+from fastdrop.torch._models import replace, restore, set_keys
 from fastdrop.torch.modules import (
     AlphaDropout,
     BiasDropoutAdd,
@@ -37,9 +38,6 @@ from fastdrop.torch.modules import (
     GeluDropout,
     LockedDropout,
     ReluDropout,
-    replace,
-    restore,
-    set_keys,
 )
 
 __all__ = [

@@ -8,20 +8,27 @@ of a linear call is the call itself, so the key is all that is kept.
 
 import itertools
 import os
-import threading
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch._functorch.utils import enable_single_level_autograd_function
+from torch._subclasses import FakeTensor
+from torch._subclasses.functional_tensor import FunctionalTensor
 from torch.autograd import forward_ad
+from torch.fx import traceback
 from torch.nn import functional
+from torch.utils.checkpoint import CheckpointPolicy
 
 from fastdrop import _core
 from fastdrop._key import NO_KEY, Key
-from fastdrop._recipe import Mask, make_mask
+from fastdrop._recipe import Mask, inverse_keep, make_mask
 from fastdrop.blocks import BlockMask, block_mask
+from fastdrop.torch._keys import CallKeys, Share, draw, key_tensor, words_of_call
 from fastdrop.torch._memory import Blocks
 
 LARGE = 2**22
@@ -32,7 +39,6 @@ KEPT = 2**28
 
 DTYPES = frozenset([torch.float32, torch.float64, torch.float16, torch.bfloat16])
 
-_LOWEST, _BEYOND = -(2**63), 2**63 - 1
 _PLAIN = (Tensor, torch.nn.Parameter)
 
 _takes_tensors = _core.take_tensors(Tensor)
@@ -69,7 +75,7 @@ def call(
     how: How,
     inputs: tuple[Tensor, ...],
     inplace: bool,
-    key: Key | Tensor | None,
+    key: Key | Tensor | CallKeys | None,
     generator: torch.Generator | None,
     mask: Mask | BlockMask | None,
     return_mask: bool,
@@ -83,45 +89,123 @@ def call(
             raise RuntimeError(
                 "return_mask must be False in a compiled or transformed function, got True"
             )
-        words, region = (_words(key, generator), None) if mask is None else _parts(mask)
-        y = _operate(how, words, region, inputs)
+        y = _transformed(how, inputs, key, generator, mask)
         return x.copy_(y) if inplace else y
-    source: Any = mask
-    if mask is None:
-        source = key if type(key) is Key else _key_of(_draw(generator) if key is None else key)
+    if type(key) is CallKeys and key.share is not None:
+        return _of_share(how, inputs, inplace, key, key.share)
+    source: Any = _key(key, generator) if mask is None else mask
     y = _run(how, source, inputs, inplace)
     return (y, _recipe(how, source, x.shape)) if return_mask else y
 
 
-def call_with_mask(how: How, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Drop below autograd and all else; return the result and the mask as a tensor of bool."""
-    key = _key_of(_draw(None))
-    return compute(how, key, (x,)), torch.from_numpy(_recipe(how, key, x.shape).to_numpy())
+def _key(key: Key | Tensor | CallKeys | None, generator: torch.Generator | None) -> Any:
+    """Return the key of a call on plain tensors."""
+    if key is None:
+        return _key_of(draw(generator))
+    if type(key) is CallKeys:
+        return key.take()
+    return key if type(key) is Key else _key_of(key)
 
 
-def _draw(generator: torch.Generator | None) -> Tensor:
-    """Draw the 16 bytes of a key, valid until the next call in this thread."""
-    words: Tensor | None = getattr(_scratch, "words", None)
-    if words is None:
-        with torch.inference_mode(False):
-            words = _scratch.words = torch.empty(2, dtype=torch.int64, device="cpu")
-    if generator is None:
-        return words.random_(_LOWEST, _BEYOND)
-    return words.random_(_LOWEST, _BEYOND, generator=generator)
+def _transformed(
+    how: How,
+    inputs: tuple[Tensor, ...],
+    key: Key | Tensor | CallKeys | None,
+    generator: torch.Generator | None,
+    mask: Mask | BlockMask | None,
+) -> Any:
+    """Return the result of a call that does not go straight to the core."""
+    if any(_is_distributed(x) for x in inputs):
+        from fastdrop.torch._distributed import call_distributed
+
+        return call_distributed(how, inputs, key, generator, mask)
+    drawn = mask is None and generator is None and (how.p == 0.0 or type(key) in (_NONE, CallKeys))
+    if drawn and not how.block and torch.compiler.is_exporting():
+        return _in_their_operators(how, *inputs)
+    if type(key) is CallKeys and key.share is not None:
+        return _of_share(how, inputs, False, key, key.share)
+    words, region = (_words(key, generator), None) if mask is None else _parts(mask)
+    return _operate(how, words, region, inputs)
 
 
-_scratch = threading.local()
+_NONE = type(None)
 
 
-def key_tensor(key: Key) -> Tensor:
-    """Return a key as a tensor of two int64, which compiled functions take as an input.
+def _is_distributed(x: Tensor) -> bool:
+    """Return whether a tensor is a DTensor."""
+    loaded = sys.modules.get("torch.distributed.tensor")
+    return loaded is not None and isinstance(x, loaded.DTensor)
 
-    >>> fastdrop.torch.key_tensor(fd.Key(0)).shape
-    torch.Size([2])
+
+def call_part(
+    how: How,
+    inputs: tuple[Tensor, ...],
+    inplace: bool,
+    key: Key | Tensor | CallKeys | None,
+    generator: torch.Generator | None,
+    start: tuple[int, ...],
+    whole: tuple[int, ...],
+) -> Any:
+    """Drop in a part of a whole of this shape, whose first element lies at `start`."""
+    if how.block:
+        raise RuntimeError("a part of a whole must be dropped by elements or axes, not by blocks")
+    shape = tuple(inputs[0].shape)
+    at = tuple(0 if axis in how.shared else n for axis, n in enumerate(start))
+    whole, shape = _drawn(how, whole), _drawn(how, shape)
+    if _is_plain(inputs):
+        mask = make_mask(whole, how.p, _key(key, generator)).region(at, shape)
+        return _run(how, mask, inputs, inplace)
+    y = _operate(how, _words(key, generator), (list(whole), list(at), list(shape)), inputs)
+    return inputs[0].copy_(y) if inplace else y
+
+
+def _of_share(
+    how: How, inputs: tuple[Tensor, ...], inplace: bool, keys: CallKeys, share: Share
+) -> Any:
+    """Drop in a rank's part of a batch."""
+    x = inputs[0]
+    if x.dim() == 0:
+        raise RuntimeError("input must have the batch along axis 0, got a tensor without axes")
+    n, *rest = x.shape
+    rank, ranks = share.rank, share.world_size
+    if not share.interleaved:
+        start, whole = (rank * n, *(0 for _ in rest)), (ranks * n, *rest)
+        return call_part(how, inputs, inplace, keys, None, start, whole)
+    # Example number i of this rank is number i * ranks + rank of the batch: (n, ranks) in C order.
+    others = tuple(y.unsqueeze(1) if y.dim() == x.dim() else y for y in inputs[1:])
+    shared = tuple(axis + (axis > 0) for axis in how.shared) + ((1,) if 0 in how.shared else ())
+    start, whole = (0, rank, *(0 for _ in rest)), (n, ranks, *rest)
+    y = call_part(
+        how._replace(shared=shared), (x.unsqueeze(1), *others), inplace, keys, None, start, whole
+    )
+    return x if inplace else y.squeeze(1)
+
+
+def _in_their_operators(how: How, x: Tensor, *others: Tensor) -> Tensor:
+    """Return the result of a call by torch's own operators, for programs that leave this process.
+
+    They draw what is installed where they run.
     """
-    if type(key) is not Key:
-        raise TypeError(f"key must be a Key, got {type(key).__name__}")
-    return torch.from_numpy(np.frombuffer(bytes(key), dtype="<i8").astype(np.int64))
+    operation, p, shared, scale, shift, fill, _ = how
+    if operation in _ACTIVATIONS:
+        x = _ACTIVATIONS[operation][0](x)
+    if operation == "bias_add":
+        x, others = x + others[0], others[1:]
+    if p > 0.0 and not shared and operation != "affine" and scale == inverse_keep(p):
+        x = torch.dropout(x, p, True)
+    elif p > 0.0:
+        kept = torch.dropout(x.new_ones(_drawn(how, x.shape)), p, True) != 0
+        x = torch.where(kept, x * scale + shift, fill)
+    return sum(others, x)
+
+
+def call_with_mask(how: How, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Drop, and return the result and the mask as a tensor of bool."""
+    words = draw(None).clone() if _is_plain((x,)) else _words(None, None)
+    y = call(how, (x,), False, words, None, None, False)
+    with torch.no_grad():
+        ones = call(how, (torch.ones_like(x),), False, words, None, None, False)
+    return y, ones != 0
 
 
 def no_key() -> Key | Tensor:
@@ -135,8 +219,12 @@ def _recipe(how: How, source: Any, shape: tuple[int, ...]) -> Mask | BlockMask:
         return source
     if how.block:
         return block_mask(tuple(shape), how.block, False, 1, how.p, source)
-    drawn = tuple(1 if axis in how.shared else n for axis, n in enumerate(shape))
-    return make_mask(drawn, how.p, source)
+    return make_mask(_drawn(how, shape), how.p, source)
+
+
+def _drawn(how: How, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return a shape with length 1 along the axes that share a decision."""
+    return tuple(1 if axis in how.shared else n for axis, n in enumerate(shape))
 
 
 def _is_plain(inputs: tuple[Tensor, ...]) -> bool:
@@ -158,10 +246,22 @@ def _is_plain(inputs: tuple[Tensor, ...]) -> bool:
 def takes(x: Tensor) -> bool:
     """Return whether there are kernels for a tensor."""
     return (
-        (x.is_cpu or x.is_meta)
+        (type(x) in _PLAIN or not _is_foreign(x))
+        and (x.is_cpu or x.is_meta)
         and x.layout is torch.strided
         and not x.is_nested
         and x.dtype in DTYPES
+    )
+
+
+def _is_foreign(x: Tensor) -> bool:
+    """Return whether a tensor's class runs operators itself, and may know torch's alone."""
+    dispatch = type(x).__torch_dispatch__
+    ours = (FakeTensor, FunctionalTensor)
+    return (
+        dispatch is not Tensor.__torch_dispatch__
+        and not isinstance(x, ours)
+        and not _is_distributed(x)
     )
 
 
@@ -361,28 +461,52 @@ _SCHEMA = (
 _library = torch.library.Library("fastdrop", "FRAGMENT")
 _library.define(_SCHEMA, tags=(torch.Tag.pt2_compliant_tag,))
 _library.define("key() -> Tensor")
+_library.define("call_key(Tensor keys) -> Tensor")
 _library.define(
     "draw_key(int place, *, Device device) -> Tensor", tags=(torch.Tag.nondeterministic_seeded,)
+)
+_library.define(
+    "take_key(Tensor keys, int place) -> Tensor", tags=(torch.Tag.nondeterministic_seeded,)
 )
 _OPERATOR = torch.ops.fastdrop.forward.default
 
 _places = itertools.count()
 
 
-def _words(key: Key | Tensor | None, generator: torch.Generator | None) -> Tensor:
+def _words(key: Key | Tensor | CallKeys | None, generator: torch.Generator | None) -> Tensor:
     """Return the key of a call of the operator."""
     if isinstance(key, Tensor):
         return key
+    if type(key) is CallKeys:
+        words: Tensor = torch.ops.fastdrop.call_key(key.words)
+        return words
     if key is not None:
-        if torch.compiler.is_compiling():
-            raise TypeError(
-                "key must be a tensor in a compiled function, as from fastdrop.torch.key_tensor"
-            )
         return key_tensor(key)
     if generator is None and not _transforms_are_active():
-        drawn: Tensor = torch.ops.fastdrop.key()
-        return drawn
-    return torch.randint(_LOWEST, _BEYOND, (2,), generator=generator, device="cpu")
+        words = torch.ops.fastdrop.key()
+        return words
+    with _saved():
+        return torch.randint(-(2**63), 2**63 - 1, (2,), generator=generator, device="cpu")
+
+
+@contextmanager
+def _saved() -> Iterator[None]:
+    """Make the partitioner of compiled code save what is drawn here.
+
+    Where memory is short it may compute again what the backward pass needs: of a draw, it would get
+    another key. With a budget of 0 it saves nothing, but restores the generator for what is marked.
+    """
+    if not traceback.has_preserved_node_meta():
+        yield
+        return
+    from torch._functorch import config
+
+    # A region may have a budget of its own, which torch keeps among a node's annotations.
+    budgets = [config.activation_memory_budget, *traceback.current_meta.get("custom", {}).values()]
+    policy = CheckpointPolicy.PREFER_RECOMPUTE if 0 in budgets else CheckpointPolicy.MUST_SAVE
+    with traceback.preserve_node_meta():
+        traceback.current_meta["recompute"] = policy
+        yield
 
 
 def _words_of(source: Any) -> tuple[Tensor, Any]:
@@ -475,19 +599,32 @@ def _batched(info: Any, in_dims: Any, *arguments: Any) -> tuple[Tensor, int]:
     return _operate(how._replace(shared=shared), words, region, tuple(rows)), 0
 
 
-def _key_of_place() -> Tensor:
-    words: Tensor = torch.ops.fastdrop.draw_key(next(_places), device=torch.device("cpu"))
+def _draw_at_place() -> Tensor:
+    with _saved():
+        words: Tensor = torch.ops.fastdrop.draw_key(next(_places), device=torch.device("cpu"))
+    return words
+
+
+def _take_at_place(keys: Tensor) -> Tensor:
+    with _saved():
+        words: Tensor = torch.ops.fastdrop.take_key(keys, next(_places))
     return words
 
 
 def _draw_in_order(place: int, *, device: torch.device) -> Tensor:
-    return _draw(None).clone()
+    return draw(None).clone()
+
+
+def _take_in_order(keys: Tensor, place: int) -> Tensor:
+    return words_of_call(keys)
 
 
 _library.impl("forward", _on_cpu, "CPU")
 _library.impl("forward", _with_autograd, "Autograd", with_keyset=True)
-_library.impl("key", _key_of_place, "CompositeImplicitAutograd")
+_library.impl("key", _draw_at_place, "CompositeImplicitAutograd")
 _library.impl("draw_key", _draw_in_order, "CompositeExplicitAutograd")
+_library.impl("call_key", _take_at_place, "CompositeImplicitAutograd")
+_library.impl("take_key", _take_in_order, "CompositeExplicitAutograd")
 torch.library.register_vmap("fastdrop::forward", _batched, lib=_library)
 
 
@@ -506,3 +643,8 @@ def _(*arguments: Any) -> Tensor:
 @torch.library.register_fake("fastdrop::draw_key", lib=_library)
 def _(place: int, *, device: torch.device) -> Tensor:
     return torch.empty(2, dtype=torch.int64, device=device)
+
+
+@torch.library.register_fake("fastdrop::take_key", lib=_library)
+def _(keys: Tensor, place: int) -> Tensor:
+    return keys.new_empty(2)

@@ -1,13 +1,16 @@
 """Kernels of torch's own dropout operators for the CPU, so that models need no change."""
 
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
+import torch.compiler.config
 from torch import Tensor
 
+from fastdrop import _core
 from fastdrop._recipe import inverse_keep
 from fastdrop.alpha import alpha_numbers
 from fastdrop.torch._call import How, call, call_with_mask, compute, takes
@@ -18,8 +21,6 @@ _installed: torch.library.Library | None = None
 _KEYS = ("CPU", "AutogradCPU", "FuncTorchDynamicLayerFrontMode")
 """Dispatch keys: below autograd, with it, and under the transforms of `torch.func`."""
 
-_NATIVE = ("native_dropout", "native_dropout_backward")
-
 
 def install() -> None:
     """Take over torch's dropout on the CPU, in this process, until `uninstall`.
@@ -27,7 +28,9 @@ def install() -> None:
     This covers `torch.nn.functional`, `torch.nn`, attention and everything else that calls torch's
     operators ``dropout``, ``feature_dropout``, ``alpha_dropout``, ``feature_alpha_dropout``, their
     forms in place, or ``native_dropout``. Other devices and dtypes keep torch's own. Masks follow
-    `torch.manual_seed`, but differ from torch's. Install before you compile a model.
+    `torch.manual_seed`, but differ from torch's. Compiled functions are compiled again, on their
+    next call; exported programs contain torch's operators, and draw what is installed where they
+    run.
 
     >>> fastdrop.torch.install()
     >>> _ = torch.manual_seed(0)
@@ -44,9 +47,10 @@ def install() -> None:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="(?s).*[Oo]verriding a previously registered")
         for name, kernel in _KERNELS.items():
-            for key in ("CPU",) if name in _NATIVE else _KEYS:
-                library.impl(name, kernel, key)
+            for key in ("CPU",) if name == "native_dropout_backward" else _KEYS:
+                library.impl(name, kernel, key, with_keyset=name == "native_dropout")
     _installed = library
+    type(torch.compiler.config).cache_key_tag = property(_tag)
     _forget()
 
 
@@ -56,6 +60,10 @@ def uninstall() -> None:
     if _installed is not None:
         _installed._destroy()
         _installed = None
+        del type(torch.compiler.config).cache_key_tag
+        torch.compiler.config.cache_key_tag = torch.compiler.config.cache_key_tag.removesuffix(
+            _MARK
+        )
         _forget()
 
 
@@ -75,10 +83,26 @@ def installed() -> Iterator[None]:
             uninstall()
 
 
+_MARK = f" with fastdrop {_core.__version__}"
+
+
+def _tag(config: Any) -> str:
+    """Return the user's tag for torch's caches of compiled code on disk, with a mark of ours.
+
+    The caches know a function by its graph, which says "dropout" whoever computes it. What is
+    compiled with our kernels must not serve a program without them, nor the other way round. A
+    property reads what the user sets at any time.
+    """
+    tag: str = config.__getattr__("cache_key_tag")
+    return tag.removesuffix(_MARK) + _MARK
+
+
 def _forget() -> None:
-    """Make torch look up the kernels again that it has looked up for tracing."""
+    """Clear torch's cached dispatch for the operators we replace, and what has been compiled."""
     for name in _KERNELS:
         getattr(_aten, name).default._dispatch_cache.clear()
+    if "torch._dynamo" in sys.modules:
+        torch._dynamo.reset_code_caches()
 
 
 def _kernel(name: str, how: Callable[[Tensor, float], How]) -> Callable[[Tensor, float, bool], Any]:
@@ -90,7 +114,7 @@ def _kernel(name: str, how: Callable[[Tensor, float], How]) -> Callable[[Tensor,
             raise RuntimeError(f"dropout probability has to be between 0 and 1, but got {p}")
         if not train or p == 0.0 or input.numel() == 0:
             return input
-        if not takes(input):
+        if not takes(input) or torch.compiler.is_exporting():
             return theirs._op_dk(torch._C.DispatchKey.CompositeImplicitAutograd, input, p, train)
         return call(how(input, p), (input,), inplace, None, None, None, False)
 
@@ -119,12 +143,16 @@ def _feature_axes(input: Tensor) -> tuple[int, ...]:
     return tuple(range(2, input.dim()))
 
 
-def _native(input: Tensor, p: float, train: bool | None) -> tuple[Tensor, Tensor]:
-    """Return the result and the boolean mask; autograd keeps the mask."""
+def _native(keyset: Any, input: Tensor, p: float, train: bool | None) -> tuple[Tensor, Tensor]:
+    """Return the result and the boolean mask."""
     if not 0.0 <= p <= 1.0:
         raise RuntimeError(f"dropout probability has to be between 0 and 1, but got {p}")
-    if train is False or input.numel() == 0:
+    if train is False or p == 0.0 or input.numel() == 0:
         return input.clone(), torch.ones_like(input, dtype=torch.bool)
+    if torch.compiler.is_exporting():
+        below = keyset & torch._C._after_autograd_keyset
+        with torch._C._AutoDispatchBelowAutograd():
+            return _aten.native_dropout.default.redispatch(below, input, p, train)
     if not takes(input):
         mask = torch.empty_like(input, dtype=torch.bool).bernoulli_(1.0 - p)
         return input.mul(mask).mul_(inverse_keep(p)), mask

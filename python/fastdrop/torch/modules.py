@@ -1,31 +1,75 @@
 """Modules: those of `torch.nn` and others, over the functions of `fastdrop.torch.functional`.
 
-They have the constructors of torch's, and neither parameters nor buffers. Modules do not count
-calls: a key comes from torch's generator, so that checkpointing draws the same mask again, or from
-`set_keys`. For tensors that fastdrop has no kernels for, as on other devices, subclasses of torch's
-modules do what torch's do.
+They have the constructors of torch's, and neither parameters nor buffers. A key comes from torch's
+generator, or from `set_keys`. For tensors that fastdrop has no kernels for, as on other devices,
+subclasses of torch's modules do what torch's do.
 """
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, Self
 
-import torch
 from torch import Tensor, nn
+from torch.fx import Proxy
 from torch.nn.modules.dropout import _DropoutNd
 
 from fastdrop._arguments import as_flag, as_lengths, check_choice
-from fastdrop._key import Key
-from fastdrop.monte_carlo import number_of
 from fastdrop.torch import functional
-from fastdrop.torch._call import key_tensor, takes
-
-Model = TypeVar("Model", bound=nn.Module)
+from fastdrop.torch._call import takes
+from fastdrop.torch._keys import CallKeys, drop
 
 
 class _Module(_DropoutNd):
-    """A module that draws with torch's generator, or with the key that `set_keys` gives it."""
+    """A module that draws with torch's generator, or with the keys that `set_keys` gives it."""
 
-    key: Tensor | None = None
+    _fastdrop_keys: CallKeys | None = None
+
+    def hold(self) -> Self:
+        """Use the key of the next call for all calls until `release`, and return the module.
+
+        ``with module.hold():`` releases it at the end of the block.
+
+        >>> module, x = fastdrop.torch.Dropout(0.5), torch.ones(8)
+        >>> with module.hold():
+        ...     first, second = module(x), module(x)
+        >>> torch.equal(first, second)
+        True
+        """
+        if self._fastdrop_keys is None:
+            self._fastdrop_keys = CallKeys(None)
+        self._fastdrop_keys.hold()
+        return self
+
+    def release(self) -> Self:
+        """End `hold`: the next call gets a new key. Return the module."""
+        if self._fastdrop_keys is not None:
+            self._fastdrop_keys.release()
+            if self._fastdrop_keys.key is None:
+                del self._fastdrop_keys
+        return self
+
+    def __enter__(self) -> Self:
+        if self._fastdrop_keys is None or not self._fastdrop_keys.held:
+            raise RuntimeError("a module must be held in a with statement: with module.hold():")
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.release()
+
+    def _call(self, function: Callable[..., Any], *inputs: Any, **options: Any) -> Any:
+        """Call a function with the module's p, mode and key."""
+        if isinstance(inputs[0], Proxy):
+            return self._traced(function, inputs, options)
+        return drop(self, self._fastdrop_keys, function, *inputs, **options)
+
+    def _traced(
+        self, function: Callable[..., Any], inputs: tuple[Any, ...], options: dict[str, Any]
+    ) -> Any:
+        """Record the module as a leaf, as `torch.fx` does with modules of torch."""
+        tracer = inputs[0].tracer
+        if tracer.root is self:
+            options = {"p": self.p, "training": self.training, **options}
+            return tracer.create_proxy("call_function", function, inputs, options)
+        return tracer.create_proxy("call_module", tracer.path_of_module(self), inputs, {})
 
 
 class _Replacement(_Module):
@@ -35,9 +79,8 @@ class _Replacement(_Module):
 
     def forward(self, input: Tensor) -> Tensor:
         """Drop in training; return `input` in evaluation."""
-        if not self.training or takes(input):
-            function = type(self)._function
-            y: Tensor = function(input, self.p, self.training, self.inplace, key=self.key)
+        if isinstance(input, Proxy) or not self.training or takes(input):
+            y: Tensor = self._call(type(self)._function, input, inplace=self.inplace)
             return y
         y = super().forward(input)
         return y
@@ -90,7 +133,7 @@ class FeatureDropout(_Module):
 
     def forward(self, input: Tensor) -> Any:
         """Drop in training; return `input` in evaluation."""
-        return functional.feature_dropout(input, self.p, self.training, self.inplace, key=self.key)
+        return self._call(functional.feature_dropout, input, inplace=self.inplace)
 
 
 class DropPath(_Module):
@@ -108,10 +151,9 @@ class DropPath(_Module):
 
     def forward(self, input: Tensor) -> Any:
         """Drop in training; return `input` in evaluation."""
-        return functional.drop_path(
-            input, self.p, self.training, self.inplace,
-            scale_by_keep=self.scale_by_keep, key=self.key,
-        )  # fmt: skip
+        return self._call(
+            functional.drop_path, input, inplace=self.inplace, scale_by_keep=self.scale_by_keep
+        )
 
     def extra_repr(self) -> str:
         """Return the arguments."""
@@ -127,8 +169,8 @@ class LockedDropout(_Module):
 
     def forward(self, input: Tensor) -> Any:
         """Drop in training; return `input` in evaluation."""
-        return functional.locked_dropout(
-            input, self.p, self.training, self.inplace, time_axis=self.time_axis, key=self.key
+        return self._call(
+            functional.locked_dropout, input, inplace=self.inplace, time_axis=self.time_axis
         )
 
     def extra_repr(self) -> str:
@@ -156,7 +198,7 @@ class DropoutAdd(_Fused):
 
     def forward(self, input: Tensor, residual: Tensor) -> Any:
         """Return ``residual + dropout(input)``."""
-        return functional.dropout_add(input, residual, self.p, self.training, key=self.key)
+        return self._call(functional.dropout_add, input, residual)
 
 
 class BiasDropoutAdd(_Fused):
@@ -164,9 +206,7 @@ class BiasDropoutAdd(_Fused):
 
     def forward(self, input: Tensor, bias: Tensor, residual: Tensor) -> Any:
         """Return ``residual + dropout(input + bias)``."""
-        return functional.bias_dropout_add(
-            input, bias, residual, self.p, self.training, key=self.key
-        )
+        return self._call(functional.bias_dropout_add, input, bias, residual)
 
 
 class ReluDropout(_Fused):
@@ -174,7 +214,7 @@ class ReluDropout(_Fused):
 
     def forward(self, input: Tensor) -> Any:
         """Return ``dropout(relu(input))``."""
-        return functional.relu_dropout(input, self.p, self.training, key=self.key)
+        return self._call(functional.relu_dropout, input)
 
 
 class GeluDropout(_Fused):
@@ -187,9 +227,7 @@ class GeluDropout(_Fused):
 
     def forward(self, input: Tensor) -> Any:
         """Return ``dropout(gelu(input))``."""
-        return functional.gelu_dropout(
-            input, self.p, self.training, approximate=self.approximate, key=self.key
-        )
+        return self._call(functional.gelu_dropout, input, approximate=self.approximate)
 
     def extra_repr(self) -> str:
         """Return the arguments."""
@@ -217,10 +255,9 @@ class _DropBlock(_Module):
 
     def forward(self, input: Tensor) -> Any:
         """Drop in training; return `input` in evaluation."""
-        function = type(self)._function
-        return function(
-            input, self.p, self.block_size, self.training, self.inplace,
-            scale_by_keep=self.scale_by_keep, key=self.key,
+        return self._call(
+            type(self)._function, input, block_size=self.block_size, inplace=self.inplace,
+            scale_by_keep=self.scale_by_keep,
         )  # fmt: skip
 
     def extra_repr(self) -> str:
@@ -252,67 +289,3 @@ class DropBlock3d(_DropBlock):
 
     _axes = 3
     _function = staticmethod(functional.drop_block3d)
-
-
-_REPLACEMENTS: dict[type[nn.Module], type[nn.Module]] = {
-    kind.__bases__[1]: kind
-    for kind in (Dropout, Dropout1d, Dropout2d, Dropout3d, AlphaDropout, FeatureAlphaDropout)
-}
-
-
-def replace(model: Model) -> Model:
-    """Make torch's dropout modules in a model those of fastdrop, in place, and return the model.
-
-    Modules stay the same objects: hooks, modes and names are kept. Subclasses of torch's modules
-    are left alone, and so is dropout that is not a module, as inside attention: see `install`.
-
-    >>> model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Dropout(0.1))
-    >>> type(fastdrop.torch.replace(model)[1]) is fastdrop.torch.Dropout
-    True
-    >>> type(fastdrop.torch.restore(model)[1]) is torch.nn.Dropout
-    True
-    """
-    for module in model.modules():
-        if type(module) in _REPLACEMENTS:
-            module.__class__ = _REPLACEMENTS[type(module)]
-    return model
-
-
-def restore(model: Model) -> Model:
-    """Undo `replace`, and return the model."""
-    kinds = {ours: theirs for theirs, ours in _REPLACEMENTS.items()}
-    for module in model.modules():
-        if type(module) in kinds:
-            vars(module).pop("key", None)
-            module.__class__ = kinds[type(module)]
-    return model
-
-
-def set_keys(model: nn.Module, key: Key | None) -> None:
-    """Give each dropout module of fastdrop in a model its own key, until the next `set_keys`.
-
-    Masks then depend on this key and the module's name only, not on the order of calls: for a run
-    that can be repeated from any step, call ``set_keys(model, key.fold_in(step))`` before each, and
-    for other masks on every rank, fold in the rank, too. A module that is called twice in a step
-    applies the same mask twice. None goes back to torch's generator.
-
-    Set the keys before the forward pass, and leave them until the backward pass is over: activation
-    checkpointing computes parts of the forward pass again.
-
-    >>> model = torch.nn.Sequential(fastdrop.torch.Dropout(), fastdrop.torch.Dropout())
-    >>> fastdrop.torch.set_keys(model, fd.Key(0).fold_in(10))
-    >>> x = torch.ones(8)
-    >>> torch.equal(model(x), model(x))
-    True
-    """
-    for name, module in model.named_modules():
-        if isinstance(module, _Module):
-            if key is None:
-                module.key = None
-                continue
-            words = key_tensor(key.fold_in(number_of(name)))
-            if module.key is None:
-                module.key = words
-            else:
-                with torch.no_grad():
-                    module.key.copy_(words)

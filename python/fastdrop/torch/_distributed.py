@@ -1,0 +1,65 @@
+"""Calls on distributed tensors: each rank drops its part of the mask of the whole."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributed.tensor import DTensor, Replicate, Shard
+from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
+
+from fastdrop._key import Key
+from fastdrop._recipe import Mask
+from fastdrop.blocks import BlockMask
+from fastdrop.torch._call import How, call, call_part
+from fastdrop.torch._keys import CallKeys
+
+
+def call_distributed(
+    how: How,
+    inputs: tuple[Tensor, ...],
+    key: Key | Tensor | CallKeys | None,
+    generator: torch.Generator | None,
+    mask: Mask | BlockMask | None,
+) -> DTensor:
+    """Drop in the local part of the first input, as one process would in the whole.
+
+    Every rank must draw the same key: seed torch alike on all of them, as DTensor requires.
+    """
+    for x in inputs:
+        if not isinstance(x, DTensor):
+            raise RuntimeError(
+                "all tensors of a call must be DTensors if one is, got a torch.Tensor; use "
+                "distribute_tensor"
+            )
+    x, *others = inputs
+    if any(not isinstance(placement, (Shard, Replicate)) for placement in x.placements):
+        raise RuntimeError(
+            "input must be placed by Shard or Replicate, for the mask of a sum is not the sum of "
+            f"masks, got {x.placements}; redistribute it first"
+        )
+    if type(key) is CallKeys and key.share is not None:
+        raise RuntimeError("set_keys must be given no rank for a model of DTensors, got one")
+    local = tuple(y.to_local() for y in (x, *(_placed_like(y, x) for y in others)))
+    shape, start = compute_local_shape_and_global_offset(x.shape, x.device_mesh, x.placements)
+    if mask is None:
+        y = call_part(how, local, False, key, generator, tuple(start), tuple(x.shape))
+    else:
+        at = [
+            0 if n == 1 else first for n, first in zip(mask.shape, start[-mask.ndim :], strict=True)
+        ]
+        extent = [min(n, m) for n, m in zip(mask.shape, shape[-mask.ndim :], strict=True)]
+        y = call(how, local, False, None, None, mask.region(at, extent), False)
+    return DTensor.from_local(
+        y, x.device_mesh, x.placements, run_check=False, shape=x.shape, stride=x.stride()
+    )
+
+
+def _placed_like(other: DTensor, x: DTensor) -> DTensor:
+    """Place a tensor that broadcasts to `x` so that its local part broadcasts to that of `x`."""
+    front = x.dim() - other.dim()
+    placements: list[Any] = []
+    for placement in x.placements:
+        axis = placement.dim - front if isinstance(placement, Shard) else -1
+        whole = axis < 0 or other.shape[axis] == 1
+        placements.append(Replicate() if whole else Shard(axis))
+    return other.redistribute(x.device_mesh, placements)

@@ -1,0 +1,241 @@
+"""The keys of a module's calls: numbered, held, or of a rank's part of a batch.
+
+A module whose calls have keys holds a `CallKeys`. A call takes the key of its number, and a call
+that torch repeats in the backward pass, for a checkpoint, takes the key that it had.
+"""
+
+import collections
+import itertools
+import threading
+import warnings
+import weakref
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from fastdrop import _core
+from fastdrop._key import Key
+from fastdrop._layer import Samples
+
+_LOWEST, _BEYOND = -(2**63), 2**63 - 1
+
+MOST_REPEATED = 1 << 16
+"""Calls since `set_keys` that a backward pass can repeat."""
+
+_key_of = _core.tensor_key
+_in_backward = torch._C._current_graph_task_id
+
+
+def draw(generator: torch.Generator | None) -> Tensor:
+    """Draw the 16 bytes of a key, valid until the next call in this thread."""
+    words: Tensor | None = getattr(_scratch, "words", None)
+    if words is None:
+        with torch.inference_mode(False):
+            words = _scratch.words = torch.empty(2, dtype=torch.int64, device="cpu")
+    if generator is None:
+        return words.random_(_LOWEST, _BEYOND)
+    return words.random_(_LOWEST, _BEYOND, generator=generator)
+
+
+_scratch = threading.local()
+
+
+def key_tensor(key: Key) -> Tensor:
+    """Return a key as a tensor of two int64, as compiled functions hold it.
+
+    >>> fastdrop.torch.key_tensor(fd.Key(0)).shape
+    torch.Size([2])
+    """
+    if type(key) is not Key:
+        raise TypeError(f"key must be a Key, got {type(key).__name__}")
+    return torch.from_numpy(key._words)
+
+
+class Share(NamedTuple):
+    """A rank's equal part of a batch, which lies along axis 0."""
+
+    rank: int
+    world_size: int
+    interleaved: bool
+    """Whether the ranks take examples in turn, as of `DistributedSampler`; else adjacent ones."""
+
+
+class CallKeys:
+    """The keys of a module's calls: one for all, or child n of it for call number n.
+
+    Without a key, each call takes one from torch's generator; this serves to hold it.
+
+    Where keys differ, a call also draws a token from torch's generator. A checkpoint restores the
+    generator before it repeats a call, which then draws the same token, and finds its key by it.
+    """
+
+    def __init__(
+        self,
+        key: Key | None,
+        share: Share | None = None,
+        numbered: bool = False,
+        held: bool = False,
+    ) -> None:
+        self._number = next(_numbers)
+        self.words = torch.tensor([0, 0, self._number])
+        _all[self._number] = self
+        self.reset(key, share, numbered)
+        self.held = held
+        self.samples: Samples | None = None
+
+    def reset(self, key: Key | None, share: Share | None = None, numbered: bool = False) -> None:
+        """Start again with another key."""
+        self.key, self.share, self.numbered = key, share, numbered
+        self.calls = 0
+        self.used = self.held = False
+        self._current: Key | None = None
+        self._taken: dict[Key, Key | None] = {}
+
+    def take(self) -> Key:
+        """Return the key of a call."""
+        if self.key is not None and not self.numbered:
+            if _in_backward() == -1:
+                self.calls += 1
+                if self.calls == 2 and not self.held:
+                    warnings.warn(_REPEATS, stacklevel=2)
+            return self.key
+        token: Key = _key_of(draw(None))
+        if _in_backward() != -1:
+            return self._repeated(token)
+        key = self._current if self.held else None
+        if key is None:
+            key = self._current = token if self.key is None else self.key.fold_in(self.calls)
+            self.calls += 1
+        # Two calls from one state of the generator cannot be told apart later.
+        self._taken[token] = key if self._taken.get(token, key) == key else None
+        if len(self._taken) > MOST_REPEATED:
+            del self._taken[next(iter(self._taken))]
+        return key
+
+    def number(self) -> int:
+        """Count a call, and return its number."""
+        if not self.held or self._current is None:
+            self._current = self.key
+            self.calls += 1
+        return self.calls - 1
+
+    def _repeated(self, token: Key) -> Key:
+        if token in self._taken:
+            key = self._taken[token]
+        elif self.key is None:
+            key = token
+        else:  # the generator was not restored, but there may be one key only
+            key = self._current if self.calls == 1 else None
+        if key is None:
+            raise RuntimeError(
+                "a call that the backward pass repeats must draw the mask it had: keep the keys of "
+                "set_keys until the backward pass is over, and checkpoint with "
+                "preserve_rng_state=True"
+            )
+        return key
+
+    def hold(self) -> None:
+        """From now on, give all calls the key of the next one."""
+        self.held, self._current = True, None
+
+    def release(self) -> None:
+        """End `hold`."""
+        self.held = False
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Make a copy that counts calls of its own."""
+        return CallKeys, (self.key, self.share, self.numbered, self.held)
+
+
+_REPEATS = (
+    "a dropout module ran again since set_keys, and applied the same mask; for other masks, call "
+    "set_keys before each run, or with numbered=True, and for the same, hold the module"
+)
+
+
+def drop(
+    module: Any,
+    keys: CallKeys | None,
+    function: Callable[..., Any],
+    *inputs: Tensor,
+    **options: Any,
+) -> Any:
+    """Call a function with a module's p, mode and key."""
+    if keys is not None:
+        keys.used = True
+    if keys is not None and keys.samples is not None:
+        return _drop_samples(module, keys, keys.samples, function, *inputs, **options)
+    return function(*inputs, p=module.p, training=module.training, key=keys, **options)
+
+
+def _drop_samples(
+    module: Any,
+    keys: CallKeys,
+    samples: Samples,
+    function: Callable[..., Any],
+    input: Tensor,
+    **options: Any,
+) -> Any:
+    """Call a function in a run of several samples: each part of axis 0 has its own key."""
+    if input.dim() == 0 or len(input) % samples.rows:
+        raise ValueError(
+            f"input must have the rows of {len(samples.keys)} samples, a multiple of "
+            f"{samples.rows}, along axis 0, got shape {tuple(input.shape)}"
+        )
+    number = keys.number()
+    results = []
+    for part, key in zip(input.chunk(len(samples.keys)), samples.keys, strict=True):
+        source = {"key": key.fold_in(number)}
+        if samples.shared:
+            _, mask = function(
+                part[:1].detach(), p=module.p, training=True, return_mask=True, **source
+            )
+            source = {"mask": mask}
+        results.append(function(part, p=module.p, training=True, **source, **options))
+    return input if options.get("inplace") else torch.cat(results)
+
+
+_numbers = itertools.count()
+_all: weakref.WeakValueDictionary[int, CallKeys] = weakref.WeakValueDictionary()
+
+
+def words_of_call(words: Tensor) -> Tensor:
+    """Return the key of a call of the module that has these words, as a tensor."""
+    calls = _all.get(int(words[2]))
+    if calls is None:
+        raise RuntimeError("the module that a compiled function calls must still exist")
+    return key_tensor(calls.take())
+
+
+WRAPPERS = frozenset(
+    ["module", "_module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module",
+     "_forward_module", "_original_module"]
+)  # fmt: skip
+"""Names under which wrappers keep their module: those of torch for parallel, averaged, compiled,
+sharded and checkpointed modules, and those of Opacus and Lightning."""
+
+
+def site_names(model: torch.nn.Module) -> dict[str, torch.nn.Module]:
+    """Return the modules of a model by their names as if no wrapper surrounded any.
+
+    Modules whose names differ by wrappers alone keep their full names.
+    """
+    full = dict(model.named_modules())
+    short = {name: _without_wrappers(full, name) for name in full}
+    # A wrapper and its module share a name; the module comes last, and is the one that drops.
+    leaves = [name for name, module in full.items() if next(module.children(), None) is None]
+    times = collections.Counter(short[name] for name in leaves)
+    return {short[name] if times[short[name]] == 1 else name: full[name] for name in leaves}
+
+
+def _without_wrappers(modules: dict[str, torch.nn.Module], name: str) -> str:
+    kept: list[str] = []
+    parts = name.split(".")
+    for n, part in enumerate(parts):
+        parent = modules[".".join(parts[:n])]
+        adapter = type(parent).__module__.startswith("peft.")
+        if part not in WRAPPERS and not (adapter and part in ("base_model", "model")):
+            kept.append(part)
+    return ".".join(kept)

@@ -1,0 +1,240 @@
+"""What is done to the dropout modules of a model: replacing them, keys, schedules, samples."""
+
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+from torch import Tensor, nn
+from torch.nn.modules.dropout import _DropoutNd
+
+from fastdrop._arguments import as_count, as_flag, shown
+from fastdrop._key import Key
+from fastdrop._layer import Samples, adapt
+from fastdrop.monte_carlo import number_of
+from fastdrop.torch._call import takes
+from fastdrop.torch._keys import CallKeys, Share, drop, site_names
+from fastdrop.torch.modules import (
+    AlphaDropout,
+    Dropout,
+    Dropout1d,
+    Dropout2d,
+    Dropout3d,
+    FeatureAlphaDropout,
+    _DropBlock,
+    _Fused,
+    _Module,
+)
+
+Model = TypeVar("Model", bound=nn.Module)
+
+KEYS = "_fastdrop_keys"
+"""Attribute of a module for the keys of its calls."""
+
+_FUNCTIONS: dict[type[nn.Module], Callable[..., Any]] = {
+    kind.__bases__[1]: kind._function
+    for kind in (Dropout, Dropout1d, Dropout2d, Dropout3d, AlphaDropout, FeatureAlphaDropout)
+}
+"""The functions of the modules of torch."""
+
+
+def _forward(function: Callable[..., Any], module: Any, input: Tensor) -> Any:
+    """Compute a module of torch by a function of fastdrop."""
+    if module.training and takes(input):
+        return drop(module, vars(module).get(KEYS), function, input, inplace=module.inplace)
+    return type(module).forward(module, input)
+
+
+class _Replaced(functools.partial[Any]):
+    """The `forward` of a module after `replace`."""
+
+
+class _Keyed(functools.partial[Any]):
+    """The `forward` of a module that was not replaced, but has keys."""
+
+
+def replace(model: Model) -> Model:
+    """Let fastdrop compute torch's dropout modules in a model, in place, and return the model.
+
+    Modules stay the same objects, of the same class: hooks, modes and names are kept, and what
+    looks for `torch.nn.Dropout` finds it. Subclasses of torch's modules are left alone, and so is
+    dropout that is not a module, as inside attention: see `install`.
+
+    >>> model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Dropout(0.1))
+    >>> type(fastdrop.torch.replace(model)[1]) is torch.nn.Dropout
+    True
+    >>> _ = fastdrop.torch.restore(model)
+    """
+    for module in model.modules():
+        if type(module) in _FUNCTIONS and _can_be_given_forward(module):
+            vars(module)["forward"] = _Replaced(_forward, _FUNCTIONS[type(module)], module)
+    return model
+
+
+def restore(model: Model) -> Model:
+    """Undo `replace` and `set_keys`, and return the model."""
+    for module in model.modules():
+        if isinstance(vars(module).get("forward"), (_Replaced, _Keyed)):
+            del module.forward
+        vars(module).pop(KEYS, None)
+    return model
+
+
+def _can_be_given_forward(module: nn.Module) -> bool:
+    """Return whether nobody else has given the module a `forward` of its own."""
+    return isinstance(vars(module).get("forward"), (_Replaced, _Keyed, type(None)))
+
+
+def _function_of(module: nn.Module) -> Callable[..., Any] | None:
+    """Return the function of a module that computes what a class of torch does, and no more."""
+    if not _can_be_given_forward(module):
+        return None
+    for kind, function in _FUNCTIONS.items():
+        if type(module).forward is kind.forward:
+            return function
+    return None
+
+
+def _give_keys(module: nn.Module, keys: CallKeys) -> None:
+    """Let the calls of a module take these keys."""
+    vars(module)[KEYS] = keys
+    if not isinstance(module, _Module) and "forward" not in vars(module):
+        vars(module)["forward"] = _Keyed(_forward, _function_of(module), module)
+
+
+def set_keys(
+    model: nn.Module,
+    key: Key | None,
+    *,
+    rank: int = 0,
+    world_size: int = 1,
+    interleaved: bool = False,
+    numbered: bool = False,
+) -> None:
+    """Give each dropout module of a model, torch's or fastdrop's, its own key.
+
+    A module's masks then depend on this key and the module's name only: for a run that can be
+    repeated from any step, call ``set_keys(model, key.fold_in(step))`` before each. The module
+    draws with ``key.fold_in(h)``, where h is the 8-byte BLAKE2b hash of its name, low byte first.
+    Wrappers around the model or its modules do not change names: those of torch for compiled,
+    parallel, sharded, checkpointed and averaged models, and PEFT's.
+
+    A module that runs again applies the same mask, and warns, unless its calls are numbered.
+    Activation checkpointing repeats calls, too, and they draw the masks they had: set the keys
+    before the forward pass, and leave them until the backward pass is over.
+
+    None goes back to torch's generator. Dropout that is not a module, as inside attention, keeps
+    drawing from it.
+
+    Parameters
+    ----------
+    model : Module
+        Model with dropout modules.
+    key : Key or None
+        Key of the step.
+    rank, world_size : int, default 0 and 1
+        Place of this rank's part in a batch that ranks share equally. Its masks are then its part
+        of one mask for the batch, along axis 0 of each module's input, and a run can go on with
+        another number of ranks. Without them, fold the rank into the key for masks of its own.
+    interleaved : bool, default False
+        Whether the ranks take examples in turn, as `torch.utils.data.DistributedSampler` deals
+        them out, and not adjacent parts.
+    numbered : bool, default False
+        Whether call number n since `set_keys` draws with child n of the module's key, as the layers
+        of NumPy do: for shared weights, accumulated microbatches and Monte Carlo samples.
+
+    Examples
+    --------
+    >>> model = torch.nn.Sequential(torch.nn.Dropout(), fastdrop.torch.Dropout())
+    >>> x, results = torch.ones(8), []
+    >>> for _ in range(2):
+    ...     fastdrop.torch.set_keys(model, fd.Key(0).fold_in(10))
+    ...     results.append(model(x))
+    >>> torch.equal(*results)
+    True
+    """
+    if key is not None and type(key) is not Key:
+        raise TypeError(f"key must be a Key or None, got {shown(key)}")
+    ranks, mine = as_count(world_size, "world_size", 1), as_count(rank, "rank")
+    if mine >= ranks:
+        raise ValueError(f"rank must be below world_size, {ranks}, got {mine}")
+    in_turn, counts = as_flag(interleaved, "interleaved"), as_flag(numbered, "numbered")
+    share = Share(mine, ranks, in_turn) if ranks > 1 else None
+    modules = {
+        name: module
+        for name, module in site_names(model).items()
+        if isinstance(module, _Module) or _function_of(module) is not None
+    }
+    if not modules:
+        raise ValueError(
+            "model must have dropout modules to give keys to, got none; dropout that is not a "
+            "module draws from torch's generator: use torch.manual_seed"
+        )
+    if share is not None and any(isinstance(module, _DropBlock) for module in modules.values()):
+        raise ValueError("world_size must be 1 for a model with DropBlock modules, got more")
+    for name, module in modules.items():
+        keys = vars(module).get(KEYS)
+        if key is None:
+            vars(module).pop(KEYS, None)
+            if isinstance(vars(module).get("forward"), _Keyed):
+                del module.forward
+        elif keys is None:
+            _give_keys(module, CallKeys(key.fold_in(number_of(name)), share, counts))
+        else:
+            keys.reset(key.fold_in(number_of(name)), share, counts)
+
+
+class _ModuleLayer:
+    """A dropout module as `PSchedule` and `MonteCarlo` see a layer."""
+
+    _of_weights = False
+
+    def __init__(self, module: _DropoutNd) -> None:
+        self._module = module
+        self._takes_rows = not isinstance(module, _Fused)
+        self._keys: CallKeys | None = None
+
+    @property
+    def p(self) -> float:
+        return self._module.p
+
+    @p.setter
+    def p(self, p: float) -> None:
+        self._module.p = p
+
+    @property
+    def inplace(self) -> bool:
+        return self._module.inplace
+
+    @contextmanager
+    def _sampling(self, samples: Samples) -> Iterator[None]:
+        """Draw these samples in any mode; restore the module afterwards."""
+        module = self._module
+        before = dict(vars(module))
+        held = before.get(KEYS)
+        keys = self._keys = CallKeys(samples.keys[0], None, True, held is not None and held.held)
+        if len(samples.keys) > 1 or samples.shared:
+            keys.samples = samples
+        try:
+            _give_keys(module, keys)
+            module.training = True
+            yield
+        finally:
+            vars(module).clear()
+            vars(module).update(before)
+
+    @property
+    def _was_called(self) -> bool:
+        return self._keys is not None and self._keys.used
+
+
+def _as_layer(layer: object) -> _ModuleLayer | None:
+    """Return a module that keys can be given to as a layer."""
+    if isinstance(layer, _Module):
+        return _ModuleLayer(layer)
+    if isinstance(layer, _DropoutNd) and _function_of(layer) is not None:
+        return _ModuleLayer(layer)
+    return None
+
+
+adapt(_as_layer)
