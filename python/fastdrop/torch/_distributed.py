@@ -5,7 +5,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor, Replicate, Shard
-from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
 from fastdrop._key import Key
 from fastdrop._recipe import Mask
@@ -32,7 +31,7 @@ def call_distributed(
                 "distribute_tensor"
             )
     x, *others = inputs
-    if any(not isinstance(placement, (Shard, Replicate)) for placement in x.placements):
+    if any(type(placement) not in (Shard, Replicate) for placement in x.placements):
         raise RuntimeError(
             "input must be placed by Shard or Replicate, for the mask of a sum is not the sum of "
             f"masks, got {x.placements}; redistribute it first"
@@ -40,9 +39,9 @@ def call_distributed(
     if type(key) is CallKeys and key.share is not None:
         raise RuntimeError("set_keys must be given no rank for a model of DTensors, got one")
     local = tuple(y.to_local() for y in (x, *(_placed_like(y, x) for y in others)))
-    shape, start = compute_local_shape_and_global_offset(x.shape, x.device_mesh, x.placements)
+    start, shape = _place(x)
     if mask is None:
-        y = call_part(how, local, False, key, generator, tuple(start), tuple(x.shape))
+        y = call_part(how, local, False, key, generator, start, tuple(x.shape))
     else:
         at = [
             0 if n == 1 else first for n, first in zip(mask.shape, start[-mask.ndim :], strict=True)
@@ -52,6 +51,21 @@ def call_distributed(
     return DTensor.from_local(
         y, x.device_mesh, x.placements, run_check=False, shape=x.shape, stride=x.stride()
     )
+
+
+def _place(x: DTensor) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return where the local part of a tensor begins in the whole, and its shape."""
+    start, shape = [0] * x.dim(), list(x.shape)
+    for ranks, rank, placement in zip(
+        x.device_mesh.shape, x.device_mesh.get_coordinate(), x.placements, strict=True
+    ):
+        if isinstance(placement, Shard):
+            axis = placement.dim
+            part = -(-shape[axis] // ranks)
+            first = min(rank * part, shape[axis])
+            start[axis] += first
+            shape[axis] = min(part, shape[axis] - first)
+    return tuple(start), tuple(shape)
 
 
 def _placed_like(other: DTensor, x: DTensor) -> DTensor:
