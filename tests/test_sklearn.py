@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fastdrop.sklearn import DropoutMLPClassifier, DropoutMLPRegressor
+from fastdrop.sklearn import _RULES, DropoutMLPClassifier, DropoutMLPRegressor
+from scipy.sparse import csc_matrix, csr_array, csr_matrix
 from sklearn.base import clone
 from sklearn.datasets import load_diabetes, load_digits
 from sklearn.model_selection import cross_val_score
@@ -45,13 +46,16 @@ def test_it_learns_digits_as_well_as_the_perceptron_of_scikit_learn() -> None:
     np.testing.assert_allclose(probabilities.sum(axis=1), 1.0)
 
 
-def test_gradients_are_those_of_finite_differences() -> None:
+@pytest.mark.parametrize("multilabel", [False, True])
+def test_gradients_are_those_of_finite_differences(multilabel: bool) -> None:
     """With the same key, so the same masks; Adam gets what is compared here."""
     rng = np.random.default_rng(0)
     X, y = rng.standard_normal((12, 5)), rng.integers(0, 3, 12)
+    targets = (y[:, np.newaxis] == np.arange(3)).astype(float)
+    if multilabel:
+        targets[0] = 1.0
     model = DropoutMLPClassifier((7, 6), dropout=0.3, input_dropout=0.2, alpha=0.1, max_iter=1)
-    model.fit(X, y)
-    targets = (y[:, np.newaxis] == model.classes_).astype(float)
+    model.fit(X, targets if multilabel else y)
     step, seen = model.t_, []
 
     def loss() -> float:
@@ -153,10 +157,112 @@ def test_a_seed_repeats_the_training_and_float32_stays() -> None:
     ("parameter", "value"),
     [
         ("dropout", 1.0), ("dropout", "a"), ("input_dropout", -0.1), ("max_iter", 0),
-        ("learning_rate", 0.0), ("batch_size", 0), ("hidden_layer_sizes", (0,)),
-        ("n_iter_no_change", 1.5),
+        ("learning_rate", 0.0), ("learning_rate", "adaptive"), ("batch_size", 0),
+        ("hidden_layer_sizes", (0,)), ("hidden_layer_sizes", 1.5), ("hidden_layer_sizes", None),
+        ("n_iter_no_change", 1.5), ("alpha", -1.0), ("alpha", "0"), ("alpha", np.nan),
+        ("tol", None), ("tol", -1.0), ("tol", np.inf), ("early_stopping", "yes"),
+        ("early_stopping", None), ("validation_fraction", 0.0), ("validation_fraction", 2),
+        ("random_state", -1), ("random_state", "seed"), ("random_state", True), ("verbose", "no"),
+        ("warm_start", 1), ("max_iter", True), ("dropout", True), ("batch_size", None),
     ],
 )  # fmt: skip
 def test_bad_parameters_are_named(parameter: str, value: Any) -> None:
-    with pytest.raises(ValueError, match=f"{parameter} must be .*, got"):
-        DropoutMLPClassifier(**{parameter: value}).fit([[0.0], [1.0]], [0, 1])
+    for kind in (DropoutMLPClassifier, DropoutMLPRegressor):
+        model = kind(**{parameter: value})
+        for fit in (model.fit, model.partial_fit):
+            with pytest.raises(ValueError, match=f"^{parameter} must be .*, got"):
+                fit([[0.0], [1.0]], [0, 1])
+        assert not hasattr(model, "coefs_")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("n_samples", 0), ("n_samples", 1.5), ("random_state", "x")]
+)
+def test_bad_arguments_of_samples_are_named(name: str, value: Any) -> None:
+    model = DropoutMLPClassifier(max_iter=1).fit([[0.0], [1.0]], [0, 1])
+    with pytest.raises(ValueError, match=f"^{name} must be .*, got"):
+        model.predict_std([[0.0]], **{name: value})
+
+
+def test_every_parameter_has_a_rule() -> None:
+    """Would catch a parameter that nobody checks."""
+    for kind in (DropoutMLPClassifier, DropoutMLPRegressor):
+        assert set(_RULES) == set(kind().get_params())
+
+
+@pytest.mark.parametrize("dtypes", [(np.float32, np.float64), (np.float64, np.float32)])
+@pytest.mark.parametrize("kind", [DropoutMLPClassifier, DropoutMLPRegressor])
+def test_the_weights_keep_the_dtype_of_the_first_samples(kind: Any, dtypes: Any) -> None:
+    X, y, X_test, _ = digits()
+    model = kind((16,), input_dropout=0.1, random_state=0)
+    same = clone(model)
+    for dtype in dtypes:
+        model.partial_fit(X.astype(dtype), y)
+        same.partial_fit(X.astype(dtype).astype(dtypes[0]), y)
+    assert {weight.dtype for weight in model._weights} == {np.dtype(dtypes[0])}
+    for dtype in dtypes:
+        assert np.array_equal(model.predict(X_test.astype(dtype)), same.predict(X_test))
+
+
+@pytest.mark.parametrize("sparse", [csr_matrix, csc_matrix, csr_array])
+@pytest.mark.parametrize("kind", [DropoutMLPClassifier, DropoutMLPRegressor])
+def test_sparse_samples_count_as_the_same_dense_ones(kind: Any, sparse: Any) -> None:
+    X, y, X_test, y_test = digits()
+    X[X < 0.5] = 0.0
+    model = kind((16,), input_dropout=0.2, max_iter=2, early_stopping=True, random_state=0)
+    dense, thin = clone(model).fit(X, y), model.fit(sparse(X), y)
+    for one, other in zip(dense._weights, thin._weights, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(
+        thin.predict_std(sparse(X_test), 3), dense.predict_std(X_test, 3), rtol=1e-9, atol=1e-12
+    )
+    assert thin.score(sparse(X_test), y_test) == pytest.approx(dense.score(X_test, y_test))
+    thin.set_params(early_stopping=False).partial_fit(sparse(X[:50]), y[:50])
+
+
+def test_several_labels_are_learnt_at_once() -> None:
+    X = np.random.default_rng(0).standard_normal((400, 6))
+    y = (X[:, :3] > 0.0).astype(int)
+    model = DropoutMLPClassifier((32,), learning_rate=0.01, early_stopping=True, random_state=0)
+    model.set_params(**QUICK).fit(X[:300], y[:300])
+    labels, chances = model.predict(X[300:]), model.predict_proba(X[300:])
+    assert labels.shape == chances.shape == model.predict_std(X[300:], 3).shape == (100, 3)
+    assert np.array_equal(labels, chances > 0.5)
+    assert model.score(X[300:], y[300:]) > 0.8
+    assert list(model.classes_) == [0, 1, 2]
+    with pytest.raises(ValueError, match="y must be an indicator matrix"):
+        model.set_params(early_stopping=False).partial_fit(X, y[:, 0])
+    with pytest.raises(ValueError, match="y must have 3 outputs, got 2"):
+        model.partial_fit(X, y[:, :2])
+    with pytest.raises(ValueError, match="y must be one label per sample"):
+        model.fit(X, y + np.arange(3))
+
+
+@pytest.mark.parametrize("kind", [DropoutMLPClassifier, DropoutMLPRegressor])
+def test_a_warm_start_goes_on_where_the_last_fit_ended(kind: Any) -> None:
+    X, y, _, _ = digits()
+    whole = kind((16,), max_iter=4, random_state=0).fit(X, y)
+    model = kind((16,), max_iter=2, random_state=0, warm_start=True).fit(X, y).fit(X, y)
+    assert model.n_iter_ == 2
+    assert np.array_equal(model.coefs_[0], whole.coefs_[0])
+    with pytest.raises(ValueError, match=r"^hidden_layer_sizes must stay"):
+        model.set_params(hidden_layer_sizes=(8,)).fit(X, y)
+    cold = model.set_params(hidden_layer_sizes=(16,), warm_start=False, max_iter=4)
+    assert np.array_equal(cold.fit(X, y).coefs_[0], whole.coefs_[0])
+
+
+@pytest.mark.parametrize("kind", [DropoutMLPClassifier, DropoutMLPRegressor])
+def test_what_is_missing_is_said(kind: Any) -> None:
+    for fit in (kind().fit, kind().partial_fit):
+        with pytest.raises(TypeError, match=r"^sample_weight is not supported, because"):
+            fit([[0.0], [1.0]], [0, 1], sample_weight=[1, 1])
+        with pytest.raises(TypeError, match=r"^there is no argument epochs"):
+            fit([[0.0], [1.0]], [0, 1], epochs=3)
+    with pytest.raises(ValueError, match=r"^early_stopping must be False for partial_fit"):
+        kind(early_stopping=True).partial_fit([[0.0], [1.0]], [0, 1])
+
+
+def test_classes_stay_those_of_the_first_call() -> None:
+    model = DropoutMLPClassifier().partial_fit([[0.0], [1.0]], [0, 1], classes=[0, 1, 2])
+    with pytest.raises(ValueError, match=r"^classes must be those of the first call"):
+        model.partial_fit([[0.0], [1.0]], [0, 1], classes=[0, 1])

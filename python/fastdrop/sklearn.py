@@ -11,18 +11,22 @@ True
 from collections.abc import Iterator
 from itertools import pairwise
 from numbers import Integral, Real
-from typing import Any, Self
+from typing import Any, Never, Self
 
 import numpy as np
 
 import fastdrop as fd
-from fastdrop._arguments import Array
+from fastdrop._arguments import Array, shown
 
 try:
     from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
     from sklearn.model_selection import train_test_split
     from sklearn.utils import check_random_state
-    from sklearn.utils.multiclass import check_classification_targets, unique_labels
+    from sklearn.utils.multiclass import (
+        check_classification_targets,
+        type_of_target,
+        unique_labels,
+    )
     from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_data
 except ImportError as error:
     raise ImportError("fastdrop.sklearn needs scikit-learn, which is not installed") from error
@@ -52,6 +56,7 @@ class _DropoutMLP(BaseEstimator):
         validation_fraction: float = 0.1,
         random_state: Any = None,
         verbose: bool = False,
+        warm_start: bool = False,
     ) -> None:
         self.hidden_layer_sizes = hidden_layer_sizes
         self.dropout = dropout
@@ -66,17 +71,22 @@ class _DropoutMLP(BaseEstimator):
         self.validation_fraction = validation_fraction
         self.random_state = random_state
         self.verbose = verbose
+        self.warm_start = warm_start
 
-    def fit(self, X: Any, y: Any) -> Self:
-        """Train from new weights, and return the estimator.
+    def fit(self, X: Any, y: Any, **unknown: Never) -> Self:
+        """Train from new weights, or with `warm_start` go on, and return the estimator.
 
-        `X` has shape (samples, features). Training ends after `max_iter` epochs, or when the loss,
-        or with `early_stopping` the score of held-out samples, has not improved by `tol` for
-        `n_iter_no_change` epochs; then the best weights are kept.
+        `X`, an array or a sparse matrix, has shape (samples, features). Training ends after
+        `max_iter` epochs, or when the loss, or with `early_stopping` the score of held-out samples,
+        has not improved by `tol` for `n_iter_no_change` epochs; then the best weights are kept.
         """
+        _refuse(unknown)
         self._check_parameters()
-        X, targets = self._validated(X, y, reset=True)
-        self._initialize(X, targets.shape[1])
+        goes_on = self.warm_start and hasattr(self, "coefs_")
+        X, targets = self._validated(X, y, reset=not goes_on)
+        if not goes_on:
+            self._initialize(X, targets.shape[1])
+        self.n_iter_ = 0
         held_out = None
         if self.early_stopping:
             X, held, targets, held_targets = train_test_split(
@@ -106,28 +116,17 @@ class _DropoutMLP(BaseEstimator):
         return self
 
     def _check_parameters(self) -> None:
-        for name in ("dropout", "input_dropout"):
-            if not 0.0 <= _real(getattr(self, name)) < 1.0:
-                raise ValueError(f"{name} must be a number in [0, 1), got {getattr(self, name)!r}")
-        if not _real(self.learning_rate) > 0.0:
-            raise ValueError(f"learning_rate must be a number above 0, got {self.learning_rate!r}")
-        for name in ("max_iter", "n_iter_no_change"):
-            if _count(getattr(self, name)) < 1:
-                raise ValueError(
-                    f"{name} must be an int of at least 1, got {getattr(self, name)!r}"
-                )
-        if self.batch_size != "auto" and _count(self.batch_size) < 1:
+        for name, (must, is_valid) in _RULES.items():
+            _check(getattr(self, name), name, must, is_valid)
+        sizes = tuple(len(bias) for bias in getattr(self, "intercepts_", ()))[:-1]
+        if self.warm_start and hasattr(self, "coefs_") and sizes != self._hidden():
             raise ValueError(
-                f"batch_size must be 'auto' or an int of at least 1, got {self.batch_size!r}"
-            )
-        if any(_count(n) < 1 for n in self._hidden()):
-            raise ValueError(
-                f"hidden_layer_sizes must be positive ints, got {self.hidden_layer_sizes!r}"
+                f"hidden_layer_sizes must stay {sizes} to go on with warm_start, "
+                f"got {self.hidden_layer_sizes!r}"
             )
 
-    def _hidden(self) -> tuple[Any, ...]:
-        sizes = self.hidden_layer_sizes
-        return (sizes,) if isinstance(sizes, Integral) else tuple(sizes)
+    def _hidden(self) -> tuple[int, ...]:
+        return _sizes(self.hidden_layer_sizes)
 
     def _initialize(self, X: Array, outputs: int) -> None:
         """Draw weights, uniform as of Glorot and Bengio (2010), and the key of all masks."""
@@ -150,15 +149,16 @@ class _DropoutMLP(BaseEstimator):
     def _weights(self) -> list[Array]:
         return [*self.coefs_, *self.intercepts_]
 
-    def _epoch(self, X: Array, targets: Array) -> None:
+    def _epoch(self, X: Any, targets: Array) -> None:
         """Train on all samples once, in a new order."""
-        size = min(200, len(X)) if self.batch_size == "auto" else min(self.batch_size, len(X))
-        order = self._random.permutation(len(X))
+        count = X.shape[0]
+        size = min(200 if self.batch_size == "auto" else self.batch_size, count)
+        order = self._random.permutation(count)
         total = 0.0
-        for first in range(0, len(X), size):
+        for first in range(0, count, size):
             batch = order[first : first + size]
-            total += self._step(X[batch], targets[batch]) * len(batch)
-        self.loss_ = total / len(X)
+            total += self._step(_dense(X[batch]), targets[batch]) * len(batch)
+        self.loss_ = total / count
         self.loss_curve_.append(self.loss_)
         self.n_iter_ += 1
 
@@ -193,15 +193,18 @@ class _DropoutMLP(BaseEstimator):
             weight -= rate * mean / (np.sqrt(square) + 1e-8)
         return loss
 
-    def _outputs(self, X: Array) -> Array:
+    def _outputs(self, X: Any) -> Array:
         """Return the outputs of the whole network, as in evaluation."""
         for weight, bias in zip(self.coefs_[:-1], self.intercepts_[:-1], strict=True):
             X = np.maximum(X @ weight + bias, 0)
         return X @ self.coefs_[-1] + self.intercepts_[-1]
 
-    def _samples(self, X: Array, n_samples: int, random_state: Any) -> Iterator[Array]:
+    def _samples(self, X: Any, n_samples: int, random_state: Any) -> Iterator[Array]:
         """Yield the outputs of thinned networks (Gal and Ghahramani, ICML 2016)."""
+        _check(n_samples, "n_samples", *_COUNT)
+        _check(random_state, "random_state", *_RULES["random_state"])
         root = fd.Key(check_random_state(random_state).randint(0, 2**31 - 1, 8).tolist())
+        X = _dense(X)
         for sample in range(n_samples):
             keys = root.fold_in(sample).split(len(self.coefs_))
             hidden = fd.dropout(X, self.input_dropout, rng=keys[0])
@@ -210,16 +213,16 @@ class _DropoutMLP(BaseEstimator):
                 hidden = fd.relu_dropout(sums, self.dropout, rng=key)
             yield hidden @ self.coefs_[-1] + self.intercepts_[-1]
 
-    def _checked(self, X: Any) -> Array:
+    def _checked(self, X: Any) -> Any:
         check_is_fitted(self, "coefs_")
-        array: Array = validate_data(self, X, reset=False, dtype=[np.float64, np.float32])
+        array = validate_data(self, X, reset=False, **_TAKES)
         return array.astype(self.coefs_[0].dtype, copy=False)
 
     def _std(self, values: Iterator[Array]) -> Array:
         deviation: Array = np.std(np.stack(list(values)), axis=0, dtype=np.float64)
         return deviation
 
-    def _validated(self, X: Any, y: Any, reset: bool) -> tuple[Array, Array]:
+    def _validated(self, X: Any, y: Any, reset: bool, classes: Any = None) -> tuple[Any, Array]:
         """Return checked samples, and targets of shape (samples, outputs)."""
         raise NotImplementedError
 
@@ -227,16 +230,33 @@ class _DropoutMLP(BaseEstimator):
         """Return the mean loss of a batch and its gradient with respect to the outputs."""
         raise NotImplementedError
 
-    def _merit(self, X: Array, targets: Array) -> float:
+    def _merit(self, X: Any, targets: Array) -> float:
         """Return the score of held-out samples."""
         raise NotImplementedError
 
-    def _partial(self, X: Array, targets: Array) -> Self:
-        if not hasattr(self, "coefs_"):
-            self._check_parameters()
+    def _partial(self, X: Any, y: Any, unknown: Any, classes: Any = None) -> Self:
+        _refuse(unknown)
+        self._check_parameters()
+        if self.early_stopping:
+            raise ValueError("early_stopping must be False for partial_fit, got True")
+        first = not hasattr(self, "coefs_")
+        X, targets = self._validated(X, y, first, classes)
+        if first:
             self._initialize(X, targets.shape[1])
-        self._epoch(X.astype(self.coefs_[0].dtype, copy=False), targets)
+        self._epoch(X, targets)
         return self
+
+    def _same(self, X: Any, targets: Array, reset: bool) -> tuple[Any, Array]:
+        """Return samples and targets in the dtype of the weights, or of the samples if `reset`."""
+        dtype = X.dtype if reset else self.coefs_[0].dtype
+        if not reset and targets.shape[1] != self.n_outputs_:
+            raise ValueError(f"y must have {self.n_outputs_} outputs, got {targets.shape[1]}")
+        return X.astype(dtype, copy=False), targets.astype(dtype)
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = True
+        return tags
 
 
 class DropoutMLPClassifier(ClassifierMixin, _DropoutMLP):
@@ -262,11 +282,13 @@ class DropoutMLPClassifier(ClassifierMixin, _DropoutMLP):
         Source of weights, batches and masks.
     verbose : bool, default False
         Whether to print the loss of every epoch.
+    warm_start : bool, default False
+        Whether `fit` goes on from the weights and averages of the last one.
 
     Attributes
     ----------
     classes_ : ndarray
-        The labels.
+        The labels; for an indicator matrix, the numbers of its columns.
     coefs_, intercepts_ : list of ndarray
         Weights, of shape (inputs, units), and biases of the layers.
     loss_curve_ : list of float
@@ -283,48 +305,75 @@ class DropoutMLPClassifier(ClassifierMixin, _DropoutMLP):
     ((1, 3), (1, 3))
     """
 
-    def partial_fit(self, X: Any, y: Any, classes: Any = None) -> Self:
+    def partial_fit(self, X: Any, y: Any, classes: Any = None, **unknown: Never) -> Self:
         """Train for one epoch on more samples; the first call needs all `classes`, or has them."""
-        if not hasattr(self, "coefs_"):
-            X, y = validate_data(
-                self, X, y, dtype=[np.float64, np.float32], reset=True, multi_output=False
-            )
-            check_classification_targets(y)
-            self.classes_ = unique_labels(y) if classes is None else unique_labels(classes)
-        return self._partial(*self._validated(X, y, reset=False))
+        return self._partial(X, y, unknown, classes)
 
     def predict_proba(self, X: Any) -> Array:
         """Return the probabilities of the classes, of shape (samples, classes)."""
-        return _softmax(self._outputs(self._checked(X)))
+        return self._probabilities(self._outputs(self._checked(X)))
 
     def predict(self, X: Any) -> Array:
-        """Return the most probable labels."""
-        best = self.predict_proba(X).argmax(axis=1)
-        labels: Array = self.classes_[best]
+        """Return the most probable labels, or an indicator matrix."""
+        outputs = self._outputs(self._checked(X))
+        if self._multilabel:
+            return (outputs > 0.0).astype(np.int64)
+        labels: Array = self.classes_[outputs.argmax(axis=1)]
         return labels
 
     def predict_std(self, X: Any, n_samples: int = 30, random_state: Any = 0) -> Array:
         """Return the standard deviation of the probabilities over networks with units dropped."""
         samples = self._samples(self._checked(X), n_samples, random_state)
-        return self._std(_softmax(outputs) for outputs in samples)
+        return self._std(self._probabilities(outputs) for outputs in samples)
 
-    def _validated(self, X: Any, y: Any, reset: bool) -> tuple[Array, Array]:
-        X, y = validate_data(self, X, y, dtype=[np.float64, np.float32], reset=reset)
+    def _probabilities(self, outputs: Array) -> Array:
+        return 0.5 + 0.5 * np.tanh(0.5 * outputs) if self._multilabel else _softmax(outputs)
+
+    def _validated(self, X: Any, y: Any, reset: bool, classes: Any = None) -> tuple[Any, Array]:
+        X, y = validate_data(self, X, y, reset=reset, multi_output=True, **_TAKES)
+        y = _dense(y)
+        if y.ndim == 2 and y.shape[1] == 1:
+            y = column_or_1d(y, warn=True)
         check_classification_targets(y)
+        multilabel = y.ndim == 2
+        if multilabel and type_of_target(y) != "multilabel-indicator":
+            raise ValueError("y must be one label per sample, or an indicator matrix of 0 and 1")
+        if multilabel:
+            known = np.arange(y.shape[1])
+        else:
+            known = unique_labels(y if classes is None else classes)
         if reset:
-            self.classes_ = unique_labels(y)
-        unknown = np.setdiff1d(y, self.classes_)
-        if unknown.size:
-            raise ValueError(f"y must have labels of classes {self.classes_}, got {unknown}")
-        return X, (y[:, np.newaxis] == self.classes_).astype(X.dtype)
+            self._multilabel, self.classes_ = multilabel, known
+        elif classes is not None and not np.array_equal(known, self.classes_):
+            raise ValueError(f"classes must be those of the first call, {self.classes_}")
+        if multilabel != self._multilabel:
+            raise ValueError("y must be an indicator matrix if, and only if, the first y was one")
+        if not multilabel:
+            unknown = np.setdiff1d(y, self.classes_)
+            if unknown.size:
+                raise ValueError(f"y must have labels of classes {self.classes_}, got {unknown}")
+            y = y[:, np.newaxis] == self.classes_
+        return self._same(X, y, reset)
 
     def _loss(self, outputs: Array, targets: Array) -> tuple[float, Array]:
-        probabilities = _softmax(outputs)
-        chosen = np.maximum((probabilities * targets).sum(axis=1), np.finfo(outputs.dtype).tiny)
-        return float(-np.log(chosen).mean()), (probabilities - targets) / len(targets)
+        probabilities = self._probabilities(outputs)
+        if self._multilabel:
+            losses = (np.logaddexp(0.0, outputs) - targets * outputs).sum(axis=1)
+        else:
+            chosen = (probabilities * targets).sum(axis=1)
+            losses = -np.log(np.maximum(chosen, np.finfo(outputs.dtype).tiny))
+        return float(losses.mean()), (probabilities - targets) / len(targets)
 
-    def _merit(self, X: Array, targets: Array) -> float:
-        return float((self._outputs(X).argmax(axis=1) == targets.argmax(axis=1)).mean())
+    def _merit(self, X: Any, targets: Array) -> float:
+        outputs = self._outputs(X)
+        if self._multilabel:
+            return float(((outputs > 0.0) == (targets > 0.0)).all(axis=1).mean())
+        return float((outputs.argmax(axis=1) == targets.argmax(axis=1)).mean())
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.classifier_tags.multi_label = True
+        return tags
 
 
 class DropoutMLPRegressor(RegressorMixin, _DropoutMLP):
@@ -339,9 +388,9 @@ class DropoutMLPRegressor(RegressorMixin, _DropoutMLP):
     (1,)
     """
 
-    def partial_fit(self, X: Any, y: Any) -> Self:
+    def partial_fit(self, X: Any, y: Any, **unknown: Never) -> Self:
         """Train for one epoch on more samples."""
-        return self._partial(*self._validated(X, y, reset=not hasattr(self, "coefs_")))
+        return self._partial(X, y, unknown)
 
     def predict(self, X: Any) -> Array:
         """Return predictions, of the shape of the targets."""
@@ -355,35 +404,106 @@ class DropoutMLPRegressor(RegressorMixin, _DropoutMLP):
     def _shaped(self, outputs: Array) -> Array:
         return outputs[:, 0] if self._flat else outputs
 
-    def _validated(self, X: Any, y: Any, reset: bool) -> tuple[Array, Array]:
-        X, y = validate_data(
-            self, X, y, dtype=[np.float64, np.float32], reset=reset, multi_output=True,
-            y_numeric=True,
-        )  # fmt: skip
+    def _validated(self, X: Any, y: Any, reset: bool, classes: Any = None) -> tuple[Any, Array]:
+        X, y = validate_data(self, X, y, reset=reset, multi_output=True, y_numeric=True, **_TAKES)
         if y.ndim == 2 and y.shape[1] == 1:
             y = column_or_1d(y, warn=True)
         if reset:
             self._flat = y.ndim == 1
-        return X, (y[:, np.newaxis] if y.ndim == 1 else y).astype(X.dtype)
+        return self._same(X, y[:, np.newaxis] if y.ndim == 1 else y, reset)
 
     def _loss(self, outputs: Array, targets: Array) -> tuple[float, Array]:
         error = outputs - targets
         return float(0.5 * (error * error).mean()), error / error.size
 
-    def _merit(self, X: Array, targets: Array) -> float:
+    def _merit(self, X: Any, targets: Array) -> float:
         residual = ((self._outputs(X) - targets) ** 2).sum()
         spread = ((targets - targets.mean(axis=0)) ** 2).sum()
         return float(1.0 - residual / spread) if spread else -float(residual)
 
 
+_TAKES: dict[str, Any] = {"dtype": [np.float64, np.float32], "accept_sparse": "csr"}
+
+
+def _dense(X: Any) -> Array:
+    """Return a sparse matrix as an array, and an array as it is."""
+    array: Array = X.toarray() if hasattr(X, "toarray") else X
+    return array
+
+
+def _refuse(unknown: dict[str, Any]) -> None:
+    """Raise TypeError for arguments that `fit` of scikit-learn's perceptron may have."""
+    if "sample_weight" in unknown:
+        raise TypeError(
+            "sample_weight is not supported, because repeated samples draw masks of their own: "
+            "resample X and y by weight instead"
+        )
+    if unknown:
+        raise TypeError(f"there is no argument {', '.join(unknown)}: parameters are set before")
+
+
 def _real(value: Any) -> float:
     """Return a number as a float; NaN for anything else."""
-    return float(value) if isinstance(value, Real) else np.nan
+    return np.nan if isinstance(value, bool) or not isinstance(value, Real) else float(value)
 
 
 def _count(value: Any) -> int:
     """Return an integer as an int; 0 for anything else."""
-    return int(value) if isinstance(value, Integral) else 0
+    return 0 if isinstance(value, bool) or not isinstance(value, Integral) else int(value)
+
+
+def _sizes(value: Any) -> tuple[int, ...]:
+    """Return the lengths of hidden layers; (0,) for anything else."""
+    try:
+        return tuple(map(_count, (value,) if isinstance(value, Integral) else value))
+    except TypeError:
+        return (0,)
+
+
+def _is_flag(value: Any) -> bool:
+    return isinstance(value, bool | np.bool_)
+
+
+def _is_seed(value: Any) -> bool:
+    try:
+        check_random_state(value)
+    except ValueError:
+        return False
+    return not _is_flag(value)
+
+
+_RATE = "a number in [0, 1)", lambda value: 0.0 <= _real(value) < 1.0
+_LEAST = "a finite number of at least 0", lambda value: 0.0 <= _real(value) < np.inf
+_COUNT = "an int of at least 1", lambda value: _count(value) >= 1
+_FLAG = "True or False", _is_flag
+_RULES: dict[str, tuple[str, Any]] = {
+    "hidden_layer_sizes": (
+        "an int of at least 1, or a sequence of them",
+        lambda value: min(_sizes(value), default=1) >= 1,
+    ),
+    "dropout": _RATE,
+    "input_dropout": _RATE,
+    "alpha": _LEAST,
+    "batch_size": (
+        "'auto' or an int of at least 1",
+        lambda value: _count(value) >= 1 or (isinstance(value, str) and value == "auto"),
+    ),
+    "learning_rate": ("a finite number above 0", lambda value: 0.0 < _real(value) < np.inf),
+    "max_iter": _COUNT,
+    "tol": _LEAST,
+    "n_iter_no_change": _COUNT,
+    "early_stopping": _FLAG,
+    "validation_fraction": ("a number in (0, 1)", lambda value: 0.0 < _real(value) < 1.0),
+    "random_state": ("None, an int of at least 0 or a RandomState", _is_seed),
+    "verbose": ("a bool or an int", lambda value: _is_flag(value) or isinstance(value, Integral)),
+    "warm_start": _FLAG,
+}
+"""What each parameter must be, and the test of it."""
+
+
+def _check(value: Any, name: str, must: str, is_valid: Any) -> None:
+    if not is_valid(value):
+        raise ValueError(f"{name} must be {must}, got {shown(value)}")
 
 
 def _softmax(outputs: Array) -> Array:
