@@ -169,9 +169,10 @@ MUTATIONS = [
     Mutation(
         "a layer keeps the plans of all its calls",
         "python/fastdrop/_layer.py",
-        "            y, self._plan = self._train(inputs, out, self._keys, False)\n        else:\n",
-        "            y, self._plan = self._train(inputs, out, self._keys, False)\n"
-        '            vars(self).setdefault("_plans", []).append(self._plan)\n'
+        "            y, self._last.plan = self._train(inputs, out, self._keys, False)\n"
+        "        else:\n",
+        "            y, self._last.plan = self._train(inputs, out, self._keys, False)\n"
+        '            vars(self).setdefault("_plans", []).append(self._last.plan)\n'
         "        else:\n",
         (MEMORY + "calls_leave_nothing_behind",),
     ),

@@ -439,7 +439,9 @@ def test_a_mask_is_checked_in_evaluation_too_and_handed_back_as_it_is() -> None:
     assert fd.dropout(images, mask=blocks, return_mask=True)[1] is blocks
     with pytest.raises(ValueError, match=r"^mask of shape \(7,\) does not broadcast to shape"):
         fd.dropout(X, mask=fd.Mask((7,), 0.4, as_key(KEY)), training=False)
-    with pytest.raises(TypeError, match=r"^mask must be a Mask or a boolean array, got float64$"):
+    with pytest.raises(
+        TypeError, match=r"^mask must be a Mask or a boolean array, got float64: use mask != 0$"
+    ):
         fd.dropout(X, mask=X)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match=r"^mask must be a Mask or a boolean array, got str$"):
         fd.dropout(X, mask="mask")  # type: ignore[arg-type]

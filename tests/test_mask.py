@@ -164,7 +164,7 @@ def test_regions_of_regions_count_from_the_whole() -> None:
 def test_arguments_of_methods_become_arrays_and_numbers_or_are_named() -> None:
     mask = fd.Mask((3,), 0.5, as_key(KEY))
     assert_same(mask.apply([1.0, 2.0, 3.0]), mask.apply(np.array([1.0, 2.0, 3.0])))
-    with pytest.raises(TypeError, match=r"^x must be a plain array, got MaskedArray$"):
+    with pytest.raises(TypeError, match=r"^x must be a plain array, got MaskedArray: use x.fill"):
         mask.apply(np.ma.ones(3))
     with pytest.raises(ValueError, match=r"^scale must be a finite number, got inf$"):
         mask.apply(np.ones(3), scale=math.inf)

@@ -1,14 +1,17 @@
 """Checks of arguments: from user input to checked values, once, in the public functions.
 
-Each error message is one sentence: which argument, what it must be, what it was. What a function
-does with its arguments is not here.
+Each error message is one sentence: which argument, what it must be, what it was, and how to mend
+it. What a function does with its arguments is not here.
 """
 
+import difflib
+import functools
+import inspect
 import itertools
 import math
 import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Literal, SupportsIndex, TypeAlias
+from typing import Any, Literal, NoReturn, SupportsIndex, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -19,6 +22,7 @@ Array: TypeAlias = NDArray[Any]
 Mode = Literal["inverted", "standard"]
 Axes = SupportsIndex | Sequence[SupportsIndex]
 Lengths = SupportsIndex | Sequence[SupportsIndex]
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 DTYPES = "float32, float64, float16, bfloat16, complex64 or complex128"
 
@@ -35,28 +39,68 @@ MOST_ARRAYS = 100_000
 # --- Arrays --------------------------------------------------------------------------------------
 
 
+def plain_array(x: Any, name: str) -> Array:
+    """Return `x` as a plain array of any dtype, without a copy if possible."""
+    return x if type(x) is _ndarray else _converted(x, name)
+
+
+def _converted(x: Any, name: str) -> Array:
+    """Return a container, a subclass of arrays or a scalar as a plain array."""
+    kind = type(x).__name__
+    mend = next((f"{name}.{how}" for has, how in _MENDS.items() if hasattr(type(x), has)), None)
+    if isinstance(x, np.matrix):
+        mend = f"np.asarray({name})"
+    if mend is not None:
+        raise TypeError(f"{name} must be a plain array, got {kind}: use {mend}")
+    if isinstance(x, np.ndarray):
+        return np.asarray(x)
+    graph = getattr(type(x), "__dask_graph__", None)
+    if graph is not None and graph(x) is not None:
+        raise TypeError(
+            f"{name} must be in memory, got {kind} of Dask: use fastdrop.dask, or {name}.compute()"
+        )
+    try:
+        if hasattr(x, "__dlpack__") and not hasattr(x, "__array__"):
+            return np.from_dlpack(x)
+        array = np.asarray(x)
+    except (TypeError, ValueError, RuntimeError, BufferError) as error:
+        reason = str(error).split("\n")[0].rstrip(".")
+        ours = " (or use fastdrop.torch)" if type(x).__module__.startswith("torch") else ""
+        raise TypeError(f"{name} must be an array, got {kind}: {reason}{ours}") from None
+    if array.dtype.kind in "OSU":
+        got = shown(x) if x is None or isinstance(x, str | bytes) else kind
+        got += f" of {array.dtype}" if hasattr(x, "__array__") else ""
+        raise TypeError(f"{name} must be an array of numbers, got {got}")
+    return array
+
+
+_MENDS = {"filled": "filled(0)", "toarray": "toarray()", "collect": "collect()"}
+"""By a method of masked, sparse and lazy containers, how to make a plain array of them."""
+
+
 def as_array(x: Any, name: str) -> Array:
-    """Return `x` as a plain array, without a copy if possible."""
-    if type(x) is _ndarray:
-        return x
-    if isinstance(x, (np.ma.MaskedArray, np.matrix)):
-        raise TypeError(f"{name} must be a plain array, got {type(x).__name__}")
-    if hasattr(x, "__dlpack__") and not hasattr(x, "__array__"):
-        return np.from_dlpack(x)
-    return np.asarray(x)
+    """Return `x` as a plain array; of arrays, the core checks the dtype."""
+    return x if type(x) is _ndarray else float_array(x, name)
 
 
 def float_array(x: Any, name: str) -> Array:
     """Return `x` as a plain array of a supported dtype; `x` itself if it is one."""
-    array = as_array(x, name)
-    if not works_on(array):
-        raise TypeError(f"{name} must have dtype {DTYPES}, got {array.dtype}")
-    return array
+    array = x if type(x) is _ndarray else _converted(x, name)
+    if works_on(array):
+        return array
+    numbers = array.dtype.kind in "biufc"
+    dtype = str(array.dtype) if numbers else array.dtype.type.__name__.rstrip("_")
+    got = dtype if isinstance(x, _ndarray) else f"{type(x).__name__} of {dtype}"
+    mend = f"{name}.astype(np.float32)"
+    if not hasattr(x, "astype"):
+        mend = f"{name} = np.asarray({name}), then {mend}"
+    mend = f": use {mend}" if array.dtype.kind in "biufO" else ""
+    raise TypeError(f"{name} must have dtype {DTYPES}, got {got}{mend}")
 
 
 def float_arrays(several: Any, name: str) -> list[Array]:
     """Return a sequence of arrays as a list; a single array is not a sequence."""
-    if isinstance(several, np.ndarray) or not isinstance(several, Iterable):
+    if hasattr(several, "__array__") or not isinstance(several, Iterable):
         raise TypeError(f"{name} must be a sequence of arrays, got {type(several).__name__}")
     arrays = [float_array(one, name) for one in itertools.islice(several, MOST_ARRAYS + 1)]
     if len(arrays) > MOST_ARRAYS:
@@ -80,7 +124,7 @@ def as_out(out: Any) -> Array:
     """Return `out` as a plain array over the same memory."""
     if not isinstance(out, np.ndarray):
         raise TypeError(f"out must be a numpy.ndarray, got {type(out).__name__}")
-    return as_array(out, "out")
+    return plain_array(out, "out")
 
 
 def check_inplace(x: object, array: Array) -> Array:
@@ -99,7 +143,7 @@ def check_inplace(x: object, array: Array) -> Array:
 
 def as_indices(indices: Any, length: int, shape: tuple[int, ...] | None = None) -> Array:
     """Return indices into an axis of `length` as an int64 array."""
-    array = as_array(indices, "indices")
+    array = plain_array(indices, "indices")
     if array.dtype.kind not in "iu" and array.size:
         raise TypeError(f"indices must be integers, got {array.dtype}")
     if shape is not None and array.shape != shape:
@@ -124,8 +168,21 @@ def probability(p: Any, name: str = "p") -> float:
     """Return a probability as a double; -0.0 becomes 0.0."""
     if type(p) is float and 0.0 <= p <= 1.0:
         return p + 0.0
-    number = _number(p, f"{name} must be a number in [0, 1]", lambda value: 0.0 <= value <= 1.0)
+    try:
+        number = _number(p, f"{name} must be a number in [0, 1]", lambda value: 0.0 <= value <= 1.0)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{error}{_meant_probability(p)}") from None
     return number + 0.0
+
+
+def _meant_probability(p: Any) -> str:
+    """Return, as the end of a message, the probability that text or a percentage stands for."""
+    try:
+        number = float(p.rstrip(" %")) if isinstance(p, str) else _real(p)
+    except (TypeError, ValueError, OverflowError):
+        return ""
+    number /= 100.0 if number >= 2.0 or (isinstance(p, str) and p.endswith("%")) else 1.0
+    return f": is {number:g} meant?" if 0.0 <= number <= 1.0 else ""
 
 
 def as_finite(number: Any, name: str) -> float:
@@ -194,6 +251,8 @@ def shown(value: Any) -> str:
     """Return how Python shows an argument; of a huge int the length, of a long text the start."""
     if isinstance(value, int) and value.bit_length() > 256:
         return f"an int of {value.bit_length()} bits"
+    if isinstance(value, np.ndarray) and value.size > 8:
+        return f"an array of shape {value.shape}"
     text = repr(value)
     return text if len(text) <= 500 else f"{text[:500]}..."
 
@@ -239,7 +298,7 @@ def as_axis_numbers(axes: Axes, name: str) -> tuple[int, ...]:
     """Return axes as a tuple of ints, before the array is known."""
     if type(axes) is tuple and not axes:
         return axes
-    if not isinstance(axes, np.ndarray):
+    if not isinstance(axes, np.ndarray | bool):
         try:
             return (operator.index(axes),)  # type: ignore[arg-type]
         except TypeError:
@@ -295,16 +354,26 @@ def as_flag(value: object, name: str) -> bool:
     return bool(value)
 
 
-def check_choice(value: object, name: str, one: str, other: str) -> None:
+def check_choice(value: object, name: str, one: str, other: str, mend: str = "") -> None:
     """Raise ValueError unless `value` is one of two strings."""
     if not (isinstance(value, str) and value in (one, other)):
-        raise ValueError(f"{name} must be {one!r} or {other!r}, got {value!r}")
+        raise ValueError(f"{name} must be {one!r} or {other!r}, got {shown(value)}{mend}")
 
 
 def check_mode(mode: object) -> None:
     """Raise ValueError unless `mode` is "inverted" or "standard"."""
     if mode is not INVERTED:
-        check_choice(mode, "mode", "inverted", "standard")
+        mend = _MODES.get(mode, "") if isinstance(mode, str) else ""
+        check_choice(mode, "mode", "inverted", "standard", mend)
+
+
+_MODES = {
+    "upscale_in_train": ": 'inverted' is the same",
+    "downscale_in_infer": ": 'standard' is the same",
+    **dict.fromkeys(("train", "training"), ": training=True drops"),
+    **dict.fromkeys(("eval", "evaluate", "test", "inference", "predict"), ": use training=False"),
+}
+"""Other names of modes, and what is meant by them."""
 
 
 def split_state(
@@ -320,3 +389,73 @@ def split_state(
                 f"state must have the entry {name}, got {sorted(map(str, state)) or 'none'}"
             )
     return [others.pop(name) for name in names], others
+
+
+# --- Unknown names -------------------------------------------------------------------------------
+
+_NAMES = [
+    ("p", "p is the probability to DROP", "rate ratio prob proba probability drop dropout"),
+    ("p", "p is the probability to DROP", "drop_prob drop_rate drop_ratio drop_p p_drop pdrop"),
+    ("p", "p is the probability to DROP", "dropout_rate dropout_prob dropout_p dropout_ratio"),
+    ("p", "p is the probability to DROP, 1 - {}", "keep_prob keep_rate keep_ratio keep keep_p"),
+    ("p", "p is the probability to DROP, 1 - {}", "retain retain_prob survival_prob"),
+    ("rng", "rng takes seeds, keys and Generators", "seed key generator random_state prng rngs"),
+    ("rng", "rng takes seeds, keys and Generators", "random_seed rng_key rng_collection random"),
+    ("key", "key=fd.Key(seed) is meant", "seed rng generator random_state prng random_seed"),
+    ("training", "training is its opposite", "deterministic inference test is_test eval"),
+    ("training", "training=True drops", "train is_training is_train train_mode phase"),
+    ("broadcast_dims", "broadcast_dims names all other axes, which share decisions", "axis axes"),
+    ("broadcast_dims", "broadcast_dims names its axes of length 1", "noise_shape mask_shape"),
+    ("broadcast_dims", "broadcast_dims names the axes that share decisions", "dim dims shared"),
+    ("channel_axis", "channel_axis=-1 is for channels last", "data_format channels_last layout"),
+    ("out", "out=x works in place", "inplace in_place"),
+    ("inplace", "inplace=True works in place", "out in_place"),
+    ("prefix", "prefix is this number", "num_prefix_tokens prefix_tokens"),
+    ("mode", "mode says when to scale", "scale scaling upscale scale_train scale_by_keep"),
+    ("inplace", "train(), eval() and calls decide that", "training train deterministic inference"),
+]
+"""What others call an argument: the name of ours, what to say of it, and their names."""
+
+
+def _meant(name: str, names: list[str]) -> str:
+    """Return which of `names` is meant by an unknown name, as the end of a sentence."""
+    for ours, text, theirs in _NAMES:
+        if ours in names and name.lower() in theirs.split():
+            return text.format(name)
+    close = difflib.get_close_matches(name.lower(), names, 1)
+    return f"is {close[0]} meant?" if close else f"it has {', '.join(names)}"
+
+
+def refuse(unknown: Iterable[str], function: Callable[..., Any]) -> NoReturn:
+    """Raise TypeError for keywords that `function` does not have, and say which are meant."""
+    layer = getattr(function, "__self__", None)
+    owner = function.__name__ if layer is None else f"a call of {type(layer).__name__}"
+    *names, _ = inspect.signature(function).parameters  # the last are unknown keywords
+    _refuse(next(iter(unknown)), names, owner)
+
+
+def _refuse(name: str, names: list[str], owner: str) -> NoReturn:
+    raise TypeError(f"{owner} has no argument {name!r}: {_meant(name, names)}")
+
+
+def refuse_attribute(name: str, layer: object, names: list[str]) -> NoReturn:
+    """Raise AttributeError for an attribute that a layer does not have, and say which is meant."""
+    owner = type(layer).__name__
+    raise AttributeError(f"{owner} has no attribute {name!r} to set: {_meant(name, names)}")
+
+
+def explained(function: Function) -> Function:
+    """Return an `__init__` whose errors say which argument is meant by an unknown keyword.
+
+    It adds to the time of a call. Functions take unknown keywords and pass them to `refuse`.
+    """
+    names = list(inspect.signature(function).parameters)
+
+    @functools.wraps(function)
+    def call(self: Any, *arguments: Any, **options: Any) -> Any:
+        for name in options:
+            if name not in names:
+                _refuse(name, names[1:], type(self).__name__)
+        return function(self, *arguments, **options)
+
+    return call  # type: ignore[return-value]

@@ -8,7 +8,8 @@ import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, ClassVar, Generic, Self, TypeVar
+from functools import cache
+from typing import Any, ClassVar, Generic, Never, Self, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -17,12 +18,18 @@ from fastdrop import _core
 from fastdrop._arguments import (
     Array,
     as_array,
+    as_axis_numbers,
     as_flag,
     as_out,
     as_unsigned,
     check_inplace,
+    check_mode,
+    explained,
     float_array,
     probability,
+    refuse,
+    refuse_attribute,
+    shown,
     split_state,
 )
 from fastdrop._config import STREAM_VERSION
@@ -51,6 +58,32 @@ def call_key(keys: _core.CallKeys) -> Iterator[Key]:
         raise
 
 
+class _LastCall:
+    """What a layer keeps of its last call, beside its attributes: these are checked when set."""
+
+    __slots__ = ("plan", "shapes", "x")
+
+    def __init__(self) -> None:
+        self.plan: Any = None
+        self.shapes: Any = None
+        self.x: Any = None
+
+
+def _as_mode(mode: Any, name: str) -> Any:
+    if mode is not None:
+        check_mode(mode)
+    return mode
+
+
+_CHECKS: dict[str, Callable[[Any, str], Any]] = {
+    "training": as_flag,
+    "inplace": as_flag,
+    "mode": _as_mode,
+    "broadcast_dims": as_axis_numbers,
+}
+"""Checks of attributes when they are set."""
+
+
 @dataclass(frozen=True)
 class Samples:
     """The keys of a layer during one run of a Monte Carlo model.
@@ -74,6 +107,9 @@ class Layer(Generic[Recipe]):
     `state_dict` saves everything that training changes. A copy, pickled or not, continues with the
     same masks but has no last call: call it once before `backward`.
 
+    Setting an attribute that a layer does not have, such as a misspelt one, is an AttributeError.
+    Subclasses of your own may add attributes.
+
     Attributes
     ----------
     p : float
@@ -96,13 +132,17 @@ class Layer(Generic[Recipe]):
     (True, 1, True)
     """
 
-    training: bool
+    training = True
+    _is_ours: ClassVar[bool] = True  # whether fastdrop defines the class
     _of_weights: ClassVar[bool] = False  # whether inputs are weights, with no examples along axis 0
     _options: ClassVar[dict[str, Any]] = {}  # the constructor's options and their defaults
     _samples: Samples | None = None
 
     def __init_subclass__(cls) -> None:
         """Make `forward` the call, and record the constructor's options for `repr`."""
+        cls._is_ours = cls.__module__.startswith("fastdrop.")
+        if cls._is_ours and "__init__" in vars(cls):
+            cls.__init__ = explained(cls.__init__)  # type: ignore[method-assign]
         if "__call__" in vars(cls):
             cls.forward = cls.__call__  # type: ignore[attr-defined]
         parameters = list(inspect.signature(cls.__init__).parameters.values())[1:]
@@ -116,7 +156,24 @@ class Layer(Generic[Recipe]):
         self.p = p
         self.training = True
         self._keys = _core.CallKeys(as_key(rng))
-        self._plan: Plan | None = None
+        self._last = _LastCall()
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set an attribute that the layer has; a subclass of the user's may add others."""
+        if name in _CHECKS:
+            value = _CHECKS[name](value, name)
+        if self._is_ours and name[0] != "_" and name not in (known := self._known()):
+            refuse_attribute(name, self, sorted(known))
+        object.__setattr__(self, name, value)
+
+    @classmethod
+    @cache
+    def _known(cls) -> set[str]:
+        """Return the names of attributes that can be set: options, properties and variables."""
+        names = {name for name in dir(cls) if name[0] != "_" and not callable(getattr(cls, name))}
+        for base in cls.__mro__:
+            names.update(vars(base).get("_options", ()), inspect.get_annotations(base))
+        return {name for name in names if name[0] != "_"}
 
     @property
     def p(self) -> float:
@@ -144,7 +201,8 @@ class Layer(Generic[Recipe]):
     @property
     def mask(self) -> Recipe | None:
         """Mask of the last call; None before the first call and after a call in evaluation."""
-        return None if self._plan is None else self._plan.recipe
+        plan = self._last.plan
+        return None if plan is None else plan.recipe
 
     def train(self, mode: bool = True) -> Self:
         """Switch to training mode (False: to evaluation), and return the layer."""
@@ -204,16 +262,16 @@ class Layer(Generic[Recipe]):
         another version.
         """
         self._keys, self._p = _checked_state(state)
-        self._plan = None
+        self._last = _LastCall()
 
     def _run(self, inputs: tuple[Array, ...], out: Array | None, training: bool | None) -> Array:
         """Make a call's plan, keep it, and return the result."""
-        if self._trains(training):
+        if self.training if training is None else self._trains(training):
             if self._samples is not None:
                 return self._sample(inputs, out, self._samples)
-            y, self._plan = self._train(inputs, out, self._keys, False)
+            y, self._last.plan = self._train(inputs, out, self._keys, False)
         else:
-            y, self._plan = self._evaluate(inputs, out)
+            y, self._last.plan = self._evaluate(inputs, out)
         return y
 
     def _trains(self, training: bool | None) -> bool:
@@ -224,7 +282,7 @@ class Layer(Generic[Recipe]):
 
     def _sample(self, inputs: tuple[Array, ...], out: Array | None, samples: Samples) -> Array:
         """Return the result of a call in a Monte Carlo run of one sample."""
-        y, self._plan = self._train(inputs, out, self._keys, False)
+        y, self._last.plan = self._train(inputs, out, self._keys, False)
         return y
 
     def _run_several(
@@ -247,9 +305,10 @@ class Layer(Generic[Recipe]):
         return plan.forward(inputs[0], out), plan
 
     def _last_plan(self) -> Any:
-        if self._plan is None:
+        plan = self._last.plan
+        if plan is None:
             raise RuntimeError("backward needs a forward call before it")
-        return self._plan
+        return plan
 
     @property
     def _takes_rows(self) -> bool:
@@ -269,7 +328,7 @@ class Layer(Generic[Recipe]):
         try:
             self.training = True
             self._keys = _core.CallKeys(samples.keys[0], 0, self._keys.state[1])
-            self._samples = samples
+            self._samples, self._last = samples, _LastCall()
             yield
         finally:
             vars(self).clear()
@@ -277,7 +336,7 @@ class Layer(Generic[Recipe]):
 
     def __getstate__(self) -> dict[str, Any]:
         keys = self.key, *self._keys.state
-        return {**vars(self), "_keys": keys, "_plan": None, "_stream": STREAM_VERSION}
+        return {**vars(self), "_keys": keys, "_last": None, "_stream": STREAM_VERSION}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         state = dict(state)
@@ -285,7 +344,7 @@ class Layer(Generic[Recipe]):
         if stream != STREAM_VERSION:
             raise ValueError(f"a pickled layer must be of stream {STREAM_VERSION}, got {stream}")
         vars(self).update(state)
-        self._keys = _core.CallKeys(*state["_keys"])
+        self._keys, self._last = _core.CallKeys(*state["_keys"]), _LastCall()
 
     def _shown(self) -> dict[str, Any]:
         """Return the options that `repr` shows: `inplace`, and all that differ from the default."""
@@ -338,12 +397,14 @@ class ElementwiseLayer(Layer[Recipe]):
 
     inplace = False
 
-    def __call__(self, x: ArrayLike, *, training: bool | None = None) -> Array:
+    def __call__(self, x: ArrayLike, *, training: bool | None = None, **unknown: Never) -> Array:
         """Apply the layer to an array, as its function does; `training` overrides the mode.
 
         `x` must be writeable if `inplace`. The result is `x` itself in place, and if there is
         nothing to do. A call that raises an error does not count.
         """
+        if unknown:
+            refuse(unknown, self.__call__)
         array = x if type(x) is _ndarray else as_array(x, "x")
         out = check_inplace(x, array) if self.inplace else None
         y = self._run((array,), out, training)
@@ -354,7 +415,7 @@ class ElementwiseLayer(Layer[Recipe]):
         (x,) = inputs
         if self._of_weights or len(samples.keys) == 1:
             whole = samples.shared and not self._of_weights
-            y, self._plan = self._train(inputs, out, self._keys, whole)
+            y, self._last.plan = self._train(inputs, out, self._keys, whole)
             return y
         if x.ndim == 0 or x.shape[0] % samples.rows:
             raise ValueError(
@@ -367,7 +428,7 @@ class ElementwiseLayer(Layer[Recipe]):
         split = (len(samples.keys), x.shape[0] // len(samples.keys), *x.shape[1:])  # always views
         for part, target, key in zip(x.reshape(split), y.reshape(split), samples.keys, strict=True):
             self._train((part,), target, _core.CallKeys(key, call), samples.shared)
-        self._plan = None
+        self._last.plan = None
         return y
 
     @property
@@ -429,11 +490,11 @@ def as_layers(layers: Any) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
     if one is not None:
         return (layers,), (one,)
     if not isinstance(layers, Iterable):
-        raise TypeError(f"layers must be layers of fastdrop, got {layers!r}")
+        raise TypeError(f"layers must be layers of fastdrop, got {shown(layers)}")
     several = tuple(layers)
     for layer in several:
         if _as_layer(layer) is None:
-            raise TypeError(f"layers must be layers of fastdrop, got {layer!r}")
+            raise TypeError(f"layers must be layers of fastdrop, got {shown(layer)}")
     if len(set(map(id, several))) != len(several):
         raise ValueError(f"layers must not name a layer twice, got {list(several)}")
     if not several:

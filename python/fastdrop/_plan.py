@@ -23,19 +23,20 @@ from numpy.typing import NDArray
 
 from fastdrop import _core
 from fastdrop._arguments import (
+    INVERTED,
     Array,
     Axes,
-    as_array,
     as_axes,
     as_flag,
     as_out,
     check_broadcast,
     float_array,
+    plain_array,
     probability,
     shown,
 )
 from fastdrop._key import NO_KEY, RNG, Key, as_key, check_rng
-from fastdrop._recipe import Mask, Recipe, inverse_keep, make_mask
+from fastdrop._recipe import Drawable, Mask, Recipe, inverse_keep, make_mask
 
 Keep: TypeAlias = Mask | Recipe | NDArray[np.bool_]
 """The type of `mask` arguments: a recipe that keeps or drops elements, or a boolean array."""
@@ -127,7 +128,7 @@ def run(
     elif numbers is not None:
         y, plan = _forward(operation, inputs, target, keep, p, shared, *numbers(p))
     else:
-        scale = training_scale(p, mode)
+        scale = inverse_keep(p) if mode is INVERTED else training_scale(p, mode)
         y, plan = _forward(operation, inputs, target, keep, p, shared, scale)
     if out is not target:
         y = out
@@ -162,14 +163,15 @@ def as_keep(mask: Keep, p: float, rng: RNG) -> tuple[Any, float]:
         raise ValueError("mask must not be given together with rng")
     if isinstance(mask, Mask):
         return mask, mask.p
-    keep: Any = mask
-    if hasattr(mask, "to_numpy") and hasattr(mask, "p"):
+    if isinstance(mask, Drawable):
         keep, p = mask.to_numpy(), mask.p
-    elif hasattr(mask, "__array__"):
-        keep = as_array(mask, "mask")
-    if not isinstance(keep, np.ndarray) or keep.dtype != np.bool_:
-        got = keep.dtype if isinstance(keep, np.ndarray) else type(mask).__name__
-        raise TypeError(f"mask must be a Mask or a boolean array, got {got}")
+    elif isinstance(mask, list | tuple) or hasattr(mask, "__array__") or hasattr(mask, "toarray"):
+        keep = plain_array(mask, "mask")
+    else:
+        raise TypeError(f"mask must be a Mask or a boolean array, got {type(mask).__name__}")
+    if keep.dtype != np.bool_:
+        mend = ": use mask != 0" if keep.dtype.kind in "iuf" else ""
+        raise TypeError(f"mask must be a Mask or a boolean array, got {keep.dtype}{mend}")
     return keep, p
 
 

@@ -4,13 +4,22 @@
 `shape`, `p`, `key`, `to_numpy`, `apply`, equality, a hash, pickles and a `repr` that reads back.
 """
 
-from typing import Any, Protocol, Self, SupportsFloat, final
+from typing import Any, Never, Protocol, Self, SupportsFloat, final
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
 from fastdrop import _core
-from fastdrop._arguments import Array, Lengths, as_array, as_finite, as_out, as_shape, probability
+from fastdrop._arguments import (
+    Array,
+    Lengths,
+    as_array,
+    as_finite,
+    as_out,
+    as_shape,
+    probability,
+    refuse,
+)
 from fastdrop._key import Key
 
 
@@ -92,8 +101,10 @@ class Mask(Drawable, _core.Mask):
 
     __slots__ = ()
 
-    def __new__(cls, shape: Lengths, p: SupportsFloat, key: Key) -> Self:
+    def __new__(cls, shape: Lengths, p: SupportsFloat, key: Key, **unknown: Never) -> Self:
         """Check the arguments and make the mask."""
+        if unknown:
+            refuse(unknown, cls)
         check_key(key)
         return _new(cls, as_shape(shape, "shape"), probability(p), key)
 

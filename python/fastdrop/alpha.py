@@ -1,11 +1,17 @@
 """Alpha dropout, for self-normalising networks: dropped elements take SELU's lower limit."""
 
 import math
-from typing import Any
+from typing import Any, Never
 
 from numpy.typing import ArrayLike
 
-from fastdrop._arguments import Array, Axes, as_array, as_axis_numbers, as_flag, feature_axes
+from fastdrop._arguments import (
+    Array,
+    Axes,
+    as_array,
+    feature_axes,
+    refuse,
+)
 from fastdrop._key import RNG
 from fastdrop._layer import ElementwiseLayer, MaskedLayer
 from fastdrop._plan import Keep, Numbers, as_shared, run
@@ -33,6 +39,7 @@ def alpha_dropout(
     mask: Keep | None = None,
     return_mask: bool = False,
     out: Array | None = None,
+    **unknown: Never,
 ) -> Any:
     r"""Set elements to SELU's lower limit, and keep mean 0 and variance 1.
 
@@ -58,6 +65,8 @@ def alpha_dropout(
     >>> print(f"{y.mean():.2f} {y.var():.2f}")
     -0.00 1.00
     """
+    if unknown:
+        refuse(unknown, alpha_dropout)
     array = as_array(x, "x")
     shared = as_shared(broadcast_dims, array.ndim, mask)
     return _alpha(array, p, training, shared, rng, mask, return_mask, out)
@@ -73,6 +82,7 @@ def feature_alpha_dropout(
     mask: Keep | None = None,
     return_mask: bool = False,
     out: Array | None = None,
+    **unknown: Never,
 ) -> Any:
     """Set whole channels to SELU's lower limit, and keep mean 0 and variance 1.
 
@@ -84,6 +94,8 @@ def feature_alpha_dropout(
     array([[[-0.779, -0.779, -0.779],
             [ 0.779,  0.779,  0.779]]])
     """
+    if unknown:
+        refuse(unknown, feature_alpha_dropout)
     array = as_array(x, "x")
     shared = feature_axes(array.shape, channel_axis)
     return _alpha(array, p, training, shared, rng, mask, return_mask, out)
@@ -135,9 +147,8 @@ class AlphaDropout(MaskedLayer[Mask], ElementwiseLayer[Mask]):
         broadcast_dims: Axes = (),
         rng: RNG = None,
     ) -> None:
+        self.inplace, self.broadcast_dims = inplace, broadcast_dims
         super().__init__(p, rng)
-        self.inplace = as_flag(inplace, "inplace")
-        self.broadcast_dims = as_axis_numbers(broadcast_dims, "broadcast_dims")
 
     def _shared(self, x: Array) -> tuple[int, ...]:
         return as_shared(self.broadcast_dims, x.ndim)

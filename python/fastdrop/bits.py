@@ -1,11 +1,11 @@
 """Random bits alone: a `Mask` drawn and inverted, True where it drops."""
 
-from typing import Literal, SupportsFloat, overload
+from typing import Literal, Never, SupportsFloat, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fastdrop._arguments import Lengths, as_flag, as_shape, probability
+from fastdrop._arguments import Lengths, as_flag, as_shape, probability, refuse
 from fastdrop._key import NO_KEY, RNG, as_key
 from fastdrop._recipe import make_mask
 
@@ -19,7 +19,7 @@ def bernoulli(
     shape: Lengths, p: SupportsFloat, rng: RNG = None, *, packed: Literal[True]
 ) -> NDArray[np.uint8]: ...
 def bernoulli(
-    shape: Lengths, p: SupportsFloat, rng: RNG = None, *, packed: bool = False
+    shape: Lengths, p: SupportsFloat, rng: RNG = None, *, packed: bool = False, **unknown: Never
 ) -> NDArray[np.bool_] | NDArray[np.uint8]:
     r"""Draw independent bits that are True with probability `p`.
 
@@ -38,6 +38,8 @@ def bernoulli(
     >>> fd.bernoulli((2, 4), 0.5, rng=1, packed=True)
     array([157], dtype=uint8)
     """
+    if unknown:
+        refuse(unknown, bernoulli)
     packed = as_flag(packed, "packed")
     lengths, rate = as_shape(shape, "shape"), probability(p)
     make_mask(lengths, rate, NO_KEY)  # raises before a Generator advances

@@ -7,7 +7,7 @@ compiled core draws the decisions; this file only spreads them over the blocks.
 import math
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, ClassVar, SupportsFloat
+from typing import Any, ClassVar, Never, SupportsFloat
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -22,6 +22,7 @@ from fastdrop._arguments import (
     as_lengths,
     feature_axes,
     probability,
+    refuse,
 )
 from fastdrop._key import RNG, Key
 from fastdrop._layer import RecipeLayer
@@ -159,6 +160,7 @@ def drop_block1d(
     mask: BlockMask | None = None,
     return_mask: bool = False,
     out: Array | None = None,
+    **unknown: Never,
 ) -> Any:
     """Drop stretches of sequences: `drop_block2d` for `x` of shape (batch, channels, length).
 
@@ -168,6 +170,8 @@ def drop_block1d(
     array([[0., 0., 0., 2., 2., 2., 2., 0., 0., 0.],
            [2., 2., 2., 2., 2., 2., 2., 2., 2., 2.]], dtype=float32)
     """
+    if unknown:
+        refuse(unknown, drop_block1d)
     return _drop_blocks(
         3, x, p, block_size, shared, channel_axis, scale_by_keep,
         training, rng, mask, return_mask, out,
@@ -187,6 +191,7 @@ def drop_block2d(
     mask: BlockMask | None = None,
     return_mask: bool = False,
     out: Array | None = None,
+    **unknown: Never,
 ) -> Any:
     r"""Drop rectangular blocks of images (DropBlock).
 
@@ -238,6 +243,8 @@ def drop_block2d(
            [2., 0., 0., 0., 2., 2., 2., 2.],
            [2., 2., 2., 2., 2., 2., 2., 2.]], dtype=float32)
     """
+    if unknown:
+        refuse(unknown, drop_block2d)
     return _drop_blocks(
         4, x, p, block_size, shared, channel_axis, scale_by_keep,
         training, rng, mask, return_mask, out,
@@ -257,6 +264,7 @@ def drop_block3d(
     mask: BlockMask | None = None,
     return_mask: bool = False,
     out: Array | None = None,
+    **unknown: Never,
 ) -> Any:
     """Drop blocks of volumes: `drop_block2d` for `x` with five axes.
 
@@ -269,6 +277,8 @@ def drop_block3d(
            [0., 0., 2., 2., 0., 0.],
            [0., 0., 2., 2., 0., 0.]], dtype=float32)
     """
+    if unknown:
+        refuse(unknown, drop_block3d)
     return _drop_blocks(
         5, x, p, block_size, shared, channel_axis, scale_by_keep,
         training, rng, mask, return_mask, out,

@@ -7,7 +7,7 @@ with logarithms for probabilities close to 0 or 1.
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, SupportsFloat, SupportsIndex
+from typing import Any, Never, SupportsFloat, SupportsIndex
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -21,6 +21,7 @@ from fastdrop._arguments import (
     check_broadcast,
     float_array,
     probability,
+    refuse,
     split_state,
 )
 from fastdrop._key import RNG, Key
@@ -160,6 +161,7 @@ def concrete_dropout(
     mask: ConcreteMask | None = None,
     return_mask: bool = False,
     out: Array | None = None,
+    **unknown: Never,
 ) -> Any:
     r"""Drop elements at random in a relaxed way, so that the probability to drop has a gradient.
 
@@ -199,6 +201,8 @@ def concrete_dropout(
     array([[0.  , 1.14, 1.98, 0.  ],
            [0.98, 2.  , 0.  , 1.76]], dtype=float32)
     """
+    if unknown:
+        refuse(unknown, concrete_dropout)
     array = float_array(x, "x")
     value, t = as_number(logit, "logit"), as_temperature(temperature)
 
@@ -218,6 +222,7 @@ def concrete_dropout_backward(
     temperature: SupportsFloat = 0.1,
     rng: RNG = None,
     mask: ConcreteMask | None = None,
+    **unknown: Never,
 ) -> tuple[Array, float]:
     r"""Return the gradients of `concrete_dropout` in training with respect to `x` and `logit`.
 
@@ -236,6 +241,8 @@ def concrete_dropout_backward(
     >>> bool(abs(dlogit - (above - below).sum() / 2e-6) < 1e-8)
     True
     """
+    if unknown:
+        refuse(unknown, concrete_dropout_backward)
     check_forward_mask(True, rng, mask)
     gradient, array = float_array(dy, "dy"), float_array(x, "x")
     value, t = as_number(logit, "logit"), as_temperature(temperature)
@@ -312,6 +319,7 @@ def concrete_regularization(
     *,
     weight_regularizer: SupportsFloat = 1e-6,
     dropout_regularizer: SupportsFloat = 1e-5,
+    **unknown: Never,
 ) -> tuple[float, Array, float]:
     r"""Return the loss term that keeps concrete dropout from dropping nothing, for one layer.
 
@@ -344,6 +352,8 @@ def concrete_regularization(
     >>> round(value, 9), round(float(dweight[0, 0]), 9), round(dlogit, 9)
     (-8.794e-06, 4e-06, 6e-06)
     """
+    if unknown:
+        refuse(unknown, concrete_regularization)
     array = float_array(weight, "weight")
     a = as_number(logit, "logit")
     count = as_number(as_count(inputs, "inputs"), "inputs", 0.0)
@@ -398,6 +408,8 @@ class ConcreteDropout(RecipeLayer[ConcreteMask]):
     0.493
     """
 
+    grad_logit: float | None = None
+
     def __init__(
         self,
         p: float = 0.1,
@@ -410,7 +422,6 @@ class ConcreteDropout(RecipeLayer[ConcreteMask]):
         self.temperature = as_temperature(temperature)
         self.weight_regularizer = as_number(weight_regularizer, "weight_regularizer", 0.0)
         self.dropout_regularizer = as_number(dropout_regularizer, "dropout_regularizer", 0.0)
-        self.grad_logit: float | None = None
         super().__init__(p, rng)
 
     @property

@@ -3,7 +3,7 @@
 Members that choose these axes themselves (channels, time steps, paths) are in `shared`.
 """
 
-from typing import Any, Literal, overload
+from typing import Any, Literal, Never, overload
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -14,11 +14,10 @@ from fastdrop._arguments import (
     Axes,
     Mode,
     as_array,
-    as_axis_numbers,
-    as_flag,
     check_mode,
     float_array,
     probability,
+    refuse,
 )
 from fastdrop._key import RNG
 from fastdrop._layer import ElementwiseLayer, MaskedLayer
@@ -65,6 +64,7 @@ def dropout(
     mask: Keep | None = None,
     return_mask: bool = False,
     out: Array | None = None,
+    **unknown: Never,
 ) -> Any:
     r"""Drop elements at random, and scale the others so that the expectation is unchanged.
 
@@ -132,12 +132,13 @@ def dropout(
     >>> fd.dropout(x, 0.5, training=False) is x
     True
     """
+    if unknown:
+        refuse(unknown, dropout)
     array = x if type(x) is _ndarray else as_array(x, "x")
     if mode is not INVERTED:
         check_mode(mode)
     shared = () if broadcast_dims is NO_AXES else as_shared(broadcast_dims, array.ndim, mask)
-    plain = rng is mask is out is None and return_mask is False
-    if training is False and mode == INVERTED and plain:
+    if training is return_mask is False and mode == INVERTED and rng is mask is out is None:
         probability(p)
         return float_array(array, "x")  # a shortcut: `run` would return the same
     return run("select", (array,), p, training, mode, shared, rng, mask, return_mask, out)
@@ -181,11 +182,9 @@ class Dropout(MaskedLayer[Mask], ElementwiseLayer[Mask]):
         rng: RNG = None,
     ) -> None:
         check_mode(mode)
+        self.inplace, self.mode, self.broadcast_dims = inplace, mode, broadcast_dims
         super().__init__(p, rng)
-        self.inplace = as_flag(inplace, "inplace")
-        self.mode = mode
-        self.broadcast_dims = as_axis_numbers(broadcast_dims, "broadcast_dims")
 
     def _shared(self, x: Array) -> tuple[int, ...]:
-        dims = self.broadcast_dims
+        dims: Any = self.broadcast_dims
         return as_shared(dims, x.ndim) if dims else dims

@@ -3,13 +3,13 @@
 Each equals its parts in sequence, up to rounding, without intermediate arrays.
 """
 
-from typing import Any, Literal
+from typing import Any, Literal, Never
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from fastdrop import _core
-from fastdrop._arguments import Array, Mode, as_array, check_choice, check_mode
+from fastdrop._arguments import Array, Mode, as_array, check_choice, check_mode, refuse
 from fastdrop._key import RNG
 from fastdrop._layer import ElementwiseLayer, MaskedLayer, sum_to
 from fastdrop._plan import Keep, Plan, check_forward_mask, run
@@ -29,6 +29,7 @@ def dropout_add(
     mask: Keep | None = None,
     return_mask: bool = False,
     out: Array | None = None,
+    **unknown: Never,
 ) -> Any:
     r"""Apply dropout to an array and add another: the end of a residual block.
 
@@ -52,6 +53,8 @@ def dropout_add(
     >>> fd.dropout_add(np.ones(6), np.full(6, 10.0), 0.5, rng=1)
     array([10., 12., 10., 10., 10., 12.])
     """
+    if unknown:
+        refuse(unknown, dropout_add)
     check_mode(mode)
     inputs = (as_array(x, "x"), as_array(residual, "residual"))
     return run("add", inputs, p, training, mode, (), rng, mask, return_mask, out)
@@ -69,6 +72,7 @@ def bias_dropout_add(
     mask: Keep | None = None,
     return_mask: bool = False,
     out: Array | None = None,
+    **unknown: Never,
 ) -> Any:
     r"""Add a bias, drop, and add another array.
 
@@ -82,6 +86,8 @@ def bias_dropout_add(
     array([[0., 6.],
            [0., 0.]])
     """
+    if unknown:
+        refuse(unknown, bias_dropout_add)
     check_mode(mode)
     inputs = (as_array(x, "x"), as_array(bias, "bias"), as_array(residual, "residual"))
     return run("bias_add", inputs, p, training, mode, (), rng, mask, return_mask, out)
@@ -97,6 +103,7 @@ def relu_dropout(
     mask: Keep | None = None,
     return_mask: bool = False,
     out: Array | None = None,
+    **unknown: Never,
 ) -> Any:
     r"""Rectify, then drop.
 
@@ -107,6 +114,8 @@ def relu_dropout(
     >>> fd.relu_dropout(np.array([1.0, 2.0, -3.0, 4.0]), 0.5, rng=1)
     array([0., 4., 0., 0.])
     """
+    if unknown:
+        refuse(unknown, relu_dropout)
     check_mode(mode)
     inputs = (as_array(x, "x"),)
     return run("relu", inputs, p, training, mode, (), rng, mask, return_mask, out)
@@ -122,6 +131,7 @@ def relu_dropout_backward(
     rng: RNG = None,
     mask: Keep | None = None,
     out: Array | None = None,
+    **unknown: Never,
 ) -> Any:
     """Return the gradient of `relu_dropout` with respect to `x`; at 0 it is 0.
 
@@ -131,6 +141,8 @@ def relu_dropout_backward(
     >>> fd.relu_dropout_backward(np.ones(4), x, 0.5, rng=fd.Key(1))
     array([0., 2., 0., 0.])
     """
+    if unknown:
+        refuse(unknown, relu_dropout_backward)
     return _backward("relu", dy, x, p, training, mode, rng, mask, out)
 
 
@@ -145,6 +157,7 @@ def gelu_dropout(
     mask: Keep | None = None,
     return_mask: bool = False,
     out: Array | None = None,
+    **unknown: Never,
 ) -> Any:
     r"""Apply the Gaussian error linear unit, then drop.
 
@@ -166,6 +179,8 @@ def gelu_dropout(
     >>> fd.gelu_dropout(np.array([1.0, 2.0, -3.0, 4.0]), 0.5, rng=1).round(4)
     array([0.   , 3.909, 0.   , 0.   ])
     """
+    if unknown:
+        refuse(unknown, gelu_dropout)
     check_mode(mode)
     operation, inputs = _gelu(approximate), (as_array(x, "x"),)
     return run(operation, inputs, p, training, mode, (), rng, mask, return_mask, out)
@@ -182,6 +197,7 @@ def gelu_dropout_backward(
     rng: RNG = None,
     mask: Keep | None = None,
     out: Array | None = None,
+    **unknown: Never,
 ) -> Any:
     """Return the gradient of `gelu_dropout` with respect to `x`.
 
@@ -193,6 +209,8 @@ def gelu_dropout_backward(
     >>> fd.gelu_dropout_backward(np.ones(4), x, 0.5, rng=fd.Key(1)).round(4)
     array([0.    , 2.1705, 0.    , 0.    ])
     """
+    if unknown:
+        refuse(unknown, gelu_dropout_backward)
     return _backward(_gelu(approximate), dy, x, p, training, mode, rng, mask, out)
 
 
@@ -268,16 +286,19 @@ class DropoutAdd(_Fused):
         out: Array | None = None,
         *,
         training: bool | None = None,
+        **unknown: Never,
     ) -> Array:
         """Return ``residual + dropout(x)``, as `dropout_add` does."""
+        if unknown:
+            refuse(unknown, self.__call__)
         y = self._run_several((as_array(x, "x"), as_array(residual, "residual")), out, training)
-        self._residual = np.shape(residual)
+        self._last.shapes = np.shape(residual)
         return y
 
     def backward(self, dy: ArrayLike) -> tuple[Array, Array]:
         """Return the gradients with respect to `x` and `residual` of the last call."""
         array = as_array(dy, "dy")
-        return self._last_plan().backward(array), sum_to(array, self._residual)
+        return self._last_plan().backward(array), sum_to(array, self._last.shapes)
 
 
 class BiasDropoutAdd(_Fused):
@@ -304,18 +325,22 @@ class BiasDropoutAdd(_Fused):
         out: Array | None = None,
         *,
         training: bool | None = None,
+        **unknown: Never,
     ) -> Array:
         """Return ``residual + dropout(x + bias)``, as `bias_dropout_add` does."""
+        if unknown:
+            refuse(unknown, self.__call__)
         inputs = (as_array(x, "x"), as_array(bias, "bias"), as_array(residual, "residual"))
         y = self._run_several(inputs, out, training)
-        self._bias, self._residual = np.shape(bias), np.shape(residual)
+        self._last.shapes = np.shape(bias), np.shape(residual)
         return y
 
     def backward(self, dy: ArrayLike) -> tuple[Array, Array, Array]:
         """Return the gradients with respect to `x`, `bias` and `residual` of the last call."""
         array = as_array(dy, "dy")
         dx = self._last_plan().backward(array)
-        return dx, sum_to(dx, self._bias), sum_to(array, self._residual)
+        bias, residual = self._last.shapes
+        return dx, sum_to(dx, bias), sum_to(array, residual)
 
 
 class ReluDropout(_Fused, ElementwiseLayer[Mask]):

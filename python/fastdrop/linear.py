@@ -8,7 +8,7 @@ stays in the cache. One mask for all examples is `drop_connect`, in `weights`.
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
-from typing import Any, SupportsIndex
+from typing import Any, Never, SupportsIndex
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
@@ -23,6 +23,7 @@ from fastdrop._arguments import (
     float_array,
     float_dtype,
     probability,
+    refuse,
     split_state,
 )
 from fastdrop._key import NO_KEY, RNG, Key
@@ -45,6 +46,7 @@ def drop_connect_linear(
     rng: RNG = None,
     mask: Mask | None = None,
     return_mask: bool = False,
+    **unknown: Never,
 ) -> Any:
     r"""Map linearly, with connections dropped at random for each example.
 
@@ -90,6 +92,8 @@ def drop_connect_linear(
            [2., 4.],
            [8., 4.]])
     """
+    if unknown:
+        refuse(unknown, drop_connect_linear)
     p, training = probability(p), as_flag(training, "training")
     return_mask = as_flag(return_mask, "return_mask")
     check_mode(mode)
@@ -110,6 +114,7 @@ def drop_connect_linear_backward(
     mode: Mode = "inverted",
     rng: RNG = None,
     mask: Mask | None = None,
+    **unknown: Never,
 ) -> tuple[Array, Array, Array]:
     r"""Return the gradients of `drop_connect_linear` in training: dx, dweight and dbias.
 
@@ -128,6 +133,8 @@ def drop_connect_linear_backward(
     array([[6., 4., 4., 2.],
            [2., 2., 4., 4.]])
     """
+    if unknown:
+        refuse(unknown, drop_connect_linear_backward)
     p = probability(p)
     check_mode(mode)
     check_forward_mask(True, rng, mask)
@@ -387,6 +394,11 @@ class DropConnectLinear(Layer[Mask]):
     ((3, 2), (3, 4), (2, 4))
     """
 
+    weight: Array
+    bias: Array | None
+    grad_weight: Array | None = None
+    grad_bias: Array | None = None
+
     def __init__(
         self,
         in_features: SupportsIndex,
@@ -409,23 +421,22 @@ class DropConnectLinear(Layer[Mask]):
         keys = self.key.split(2)
         self.weight = _initial_weights((outputs, inputs), inputs, keys[0], own)
         self.bias = _initial_weights((outputs,), inputs, keys[1], own) if has_bias else None
-        self.grad_weight: Array | None = None
-        self.grad_bias: Array | None = None
-        self._x: Array | None = None
 
-    def __call__(self, x: ArrayLike, *, training: bool | None = None) -> Array:
+    def __call__(self, x: ArrayLike, *, training: bool | None = None, **unknown: Never) -> Array:
         """Map examples of shape (..., in_features) to outputs of shape (..., out_features)."""
+        if unknown:
+            refuse(unknown, self.__call__)
         array, weight, bias = _linear_arrays(x, self.weight, self.bias)
         train = self._trains(training)
         with call_key(self._keys) if train else nullcontext(NO_KEY) as key:
             plan = _connections(array, weight, self._p, train, self.mode, key, None)
             y = plan.forward(array, weight, bias)
-        self._x, self._plan = array, plan
+        self._last.x, self._last.plan = array, plan
         return y
 
     def backward(self, dy: ArrayLike) -> Array:
         """Return the gradient with respect to the last input; set `grad_weight`, `grad_bias`."""
-        gradients = self._last_plan().backward(float_array(dy, "dy"), self._x, self.weight)
+        gradients = self._last_plan().backward(float_array(dy, "dy"), self._last.x, self.weight)
         dx, self.grad_weight, grad_bias = gradients
         self.grad_bias = None if self.bias is None else grad_bias
         array: Array = dx
@@ -450,7 +461,6 @@ class DropConnectLinear(Layer[Mask]):
         if self.bias is not None:
             self.bias[...] = bias
         self.grad_weight, self.grad_bias = None, None
-        self._x = None
 
     def __repr__(self) -> str:
         outputs, inputs = self.weight.shape

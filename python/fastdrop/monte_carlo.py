@@ -16,13 +16,12 @@ import hashlib
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from functools import partial
 from typing import Any, SupportsIndex
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastdrop._arguments import Array, as_array, as_count, as_flag
+from fastdrop._arguments import Array, as_count, as_flag, explained, plain_array
 from fastdrop._key import RNG, Key, as_key
 from fastdrop._layer import Layer, Samples, as_layers
 
@@ -86,6 +85,7 @@ class MonteCarlo:
     True
     """
 
+    @explained
     def __init__(
         self,
         model: Callable[[Any], Any],
@@ -161,12 +161,11 @@ class MonteCarlo:
                 raise TypeError(
                     f"layers must take the rows of a batch (or use samples), got {layer!r}"
                 )
-        array = x if _is_tensor(x) else as_array(x, "x")
+        array = x if _is_tensor(x) else plain_array(x, "x")
         if array.ndim == 0:
             raise ValueError("x must have the examples along axis 0, got an array without axes")
-        copies = (array.repeat if _is_tensor(x) else partial(np.tile, array))(
-            (count, *[1] * (array.ndim - 1))
-        )
+        times = (count, *[1] * (array.ndim - 1))
+        copies = array.repeat(times) if _is_tensor(x) else np.tile(array, times)
         keys = [self._key.fold_in(k) for k in range(start, start + count)]
         rows = count * max(1, len(array))
         y = _as_output(self._run(copies, keys, rows))
@@ -294,7 +293,7 @@ def _entropy(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _as_samples(samples: ArrayLike) -> Array:
-    array = as_array(samples, "samples")
+    array = plain_array(samples, "samples")
     if not np.can_cast(array.dtype, np.complex128):
         raise TypeError(f"samples must be numbers, got dtype {array.dtype}")
     if array.ndim == 0 or len(array) == 0:
@@ -303,7 +302,7 @@ def _as_samples(samples: ArrayLike) -> Array:
 
 
 def _as_probabilities(probabilities: ArrayLike) -> NDArray[np.float64]:
-    array = as_array(probabilities, "probabilities")
+    array = plain_array(probabilities, "probabilities")
     if not np.can_cast(array.dtype, np.float64):
         raise TypeError(f"probabilities must be real numbers, got dtype {array.dtype}")
     if array.ndim < 2 or 0 in (len(array), array.shape[-1]):

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Never
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -13,10 +13,9 @@ from fastdrop._arguments import (
     Axes,
     Lengths,
     as_array,
-    as_axis_numbers,
-    as_flag,
     as_out,
     probability,
+    refuse,
 )
 from fastdrop._key import RNG, Key
 from fastdrop._layer import RecipeLayer
@@ -93,6 +92,7 @@ def gaussian_dropout(
     mask: Noise | None = None,
     return_mask: bool = False,
     out: Array | None = None,
+    **unknown: Never,
 ) -> Any:
     r"""Multiply by normal noise with the mean and variance of dropout.
 
@@ -122,6 +122,8 @@ def gaussian_dropout(
     >>> fd.gaussian_dropout(np.ones(4), 0.5, rng=0).round(3)
     array([0.314, 0.455, 0.604, 0.342])
     """
+    if unknown:
+        refuse(unknown, gaussian_dropout)
     array = as_array(x, "x")
     shape = _drawn_shape(array.shape, as_shared(broadcast_dims, array.ndim, mask))
 
@@ -152,9 +154,8 @@ class GaussianDropout(RecipeLayer[Noise]):
         broadcast_dims: Axes = (),
         rng: RNG = None,
     ) -> None:
+        self.inplace, self.broadcast_dims = inplace, broadcast_dims
         super().__init__(p, rng)
-        self.inplace = as_flag(inplace, "inplace")
-        self.broadcast_dims = as_axis_numbers(broadcast_dims, "broadcast_dims")
 
     def _draw(self, shape: tuple[int, ...], key: Key) -> Noise:
         shape = _drawn_shape(shape, as_shared(self.broadcast_dims, len(shape)))

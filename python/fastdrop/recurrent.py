@@ -3,12 +3,12 @@
 Dropout that is shared along time is in `shared`.
 """
 
-from typing import Any
+from typing import Any, Never
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from fastdrop._arguments import Array, as_array, probability
+from fastdrop._arguments import Array, as_array, probability, refuse
 from fastdrop._key import RNG
 from fastdrop._layer import MaskedLayer, sum_to
 from fastdrop._plan import Keep, check_forward_mask, run, select
@@ -25,6 +25,7 @@ def zoneout(
     mask: Keep | None = None,
     return_mask: bool = False,
     out: Array | None = None,
+    **unknown: Never,
 ) -> Any:
     r"""Keep the previous state of some units in training; in evaluation, take the expectation.
 
@@ -56,6 +57,8 @@ def zoneout(
     >>> fd.zoneout(np.ones(4), np.zeros(4), 0.25, training=False)
     array([0.75, 0.75, 0.75, 0.75])
     """
+    if unknown:
+        refuse(unknown, zoneout)
     inputs = (as_array(new, "new"), as_array(previous, "previous"))
     return run("switch", inputs, p, training, "standard", (), rng, mask, return_mask, out)
 
@@ -67,6 +70,7 @@ def zoneout_backward(
     training: bool = True,
     rng: RNG = None,
     mask: Keep | None = None,
+    **unknown: Never,
 ) -> tuple[Array, Array]:
     """Return the gradients of `zoneout` with respect to `new` and `previous`.
 
@@ -78,6 +82,8 @@ def zoneout_backward(
     >>> fd.zoneout_backward(np.ones(4), 0.5, rng=fd.Key(1))
     (array([0., 1., 0., 0.]), array([1., 0., 1., 1.]))
     """
+    if unknown:
+        refuse(unknown, zoneout_backward)
     check_forward_mask(training, rng, mask)
     inputs = (as_array(dy, "dy"),)
     new = run("select", inputs, p, training, "standard", (), rng, mask, False, None)
@@ -112,13 +118,16 @@ class Zoneout(MaskedLayer[Mask]):
         out: Array | None = None,
         *,
         training: bool | None = None,
+        **unknown: Never,
     ) -> Array:
         """Return the next state, as `zoneout` does."""
+        if unknown:
+            refuse(unknown, self.__call__)
         y = self._run_several((as_array(new, "new"), as_array(previous, "previous")), out, training)
-        self._previous = np.shape(previous)
+        self._last.shapes = np.shape(previous)
         return y
 
     def backward(self, dy: ArrayLike) -> tuple[Array, Array]:
         """Return the gradients with respect to `new` and `previous` of the last call."""
         plan, array = self._last_plan(), as_array(dy, "dy")
-        return plan.backward(array), sum_to(plan.backward_other(array), self._previous)
+        return plan.backward(array), sum_to(plan.backward_other(array), self._last.shapes)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from fastdrop._arguments import as_count, as_flag, as_positive, probability
+from fastdrop._arguments import as_count, as_flag, as_positive, explained, probability
 from fastdrop._layer import Layer, as_layers
 
 __all__ = ["Constant", "Curriculum", "Early", "Late", "Linear", "Schedule"]
@@ -192,6 +192,7 @@ class PSchedule:
     0.5 0.5 0.5
     """
 
+    @explained
     def __init__(
         self,
         layers: Layer[Any] | Iterable[Layer[Any]],

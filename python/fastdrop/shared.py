@@ -5,7 +5,7 @@ gradient, apply the function to dy with the same key or mask.
 """
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal, overload
+from typing import Any, ClassVar, Literal, Never, overload
 
 from numpy.typing import ArrayLike
 
@@ -21,6 +21,7 @@ from fastdrop._arguments import (
     check_mode,
     feature_axes,
     probability,
+    refuse,
 )
 from fastdrop._key import RNG
 from fastdrop._plan import Keep, run
@@ -40,6 +41,7 @@ def feature_dropout(
     mask: Keep | None = None,
     return_mask: bool = False,
     out: Array | None = None,
+    **unknown: Never,
 ) -> Any:
     r"""Drop whole channels, of inputs with any number of other axes.
 
@@ -65,6 +67,8 @@ def feature_dropout(
     array([[[0., 0., 0.],
             [2., 2., 2.]]], dtype=float32)
     """
+    if unknown:
+        refuse(unknown, feature_dropout)
     return _features(x, None, p, training, mode, channel_axis, rng, mask, return_mask, out)
 
 
@@ -79,6 +83,7 @@ def dropout1d(
     mask: Keep | None = None,
     return_mask: bool = False,
     out: Array | None = None,
+    **unknown: Never,
 ) -> Any:
     """Drop whole channels of sequences: `feature_dropout` for `x` with three axes.
 
@@ -88,6 +93,8 @@ def dropout1d(
     array([[[0., 0., 0.],
             [2., 2., 2.]]], dtype=float32)
     """
+    if unknown:
+        refuse(unknown, dropout1d)
     return _features(x, 3, p, training, mode, channel_axis, rng, mask, return_mask, out)
 
 
@@ -102,6 +109,7 @@ def dropout2d(
     mask: Keep | None = None,
     return_mask: bool = False,
     out: Array | None = None,
+    **unknown: Never,
 ) -> Any:
     """Drop whole channels of images: `feature_dropout` for `x` with four axes.
 
@@ -111,6 +119,8 @@ def dropout2d(
     >>> y.mean(axis=(2, 3))
     array([[0., 2., 0., 0.]], dtype=float32)
     """
+    if unknown:
+        refuse(unknown, dropout2d)
     return _features(x, 4, p, training, mode, channel_axis, rng, mask, return_mask, out)
 
 
@@ -125,6 +135,7 @@ def dropout3d(
     mask: Keep | None = None,
     return_mask: bool = False,
     out: Array | None = None,
+    **unknown: Never,
 ) -> Any:
     """Drop whole channels of volumes: `feature_dropout` for `x` with five axes.
 
@@ -134,6 +145,8 @@ def dropout3d(
     >>> y.mean(axis=(1, 2, 4))
     array([[0., 2., 0., 0., 0., 2., 2., 0.]], dtype=float32)
     """
+    if unknown:
+        refuse(unknown, dropout3d)
     return _features(x, 5, p, training, mode, channel_axis, rng, mask, return_mask, out)
 
 
@@ -236,6 +249,7 @@ def locked_dropout(
     mask: Keep | None = None,
     return_mask: bool = False,
     out: Array | None = None,
+    **unknown: Never,
 ) -> Any:
     r"""Drop the same elements at every time step (variational dropout).
 
@@ -260,6 +274,8 @@ def locked_dropout(
     array([[0., 2., 0., 0., 0., 2.],
            [0., 2., 0., 0., 0., 2.]], dtype=float32)
     """
+    if unknown:
+        refuse(unknown, locked_dropout)
     check_mode(mode)
     array = as_array(x, "x")
     shared = (as_axis(time_axis, array.ndim, "time_axis"),)
@@ -305,6 +321,7 @@ def drop_path(
     mask: Keep | None = None,
     return_mask: bool = False,
     out: Array | None = None,
+    **unknown: Never,
 ) -> Any:
     r"""Drop the whole residual branch of a sample (stochastic depth).
 
@@ -335,6 +352,8 @@ def drop_path(
     array([[0., 0., 0.],
            [2., 2., 2.]], dtype=float32)
     """
+    if unknown:
+        refuse(unknown, drop_path)
     array = as_array(x, "x")
     shared = _path_axes(array.ndim, per, batch_axis)
     mode = "inverted" if as_flag(scale_by_keep, "scale_by_keep") else None
@@ -389,7 +408,7 @@ def drop_path_rates(
     p: float, depth: Sequence[int], *, stagewise: bool = False
 ) -> list[list[float]]: ...
 def drop_path_rates(
-    p: float, depth: int | Sequence[int], *, stagewise: bool = False
+    p: float, depth: int | Sequence[int], *, stagewise: bool = False, **unknown: Never
 ) -> list[float] | list[list[float]]:
     r"""Return the rates for the blocks of a network: from 0 at the first to `p` at the last.
 
@@ -404,6 +423,8 @@ def drop_path_rates(
     >>> fd.drop_path_rates(0.5, [2, 1], stagewise=True)
     [[0.0, 0.0], [0.5]]
     """
+    if unknown:
+        refuse(unknown, drop_path_rates)
     p = probability(p)
     as_flag(stagewise, "stagewise")
     if isinstance(depth, Sequence):

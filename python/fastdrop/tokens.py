@@ -5,7 +5,7 @@ A `PatchMask` is the recipe: the tokens with the smallest uniforms stay.
 
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any, SupportsIndex
+from typing import Any, Never, SupportsIndex
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -20,6 +20,7 @@ from fastdrop._arguments import (
     as_shape,
     float_array,
     probability,
+    refuse,
 )
 from fastdrop._key import NO_KEY, RNG, Key
 from fastdrop._layer import Layer, call_key
@@ -126,6 +127,7 @@ def patch_dropout(
     rng: RNG = None,
     mask: PatchMask | None = None,
     return_mask: bool = False,
+    **unknown: Never,
 ) -> Any:
     r"""Drop whole tokens of sequences, and return the shorter sequences.
 
@@ -183,6 +185,8 @@ def patch_dropout(
     array([[0, 3, 4],
            [0, 4, 5]])
     """
+    if unknown:
+        refuse(unknown, patch_dropout)
     rate = probability(p) if as_flag(training, "training") else 0.0 * probability(p)
     first = as_count(prefix, "prefix")
     as_flag(ordered, "ordered")
@@ -220,7 +224,10 @@ def _taken(x: Array, mask: PatchMask, indices: NDArray[np.int64]) -> Array:
 
 
 def patch_dropout_backward(
-    dy: ArrayLike, indices: ArrayLike | PatchMask, tokens: SupportsIndex | None = None
+    dy: ArrayLike,
+    indices: ArrayLike | PatchMask,
+    tokens: SupportsIndex | None = None,
+    **unknown: Never,
 ) -> Array:
     """Return the gradient of `patch_dropout`, zero for dropped tokens.
 
@@ -233,6 +240,8 @@ def patch_dropout_backward(
             [0., 0.],
             [3., 4.]]])
     """
+    if unknown:
+        refuse(unknown, patch_dropout_backward)
     array = float_array(dy, "dy")
     if isinstance(indices, PatchMask):
         return _Tokens(indices, (*indices.shape, *array.shape[2:])).backward(array)
@@ -295,9 +304,11 @@ class PatchDropout(Layer[PatchMask]):
         super().__init__(p, rng)
 
     def __call__(
-        self, x: ArrayLike, *, training: bool | None = None
+        self, x: ArrayLike, *, training: bool | None = None, **unknown: Never
     ) -> tuple[Array, NDArray[np.int64]]:
         """Return the tokens that stay and their positions, as `patch_dropout` does."""
+        if unknown:
+            refuse(unknown, self.__call__)
         array = float_array(x, "x")
         shape = _token_shape(array.shape)
         if self._trains(training):
@@ -305,11 +316,11 @@ class PatchDropout(Layer[PatchMask]):
                 mask = PatchMask(shape, self._p, key, self.prefix, self.ordered)
                 indices = mask.indices()
                 tokens = _taken(array, mask, indices)
-            self._plan = _Tokens(mask, array.shape)
+            self._last.plan = _Tokens(mask, array.shape)
         else:
             everything = PatchMask(shape, 0.0, NO_KEY, self.prefix, self.ordered)
             tokens, indices = array, everything.indices()
-            self._plan = _Tokens(None, array.shape)
+            self._last.plan = _Tokens(None, array.shape)
         return x if tokens is array and isinstance(x, np.ndarray) else tokens, indices
 
     def backward(self, dy: ArrayLike) -> Array:

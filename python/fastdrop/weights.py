@@ -7,7 +7,7 @@ weights, with the same key or mask.
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, Never
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -25,6 +25,7 @@ from fastdrop._arguments import (
     float_array,
     float_arrays,
     probability,
+    refuse,
 )
 from fastdrop._key import NO_KEY, RNG
 from fastdrop._layer import Layer, call_key
@@ -53,6 +54,7 @@ def embedding_dropout(
     mask: Keep | None = None,
     return_mask: bool = False,
     out: Array | None = None,
+    **unknown: Never,
 ) -> Any:
     r"""Drop whole words: rows of an embedding table.
 
@@ -89,6 +91,8 @@ def embedding_dropout(
     array([[2., 2.],
            [0., 0.]], dtype=float32)
     """
+    if unknown:
+        refuse(unknown, embedding_dropout)
     check_mode(mode)
     table = _as_table(weight)
     if indices is None:
@@ -117,6 +121,7 @@ def embedding_dropout_backward(
     mode: Mode = "inverted",
     rng: RNG = None,
     mask: Keep | None = None,
+    **unknown: Never,
 ) -> Array:
     """Return the gradient of `embedding_dropout` with `indices`, with respect to the table.
 
@@ -129,6 +134,8 @@ def embedding_dropout_backward(
     array([[0., 0.],
            [4., 4.]])
     """
+    if unknown:
+        refuse(unknown, embedding_dropout_backward)
     check_mode(mode)
     check_forward_mask(training, rng, mask)
     gradient = float_array(dy, "dy")
@@ -230,8 +237,11 @@ class EmbeddingDropout(_OfWeights):
         indices: ArrayLike | None = None,
         *,
         training: bool | None = None,
+        **unknown: Never,
     ) -> Array:
         """Return the table, or the rows of `indices`, as `embedding_dropout` does."""
+        if unknown:
+            refuse(unknown, self.__call__)
         if indices is None:
             return super().__call__(x, training=training)
         if self.inplace:
@@ -242,7 +252,7 @@ class EmbeddingDropout(_OfWeights):
         with call_key(self._keys) if train else nullcontext(NO_KEY) as key:
             plan = _lookup(table.shape, words, self._p, train, self.mode, key, None)
             y = plan.forward(table[words], None)
-        self._plan = plan
+        self._last.plan = plan
         return y
 
     def _shared(self, x: Array) -> tuple[int, ...]:
@@ -260,6 +270,7 @@ def drop_connect(
     mask: Keep | None = None,
     return_mask: bool = False,
     out: Array | None = None,
+    **unknown: Never,
 ) -> Any:
     r"""Drop connections: single weights, with one mask for all examples of a call.
 
@@ -272,6 +283,8 @@ def drop_connect(
     array([[0., 2., 0.],
            [0., 0., 2.]], dtype=float32)
     """
+    if unknown:
+        refuse(unknown, drop_connect)
     check_mode(mode)
     inputs = (float_array(weight, "weight"),)
     return run("select", inputs, p, training, mode, (), rng, mask, return_mask, out)
@@ -298,6 +311,7 @@ def weight_drop(
     rng: RNG = None,
     mask: Sequence[Keep] | None = None,
     return_mask: bool = False,
+    **unknown: Never,
 ) -> Any:
     """Drop connections of several recurrent weights, once for all time steps of a sequence.
 
@@ -325,6 +339,8 @@ def weight_drop(
     array([[0., 0.],
            [2., 0.]])
     """
+    if unknown:
+        refuse(unknown, weight_drop)
     p, training = probability(p), as_flag(training, "training")
     return_mask = as_flag(return_mask, "return_mask")
     check_mode(mode)
@@ -387,9 +403,11 @@ class WeightDrop(Layer[list[Mask]]):
         self.mode: Mode = mode
 
     def __call__(
-        self, weights: Sequence[ArrayLike], *, training: bool | None = None
+        self, weights: Sequence[ArrayLike], *, training: bool | None = None, **unknown: Never
     ) -> list[Array]:
         """Return the list of weights to use, as `weight_drop` does."""
+        if unknown:
+            refuse(unknown, self.__call__)
         arrays = float_arrays(weights, "weights")
         train = self._trains(training)
         results: list[tuple[Array, Any]]
@@ -403,7 +421,7 @@ class WeightDrop(Layer[list[Mask]]):
         else:
             results = [evaluate("select", (array,), None, self._p, self.mode) for array in arrays]
         shapes = [array.shape for array in arrays]
-        self._plan = _Several([plan for _, plan in results], shapes, train)
+        self._last.plan = _Several([plan for _, plan in results], shapes, train)
         return [y for y, _ in results]
 
     def backward(self, gradients: Sequence[ArrayLike]) -> list[Array]:

@@ -58,8 +58,17 @@ pub(super) fn dtype_name(dtype: &Bound<'_, PyArrayDescr>) -> String {
         b'u' => format!("uint{}", 8 * size),
         b'f' => format!("float{}", 8 * size),
         b'c' => format!("complex{}", 8 * size),
-        _ => dtype.typeobj().name().map_or_else(|_| (kind as char).to_string(), |name| name.to_string()),
+        _ => {
+            let name = dtype.typeobj().name();
+            name.map_or_else(|_| (kind as char).to_string(), |name| name.to_string().trim_end_matches('_').to_owned())
+        }
     }
+}
+
+/// The end of an error message: how to convert an array of this dtype, if its elements may be numbers.
+pub(super) fn mend(dtype: &Bound<'_, PyArrayDescr>, name: &str) -> String {
+    let numbers = matches!(dtype.kind(), b'b' | b'i' | b'u' | b'f' | b'O');
+    if numbers { format!(": use {name}.astype(np.float32)") } else { String::new() }
 }
 
 pub(super) fn swapped(dtype: &Bound<'_, PyArrayDescr>) -> bool {

@@ -7,8 +7,8 @@ use smallvec::SmallVec;
 
 use super::arguments::{DETACH, detached};
 use super::arrays::{
-    Steps, axes, broadcast, check_out, data, dtype, dtype_name, element, empty, empty_like, may_overlap, mismatch,
-    shared_steps, surely_disjoint, swapped,
+    Steps, axes, broadcast, check_out, data, dtype, dtype_name, element, empty, empty_like, may_overlap, mend,
+    mismatch, shared_steps, surely_disjoint, swapped,
 };
 use super::mask::PyMask;
 use crate::driver;
@@ -149,8 +149,8 @@ pub(super) fn elementwise<'py>(
 
 pub(super) fn checked_element(x: &Array<'_>, name: &str) -> PyResult<Element> {
     element(&dtype(x)).ok_or_else(|| {
-        let dtype = dtype_name(&dtype(x));
-        PyTypeError::new_err(format!("{name} must have dtype {DTYPES}, got {dtype}"))
+        let (dtype, mend) = (dtype_name(&dtype(x)), mend(&dtype(x), name));
+        PyTypeError::new_err(format!("{name} must have dtype {DTYPES}, got {dtype}{mend}"))
     })
 }
 
