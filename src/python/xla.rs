@@ -38,6 +38,7 @@ mod ffi {
     pub(super) const S32: c_uint = 4;
     pub(super) const S64: c_uint = 5;
     pub(super) const U32: c_uint = 8;
+    pub(super) const U64: c_uint = 9;
     pub(super) const F16: c_uint = 10;
     pub(super) const F32: c_uint = 11;
     pub(super) const F64: c_uint = 12;
@@ -187,10 +188,11 @@ fn unexpected(what: &str) -> Failure {
 
 /// Multiplies kept elements by 1 / (1 - p) and sets the others to 0.
 ///
-/// Operands: the elements; the key, 4 uint32; p, a float, unless it is an attribute; and the position of the first
-/// element in the whole, if it is not the first, an integer per axis. All may have more axes in front, as many as the
-/// first operand, along which there is a call for each position; there a length of 1 broadcasts. Attributes: `whole`,
-/// the mask's whole shape, which is 1 along axes that share decisions; and `p`.
+/// Operands: the elements; the key, 4 uint32; the lengths that are -1 in `whole`, integers, if there are any; p, a float,
+/// unless it is an attribute; and the position of the first element in the whole, if it is not the first, an integer per
+/// axis. All may have more axes in front, as many as the first operand, along which there is a call for each position;
+/// there a length of 1 broadcasts. Attributes: `whole`, the mask's whole shape, which is 1 along axes that share
+/// decisions; and `p`.
 unsafe extern "C" fn dropout(frame: *mut ffi::CallFrame) -> *mut c_void {
     // SAFETY: XLA promises a frame that is valid for the call.
     unsafe { handle(frame, apply_masks) }
@@ -198,7 +200,7 @@ unsafe extern "C" fn dropout(frame: *mut ffi::CallFrame) -> *mut c_void {
 
 /// The blocks of keys.
 ///
-/// Operands: the key, 4 uint32; the index, a uint32. Axes in front as for `dropout`. Attribute: `tag`, an int64.
+/// Operands: the key, 4 uint32; the index, a uint32 or uint64. Axes in front as for `dropout`. Attribute: `tag`, an int64.
 unsafe extern "C" fn blocks(frame: *mut ffi::CallFrame) -> *mut c_void {
     // SAFETY: as above.
     unsafe { handle(frame, draw_blocks) }
@@ -268,6 +270,26 @@ impl Operand<'_> {
         let (mine, last) = self.dims.split_at(self.dims.len().saturating_sub(inner.len()));
         mine.len() == front.len() && last == inner && mine.iter().zip(front).all(|(len, of)| len == of || *len == 1)
     }
+
+    fn is_integer(&self) -> bool {
+        matches!(self.dtype, ffi::S32 | ffi::S64)
+    }
+
+    /// The integer at a position after an offset in bytes; a negative one exceeds every length.
+    ///
+    /// # Safety
+    /// The operand must be of integers, and have one there.
+    unsafe fn integer(&self, offset: isize, index: usize) -> u64 {
+        let from = self.first.wrapping_offset(offset).cast_const();
+        // SAFETY: the caller vouches for it.
+        let number = unsafe {
+            match self.dtype {
+                ffi::S32 => i64::from(from.cast::<i32>().add(index).read_unaligned()),
+                _ => from.cast::<i64>().add(index).read_unaligned(),
+            }
+        };
+        number as u64
+    }
 }
 
 /// # Safety
@@ -286,7 +308,7 @@ unsafe fn operand<'a>(buffers: &'a ffi::Buffers, index: usize) -> Option<Operand
     let size = match buffer.dtype {
         ffi::F16 | ffi::BF16 => 2,
         ffi::F32 | ffi::U32 | ffi::S32 => 4,
-        ffi::F64 | ffi::C64 | ffi::S64 => 8,
+        ffi::F64 | ffi::C64 | ffi::S64 | ffi::U64 => 8,
         ffi::C128 => 16,
         _ => return None,
     };
@@ -325,11 +347,14 @@ unsafe fn apply_masks(frame: &ffi::CallFrame) -> Result<(), Failure> {
         (Some(out), Some(x), Some(key)) if frame.stage == ffi::EXECUTE => (out, x, key),
         _ => return Err(unexpected("operand")),
     };
-    // SAFETY: as above.
-    let (p, start) = unsafe {
-        let next = if fixed.is_none() { 3 } else { 2 };
-        (fixed.map_or_else(|| operand(operands, 2), |_| None), operand(operands, next))
+    let unknown = whole.iter().filter(|len| **len < 0).count();
+    let mut next = 2;
+    let mut take = |given: bool| {
+        next += usize::from(given);
+        // SAFETY: as above.
+        given.then(|| unsafe { operand(operands, next - 1) }).flatten()
     };
+    let (lengths, p, start) = (take(unknown > 0), take(fixed.is_none()), take(true));
     let element = match out.dtype {
         ffi::F16 => Element::F16,
         ffi::BF16 => Element::Bf16,
@@ -345,13 +370,23 @@ unsafe fn apply_masks(frame: &ffi::CallFrame) -> Result<(), Failure> {
         && key.dtype == ffi::U32
         && key.fits(front, &[4])
         && (fixed.is_some() || p.is_some_and(|p| matches!(p.dtype, ffi::F32 | ffi::F64) && p.fits(front, &[])))
-        && start
-            .is_none_or(|start| matches!(start.dtype, ffi::S32 | ffi::S64) && start.fits(front, &[whole.len() as i64]));
+        && (unknown == 0
+            || lengths
+                .is_some_and(|lengths| lengths.is_integer() && lengths.dims.iter().product::<i64>() == unknown as i64))
+        && start.is_none_or(|start| start.is_integer() && start.fits(front, &[whole.len() as i64]));
     if !fits {
         return Err(unexpected("shape"));
     }
     let shape: SmallVec<[usize; 6]> = inner.iter().map(|len| *len as usize).collect();
-    let whole: Dims = whole.iter().map(|len| *len as u64).collect();
+    let mut given = 0..unknown;
+    let whole: Dims = whole
+        .iter()
+        .map(|len| match (*len, lengths) {
+            // SAFETY: there is a length for each that is unknown.
+            (..0, Some(lengths)) => given.next().map_or(0, |index| unsafe { lengths.integer(0, index) }),
+            (len, _) => len as u64,
+        })
+        .collect();
     let extents: Dims = whole.iter().zip(inner).map(|(whole, len)| if *whole == 1 { 1 } else { *len as u64 }).collect();
     let steps = [out.steps(out.dims.len()), x.steps(x.dims.len())];
     let [key_steps, p_steps, start_steps] =
@@ -383,17 +418,9 @@ unsafe fn apply_masks(frame: &ffi::CallFrame) -> Result<(), Failure> {
         };
         let mut first: Dims = SmallVec::from_elem(0, whole.len());
         if let Some(start) = start {
-            let from = start.first.wrapping_offset(place.bit).cast_const();
             for (axis, first) in first.iter_mut().enumerate() {
                 // SAFETY: there is a number for each axis.
-                let number = unsafe {
-                    match start.dtype {
-                        ffi::S32 => i64::from(from.cast::<i32>().add(axis).read_unaligned()),
-                        _ => from.cast::<i64>().add(axis).read_unaligned(),
-                    }
-                };
-                // A negative position is beyond every end.
-                *first = number as u64;
+                *first = unsafe { start.integer(place.bit, axis) };
             }
         }
         let mask = Mask::new(&whole, rate, Key::from_bytes(bytes))?.region(&first, &extents)?;
@@ -430,7 +457,7 @@ unsafe fn draw_blocks(frame: &ffi::CallFrame) -> Result<(), Failure> {
         return Err(unexpected("operand"));
     };
     let front = out.dims.strip_suffix(&[4]).ok_or_else(|| unexpected("shape"))?;
-    let words = [out, key, index].iter().all(|operand| operand.dtype == ffi::U32);
+    let words = out.dtype == ffi::U32 && key.dtype == ffi::U32 && matches!(index.dtype, ffi::U32 | ffi::U64);
     if frame.stage != ffi::EXECUTE || !words || !key.fits(front, &[4]) || !index.fits(front, &[]) {
         return Err(unexpected("shape"));
     }
@@ -450,8 +477,12 @@ unsafe fn draw_blocks(frame: &ffi::CallFrame) -> Result<(), Failure> {
         // SAFETY: offsets along axes of the operands stay inside them.
         unsafe {
             let key = Key::from_bytes(key_at(key.first.wrapping_offset(from)));
-            let index = index.first.wrapping_offset(at).cast::<u32>().read_unaligned();
-            let block = key.block(u64::from(index), tag);
+            let from = index.first.wrapping_offset(at).cast_const();
+            let index = match index.dtype {
+                ffi::U32 => u64::from(from.cast::<u32>().read_unaligned()),
+                _ => from.cast::<u64>().read_unaligned(),
+            };
+            let block = key.block(index, tag);
             let block: [u32; 4] = std::array::from_fn(|word| {
                 u32::from_le_bytes([block[4 * word], block[4 * word + 1], block[4 * word + 2], block[4 * word + 3]])
             });
