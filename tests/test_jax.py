@@ -147,6 +147,35 @@ def test_keys_of_jax_decide_masks(make: Any) -> None:
     assert equal(first, reference(X, 0.5, key))
 
 
+@pytest.mark.parametrize("implementation", ["threefry2x32", "rbg"])
+def test_a_key_of_jax_seeds_by_its_numbers(implementation: str) -> None:
+    typed, old = (make(5, impl=implementation) for make in (jax.random.key, jax.random.PRNGKey))
+    assert fd.Key(typed) == fd.Key(old) == fd.Key(np.asarray(old))
+    assert fd.Key(typed) != fd.Key(jax.random.key(6, impl=implementation))
+    x = np.ones(50)
+    y = fd.dropout(x, rng=typed)
+    assert equal(y, fd.dropout(x, rng=old))
+
+
+def test_arrays_of_every_library_seed_beside_jax() -> None:
+    class Foreign:
+        """Such as a tensor of torch, whose dtype NumPy and JAX do not know."""
+
+        dtype = object()
+
+        def __array__(self, dtype: Any = None, copy: Any = None) -> Any:
+            return np.array(5)
+
+    assert fd.Key(Foreign()) == fd.Key(jnp.asarray(5)) == fd.Key(jnp.uint8(5)) == fd.Key(5)
+    assert fd.Key(jnp.asarray([1, 2])) == fd.Key([1, 2])
+
+
+def test_a_traced_seed_is_refused() -> None:
+    for seed in (5, jax.random.key(5), fj.key(5)):
+        with pytest.raises(TypeError):
+            jax.jit(lambda seed: fd.dropout(np.ones(3), rng=seed))(seed)
+
+
 def test_keys_in_arrays_are_refused_unless_mapped() -> None:
     with pytest.raises(TypeError, match="key must be one key"):
         fj.dropout(X, 0.5, key=jax.random.split(fj.key(0), 3))

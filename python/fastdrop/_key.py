@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Callable
 from typing import Any, Self, SupportsIndex, TypeAlias, final
 
 import numpy as np
@@ -90,6 +91,9 @@ class Key(_core.Key):
 MOST_SEEDS = 1 << 20
 """A longer sequence of integers is refused as a seed."""
 
+READERS: list[Callable[[Any], bytes | None]] = []
+"""Readers of other libraries' objects that hold a key; each returns None for any other object."""
+
 _new = _core.Key.__new__
 
 NO_KEY = Key.from_bytes(bytes(16))
@@ -117,34 +121,41 @@ def _draw(seed: RNG, must: str) -> bytes:
     """
     if seed is None:
         return os.urandom(16)
-    ours = sys.modules.get("fastdrop.jax")
-    if ours is not None and ours.is_ours(seed):
-        return ours.bytes_of(seed)  # type: ignore[no-any-return]
+    for read in READERS:
+        if (data := read(seed)) is not None:
+            return data
     if _is_torch(seed):
         torch = sys.modules["torch"]
         octets = torch.randint(256, (16,), generator=seed, device=seed.device)
         return bytes(octets.tolist())
     try:
         rng = np.random.default_rng(_as_seed(seed))
-    except (TypeError, ValueError) as error:
-        raise type(error)(f"{must}, got {shown(seed)}") from None
+    except (TypeError, ValueError, RuntimeError) as error:
+        wrong = ValueError if isinstance(error, ValueError) else TypeError
+        raise wrong(f"{must}, got {shown(seed)}") from None
     words = rng.integers(0, 2**64, size=2, dtype=np.uint64)
     return (words if sys.byteorder == "little" else words.byteswap()).tobytes()
 
 
 def _as_seed(seed: Any) -> Any:
     """Return a seed that NumPy takes; for an array, its integers."""
+    if not isinstance(seed, np.generic) and hasattr(seed, "__array__"):
+        array = np.asarray(_without_type(seed))
+        if array.dtype.kind not in "iu":
+            raise TypeError
+        seed = array.reshape(-1)
     if hasattr(seed, "__len__") and len(seed) > MOST_SEEDS:
         raise ValueError  # NumPy would make a list of it
-    if isinstance(seed, np.generic) or not hasattr(seed, "__array__"):
-        return seed
+    return seed
+
+
+def _without_type(seed: Any) -> Any:
+    """Return the integers of a typed key of JAX, and any other array as it is."""
     jax = sys.modules.get("jax")
-    if jax is not None and jax.numpy.issubdtype(seed.dtype, jax.dtypes.prng_key):
-        seed = jax.random.key_data(seed)
-    array = np.asarray(seed)
-    if array.dtype.kind not in "iu":
-        raise TypeError
-    return array.reshape(-1)
+    if jax is None or not isinstance(seed, jax.Array):
+        return seed
+    typed = jax.numpy.issubdtype(seed.dtype, jax.dtypes.prng_key)
+    return jax.random.key_data(seed) if typed else seed
 
 
 def _is_torch(seed: object) -> bool:

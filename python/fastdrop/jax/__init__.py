@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 import fastdrop as fd
-from fastdrop import _core
+from fastdrop import _core, _key
 from fastdrop._arguments import DTYPES, MOST_AXES, Axes, as_axes, as_flag, as_shape, probability
 
 try:
@@ -190,23 +190,6 @@ def _words_of(key: fd.Key) -> Any:
     return np.frombuffer(bytes(key), "<u4").astype(np.uint32)
 
 
-def is_ours(key: Any) -> bool:
-    """Return whether an object is a JAX key that `key` made, or a child of one."""
-    return (
-        isinstance(key, Array)
-        and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
-        and jax.random.key_impl(key) == _IMPLEMENTATION
-    )
-
-
-def bytes_of(key: Array) -> bytes:
-    """Return the 16 bytes of such a key."""
-    words = np.asarray(jax.random.key_data(key))
-    if words.shape != (4,):
-        raise TypeError(f"rng must be one key, got {words.shape[:-1]} keys")
-    return words.astype("<u4").tobytes()
-
-
 # --- The operation -------------------------------------------------------------------------------
 
 
@@ -216,7 +199,7 @@ def _dropout(
 ) -> Any:
     if words is not None:
         pass
-    elif is_ours(key):
+    elif _is_ours(key):
         words = jax.random.key_data(key)
     else:
         words = jax.random.bits(key, (4,), jnp.uint32)
@@ -355,3 +338,25 @@ _IMPLEMENTATION = jax.extend.random.define_prng_impl(
     name="fastdrop",
     tag="fastdrop",
 )
+
+
+def _is_ours(key: Any) -> bool:
+    """Return whether an object is a JAX key that `key` made, or a child of one."""
+    return (
+        isinstance(key, Array)
+        and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+        and jax.random.key_impl(key) == _IMPLEMENTATION
+    )
+
+
+def _bytes_of(key: Any) -> bytes | None:
+    """Return the 16 bytes of such a key, None for any other object."""
+    if not _is_ours(key):
+        return None
+    words = np.asarray(jax.random.key_data(key))
+    if words.shape != (4,):
+        raise TypeError(f"rng must be one key, got {words.shape[:-1]} keys")
+    return words.astype("<u4").tobytes()
+
+
+_key.READERS.append(_bytes_of)
