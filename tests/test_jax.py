@@ -6,6 +6,7 @@ import functools
 import itertools
 import os
 import pickle
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -202,7 +203,7 @@ def test_gradients_use_the_mask_again() -> None:
 
 def test_gradients_keep_only_the_key() -> None:
     _, backward = jax.vjp(lambda x: fj.dropout(x, 0.3, key=KEY), X)
-    assert sum(leaf.nbytes for leaf in jax.tree.leaves(backward)) <= 16
+    assert sum(np.asarray(leaf).nbytes for leaf in jax.tree.leaves(backward)) <= 16
 
 
 def test_recomputation_draws_the_same_mask() -> None:
@@ -216,6 +217,62 @@ def test_recomputation_draws_the_same_mask() -> None:
         again = jax.grad(jax.checkpoint(loss, policy=policy))(X, fj.key(0))
         assert np.allclose(plain, again, rtol=1e-5)
     assert (np.asarray(plain) == 0).any()
+
+
+WRAPPED: dict[str, Callable[[Any], Any]] = {
+    "plain": lambda f: f,
+    "jit": jax.jit,
+    "vmap": lambda f: lambda x, p: jax.vmap(f, (0, None))(x[None], p)[0],
+    "vmap over p": lambda f: lambda x, p: jax.vmap(f, (None, 0))(x, p[None])[0],
+    "checkpoint": lambda f: jax.checkpoint(f, policy=jax.checkpoint_policies.dots_saveable),
+    "scan": lambda f: lambda x, p: jax.lax.scan(lambda p, _: (p, f(x, p)), p, None, 1)[1][0],
+    "cond": lambda f: lambda x, p: jax.lax.cond(x[0, 0] > 0, f, lambda x, p: x, x, p),
+}
+
+
+@pytest.mark.parametrize(
+    ("wrap", "dtype"), [*((wrap, "float32") for wrap in WRAPPED), ("jit", "bfloat16")]
+)
+def test_p_has_no_gradient_and_x_the_one_of_the_mask(wrap: str, dtype: str) -> None:
+    f = WRAPPED[wrap](lambda x, p: fj.dropout(x, p, key=KEY))
+    p = jnp.asarray(0.25, dtype)
+    y, zeros = reference(X, 0.25), np.zeros_like(X)
+    of_x, of_p = jax.grad(lambda x, p: (f(x, p) * X).sum(), (0, 1))(X, p)
+    assert equal(of_x, y)
+    assert of_p.dtype == p.dtype
+    assert of_p == 0
+    assert jax.grad(lambda p: (f(X, p) * X).sum())(p) == 0
+    for function, at, expected in (
+        (lambda x: f(x, p), (X,), y),
+        (lambda p: f(X, p), (p,), zeros),
+        (f, (X, p), y),
+    ):
+        assert equal(jax.jvp(function, at, at)[1], expected)
+    assert equal(jax.linearize(f, X, p)[1](X, p), y)
+    if (wrap, dtype) == ("jit", "float32"):
+        hessian = jax.hessian(lambda x, p: (f(x, p) ** 2).sum(), (0, 1))(X[:2, :2], p)
+        assert np.asarray(hessian[0][0]).any()
+        assert not any(np.asarray(part).any() for part in (*hessian[1], hessian[0][1]))
+
+
+def test_keys_and_places_have_no_gradient() -> None:
+    def f(x: Any, key: Any, n: Any) -> Any:
+        return fj.dropout(x, 0.3, key=key, whole=(20, 6), start=(n, 0))
+
+    zero = np.zeros((), jax.dtypes.float0)
+    expected = fd.Mask((20, 6), 0.3, KEY).region((3, 0), (10, 6)).apply(np.asarray(X))
+    arguments = X, fj.key(KEY), jnp.int32(3)
+    assert equal(jax.jvp(f, arguments, (X, zero, zero))[1], expected)
+    assert not jax.jvp(lambda n: f(X, arguments[1], n), arguments[2:], (zero,))[1].any()
+    gradients = jax.grad(lambda *a: (f(*a) * X).sum(), (0, 1, 2), allow_int=True)(*arguments)
+    assert equal(gradients[0], expected)
+    assert {gradients[1].dtype, gradients[2].dtype} == {jax.dtypes.float0}
+
+
+def test_the_gradient_of_complex_elements_has_the_mask() -> None:
+    x = X + 2j * X
+    _, backward = jax.vjp(lambda x: fj.dropout(x, 0.25, key=KEY), x)
+    assert equal(backward(x)[0], reference(x, 0.25))
 
 
 def test_a_loop_draws_another_mask_in_each_step() -> None:

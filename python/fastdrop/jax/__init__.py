@@ -153,7 +153,7 @@ def _as_rate(p: Any) -> tuple[Array | None, float | None]:
         return None, probability(p)
     if p.shape != () or not jnp.issubdtype(p.dtype, jnp.floating):
         raise TypeError(f"p must be a number or an array of shape () of float, got {p}")
-    return p if p.dtype == jnp.float64 else p.astype(jnp.float32), None
+    return jax.lax.stop_gradient(p if p.dtype == jnp.float64 else p.astype(jnp.float32)), None
 
 
 def _as_start(start: Any, shape: tuple[int, ...], whole: tuple[int, ...]) -> Any:
@@ -276,11 +276,9 @@ _blocks = _primitive("blocks", lambda count, *, tag: (1, 0))
 
 
 def _jvp(primals: Any, tangents: Any, **parameters: Any) -> Any:
+    # The tangent of x is not zero: the other operands are integers, but for p, which has none.
     y = _apply.bind(*primals, **parameters)
-    tangent = tangents[0]
-    if isinstance(tangent, ad.Zero):
-        return y, ad.Zero.from_primal_value(y)
-    return y, _apply.bind(tangent, *primals[1:], **parameters)
+    return y, _apply.bind(tangents[0], *primals[1:], **parameters)
 
 
 def _transpose(cotangent: Any, x: Any, *others: Any, **parameters: Any) -> Any:
