@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import functools
 import itertools
 import os
 import pickle
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,9 +24,11 @@ os.environ["XLA_FLAGS"] = (
 jax = pytest.importorskip("jax", reason="JAX is not installed")
 jnp = jax.numpy
 
+import cloudpickle  # noqa: E402
 import fastdrop as fd  # noqa: E402
 import fastdrop.jax as fj  # noqa: E402
 from fastdrop import _core  # noqa: E402
+from jax import export  # noqa: E402
 from jax.test_util import check_grads  # noqa: E402
 
 P = jax.sharding.PartitionSpec
@@ -134,8 +141,11 @@ def test_other_functions_of_random_draw_bits_of_their_own() -> None:
 
 def test_a_seed_is_that_of_the_crate() -> None:
     """`Key::from_seed(42)`, from the documentation of the crate's keys."""
-    seeded = jax.random.key(42, impl=fj._IMPLEMENTATION)
-    assert fd.Key(seeded) == fd.Key.from_bytes(b"fastdrop's seeds").fold_in(42)
+    root = fd.Key.from_bytes(b"fastdrop's seeds")
+    assert fd.Key(jax.random.key(42, impl="fastdrop")) == root.fold_in(42)
+    with jax.enable_x64(True):
+        for seed in (42, 2**40 + 1):
+            assert fd.Key(jax.random.key(seed, impl="fastdrop")) == root.fold_in(seed)
 
 
 @pytest.mark.parametrize("make", [jax.random.key, jax.random.PRNGKey])
@@ -182,6 +192,89 @@ def test_keys_in_arrays_are_refused_unless_mapped() -> None:
         fj.dropout(X, 0.5, key=jax.random.split(fj.key(0), 3))
     with pytest.raises(TypeError, match="rng must be one key"):
         fd.Key(jax.random.split(fj.key(0), 3))
+
+
+# --- Keys that are stored ------------------------------------------------------------------------
+
+COPIES: dict[str, Callable[[Any], Any]] = {
+    **{
+        f"pickle {n}": lambda key, n=n: pickle.loads(pickle.dumps(key, n))
+        for n in range(pickle.HIGHEST_PROTOCOL + 1)
+    },
+    "cloudpickle": lambda key: cloudpickle.loads(cloudpickle.dumps(key)),
+    "deepcopy": copy.deepcopy,
+    "another device": lambda key: jax.device_put(key, jax.devices()[1]),
+    "its data": lambda key: jax.random.wrap_key_data(
+        np.asarray(jax.random.key_data(key)), impl="fastdrop"
+    ),
+}
+
+
+@pytest.mark.parametrize("way", COPIES)
+def test_a_copy_of_a_key_is_that_key(way: str) -> None:
+    for key in (fj.key(KEY), jax.random.split(fj.key(KEY), (2, 3)), fj.key(KEY)[None][:0]):
+        again = COPIES[way](key)
+        assert again.dtype == key.dtype
+        assert hash(again.dtype) == hash(key.dtype)
+        assert jax.random.key_impl(again) == "fastdrop"
+        assert equal(jax.random.key_data(again), jax.random.key_data(key))
+
+
+def test_a_copy_of_a_key_compiles_nothing_again() -> None:
+    f = jax.jit(lambda key: fj.dropout(X, 0.3, key=key))
+    key = fj.key(KEY)
+    dtype = pickle.loads(pickle.dumps(key.dtype))
+    assert dtype == key.dtype
+    assert pickle.loads(pickle.dumps(jax.ShapeDtypeStruct((), key.dtype))).dtype == dtype
+    for way in ("pickle 5", "cloudpickle", "deepcopy", "its data"):
+        assert equal(f(COPIES[way](key)), reference(X))
+    assert f._cache_size() == 1
+
+
+def test_pickled_keys_of_jax_do_not_need_fastdrop() -> None:
+    with contextlib.suppress(TypeError):  # JAX 0.9.0 pickles none on Python 3.11
+        assert b"fastdrop" not in pickle.dumps(jax.random.key(0))
+
+
+def exported(f: Any, *arguments: Any) -> Any:
+    """Export a function, store it and read it again."""
+    allowed = [
+        export.DisabledSafetyCheck.custom_call(f"fastdrop.{name}") for name in _core.xla_handlers()
+    ]
+    made = export.export(jax.jit(f), disabled_checks=allowed)(*arguments)
+    return export.deserialize(made.serialize(vjp_order=1))
+
+
+def test_another_process_draws_the_masks_of_stored_keys_and_functions(tmp_path: Path) -> None:
+    key, keys = fj.key(KEY), jax.random.split(fj.key(KEY), 2)
+    f = exported(lambda x, key: fj.dropout(x, 0.3, key=jax.random.fold_in(key, 3)), X, key)
+    (tmp_path / "keys").write_bytes(pickle.dumps({"one": key, "two": keys}))
+    (tmp_path / "function").write_bytes(f.serialize())
+    program = """
+import pickle
+with open("keys", "rb") as file:
+    keys = pickle.load(file)  # imports fastdrop.jax
+from jax import export, numpy as jnp, vmap
+from fastdrop.jax import dropout
+with open("function", "rb") as file:
+    function = export.deserialize(bytearray(file.read()))
+x = jnp.arange(1.0, 61.0).reshape(10, 6)
+both = vmap(lambda key: dropout(x, 0.3, key=key))(keys["two"])
+print(function.call(x, keys["one"]).tolist(), both.tolist(), sep="\\n")
+"""
+    for environment in ({}, {"JAX_DISABLE_JIT": "1"}):
+        ran = subprocess.run(
+            [sys.executable, "-c", program],
+            cwd=tmp_path,
+            env={**os.environ, **environment},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert ran.returncode == 0, ran.stderr
+        one, both = map(eval, ran.stdout.splitlines())
+        assert equal(one, reference(X, key=KEY.fold_in(3)))
+        assert equal(both, [reference(X, key=child) for child in KEY.split(2)])
 
 
 # --- Transformations -----------------------------------------------------------------------------
@@ -326,6 +419,55 @@ def test_an_empty_batch_is_empty() -> None:
     assert jax.vmap(lambda key: fj.dropout(X, 0.5, key=key))(keys).shape == (0, 10, 6)
 
 
+# --- Modes of JAX --------------------------------------------------------------------------------
+
+MODES: dict[str, Callable[[], Any]] = {
+    "disable_jit": jax.disable_jit,
+    "debug_nans": lambda: jax.debug_nans(True),
+    "checking_leaks": jax.checking_leaks,
+    "enable_x64": lambda: jax.enable_x64(True),
+}
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_masks_are_the_same_in_all_modes(mode: str) -> None:
+    words = jax.random.bits(fj.key(KEY), (9,), jnp.uint32)
+    with MODES[mode]():
+        assert equal(fj.dropout(X, 0.3, key=KEY, broadcast_dims=1), reference(X, broadcast_dims=1))
+        assert equal(fj.dropout(X, jnp.float32(0.25), key=fj.key(KEY)), reference(X, 0.25))
+        f = lambda x, key: fj.dropout(x, 0.3, key=key)  # noqa: E731
+        assert equal(jax.jit(f)(X, fj.key(KEY)), reference(X))
+        assert equal(jax.grad(lambda x: (f(x, KEY) * X).sum())(X), reference(X))
+        each = jax.vmap(f)(X, jax.random.split(fj.key(KEY), 10))
+        assert equal(each, [f(x, child) for x, child in zip(X, KEY.split(10), strict=True)])
+        step = lambda x, n: (x, f(x, jax.random.fold_in(fj.key(KEY), n)))  # noqa: E731
+        steps = jax.lax.scan(step, X, jnp.arange(2))[1]
+        assert equal(steps, [reference(X, key=KEY.fold_in(n)) for n in range(2)])
+        root = fd.Key.from_bytes(b"fastdrop's seeds")
+        assert fd.Key(jax.random.key(42, impl="fastdrop")) == root.fold_in(42)
+        assert equal(jax.random.bits(fj.key(KEY), (9,), jnp.uint32), words)
+        sharded = jax.shard_map(
+            lambda x: fj.dropout(
+                x, 0.3, key=KEY, whole=X.shape, start=(jax.lax.axis_index("i") * 5, 0)
+            ),
+            mesh=mesh(),
+            in_specs=P("i"),
+            out_specs=P("i"),
+        )
+        assert equal(sharded(X), reference(X))
+
+
+def test_debug_nans_finds_a_nan_that_is_kept(capsys: pytest.CaptureFixture[str]) -> None:
+    keep = fd.Mask(X.shape, 0.5, KEY).to_numpy()
+    kept, dropped = (jnp.where(where, jnp.nan, X) for where in (keep, ~keep))
+    with jax.debug_nans(True):
+        for f in (fj.dropout, jax.jit(fj.dropout)):
+            assert equal(f(dropped, key=fj.key(KEY)), reference(dropped, 0.5))
+            with pytest.raises(FloatingPointError, match="nan"):
+                f(kept, key=fj.key(KEY))
+    capsys.readouterr()
+
+
 # --- Shards --------------------------------------------------------------------------------------
 
 
@@ -446,9 +588,36 @@ def test_nnx_modules_draw_the_masks_of_layers() -> None:
         Dropout(0.5)(X)
     with pytest.raises(TypeError, match="rngs must be Rngs"):
         Dropout(0.5)(X, rngs=3)
+
+
+def test_stored_modules_go_on_with_their_masks(tmp_path: Path) -> None:
+    nnx = pytest.importorskip("flax.nnx", reason="Flax is not installed")
+    from fastdrop.jax.nnx import Dropout
+    from orbax.checkpoint import StandardCheckpointer
+
+    def made(key: Any) -> Any:
+        return Dropout(0.3, rngs=nnx.Rngs(dropout=key))
+
+    layer = made(fj.key(KEY))
+    layer(X)
     graph, state = nnx.split(layer)
-    copy = nnx.merge(graph, jax.tree.map(lambda leaf: leaf, state))
-    assert equal(copy(X), layer(X))
+    with StandardCheckpointer() as checkpointer:
+        checkpointer.save(tmp_path / "state", state)
+        checkpointer.wait_until_finished()
+        like = nnx.state(nnx.eval_shape(lambda: made(fj.key(5))))
+        restored = checkpointer.restore(tmp_path / "state", like)
+    updated = made(fj.key(5))
+    nnx.update(updated, pickle.loads(pickle.dumps(state)))
+    expected = nnx.clone(layer)(X)
+    for again in (
+        nnx.merge(graph, restored),
+        nnx.merge(graph, jax.tree.map(lambda leaf: leaf, state)),
+        pickle.loads(pickle.dumps(layer)),
+        copy.deepcopy(layer),
+        updated,
+    ):
+        assert equal(again(X), expected)
+    assert not equal(made(fj.key(5))(X), expected)
 
 
 def test_linen_modules_draw_masks_of_their_streams() -> None:

@@ -13,10 +13,13 @@ for compiled functions. Any other JAX key works, too. Nothing but the key is kep
 `fastdrop.jax.nnx` and `fastdrop.jax.linen` have Flax's modules.
 """
 
+import contextlib
+import copyreg
 import functools
 import itertools
 import math
-from collections.abc import Sequence
+import sys
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import numpy as np
@@ -31,7 +34,7 @@ try:
     import jax.extend.random
     from jax import Array
     from jax import numpy as jnp
-    from jax.interpreters import ad, batching, mlir
+    from jax.interpreters import ad, batching, mlir, xla
 except ImportError as error:
     raise ImportError("fastdrop.jax needs jax, which is not installed") from error
 
@@ -141,7 +144,7 @@ def key(rng: Any = None) -> Array:
     True
     """
     made = rng if isinstance(rng, fd.Key) else fd.Key(rng)
-    return jax.random.wrap_key_data(jnp.asarray(_words_of(made)), impl=_IMPLEMENTATION)
+    return _restored(_words_of(made))
 
 
 # --- Arguments -----------------------------------------------------------------------------------
@@ -229,7 +232,6 @@ def _primitive(name: str, rank: Any) -> Any:
     `rank` gives the numbers of axes of the operands without them, from the parameters.
     """
     primitive = jax.extend.core.Primitive(f"fastdrop_{name}")
-    primitive.def_impl(jax.jit(primitive.bind, static_argnames=("p", "whole", "tag")))
 
     def result(first: Any, *others: Any, **parameters: Any) -> Any:
         operands = (first, *others)
@@ -245,6 +247,7 @@ def _primitive(name: str, rank: Any) -> Any:
         ]
         return primitive.bind(*moved, **parameters), 0
 
+    primitive.def_impl(functools.partial(xla.apply_primitive, primitive))
     primitive.def_abstract_eval(result)
     batching.primitive_batchers[primitive] = batched
     mlir.register_lowering(primitive, _lowering(name), platform="cpu")
@@ -296,17 +299,32 @@ ad.primitive_transposes[_apply] = _transpose
 
 
 # --- Keys ----------------------------------------------------------------------------------------
+# Stored keys and their dtype name these functions, so their names stay.
 
 _SPLIT, _FOLD_IN, _BITS = 254, 255, 128
 """Tags of the stream: of children, and of bits drawn in sequence."""
 
+_SEEDS = np.frombuffer(b"fastdrop's seeds", "<u4").astype(np.uint32)
 
-def _block(words: Array, index: Any, tag: int) -> Array:
-    block: Array = _blocks.bind(*_varying(words, jnp.asarray(index, jnp.uint32)), tag=tag)
+
+def _block(words: Any, index: Array, tag: int) -> Array:
+    block: Array = _blocks.bind(*_varying(jnp.asarray(words), index), tag=tag)
     return block
 
 
-def _children(words: Array, shape: tuple[int, ...], tag: int = _SPLIT) -> Array:
+def _seed(seed: Array) -> Array:
+    return _block(_SEEDS, seed.astype(f"uint{max(32, 8 * seed.dtype.itemsize)}"), _FOLD_IN)
+
+
+def _fold_in(words: Array, data: Any) -> Array:
+    return _block(words, jnp.asarray(data, jnp.uint32), _FOLD_IN)
+
+
+def _split(words: Array, shape: tuple[int, ...]) -> Array:
+    return _children(words, shape, _SPLIT)
+
+
+def _children(words: Array, shape: tuple[int, ...], tag: int) -> Array:
     index = jnp.arange(math.prod(shape), dtype=jnp.uint32)
     return jax.vmap(lambda n: _block(words, n, tag))(index).reshape(*shape, 4)
 
@@ -325,16 +343,52 @@ def _bits(words: Array, bit_width: int, shape: tuple[int, ...]) -> Array:
     return drawn[: math.prod(shape)].reshape(shape)
 
 
-_SEEDS = np.frombuffer(b"fastdrop's seeds", "<u4").astype(np.uint32)
+def _restored(words: Any) -> Array:
+    return jax.random.wrap_key_data(jnp.asarray(words), impl=_IMPLEMENTATION)
 
-_IMPLEMENTATION = jax.extend.random.define_prng_impl(
-    key_shape=(4,),
-    seed=lambda seed: _block(jnp.asarray(_SEEDS), seed, _FOLD_IN),
-    split=_children,
-    random_bits=_bits,
-    fold_in=lambda words, data: _block(words, data, _FOLD_IN),
-    name="fastdrop",
-    tag="fastdrop",
+
+def _reduced(key: Any) -> Any:
+    """Reduce a key for pickle: ours to its words, in a form that all versions of JAX read."""
+    if not _is_ours(key):
+        return key.__reduce_ex__(4)
+    return _restored, (np.asarray(jax.random.key_data(key)),)
+
+
+_NAME, _KIND = "fastdrop", 100
+"""The implementation of keys: its name, and its number in exported functions, where JAX has less
+than 50."""
+
+
+def _registered(specification: Any) -> Hashable:
+    """Make JAX find an implementation of keys where one is stored, and return its name.
+
+    JAX has no public functions for this. Where it lacks these, too, return what was given: it works
+    except in what stores names.
+    """
+    implementation = getattr(specification, "_impl", None)
+    prng: Any = sys.modules[type(implementation).__module__]
+    if not hasattr(prng, "register_prng"):
+        return specification
+    if _NAME not in prng.prngs:
+        prng.register_prng(implementation)
+    copyreg.pickle(prng.PRNGKeyArray, _reduced)
+    with contextlib.suppress(ImportError):
+        from jax._src.export.serialization import register_dtype_kind
+
+        register_dtype_kind(prng.KeyTy(prng.prngs[_NAME]), _KIND)
+    return _NAME
+
+
+_IMPLEMENTATION = _registered(
+    jax.extend.random.define_prng_impl(
+        key_shape=(4,),
+        seed=_seed,
+        split=_split,
+        random_bits=_bits,
+        fold_in=_fold_in,
+        name=_NAME,
+        tag=_NAME,
+    )
 )
 
 
