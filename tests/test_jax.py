@@ -468,6 +468,75 @@ def test_debug_nans_finds_a_nan_that_is_kept(capsys: pytest.CaptureFixture[str])
     capsys.readouterr()
 
 
+# --- Lengths that are not known ------------------------------------------------------------------
+
+
+def unknown(shape: str, dtype: Any = np.float32) -> Any:
+    return jax.ShapeDtypeStruct(export.symbolic_shape(shape), dtype)
+
+
+def part_of(whole: tuple[int, ...], start: tuple[int, ...], x: Any, p: float = 0.3) -> Any:
+    return fd.Mask(whole, p, KEY).region(start, x.shape).apply(np.asarray(x))
+
+
+SYMBOLIC: dict[str, tuple[Any, Any]] = {
+    "whole": (lambda x: fj.dropout(x, 0.3, key=KEY), reference),
+    "p": (lambda x: fj.dropout(x, x[0, 0] * 0 + 0.25, key=KEY), lambda x: reference(x, 0.25)),
+    "first axis": (
+        lambda x: fj.dropout(x, 0.3, key=KEY, broadcast_dims=0),
+        lambda x: reference(x, broadcast_dims=0),
+    ),
+    "last axis": (
+        lambda x: fj.dropout(x, 0.3, key=KEY, broadcast_dims=1),
+        lambda x: reference(x, broadcast_dims=1),
+    ),
+    "flat": (lambda x: fj.dropout(x.ravel(), 0.3, key=KEY), lambda x: reference(x.ravel())),
+    "part of a known whole": (
+        lambda x: fj.dropout(x, 0.3, key=KEY, whole=(20, 6), start=(3, 0)),
+        lambda x: part_of((20, 6), (3, 0), x),
+    ),
+    "part of another whole": (
+        lambda x: fj.dropout(x, 0.3, key=KEY, whole=(2 * x.shape[0], 6), start=(x.shape[0], 0)),
+        lambda x: part_of((2 * len(x), 6), (len(x), 0), x),
+    ),
+    "rows": (
+        jax.vmap(lambda x: fj.dropout(x, 0.3, key=KEY)),
+        lambda x: fd.Mask((6,), 0.3, KEY).apply(np.asarray(x)),
+    ),
+    "rows with keys": (
+        lambda x: jax.vmap(lambda x, key: fj.dropout(x, 0.3, key=key))(
+            x, jax.random.split(fj.key(KEY), x.shape[0])
+        ),
+        lambda x: [reference(row, key=key) for row, key in zip(x, KEY.split(len(x)), strict=True)],
+    ),
+    "gradient": (jax.grad(lambda x: (fj.dropout(x, 0.3, key=KEY) ** 2).sum() / 2), None),
+}
+
+
+@pytest.mark.parametrize("case", SYMBOLIC)
+def test_exported_functions_take_batches_of_any_size(case: str) -> None:
+    f, expected = SYMBOLIC[case]
+    made = exported(f, unknown("b, 6"))
+    for x in (X, X[3:]):
+        assert np.allclose(made.call(x), expected(x) if expected else f(x))
+    gradient = jax.grad(lambda x: (made.call(x) ** 2).sum())(X)
+    assert np.allclose(gradient, jax.grad(lambda x: (f(x) ** 2).sum())(X))
+
+
+def test_a_part_that_leaves_the_whole_is_refused_when_its_size_is_known() -> None:
+    made = exported(lambda x: fj.dropout(x, 0.3, key=KEY, whole=(8, 6)), unknown("b, 6"))
+    assert equal(made.call(X[:8]), reference(X[:8]))
+    with pytest.raises(Exception, match="region must lie inside the mask of shape \\(8, 6\\)"):
+        made.call(X).block_until_ready()
+
+
+@pytest.mark.parametrize("width", [8, 16, 32])
+def test_bits_of_any_number_are_drawn(width: int) -> None:
+    f = lambda x, key: jax.random.bits(key, x.shape, f"uint{width}")  # noqa: E731
+    made = exported(f, unknown("b, c"), fj.key(KEY))
+    assert equal(made.call(X, fj.key(KEY)), f(X, fj.key(KEY)))
+
+
 # --- Shards --------------------------------------------------------------------------------------
 
 

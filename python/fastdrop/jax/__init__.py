@@ -34,6 +34,7 @@ try:
     import jax.extend.random
     from jax import Array
     from jax import numpy as jnp
+    from jax.export import is_symbolic_dim
     from jax.interpreters import ad, batching, mlir, xla
 except ImportError as error:
     raise ImportError("fastdrop.jax needs jax, which is not installed") from error
@@ -42,6 +43,9 @@ if jax.__version_info__ < (0, 9):  # whose XLA asks for metadata in another way
     raise ImportError(f"fastdrop.jax needs jax 0.9 or newer, got {jax.__version__}")
 
 __all__ = ["dropout", "key"]
+
+_UNKNOWN = -1
+"""A length in `whole` that is known when the function runs: the next of the operand `lengths`."""
 
 for _name, _handler in _core.xla_handlers().items():
     jax.ffi.register_ffi_target(f"fastdrop.{_name}", _handler, platform="cpu")
@@ -80,7 +84,8 @@ def dropout(
     broadcast_dims : int or sequence of int, default ()
         Axes along which elements share a decision.
     whole : sequence of int, optional
-        Shape of the array that `x` is a part of; not `x`'s own.
+        Shape of the array that `x` is a part of; not `x`'s own. Its lengths, as those of `x`, may
+        be symbolic dimensions of ``jax.export``.
     start : sequence of int, or array of int, optional
         Position of the first element of `x` in the whole, which may be traced; zeros if not given.
 
@@ -103,10 +108,10 @@ def dropout(
         raise TypeError(f"x must have dtype {DTYPES}, got {x.dtype}")
     rate, fixed = _as_rate(p)
     axes = as_axes(broadcast_dims, x.ndim, "broadcast_dims")
-    shape = x.shape if whole is None else as_shape(whole, "whole")
-    if len(shape) != x.ndim or any(n > most for n, most in zip(x.shape, shape, strict=True)):
+    shape = x.shape if whole is None else _as_lengths(whole, "whole")
+    if len(shape) != x.ndim or any(map(_exceeds, x.shape, shape)):
         raise ValueError(f"whole must be a shape that contains x, {x.shape}, got {shape}")
-    if math.prod(shape) >= 2**63:
+    if math.prod(n for n in shape if not is_symbolic_dim(n)) >= 2**63:
         raise ValueError(f"whole must have at most 2**63 - 1 elements, got {shape}")
     if start is not None:
         start = _as_start(start, x.shape, shape)
@@ -120,10 +125,13 @@ def dropout(
     if key is None:
         raise TypeError("key must be a fastdrop.Key or a JAX key, got None")
     shared = tuple(1 if axis in axes else n for axis, n in enumerate(shape))
+    unknown = [n for n in shared if is_symbolic_dim(n)]
+    lengths = _stacked(unknown) if unknown else None
+    shared = tuple(_UNKNOWN if is_symbolic_dim(n) else n for n in shared)
     if start is not None and axes:
         start = jnp.where(np.isin(np.arange(x.ndim), axes), 0, start)
     y: Array = _dropout(
-        x, words, None if words is not None else key, rate, start, p=fixed, whole=shared
+        x, words, None if words is not None else key, lengths, rate, start, p=fixed, whole=shared
     )
     return y
 
@@ -159,6 +167,26 @@ def _as_rate(p: Any) -> tuple[Array | None, float | None]:
     return jax.lax.stop_gradient(p if p.dtype == jnp.float64 else p.astype(jnp.float32)), None
 
 
+def _as_lengths(lengths: Any, name: str) -> tuple[Any, ...]:
+    """Return a shape or position; some of its numbers may be symbolic dimensions."""
+    if not isinstance(lengths, (list, tuple)):
+        return as_shape(lengths, name)
+    known = iter(as_shape([n for n in lengths if not is_symbolic_dim(n)], name))
+    return tuple(n if is_symbolic_dim(n) else next(known) for n in lengths)
+
+
+def _exceeds(length: Any, most: Any) -> bool:
+    """Return whether a length is known to exceed another."""
+    if is_symbolic_dim(length) or is_symbolic_dim(most):
+        return False
+    exceeds: bool = length > most
+    return exceeds
+
+
+def _stacked(numbers: Sequence[Any]) -> Array:
+    return jnp.stack([jnp.asarray(number, int) for number in numbers])
+
+
 def _as_start(start: Any, shape: tuple[int, ...], whole: tuple[int, ...]) -> Any:
     """Return the position of the first element, checked if it is known."""
     if isinstance(start, Array):
@@ -166,11 +194,13 @@ def _as_start(start: Any, shape: tuple[int, ...], whole: tuple[int, ...]) -> Any
             raise TypeError(f"start must be {len(shape)} integers, got {start}")
         return start if start.dtype in (jnp.int32, jnp.int64) else start.astype(int)
     several = list(itertools.islice(start, MOST_AXES + 1)) if hasattr(start, "__iter__") else start
-    if isinstance(several, list) and any(isinstance(first, Array) for first in several):
-        return _as_start(jnp.stack([jnp.asarray(first, int) for first in several]), shape, whole)
+    if isinstance(several, list) and any(
+        isinstance(first, Array) or is_symbolic_dim(first) for first in several
+    ):
+        return _as_start(_stacked(several), shape, whole)
     first = as_shape(several, "start")
     if len(first) != len(shape) or any(
-        at + n > most for at, n, most in zip(first, shape, whole, strict=True)
+        _exceeds(at + n, most) for at, n, most in zip(first, shape, whole, strict=True)
     ):
         raise ValueError(f"start must place x, {shape}, inside {whole}, got {first}")
     most = jnp.iinfo(jax.dtypes.canonicalize_dtype(int)).max
@@ -198,7 +228,15 @@ def _words_of(key: fd.Key) -> Any:
 
 @functools.partial(jax.jit, static_argnames=("p", "whole"), inline=True)
 def _dropout(
-    x: Any, words: Any, key: Any, rate: Any, start: Any, *, p: float | None, whole: tuple[int, ...]
+    x: Any,
+    words: Any,
+    key: Any,
+    lengths: Any,
+    rate: Any,
+    start: Any,
+    *,
+    p: float | None,
+    whole: tuple[int, ...],
 ) -> Any:
     if words is not None:
         pass
@@ -206,7 +244,7 @@ def _dropout(
         words = jax.random.key_data(key)
     else:
         words = jax.random.bits(key, (4,), jnp.uint32)
-    others = [operand for operand in (rate, start) if operand is not None]
+    others = [operand for operand in (lengths, rate, start) if operand is not None]
     return _apply.bind(*_varying(x, words, *others), p=p, whole=whole)
 
 
@@ -237,7 +275,7 @@ def _primitive(name: str, rank: Any) -> Any:
         operands = (first, *others)
         inner = rank(len(operands), **parameters)
         fronts = [x.shape[: x.ndim - n] for x, n in zip(operands, inner, strict=True)]
-        front = np.broadcast_shapes(*fronts)
+        front = jnp.broadcast_shapes(*fronts)
         return first.update(shape=(*front, *first.shape[first.ndim - inner[0] :]))
 
     def batched(operands: Any, dims: Any, **parameters: Any) -> Any:
@@ -270,8 +308,9 @@ def _lowering(name: str) -> Any:
 
 
 def _ranks(count: int, *, p: float | None, whole: tuple[int, ...]) -> tuple[int, ...]:
+    lengths = (1,) if _UNKNOWN in whole else ()
     numbers = () if p is not None else (0,)
-    return (len(whole), 1, *numbers, 1)[:count]
+    return (len(whole), 1, *lengths, *numbers, 1)[:count]
 
 
 _apply = _primitive("dropout", _ranks)
@@ -330,17 +369,16 @@ def _children(words: Array, shape: tuple[int, ...], tag: int) -> Array:
 
 
 def _bits(words: Array, bit_width: int, shape: tuple[int, ...]) -> Array:
-    dtype = jnp.dtype(f"uint{bit_width}")
-    size = math.prod(shape) * bit_width
-    drawn = _children(words, (-(-size // 128),), _BITS).reshape(-1)
-    drawn = (
-        drawn
-        if bit_width == 32
-        else jax.lax.bitcast_convert_type(
-            drawn.reshape(-1, 2) if bit_width == 64 else drawn, dtype
-        ).reshape(-1)
-    )
-    return drawn[: math.prod(shape)].reshape(shape)
+    size = math.prod(shape)
+    drawn = _children(words, (-(-size * bit_width // 128),), _BITS).reshape(-1)
+    # In little-endian order, by shifts: shapes of a bitcast to another width cannot be symbolic.
+    if bit_width < 32:
+        shifts = jnp.arange(0, 32, bit_width, dtype=jnp.uint32)
+        drawn = (drawn[:, None] >> shifts).astype(f"uint{bit_width}").reshape(-1)
+    elif bit_width == 64:
+        halves = drawn.reshape(-1, 2).astype(jnp.uint64)
+        drawn = halves[:, 0] | halves[:, 1] << jnp.uint64(32)
+    return drawn[:size].reshape(shape)
 
 
 def _restored(words: Any) -> Array:
