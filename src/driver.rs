@@ -94,7 +94,7 @@ pub(crate) unsafe fn run(
         axis.steps[1 + operation.inputs()..].fill(0);
     }
     normalize(axes);
-    let bytes = total * operands.element.size();
+    let bytes = total * operands.element().size();
     let large = bytes >= STREAM_BYTES && !(operands.fresh && bytes >= UNMAPPED_BYTES);
     let in_place = operation.inputs() > 0 && operands.first[0] == operands.first[1];
     let memory = Memory {
@@ -249,7 +249,7 @@ impl Call<'_> {
 
     /// Elements from the start of the output to the first place where streaming stores can begin.
     fn phase(&self) -> usize {
-        match self.operands.element {
+        match self.operands.element() {
             Element::Bit => 0,
             element => self.operands.first[0].addr().wrapping_neg() % LINE / element.size(),
         }

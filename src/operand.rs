@@ -46,6 +46,24 @@ impl Element {
     pub(crate) const fn is_double(self) -> bool {
         matches!(self, Self::F64 | Self::Complex128)
     }
+
+    /// The number of these parts, in double or single precision.
+    pub(crate) const fn number(double: bool, parts: usize) -> Self {
+        match (double, parts) {
+            (false, 1) => Self::F32,
+            (true, 1) => Self::F64,
+            (false, _) => Self::Complex64,
+            (true, _) => Self::Complex128,
+        }
+    }
+}
+
+/// How an array stores its elements.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Format {
+    pub(crate) element: Element,
+    /// Whether the byte order differs from this CPU's.
+    pub(crate) swapped: bool,
 }
 
 mod sealed {
@@ -80,27 +98,56 @@ pub(crate) const INPUTS: usize = 3;
 /// are arbitrary.
 pub(crate) type Each<T> = [T; 4];
 
-/// The arrays of a call: the address of each one's first element, and its byte order.
+/// The arrays of a call: the address of each one's first element, and how it stores them. A call computes in double
+/// precision if one of its arrays does, and rounds its results once.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Operands {
-    /// Of the output and all inputs.
-    pub(crate) element: Element,
     pub(crate) first: Each<*mut u8>,
-    /// Whether the byte order differs from this CPU's.
-    pub(crate) swapped: Each<bool>,
+    formats: Each<Format>,
+    alike: bool,
+    double: bool,
     /// Whether the output was allocated for this call, so that a large one may have no pages yet.
     pub(crate) fresh: bool,
 }
 
 impl Operands {
-    /// Arrays in this CPU's byte order; inputs are not written.
+    /// Arrays of one element type in this CPU's byte order; inputs are not written.
     pub(crate) fn new(element: Element, output: *mut u8, inputs: &[*const u8]) -> Self {
         let mut first = [std::ptr::null_mut(); 1 + INPUTS];
         first[0] = output;
         for (first, input) in first[1..].iter_mut().zip(inputs) {
             *first = input.cast_mut();
         }
-        Self { element, first, swapped: [false; 1 + INPUTS], fresh: false }
+        let formats = [Format { element, swapped: false }; 1 + INPUTS];
+        Self { first, formats, alike: true, double: element.is_double(), fresh: false }
+    }
+
+    /// Says how each array stores its elements; absent ones as the output does. Only calls from Python mix formats.
+    #[cfg(feature = "python")]
+    pub(crate) fn set_formats(&mut self, formats: Each<Format>) {
+        let native = Format { element: formats[0].element, swapped: false };
+        self.formats = formats;
+        self.alike = formats.iter().all(|format| *format == native);
+        self.double = formats.iter().any(|format| format.element.is_double());
+    }
+
+    pub(crate) fn format(&self, which: usize) -> Format {
+        self.formats[which]
+    }
+
+    /// The element type of the output.
+    pub(crate) fn element(&self) -> Element {
+        self.formats[0].element
+    }
+
+    /// Whether all arrays are of one element type in this CPU's byte order.
+    pub(crate) fn are_alike(&self) -> bool {
+        self.alike
+    }
+
+    /// Whether the call computes in double precision.
+    pub(crate) fn is_double(&self) -> bool {
+        self.double
     }
 }
 

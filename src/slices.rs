@@ -172,7 +172,7 @@ impl Mask {
         interrupt: Interrupt<'_>,
     ) -> Result<(), Error> {
         let mut axes = Axes::new();
-        let mut step = operands.element.size() as isize;
+        let mut step = operands.element().size() as isize;
         for (len, bit) in self.shape().iter().zip(&self.steps()).rev() {
             axes.insert(0, Axis { len: *len as usize, steps: [step; 1 + INPUTS], bit: *bit as isize });
             step = step.wrapping_mul(*len as isize);

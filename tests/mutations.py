@@ -189,7 +189,7 @@ MUTATIONS = [
     Mutation(
         "an input that overlaps the output is read after it was written",
         "src/python/calls.rs",
-        "if if same(input) { !direct } else { may_overlap(input, &target) } {",
+        "if if same(input) { !direct } else { may_overlap(&input.array, &target) } {",
         "if same(input) && !direct {",
         ("tests/test_property.py::test_out_may_lie_anywhere_in_the_memory_of_x",),
     ),

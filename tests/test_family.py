@@ -478,15 +478,27 @@ def test_dropout_spares_the_residual_but_not_the_bias(
 
 def test_fused_inputs_that_do_not_fit_are_refused() -> None:
     x = np.zeros((3, 4), dtype=np.float32)
-    with pytest.raises(TypeError, match="residual must have the dtype of x, float32, got float64"):
-        fd.dropout_add(x, np.zeros((3, 4)), rng=1)
+    with pytest.raises(TypeError, match=r"residual must have dtype float32, .*, got int64"):
+        fd.dropout_add(x, np.zeros((3, 4), dtype=np.int64), rng=1)
+    with pytest.raises(
+        TypeError, match=r"residual must have a dtype .* with float16, got bfloat16"
+    ):
+        fd.dropout_add(x.astype(np.float16), x.astype(BFLOAT16), rng=1)
+    with pytest.raises(TypeError, match=r"x must have a real dtype, got complex64"):
+        fd.gelu_dropout_backward(x, x.astype(np.complex64), 0.5, rng=fd.Key(1))
+    with pytest.raises(TypeError, match=r"out must have dtype float64, got float32"):
+        fd.dropout_add(x, np.zeros((3, 4)), rng=1, out=x)
+    with pytest.raises(TypeError, match=r"residual must be an array, got None; .* call dropout$"):
+        fd.dropout_add(x, None, rng=1)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"bias must be an array, got None; .* call dropout_add$"):
+        fd.BiasDropoutAdd(rng=1)(x, None, x)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"bias must broadcast to shape \(3, 4\), got \(3,\)"):
         fd.bias_dropout_add(x, np.zeros(3, dtype=np.float32), x, rng=1)
-    with pytest.raises(ValueError, match="previous must broadcast"):
+    with pytest.raises(ValueError, match=r"previous must broadcast"):
         fd.zoneout(x, np.zeros((2, 3, 4), dtype=np.float32), rng=1)
     layer = fd.DropoutAdd(rng=1)
     with pytest.raises(TypeError):
-        layer(x, np.zeros((3, 4)))
+        layer(x, np.zeros((3, 4), dtype=np.int64))
     assert layer.calls == 0
 
 
@@ -570,7 +582,59 @@ def test_a_bias_gradient_is_summed_in_enough_precision(dtype: np.dtype[Any]) -> 
     assert_same(dresidual, np.full((1, 8), 4096, dtype=dtype))
 
 
-def test_an_activation_takes_a_gradient_of_another_dtype() -> None:
-    layer = fd.ReluDropout(0.0, rng=1)
-    layer(np.array([1.0, -1.0], dtype=np.float32))
-    assert_same(layer.backward(np.ones(2)), np.array([1.0, 0.0]))
+@pytest.mark.parametrize("of_dy", REAL, ids=str)
+@pytest.mark.parametrize("of_x", REAL, ids=str)
+def test_an_activation_takes_a_gradient_of_another_dtype(of_x: Any, of_dy: Any) -> None:
+    """In the wider precision: rounding x to the dtype of dy first would move slopes."""
+    x, dy = (np.random.default_rng(seed).standard_normal(300) for seed in (0, 1))
+    x, dy = x.astype(of_x), dy.astype(of_dy)
+    wide = np.float64 if np.float64 in (of_x, of_dy) else np.float32
+    arguments, options = (dy.astype(wide), x.astype(wide), 0.3), {"rng": fd.Key(1).fold_in(0)}
+    expected = fd.gelu_dropout_backward(*arguments, **options)
+    layer = fd.GeluDropout(0.3, rng=fd.Key(1))
+    layer(x)
+    assert_same(layer.backward(dy), expected.astype(of_dy))
+    if {of_x, of_dy} != {np.dtype(np.float16), BFLOAT16}:
+        gradient = fd.gelu_dropout_backward(dy, x, 0.3, **options)
+        assert_same(gradient, expected.astype(np.result_type(of_dy, of_x)))
+
+
+def test_layers_return_each_gradient_in_the_dtype_of_its_input() -> None:
+    x, bias, dy = (np.random.default_rng(seed).standard_normal((50, 8)) for seed in (0, 1, 2))
+    x, bias, residual = x.astype(np.float16), bias[0].astype(np.float32), np.ones((50, 1))
+    keep = ref.mask(ref.fold_in(KEY, 0), 0.3, x.shape)
+    dx = np.where(keep, dy * (1 / 0.7), 0.0)
+    layer = fd.BiasDropoutAdd(0.3, rng=as_key(KEY))
+    assert layer(x, bias, residual).dtype == np.float64
+    of_x, of_bias, of_residual = layer.backward(dy)
+    assert_same(of_x, dx.astype(np.float16))
+    np.testing.assert_allclose(of_bias, dx.sum(axis=0), rtol=1e-6)
+    np.testing.assert_allclose(of_residual, dy.sum(axis=1, keepdims=True), rtol=1e-12)
+    assert (of_bias.dtype, of_residual.dtype) == (np.float32, np.float64)
+    for other, gradient in ((fd.DropoutAdd, dy), (fd.Zoneout, np.where(keep, 0.0, dy))):
+        several = other(0.3, rng=as_key(KEY))
+        assert several(x, np.zeros(x.shape, np.complex128)).dtype == np.complex128
+        of_x, of_other = several.backward(dy + 1j)
+        scale = 1 / 0.7 if other is fd.DropoutAdd else 1.0
+        assert_same(of_x, np.where(keep, dy * scale, 0.0).astype(np.float16))
+        assert_same(of_other.real.copy(), gradient)
+        assert of_other.dtype == np.complex128
+
+
+@pytest.mark.parametrize("dtype", [*REAL, np.dtype(np.complex64)], ids=str)
+def test_python_numbers_promote_as_in_a_sum_of_numpy(dtype: np.dtype[Any]) -> None:
+    x = np.ones(5, dtype=dtype)
+    for number in (0.1, 2j):
+        expected = x + number
+        assert_same(fd.dropout_add(x, number, 0.0), expected)
+        assert_same(fd.bias_dropout_add(x, number, x * 0, 0.0), expected)
+    assert_same(fd.zoneout(x, np.float64(2.0), 1.0), np.full(5, 2.0, (x + np.zeros(1)).dtype))
+
+
+def test_zoneout_promotes_also_where_it_copies() -> None:
+    new, previous = np.float32([0.1, 2.0]), np.array([0.3, 4.0])
+    assert_same(fd.zoneout(new, previous, 0.0), new.astype(np.float64))
+    assert_same(fd.zoneout(new, previous, 1.0), previous)
+    average = 0.75 * new.astype(np.float64) + 0.25 * previous
+    assert_same(fd.zoneout(new, previous, 0.25, training=False), average)
+    assert fd.zoneout(new, new, 0.0) is new

@@ -71,6 +71,32 @@ def test_a_call_needs_hardly_more_memory_than_its_output(
     assert kilobytes <= 64 * threads + 64
 
 
+OF_TWO_DTYPES = """
+import tracemalloc
+import numpy as np, fastdrop as fd
+x, residual = np.ones((1000, 1000), np.float16), np.ones((1000, 1000), np.float32)
+layer = fd.DropoutAdd(0.1, rng=0)
+tracemalloc.start()
+for run, size in [
+    (lambda: fd.dropout_add(x, residual, 0.1), residual.nbytes),
+    (lambda: fd.bias_dropout_add(x.T, residual[0], x, 0.1), residual.nbytes),
+    (lambda: fd.gelu_dropout_backward(x, residual, 0.1, rng=fd.Key(0)), residual.nbytes),
+    (lambda: layer(x, residual), residual.nbytes),
+    (lambda: layer.backward(residual), x.nbytes),
+]:
+    tracemalloc.reset_peak()
+    run()
+    print(tracemalloc.get_traced_memory()[1] - size)
+"""
+
+
+def test_arrays_of_two_dtypes_are_combined_without_a_converted_copy() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", OF_TWO_DTYPES], capture_output=True, text=True, check=True
+    )
+    assert max(map(int, done.stdout.split())) < 100_000
+
+
 SEEDS_AND_MASK = """
 import tracemalloc
 import fastdrop as fd

@@ -83,6 +83,34 @@ def as_array(x: Any, name: str) -> Array:
     return x if type(x) is _ndarray else float_array(x, name)
 
 
+def as_operands(**several: Any) -> tuple[Array, ...]:
+    """Return arrays to be combined as plain arrays, by their names.
+
+    A Python float or complex gets the dtype that NumPy's sum of it and the first other array has.
+    """
+    for name, x in several.items():
+        check_given(x, name, "an array")
+    arrays = {name: as_array(x, name) for name, x in several.items()}
+    scalars = [name for name, x in several.items() if type(x) in (float, complex)]
+    if scalars:
+        others = (array for name, array in arrays.items() if name not in scalars)
+        dtypes = [array.dtype for array in others if works_on(array)]
+        for name in scalars if dtypes else ():
+            dtype = np.add(np.empty(0, dtypes[0]), several[name]).dtype
+            arrays[name] = np.asarray(several[name], dtype)
+    return tuple(arrays.values())
+
+
+def check_given(x: object, name: str, kind: str) -> None:
+    """Raise TypeError if `x` is None, and name the function that does without it."""
+    if x is None:
+        instead = {
+            "bias": "; without a bias, call dropout_add",
+            "residual": "; without a residual, call dropout",
+        }
+        raise TypeError(f"{name} must be {kind}, got None{instead.get(name, '')}")
+
+
 def float_array(x: Any, name: str) -> Array:
     """Return `x` as a plain array of a supported dtype; `x` itself if it is one."""
     array = x if type(x) is _ndarray else _converted(x, name)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, ClassVar, Generic, Never, Self, TypeVar
+from typing import Any, ClassVar, Generic, NamedTuple, Never, Self, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -61,11 +61,11 @@ def call_key(keys: _core.CallKeys) -> Iterator[Key]:
 class _LastCall:
     """What a layer keeps of its last call, beside its attributes: these are checked when set."""
 
-    __slots__ = ("plan", "shapes", "x")
+    __slots__ = ("inputs", "plan", "x")
 
     def __init__(self) -> None:
         self.plan: Any = None
-        self.shapes: Any = None
+        self.inputs: tuple[InputOf, ...] = ()
         self.x: Any = None
 
 
@@ -95,6 +95,24 @@ class Samples:
     keys: tuple[Key, ...]
     rows: int
     shared: bool
+
+
+class InputOf(NamedTuple):
+    """What the gradient with respect to an input has in common with it."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+    def part(self, gradient: Array) -> Array:
+        """Return the real part for a real input, whose gradient may come from a complex result."""
+        return gradient if self.dtype.kind == "c" else gradient.real
+
+    def rounded(self, gradient: Array) -> Array:
+        """Return a gradient in this dtype, or itself if only the byte order differs."""
+        if np.can_cast(gradient.dtype, self.dtype, "equiv"):
+            return gradient
+        with np.errstate(all="ignore"):
+            return np.asarray(gradient.astype(self.dtype.newbyteorder("=")))
 
 
 class Layer(Generic[Recipe]):
@@ -288,9 +306,10 @@ class Layer(Generic[Recipe]):
     def _run_several(
         self, inputs: tuple[Array, ...], out: Array | None, training: bool | None
     ) -> Array:
-        """Do the same as `_run`, for a call with the user's `out`."""
+        """Do the same as `_run`, for a call with several inputs and the user's `out`."""
         target = None if out is None else as_out(out)
         y = self._run(inputs, target, training)
+        self._last.inputs = tuple(InputOf(x.shape, x.dtype) for x in inputs)
         return y if out is None else out
 
     def _train(
@@ -509,10 +528,16 @@ def _as_layer(layer: object) -> Any:
     return next((one for one in adapted if one is not None), None)
 
 
-def sum_to(gradient: Array, shape: tuple[int, ...]) -> Array:
-    """Sum a gradient over the axes along which an input of this shape was broadcast."""
+def gradient_of(x: InputOf, backward: Callable[..., Array], dy: Array) -> Array:
+    """Return a plan's gradient with respect to an input of the shape of `dy`, in its dtype."""
+    return backward(x.part(dy), dtype=x.dtype)
+
+
+def sum_to(x: InputOf, gradient: Array) -> Array:
+    """Return the gradient with respect to an input, by that with respect to its broadcast form."""
+    gradient, shape = x.part(gradient), x.shape
     if gradient.shape == shape:
-        return gradient
+        return x.rounded(gradient)
     new = gradient.ndim - len(shape)
     axes = tuple(range(new)) + tuple(
         new + axis
@@ -522,7 +547,7 @@ def sum_to(gradient: Array, shape: tuple[int, ...]) -> Array:
     precise = np.complex128 if gradient.dtype.kind == "c" else np.float64
     with np.errstate(all="ignore"):
         total = gradient.sum(axis=axes, dtype=precise)
-        return np.asarray(total.reshape(shape).astype(gradient.dtype))
+    return x.rounded(np.asarray(total.reshape(shape)))
 
 
 _ENTRIES = ("stream", "key", "calls", "held", "held_call", "p")

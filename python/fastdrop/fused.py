@@ -5,13 +5,12 @@ Each equals its parts in sequence, up to rounding, without intermediate arrays.
 
 from typing import Any, Literal, Never
 
-import numpy as np
 from numpy.typing import ArrayLike
 
 from fastdrop import _core
-from fastdrop._arguments import Array, Mode, as_array, check_choice, check_mode, refuse
+from fastdrop._arguments import Array, Mode, as_array, as_operands, check_choice, check_mode, refuse
 from fastdrop._key import RNG
-from fastdrop._layer import ElementwiseLayer, MaskedLayer, sum_to
+from fastdrop._layer import ElementwiseLayer, MaskedLayer, gradient_of, sum_to
 from fastdrop._plan import Keep, Plan, check_forward_mask, run
 from fastdrop._recipe import Mask
 
@@ -44,7 +43,9 @@ def dropout_add(
     x : array_like of float or complex
         Output of the block, of any shape and any dtype of `dropout`.
     residual : array_like
-        Input of the block, of the dtype of `x`; it broadcasts to the shape of `x`.
+        Input of the block; it broadcasts to the shape of `x`. The result has the dtype that NumPy
+        promotes both to. It is computed in the widest precision of all arrays, without converted
+        copies, and rounded once.
     p, training, mode, rng, mask, return_mask, out
         As for `dropout`, and so is the result; `out` may be `x` or `residual`.
 
@@ -56,7 +57,7 @@ def dropout_add(
     if unknown:
         refuse(unknown, dropout_add)
     check_mode(mode)
-    inputs = (as_array(x, "x"), as_array(residual, "residual"))
+    inputs = as_operands(x=x, residual=residual)
     return run("add", inputs, p, training, mode, (), rng, mask, return_mask, out)
 
 
@@ -78,9 +79,8 @@ def bias_dropout_add(
 
     .. math:: y_i = residual_i + m_i \, (x_i + bias_i) / (1 - p), \qquad m_i \sim Bernoulli(1 - p)
 
-    `bias` has the dtype of `x` and broadcasts to its shape. Other parameters and the result: as for
-    `dropout_add`. For the gradient with respect to `bias`, sum the gradient with respect to `x` to
-    its shape.
+    `bias` broadcasts to the shape of `x`. Other parameters and the result: as for `dropout_add`.
+    For the gradient with respect to `bias`, sum the gradient with respect to `x` to its shape.
 
     >>> fd.bias_dropout_add(np.ones((2, 2)), np.array([1.0, 2.0]), np.zeros((2, 2)), 0.5, rng=1)
     array([[0., 6.],
@@ -89,7 +89,7 @@ def bias_dropout_add(
     if unknown:
         refuse(unknown, bias_dropout_add)
     check_mode(mode)
-    inputs = (as_array(x, "x"), as_array(bias, "bias"), as_array(residual, "residual"))
+    inputs = as_operands(x=x, bias=bias, residual=residual)
     return run("bias_add", inputs, p, training, mode, (), rng, mask, return_mask, out)
 
 
@@ -201,9 +201,10 @@ def gelu_dropout_backward(
 ) -> Any:
     """Return the gradient of `gelu_dropout` with respect to `x`.
 
-    `dy`, the gradient with respect to the result, has the dtype of `x`; `out` may be `dy` or `x`.
-    The other arguments are those of the forward call. In training, give either `rng`, its `Key`, or
-    `mask`, the mask that it returned; anything else is refused.
+    `dy` is the gradient with respect to the result; its dtype and that of `x` are promoted as in
+    `dropout_add`, and `out` may be either array. The other arguments are those of the forward call.
+    In training, give either `rng`, its `Key`, or `mask`, the mask that it returned; anything else
+    is refused.
 
     >>> x = np.array([1.0, 2.0, -3.0, 4.0])
     >>> fd.gelu_dropout_backward(np.ones(4), x, 0.5, rng=fd.Key(1)).round(4)
@@ -233,7 +234,7 @@ def _backward(
 ) -> Any:
     check_mode(mode)
     check_forward_mask(training, rng, mask)
-    inputs = (as_array(dy, "dy"), as_array(x, "x"))
+    inputs = as_operands(dy=dy, x=x)
     return run(operation + "_gradient", inputs, p, training, mode, (), rng, mask, False, out)
 
 
@@ -252,7 +253,7 @@ class _WithInput:
 
     def backward(self, dy: Array) -> Any:
         """Return the gradient with respect to the input, in the dtype of `dy`."""
-        return self._plan.backward(dy, np.asarray(self._x, dtype=dy.dtype))
+        return self._plan.backward(dy, self._x)
 
 
 class _Fused(MaskedLayer[Mask]):
@@ -291,14 +292,13 @@ class DropoutAdd(_Fused):
         """Return ``residual + dropout(x)``, as `dropout_add` does."""
         if unknown:
             refuse(unknown, self.__call__)
-        y = self._run_several((as_array(x, "x"), as_array(residual, "residual")), out, training)
-        self._last.shapes = np.shape(residual)
-        return y
+        return self._run_several(as_operands(x=x, residual=residual), out, training)
 
     def backward(self, dy: ArrayLike) -> tuple[Array, Array]:
-        """Return the gradients with respect to `x` and `residual` of the last call."""
-        array = as_array(dy, "dy")
-        return self._last_plan().backward(array), sum_to(array, self._last.shapes)
+        """Return the gradients with respect to both inputs of the last call, in their dtypes."""
+        plan, array = self._last_plan(), as_array(dy, "dy")
+        x, residual = self._last.inputs
+        return gradient_of(x, plan.backward, array), sum_to(residual, array)
 
 
 class BiasDropoutAdd(_Fused):
@@ -330,17 +330,15 @@ class BiasDropoutAdd(_Fused):
         """Return ``residual + dropout(x + bias)``, as `bias_dropout_add` does."""
         if unknown:
             refuse(unknown, self.__call__)
-        inputs = (as_array(x, "x"), as_array(bias, "bias"), as_array(residual, "residual"))
-        y = self._run_several(inputs, out, training)
-        self._last.shapes = np.shape(bias), np.shape(residual)
-        return y
+        inputs = as_operands(x=x, bias=bias, residual=residual)
+        return self._run_several(inputs, out, training)
 
     def backward(self, dy: ArrayLike) -> tuple[Array, Array, Array]:
-        """Return the gradients with respect to `x`, `bias` and `residual` of the last call."""
+        """Return the gradients with respect to all inputs of the last call, in their dtypes."""
         array = as_array(dy, "dy")
-        dx = self._last_plan().backward(array)
-        bias, residual = self._last.shapes
-        return dx, sum_to(dx, bias), sum_to(array, residual)
+        dx = self._last_plan().backward(array)  # rounded to the dtypes of x and bias at the end
+        x, bias, residual = self._last.inputs
+        return sum_to(x, dx), sum_to(bias, dx), sum_to(residual, array)
 
 
 class ReluDropout(_Fused, ElementwiseLayer[Mask]):

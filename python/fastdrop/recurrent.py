@@ -5,12 +5,11 @@ Dropout that is shared along time is in `shared`.
 
 from typing import Any, Never
 
-import numpy as np
 from numpy.typing import ArrayLike
 
-from fastdrop._arguments import Array, as_array, probability, refuse
+from fastdrop._arguments import Array, as_array, as_operands, probability, refuse
 from fastdrop._key import RNG
-from fastdrop._layer import MaskedLayer, sum_to
+from fastdrop._layer import MaskedLayer, gradient_of, sum_to
 from fastdrop._plan import Keep, check_forward_mask, run, select
 from fastdrop._recipe import Mask
 
@@ -39,7 +38,8 @@ def zoneout(
     new : array_like of float or complex
         State that the step has computed, of any shape and any dtype of `dropout`.
     previous : array_like
-        State before the step, of the dtype of `new`; it broadcasts to the shape of `new`.
+        State before the step; it broadcasts to the shape of `new`. Dtypes are promoted as in
+        `dropout_add`.
     p : float, default 0.5
         Probability to keep the PREVIOUS value of a unit, in [0, 1].
     training, rng, mask, return_mask, out
@@ -48,7 +48,7 @@ def zoneout(
     Returns
     -------
     ndarray
-        Of the shape and dtype of `new`; `new` itself for p = 0.
+        Of the shape of `new`; `new` itself for p = 0 if it has the result's dtype.
 
     Examples
     --------
@@ -59,7 +59,7 @@ def zoneout(
     """
     if unknown:
         refuse(unknown, zoneout)
-    inputs = (as_array(new, "new"), as_array(previous, "previous"))
+    inputs = as_operands(new=new, previous=previous)
     return run("switch", inputs, p, training, "standard", (), rng, mask, return_mask, out)
 
 
@@ -123,11 +123,10 @@ class Zoneout(MaskedLayer[Mask]):
         """Return the next state, as `zoneout` does."""
         if unknown:
             refuse(unknown, self.__call__)
-        y = self._run_several((as_array(new, "new"), as_array(previous, "previous")), out, training)
-        self._last.shapes = np.shape(previous)
-        return y
+        return self._run_several(as_operands(new=new, previous=previous), out, training)
 
     def backward(self, dy: ArrayLike) -> tuple[Array, Array]:
-        """Return the gradients with respect to `new` and `previous` of the last call."""
+        """Return the gradients with respect to both inputs of the last call, in their dtypes."""
         plan, array = self._last_plan(), as_array(dy, "dy")
-        return plan.backward(array), sum_to(plan.backward_other(array), self._last.shapes)
+        new, previous = self._last.inputs
+        return gradient_of(new, plan.backward, array), sum_to(previous, plan.backward_other(array))

@@ -9,23 +9,21 @@ use half::slice::HalfFloatSliceExt;
 
 use super::element::{Stored, with_element};
 use super::gelu::Arithmetic;
-use crate::operand::{Element, LARGEST};
+use crate::operand::{Format, LARGEST};
 use crate::simd::WORD;
 
 /// The floats that elements are computed in.
 pub(crate) trait Real: Arithmetic + Default + Send + Sync {
-    fn from_halves<T>(_: &[T], _: &mut [Self])
+    fn from_halves<T>(from: &[T], to: &mut [Self])
     where
-        [T]: HalfFloatSliceExt,
-    {
-        unreachable!("float16 and bfloat16 are computed in f32")
-    }
-    fn to_halves<T>(_: &[Self], _: &mut [T])
+        [T]: HalfFloatSliceExt;
+    fn to_halves<T>(from: &[Self], to: &mut [T])
     where
-        [T]: HalfFloatSliceExt,
-    {
-        unreachable!("float16 and bfloat16 are computed in f32")
-    }
+        [T]: HalfFloatSliceExt;
+    fn from_singles(from: &[f32], to: &mut [Self]);
+    fn to_singles(from: &[Self], to: &mut [f32]);
+    fn from_doubles(from: &[f64], to: &mut [Self]);
+    fn to_doubles(from: &[Self], to: &mut [f64]);
 }
 
 impl Real for f32 {
@@ -41,9 +39,62 @@ impl Real for f32 {
     {
         to.convert_from_f32_slice(from);
     }
+    fn from_singles(from: &[f32], to: &mut [Self]) {
+        to.copy_from_slice(from);
+    }
+    fn to_singles(from: &[Self], to: &mut [f32]) {
+        to.copy_from_slice(from);
+    }
+    fn from_doubles(_: &[f64], _: &mut [Self]) {
+        unreachable!("float64 is computed in f64")
+    }
+    fn to_doubles(_: &[Self], _: &mut [f64]) {
+        unreachable!("float64 is computed in f64")
+    }
 }
 
-impl Real for f64 {}
+impl Real for f64 {
+    fn from_halves<T>(from: &[T], to: &mut [Self])
+    where
+        [T]: HalfFloatSliceExt,
+    {
+        from.convert_to_f64_slice(to);
+    }
+    fn to_halves<T>(from: &[Self], to: &mut [T])
+    where
+        [T]: HalfFloatSliceExt,
+    {
+        let mut odd = [0.0; 2 * WORD];
+        let odd = &mut odd[..from.len()];
+        odd.iter_mut().zip(from).for_each(|(odd, from)| *odd = to_odd(*from));
+        to.convert_from_f32_slice(odd);
+    }
+    fn from_singles(from: &[f32], to: &mut [Self]) {
+        to.iter_mut().zip(from).for_each(|(to, from)| *to = Self::from(*from));
+    }
+    fn to_singles(from: &[Self], to: &mut [f32]) {
+        to.iter_mut().zip(from).for_each(|(to, from)| *to = *from as f32);
+    }
+    fn from_doubles(from: &[f64], to: &mut [Self]) {
+        to.copy_from_slice(from);
+    }
+    fn to_doubles(from: &[Self], to: &mut [f64]) {
+        to.copy_from_slice(from);
+    }
+}
+
+/// The f32 next to `x` whose last bit is 1, or `x` itself. Rounding it to half precision gives what rounding `x` at once
+/// does (Boldo and Melquiond, "Emulation of a FMA and correctly rounded sums", IEEE Trans. Comput. 57(4), 2008); of the
+/// nearest f32, ties would be rounded twice.
+fn to_odd(x: f64) -> f32 {
+    let nearest = x as f32;
+    let back = f64::from(nearest);
+    let bits = nearest.to_bits();
+    if back == x || x.is_nan() || bits & 1 == 1 {
+        return nearest;
+    }
+    f32::from_bits(if back.abs() < x.abs() { bits + 1 } else { bits - 1 })
+}
 
 /// Room for a word of elements of any type.
 #[repr(align(64))]
@@ -62,9 +113,7 @@ impl Buffer {
 /// How an array's elements lie in memory.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Layout {
-    pub(crate) element: Element,
-    /// Whether the byte order differs from this CPU's.
-    pub(crate) swapped: bool,
+    pub(crate) format: Format,
     /// From one element to the next, in bytes.
     pub(crate) step: isize,
 }
@@ -75,7 +124,7 @@ impl Layout {
     /// # Safety
     /// The elements must be readable from `src` on.
     pub(crate) unsafe fn read(self, src: *const u8, len: usize, buffer: &mut Buffer) {
-        let size = self.element.size();
+        let size = self.format.element.size();
         let bytes = &mut buffer.0[..len * size];
         // SAFETY: the caller vouches for the elements; the buffer is not one of them.
         unsafe { copy(src, self.step, bytes.as_mut_ptr(), size as isize, size, len) };
@@ -87,45 +136,69 @@ impl Layout {
     /// # Safety
     /// The elements must be writeable from `dst` on.
     pub(crate) unsafe fn write(self, buffer: &mut Buffer, len: usize, dst: *mut u8) {
-        let size = self.element.size();
+        let size = self.format.element.size();
         let bytes = &mut buffer.0[..len * size];
         self.swap(bytes);
         // SAFETY: the caller vouches for the elements; the buffer is not one of them.
         unsafe { copy(bytes.as_ptr(), size as isize, dst, self.step, size, len) };
     }
 
+    /// Whether the elements from `first` on are contiguous, aligned, and in this CPU's byte order.
+    fn is_plain(self, first: *const u8) -> bool {
+        let Format { element, swapped } = self.format;
+        !swapped
+            && self.step == element.size() as isize
+            && first.addr().is_multiple_of(element.size() / element.parts())
+    }
+
     fn swap(self, bytes: &mut [u8]) {
-        if self.swapped {
-            for part in bytes.chunks_exact_mut(self.element.size() / self.element.parts()) {
+        if self.format.swapped {
+            for part in bytes.chunks_exact_mut(self.format.element.size() / self.format.element.parts()) {
                 part.reverse();
             }
         }
     }
 
-    /// Reads `to.len()` floats: a word of elements at most.
+    /// Reads `to.len()` floats, `parts` for each element: a word of elements at most. To a real
+    /// number, 0 is added as the second part.
     ///
     /// # Safety
-    /// The elements must be readable from `src` on, and R must be the float that they are computed
-    /// in.
-    pub(crate) unsafe fn load<R: Real>(self, src: *const u8, to: &mut [R]) {
-        let len = to.len() / self.element.parts();
-        let mut buffer = Buffer::new();
-        // SAFETY: the caller vouches for the elements.
-        unsafe { self.read(src, len, &mut buffer) };
-        // SAFETY: the buffer is aligned for any type, and holds `len` elements.
-        unsafe { with_element!(self.element, T => T::widen(buffer.0.as_ptr(), to)) };
+    /// The elements must be readable from `src` on.
+    pub(crate) unsafe fn load<R: Real>(self, src: *const u8, parts: usize, to: &mut [R]) {
+        let len = to.len() / parts;
+        let stored = len * self.format.element.parts();
+        let widen = |from: *const u8, to: &mut [R]| {
+            // SAFETY: there are as many elements at either address below, aligned.
+            unsafe { with_element!(self.format.element, T => T::widen(from, to)) };
+        };
+        if self.is_plain(src) {
+            widen(src, &mut to[..stored]);
+        } else {
+            let mut buffer = Buffer::new();
+            // SAFETY: the caller vouches for the elements.
+            unsafe { self.read(src, len, &mut buffer) };
+            widen(buffer.0.as_ptr(), &mut to[..stored]);
+        }
+        if stored < to.len() {
+            for i in (0..len).rev() {
+                (to[2 * i], to[2 * i + 1]) = (to[i], R::default());
+            }
+        }
     }
 
     /// Writes `from`: a word of elements at most.
     ///
     /// # Safety
-    /// The elements must be writeable from `dst` on, and R must be the float that they are computed
-    /// in.
+    /// The elements must be writeable from `dst` on.
     pub(crate) unsafe fn store<R: Real>(self, from: &[R], dst: *mut u8) {
-        let len = from.len() / self.element.parts();
+        let len = from.len() / self.format.element.parts();
+        if self.is_plain(dst) {
+            // SAFETY: the caller vouches for the elements, and they are aligned.
+            return unsafe { with_element!(self.format.element, T => T::narrow(from, dst)) };
+        }
         let mut buffer = Buffer::new();
         // SAFETY: the buffer is aligned for any type, and has room for `len` elements.
-        unsafe { with_element!(self.element, T => T::narrow(from, buffer.0.as_mut_ptr())) };
+        unsafe { with_element!(self.format.element, T => T::narrow(from, buffer.0.as_mut_ptr())) };
         // SAFETY: the caller vouches for the elements.
         unsafe { self.write(&mut buffer, len, dst) };
     }
@@ -166,7 +239,34 @@ unsafe fn copy(src: *const u8, src_step: isize, dst: *mut u8, dst_step: isize, s
 
 #[cfg(test)]
 mod tests {
+    use half::{bf16, f16};
+
     use super::*;
+    use crate::operand::Element;
+
+    /// Would catch a rounding to f32 in between, and one that drops the lower bits of a double.
+    #[test]
+    fn doubles_become_halves_by_one_rounding() {
+        let power = |n| 2f64.powi(n);
+        let (mut halves, mut brains) = ([f16::ZERO; 3], [bf16::ZERO; 3]);
+        for sign in [1.0, -1.0] {
+            let signed = |numbers: [f64; 3]| numbers.map(|x| x * sign);
+            // A tie between two numbers, and a step from it that is lost in f32; the second is subnormal.
+            for (even, next, step) in [(1.0, 1.0 + power(-10), power(-50)), (0.0, power(-24), power(-70))] {
+                let tie = (even + next) / 2.0;
+                f64::to_halves(&signed([tie - step, tie, tie + step]), &mut halves);
+                assert_eq!(halves.map(f16::to_f64), signed([even, even, next]));
+            }
+            let tie = 1.0 + power(-8);
+            f64::to_halves(&signed([tie - power(-50), tie, tie + power(-50)]), &mut brains);
+            assert_eq!(brains.map(bf16::to_f64), signed([1.0, 1.0, 1.0 + power(-7)]));
+            // Beyond the numbers of f32.
+            f64::to_halves(&signed([1e300, f64::INFINITY, 1e-300]), &mut brains);
+            assert_eq!(brains.map(bf16::to_f64), signed([f64::INFINITY, f64::INFINITY, 0.0]));
+        }
+        f64::to_halves(&[f64::NAN], &mut halves[..1]);
+        assert!(halves[0].is_nan());
+    }
 
     #[test]
     fn each_part_of_an_element_has_a_byte_order() {
@@ -175,7 +275,7 @@ mod tests {
             let bytes: [u8; 32] = std::array::from_fn(|i| i as u8);
             for swapped in [false, true] {
                 let mut turned = bytes;
-                Layout { element, swapped, step: 0 }.swap(&mut turned);
+                Layout { format: Format { element, swapped }, step: 0 }.swap(&mut turned);
                 let from = |i: usize| if swapped { i / size * size + size - 1 - i % size } else { i };
                 assert_eq!(turned, std::array::from_fn(|i| bytes[from(i)]), "{element:?} {swapped}");
             }

@@ -48,26 +48,22 @@ pub(super) trait Stored {
     /// Reads `to.len()` floats from contiguous elements.
     ///
     /// # Safety
-    /// The elements must be readable at `from` and aligned, and R must be the float that they are
-    /// computed in.
-    unsafe fn widen<R: Real>(from: *const u8, to: &mut [R]) {
-        // SAFETY: the elements' parts are such floats, and the caller vouches for their bytes.
-        unsafe { to.as_mut_ptr().copy_from_nonoverlapping(from.cast(), to.len()) };
+    /// The elements must be readable at `from` and aligned.
+    unsafe fn widen<R: Real>(_from: *const u8, _to: &mut [R]) {
+        unreachable!("keep bits are not computed with")
     }
 
     /// Writes `from` as contiguous elements, rounded once.
     ///
     /// # Safety
-    /// The elements must be writeable at `to` and aligned, and R must be the float that they are
-    /// computed in.
-    unsafe fn narrow<R: Real>(from: &[R], to: *mut u8) {
-        // SAFETY: the elements' parts are such floats, and the caller vouches for their bytes.
-        unsafe { to.cast::<R>().copy_from_nonoverlapping(from.as_ptr(), from.len()) };
+    /// The elements must be writeable at `to` and aligned.
+    unsafe fn narrow<R: Real>(_from: &[R], _to: *mut u8) {
+        unreachable!("keep bits are not computed with")
     }
 }
 
 macro_rules! select {
-    ($name:ident, $type:ty, $scale:ty, $method:ident $(, $half:ty)?) => {
+    ($name:ident, $type:ty, $scale:ty, $method:ident, $number:ty, $from:ident, $to:ident) => {
         pub(super) struct $name;
         impl Stored for $name {
             const SIZE: usize = size_of::<$type>();
@@ -84,23 +80,21 @@ macro_rules! select {
                 // SAFETY: the obligations are the same.
                 unsafe { simd.$method::<STREAM>(keep, src.cast(), dst.cast(), scale as $scale) };
             }
-            $(
-                unsafe fn widen<R: Real>(from: *const u8, to: &mut [R]) {
-                    // SAFETY: the caller vouches for that many elements, and any bits are valid.
-                    R::from_halves(unsafe { std::slice::from_raw_parts(from.cast::<$half>(), to.len()) }, to);
-                }
-                unsafe fn narrow<R: Real>(from: &[R], to: *mut u8) {
-                    // SAFETY: the caller vouches for that many elements, and any bits are valid.
-                    R::to_halves(from, unsafe { std::slice::from_raw_parts_mut(to.cast::<$half>(), from.len()) });
-                }
-            )?
+            unsafe fn widen<R: Real>(from: *const u8, to: &mut [R]) {
+                // SAFETY: the caller vouches for that many elements, and any bits are valid.
+                R::$from(unsafe { std::slice::from_raw_parts(from.cast::<$number>(), to.len()) }, to);
+            }
+            unsafe fn narrow<R: Real>(from: &[R], to: *mut u8) {
+                // SAFETY: the caller vouches for that many elements, and any bits are valid.
+                R::$to(from, unsafe { std::slice::from_raw_parts_mut(to.cast::<$number>(), from.len()) });
+            }
         }
     };
 }
-select!(Half, u16, f32, select_f16, f16);
-select!(BHalf, u16, f32, select_bf16, bf16);
-select!(Single, f32, f32, select_f32);
-select!(Double, f64, f64, select_f64);
+select!(Half, u16, f32, select_f16, f16, from_halves, to_halves);
+select!(BHalf, u16, f32, select_bf16, bf16, from_halves, to_halves);
+select!(Single, f32, f32, select_f32, f32, from_singles, to_singles);
+select!(Double, f64, f64, select_f64, f64, from_doubles, to_doubles);
 
 /// A complex number: two parts that share a bit.
 pub(super) struct Pair<T>(std::marker::PhantomData<T>);
@@ -120,6 +114,15 @@ impl<T: Stored> Stored for Pair<T> {
                 T::select::<S, STREAM>(simd, keep, src.add(at), dst.add(at), scale);
             }
         }
+    }
+
+    unsafe fn widen<R: Real>(from: *const u8, to: &mut [R]) {
+        // SAFETY: the obligations are the same, for the parts.
+        unsafe { T::widen(from, to) };
+    }
+    unsafe fn narrow<R: Real>(from: &[R], to: *mut u8) {
+        // SAFETY: the obligations are the same, for the parts.
+        unsafe { T::narrow(from, to) };
     }
 }
 

@@ -8,7 +8,7 @@ pub(crate) mod select;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::operand::{Each, Operands};
+use crate::operand::{Each, Element, Format, Operands};
 use crate::simd::Level;
 use crate::walk::Place;
 use crate::walk::source::Drawn;
@@ -52,19 +52,19 @@ impl Run<'_> {
 
     /// How an array's elements lie in memory.
     fn layout(&self, which: usize) -> convert::Layout {
-        convert::Layout {
-            element: self.operands.element,
-            swapped: self.operands.swapped[which],
-            step: self.steps[which],
-        }
+        convert::Layout { format: self.operands.format(which), step: self.steps[which] }
     }
 
-    /// Whether the output and `inputs` inputs hold contiguous elements of `size` bytes in this
-    /// CPU's byte order.
+    /// Whether an array has contiguous elements of this type in this CPU's byte order.
+    fn has(&self, which: usize, element: Element) -> bool {
+        self.operands.format(which) == Format { element, swapped: false }
+            && self.steps[which] == element.size() as isize
+    }
+
+    /// Whether the output and `inputs` inputs hold contiguous elements of `size` bytes, of one type in
+    /// this CPU's byte order.
     fn is_contiguous(&self, size: usize, inputs: usize) -> bool {
-        let arrays = 1 + inputs;
-        self.steps[..arrays].iter().all(|step| *step == size as isize)
-            && !self.operands.swapped[..arrays].contains(&true)
+        self.steps[..=inputs].iter().all(|step| *step == size as isize) && self.operands.are_alike()
     }
 }
 
@@ -128,7 +128,7 @@ impl Operation<'_> {
                 Self::Noise { std } => match drawn {
                     Drawn::Normals(&[normal]) => {
                         let (words, offset) = drawn.bits();
-                        let scale = op::noise_factor(std, normal, run.operands.element);
+                        let scale = op::noise_factor(std, normal, run.operands.element());
                         select::run(memory, scale, words, offset, run);
                     }
                     Drawn::Normals(normals) => op::noise(memory, std, normals, run),

@@ -8,7 +8,7 @@ use super::convert::Real;
 use super::gelu::{Arithmetic, gelu, slope};
 use super::{LINE, Memory, Run, WRITE_AHEAD};
 use crate::error::Error;
-use crate::operand::{Element, INPUTS};
+use crate::operand::{Each, Element, INPUTS};
 use crate::simd::{Kernel, LANES, Simd, WORD};
 use crate::words::{twice, word_at};
 
@@ -179,7 +179,7 @@ impl Formula {
         assert!(offset + run.len <= (words.len() - 1) * 64 || run.len == 0);
         // SAFETY: the obligations are the same.
         unsafe {
-            if run.operands.element.is_double() {
+            if run.operands.is_double() {
                 self.run_in::<f64>(memory, words, offset, run);
             } else {
                 self.run_in::<f32>(memory, words, offset, run);
@@ -188,12 +188,12 @@ impl Formula {
     }
 
     /// # Safety
-    /// As for [`Formula::run`]; R must be the float that the elements are computed in.
+    /// As for [`Formula::run`]; no array may be wider than R.
     unsafe fn run_in<R: Real>(self, memory: &Memory, words: &[u64], offset: usize, run: &Run<'_>) {
         let len = run.len;
         let inputs = self.kind.inputs();
         let size = size_of::<R>();
-        if run.operands.element.size() == size && run.is_contiguous(size, inputs) {
+        if run.operands.element().size() == size && run.is_contiguous(size, inputs) {
             let dst = run.address(0);
             // Partly written lines, at the ends of short runs, are better left to the cache.
             let lines = dst.addr().is_multiple_of(LINE) && (len * size).is_multiple_of(LINE);
@@ -203,7 +203,9 @@ impl Formula {
             let call = Contiguous { formula: self, ahead, inputs, dst: dst.cast(), words, offset, len };
             return memory.level.run(call);
         }
-        let parts = run.operands.element.parts();
+        let parts = run.operands.element().parts();
+        let computed = Element::number(size == size_of::<f64>(), parts);
+        let direct: Each<bool> = std::array::from_fn(|which| run.has(which, computed));
         let mut buffers = [[R::default(); 2 * WORD]; INPUTS];
         for at in (0..len).step_by(WORD) {
             let floats = WORD.min(len - at) * parts;
@@ -211,16 +213,26 @@ impl Formula {
             let bits = if parts == 1 { [word, 0, 0] } else { [twice(word as u32), twice((word >> 32) as u32), 0] };
             let place = |which: usize| run.address(which).wrapping_offset(at as isize * run.steps[which]);
             for (buffer, which) in buffers[..inputs].iter_mut().zip(1..) {
-                // SAFETY: `at < len`, and the caller vouches for the elements.
-                unsafe { run.layout(which).load(place(which), &mut buffer[..floats]) };
+                if !direct[which] {
+                    // SAFETY: `at < len`, and the caller vouches for the elements.
+                    unsafe { run.layout(which).load(place(which), parts, &mut buffer[..floats]) };
+                }
             }
             let [x, a, b] = &mut buffers;
-            let (dst, more) = (x.as_mut_ptr(), [a.as_ptr(), b.as_ptr()]);
-            let inputs = [dst.cast_const(), more[0], more[1]];
-            let call = Contiguous { formula: self, ahead: None, inputs, dst, words: &bits, offset: 0, len: floats };
-            memory.level.run(call);
-            // SAFETY: `at < len`, and the caller vouches for the elements.
-            unsafe { run.layout(0).store(&buffers[0][..floats], place(0)) };
+            let x = x.as_mut_ptr();
+            let mut addresses = [x, x, a.as_mut_ptr(), b.as_mut_ptr()];
+            for which in 0..addresses.len() {
+                if direct[which] {
+                    addresses[which] = place(which).cast();
+                }
+            }
+            let [dst, inputs @ ..] = addresses;
+            let (inputs, words, len) = (inputs.map(|input| input.cast_const()), &bits, floats);
+            memory.level.run(Contiguous { formula: self, ahead: None, inputs, dst, words, offset: 0, len });
+            if !direct[0] {
+                // SAFETY: `at < len`, and the caller vouches for the elements.
+                unsafe { run.layout(0).store(&buffers[0][..floats], place(0)) };
+            }
         }
     }
 }
@@ -244,7 +256,7 @@ pub(super) unsafe fn noise(memory: &Memory, std: f64, normals: &[f32], run: &Run
     assert!(normals.len() == run.len);
     // SAFETY: the obligations are the same.
     unsafe {
-        if run.operands.element.is_double() {
+        if run.operands.is_double() {
             noise_in::<f64>(memory, std, normals, run);
         } else {
             noise_in::<f32>(memory, std, normals, run);
@@ -255,9 +267,9 @@ pub(super) unsafe fn noise(memory: &Memory, std: f64, normals: &[f32], run: &Run
 /// # Safety
 /// As for [`noise`]; R must be the float that the elements are computed in.
 unsafe fn noise_in<R: Real>(memory: &Memory, std: f64, normals: &[f32], run: &Run<'_>) {
-    let parts = run.operands.element.parts();
+    let parts = run.operands.element().parts();
     let size = size_of::<R>();
-    if run.operands.element.size() == size && run.is_contiguous(size, 1) {
+    if run.operands.element().size() == size && run.is_contiguous(size, 1) {
         let (src, dst) = (run.address(1).cast::<R>().cast_const(), run.address(0).cast::<R>());
         return memory.level.run(Multiply { std, normals, src, dst });
     }
@@ -277,7 +289,7 @@ unsafe fn noise_in<R: Real>(memory: &Memory, std: f64, normals: &[f32], run: &Ru
         // SAFETY: the normals from `at` on belong to the run, and the caller vouches for its
         // elements.
         unsafe {
-            run.layout(1).load(place(1), x);
+            run.layout(1).load(place(1), parts, x);
             let dst = x.as_mut_ptr();
             memory.level.run(Multiply { std, normals, src: dst.cast_const(), dst });
             run.layout(0).store(x, place(0));

@@ -3,7 +3,7 @@
 //! All kernels work on words of 64 elements. `simd` defines what a level does with one word; this
 //! file has what all levels share: element types, heads and tails. No bits are drawn here.
 
-use super::convert::Buffer;
+use super::convert::{Buffer, Real};
 use super::element::{Stored, with_element};
 use super::{LINE, Memory, Run, WRITE_AHEAD};
 use crate::operand::Element;
@@ -24,14 +24,23 @@ const PAGE: usize = 4096;
 pub(super) unsafe fn run(memory: &Memory, scale: f64, words: &[u64], offset: usize, run: &Run<'_>) {
     let len = run.len;
     assert!(offset + len <= (words.len() - 1) * 64 || len == 0);
-    let element = run.operands.element;
+    let element = run.operands.element();
     let size = element.size();
     let inputs = usize::from(element != Element::Bool);
-    let swapped = run.operands.swapped[..1 + inputs].contains(&true);
-    if run.is_contiguous(size, inputs) || len == 1 && !swapped {
+    if run.is_contiguous(size, inputs) || len == 1 && run.operands.are_alike() {
         let (src, dst) = (run.address(1), run.address(0));
         let (stream, ahead) = (memory.stream, memory.ahead[1]);
         return memory.level.run(Contiguous { element, scale, stream, ahead, words, offset, src, dst, len });
+    }
+    if inputs == 1 && run.operands.format(1).element != element {
+        // SAFETY: the obligations are the same.
+        return unsafe {
+            if run.operands.is_double() {
+                run_in::<f64>(memory, scale, words, offset, run);
+            } else {
+                run_in::<f32>(memory, scale, words, offset, run);
+            }
+        };
     }
     let mut buffer = Buffer::new();
     let [output, input] = [0, 1].map(|which| run.layout(which));
@@ -53,12 +62,34 @@ pub(super) unsafe fn run(memory: &Memory, scale: f64, words: &[u64], offset: usi
     }
 }
 
+/// The same for an output of another element type than the input, neither of which is wider than R.
+///
+/// # Safety
+/// As for [`super::Operation::run`].
+unsafe fn run_in<R: Real>(memory: &Memory, scale: f64, words: &[u64], offset: usize, run: &Run<'_>) {
+    let parts = run.operands.element().parts();
+    let element = Element::number(size_of::<R>() == size_of::<f64>(), parts);
+    let mut x = [R::default(); 2 * WORD];
+    for at in (0..run.len).step_by(WORD) {
+        let len = WORD.min(run.len - at);
+        let place = |which: usize| run.address(which).wrapping_offset(at as isize * run.steps[which]);
+        let x = &mut x[..len * parts];
+        // SAFETY: `at + len` is at most the run's length, and the caller vouches for its elements.
+        unsafe { run.layout(1).load(place(1), parts, x) };
+        let dst = x.as_mut_ptr().cast::<u8>();
+        let (src, offset) = (dst.cast_const(), offset + at);
+        memory.level.run(Contiguous { element, scale, stream: false, ahead: 0, words, offset, src, dst, len });
+        // SAFETY: as above.
+        unsafe { run.layout(0).store(x, place(0)) };
+    }
+}
+
 /// Zeroes a run whose elements are all dropped, without reading the input.
 ///
 /// # Safety
 /// As for [`super::Operation::run`].
 pub(super) unsafe fn zero(memory: &Memory, run: &Run<'_>) {
-    let size = run.operands.element.size();
+    let size = run.operands.element().size();
     let dst = run.address(0);
     if run.steps[0] == size as isize {
         let bytes = run.len * size;
@@ -101,7 +132,7 @@ impl Kernel for Zeros {
     }
 }
 
-/// Contiguous elements. Only [`run`] makes one, from a run's elements or its own buffer; `src` is
+/// Contiguous elements. Only [`run`] and [`run_in`] make one, from a run's elements or a buffer; `src` is
 /// not read if the elements are the keep bits themselves.
 struct Contiguous<'a> {
     element: Element,

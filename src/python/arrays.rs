@@ -16,17 +16,24 @@ use crate::walk::{Axes, Axis};
 /// Strides of an operand, one per axis of the result.
 pub(super) type Steps = SmallVec<[isize; 6]>;
 
+// NumPy's numbers of types.
+const F32: i32 = 11;
+const F64: i32 = 12;
+const COMPLEX64: i32 = 14;
+const COMPLEX128: i32 = 15;
+const F16: i32 = 23;
+/// The number that ml_dtypes registered for bfloat16; 0 until first seen.
+static BFLOAT16: AtomicI32 = AtomicI32::new(0);
+
 /// The element type of a dtype that fastdrop works on.
 pub(super) fn element(dtype: &Bound<'_, PyArrayDescr>) -> Option<Element> {
-    /// Type number that ml_dtypes registered for bfloat16; 0 until first seen.
-    static BFLOAT16: AtomicI32 = AtomicI32::new(0);
     const FIRST_USER_TYPE: i32 = 256;
     match dtype.num() {
-        23 => Some(Element::F16),
-        11 => Some(Element::F32),
-        12 => Some(Element::F64),
-        14 => Some(Element::Complex64),
-        15 => Some(Element::Complex128),
+        F16 => Some(Element::F16),
+        F32 => Some(Element::F32),
+        F64 => Some(Element::F64),
+        COMPLEX64 => Some(Element::Complex64),
+        COMPLEX128 => Some(Element::Complex128),
         num if num < FIRST_USER_TYPE => None,
         num if num == BFLOAT16.load(Ordering::Relaxed) => Some(Element::Bf16),
         num => {
@@ -71,6 +78,45 @@ pub(super) fn mend(dtype: &Bound<'_, PyArrayDescr>, name: &str) -> String {
     if numbers { format!(": use {name}.astype(np.float32)") } else { String::new() }
 }
 
+pub(super) fn element_name(element: Element) -> &'static str {
+    match element {
+        Element::F16 => "float16",
+        Element::Bf16 => "bfloat16",
+        Element::F32 => "float32",
+        Element::F64 => "float64",
+        Element::Complex64 => "complex64",
+        Element::Complex128 => "complex128",
+        Element::Bool | Element::U64 | Element::Bit => unreachable!("results are numbers"),
+    }
+}
+
+/// The element type that NumPy promotes two others to; `None` if it refuses them.
+pub(super) fn promoted(one: Element, other: Element) -> Option<Element> {
+    match (one, other) {
+        _ if one == other => Some(one),
+        (Element::F16, Element::Bf16) | (Element::Bf16, Element::F16) => None,
+        _ => Some(Element::number(one.is_double() || other.is_double(), one.parts().max(other.parts()))),
+    }
+}
+
+/// The dtype of an element type in this CPU's byte order. bfloat16 must have been seen.
+pub(super) fn dtype_of(py: Python<'_>, element: Element) -> PyResult<Bound<'_, PyArrayDescr>> {
+    let num = match element {
+        Element::F16 => F16,
+        Element::Bf16 => BFLOAT16.load(Ordering::Relaxed),
+        Element::F32 => F32,
+        Element::F64 => F64,
+        Element::Complex64 => COMPLEX64,
+        Element::Complex128 => COMPLEX128,
+        Element::Bool | Element::U64 | Element::Bit => unreachable!("results are numbers"),
+    };
+    // SAFETY: the number is that of a type, and the call returns a reference of its own.
+    unsafe {
+        let dtype = PY_ARRAY_API.PyArray_DescrFromType(py, num);
+        Ok(Bound::from_owned_ptr_or_err(py, dtype.cast())?.cast_into_unchecked())
+    }
+}
+
 pub(super) fn swapped(dtype: &Bound<'_, PyArrayDescr>) -> bool {
     dtype.is_native_byteorder() == Some(false)
 }
@@ -112,13 +158,17 @@ pub(super) fn empty<'py>(
     }
 }
 
-/// A new array with the shape, dtype and layout of `x`.
-pub(super) fn empty_like<'py>(x: &Bound<'py, PyUntypedArray>) -> PyResult<Bound<'py, PyUntypedArray>> {
+/// A new array with the shape and layout of `x`, of a dtype or that of `x`.
+pub(super) fn empty_like<'py>(
+    x: &Bound<'py, PyUntypedArray>,
+    dtype: Option<Bound<'py, PyArrayDescr>>,
+) -> PyResult<Bound<'py, PyUntypedArray>> {
     let py = x.py();
-    // SAFETY: `x` is an array, and no dtype is passed whose reference would be consumed.
+    // SAFETY: `x` is an array, and the call consumes a dtype reference of its own, if any.
     unsafe {
         let keep = NPY_ORDER::NPY_KEEPORDER;
-        let array = PY_ARRAY_API.PyArray_NewLikeArray(py, x.as_array_ptr(), keep, std::ptr::null_mut(), 0);
+        let dtype = dtype.map_or(std::ptr::null_mut(), PyArrayDescrMethods::into_dtype_ptr);
+        let array = PY_ARRAY_API.PyArray_NewLikeArray(py, x.as_array_ptr(), keep, dtype, 0);
         Ok(Bound::from_owned_ptr_or_err(py, array)?.cast_into_unchecked())
     }
 }
@@ -196,18 +246,14 @@ pub(super) fn surely_disjoint(array: &Bound<'_, PyUntypedArray>) -> bool {
     })
 }
 
-/// Checks that `array`, if given, can be the output of a call on `x`.
-pub(super) fn check_out(
-    array: Option<&Bound<'_, PyUntypedArray>>,
-    x: &Bound<'_, PyUntypedArray>,
-    shape: &[usize],
-) -> PyResult<()> {
+/// Checks that `array`, if given, can be the output of a call whose result has this element type and shape.
+pub(super) fn check_out(array: Option<&Bound<'_, PyUntypedArray>>, expected: Element, shape: &[usize]) -> PyResult<()> {
     let Some(array) = array else {
         return Ok(());
     };
-    if element(&dtype(array)) != element(&dtype(x)) {
-        let [expected, got] = [x, array].map(|array| dtype_name(&dtype(array)));
-        return Err(PyTypeError::new_err(format!("out must have the dtype of x, {expected}, got {got}")));
+    if element(&dtype(array)) != Some(expected) {
+        let got = dtype_name(&dtype(array));
+        return Err(PyTypeError::new_err(format!("out must have dtype {}, got {got}", element_name(expected))));
     }
     if array.shape() != shape {
         let text = format!("out must have shape {}, got {}", Extents::from(shape), Extents::from(array.shape()));

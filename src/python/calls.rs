@@ -7,15 +7,15 @@ use smallvec::SmallVec;
 
 use super::arguments::{DETACH, detached};
 use super::arrays::{
-    Steps, axes, broadcast, check_out, data, dtype, dtype_name, element, empty, empty_like, may_overlap, mend,
-    mismatch, shared_steps, surely_disjoint, swapped,
+    Steps, axes, broadcast, check_out, data, dtype, dtype_name, dtype_of, element, empty, empty_like, may_overlap,
+    mend, mismatch, shared_steps, surely_disjoint, swapped,
 };
 use super::mask::PyMask;
 use crate::driver;
 use crate::kernel::Operation;
 use crate::mask::{Dims, Mask};
 use crate::openmp;
-use crate::operand::{Each, Element, INPUTS, Operands};
+use crate::operand::{Each, Element, Format, INPUTS, Operands};
 use crate::slices::finite;
 use crate::walk::source::{MaskArray, Source};
 use crate::walk::{Axes, Axis};
@@ -24,6 +24,15 @@ use crate::walk::{Axes, Axis};
 const DTYPES: &str = "float32, float64, float16, bfloat16, complex64 or complex128";
 
 pub(super) type Array<'py> = Bound<'py, PyUntypedArray>;
+
+/// An array to read, and what its elements are: the dtype does not say it for a tensor of bfloat16.
+#[derive(Clone)]
+pub(super) struct Input<'py> {
+    pub(super) array: Array<'py>,
+    pub(super) element: Element,
+}
+
+pub(super) type Inputs<'py> = SmallVec<[Input<'py>; INPUTS]>;
 
 /// What a call draws. A mask or an array broadcasts to the result's shape.
 pub(super) enum Draw<'a, 'py> {
@@ -95,27 +104,29 @@ pub(super) fn check_broadcast(mask: &[u64], shape: &[usize]) -> PyResult<()> {
     if broadcast(mask, shape)?[..] == *shape { Ok(()) } else { Err(mismatch(mask, shape)) }
 }
 
-/// Applies `operation` to `inputs`, which have this element type and broadcast to `shape`. Writes
-/// to `out`, or to a new array.
+/// Applies `operation` to `inputs`, which broadcast to `shape`. Writes elements of this type to `out`, or to a new
+/// array.
 pub(super) fn elementwise<'py>(
-    mut inputs: SmallVec<[Array<'py>; INPUTS]>,
+    mut inputs: Inputs<'py>,
     element: Element,
     shape: &[usize],
     mut draw: Draw<'_, 'py>,
     operation: Operation<'_>,
     out: Option<Output<'_, 'py>>,
 ) -> PyResult<Array<'py>> {
-    let x = &inputs[0];
+    let Input { array: x, element: of_x } = &inputs[0];
     let py = x.py();
     let target = match out {
         Some(out) => out.array.clone(),
-        None if x.shape() == shape => empty_like(x)?,
+        None if x.shape() == shape && *of_x == element => empty_like(x, None)?,
+        None if x.shape() == shape => empty_like(x, Some(dtype_of(py, element)?))?,
         None => empty(py, shape, &dtype(x))?,
     };
     // Elements are read before they are written, so an input may be the output, but must not
     // overlap it otherwise.
-    let same = |input: &Array<'py>| {
+    let same = |Input { array: input, element: of_input }: &Input<'py>| {
         data(&target) == data(input)
+            && *of_input == element
             && target.strides() == input.strides()
             && target.shape() == input.shape()
             && swapped(&dtype(&target)) == swapped(&dtype(input))
@@ -123,24 +134,25 @@ pub(super) fn elementwise<'py>(
     let direct = out.is_none() || surely_disjoint(&target);
     if out.is_some() {
         for input in &mut inputs {
-            if if same(input) { !direct } else { may_overlap(input, &target) } {
-                *input = copied(input, element)?;
+            if if same(input) { !direct } else { may_overlap(&input.array, &target) } {
+                input.array = copied(input)?;
             }
         }
         if let Draw::Given(given) = &mut draw
             && may_overlap(given, &target)
         {
-            *given = copied(given, Element::Bool)?;
+            *given = copied(&Input { array: given.clone(), element: Element::Bool })?;
         }
     }
     let aside = if direct { None } else { Some(empty(py, shape, &dtype(&target))?) };
     let written = aside.as_ref().unwrap_or(&target);
     let fresh = !direct || out.is_none_or(|out| out.fresh);
     work(Output { array: written, fresh }, &inputs, element, draw, operation)?;
-    if let Some(aside) = &aside {
+    if let Some(aside) = aside {
+        let aside = Input { array: aside, element };
         let draw = Draw::Constant(true);
         let output = Output { array: &target, fresh: false };
-        let copy = || work(output, std::slice::from_ref(aside), element, draw, Operation::Select { scale: 1.0 });
+        let copy = || work(output, std::slice::from_ref(&aside), element, draw, Operation::Select { scale: 1.0 });
         // Its elements may share memory, which two threads must not write.
         openmp::with_team(1, copy)?;
     }
@@ -154,15 +166,16 @@ pub(super) fn checked_element(x: &Array<'_>, name: &str) -> PyResult<Element> {
     })
 }
 
-/// A copy of `array`, of this element type, in the same layout.
-fn copied<'py>(array: &Array<'py>, element: Element) -> PyResult<Array<'py>> {
-    let copy = empty_like(array)?;
+/// A copy in the same layout.
+fn copied<'py>(input: &Input<'py>) -> PyResult<Array<'py>> {
+    let Input { array, element } = input;
+    let (copy, element) = (empty_like(array, None)?, *element);
     let output = Output { array: &copy, fresh: true };
     if element == Element::Bool {
         work(output, &[], element, Draw::Given(array.clone()), Operation::Store)?;
     } else {
         let operation = Operation::Select { scale: 1.0 };
-        work(output, std::slice::from_ref(array), element, Draw::Constant(true), operation)?;
+        work(output, std::slice::from_ref(input), element, Draw::Constant(true), operation)?;
     }
     Ok(copy)
 }
@@ -185,29 +198,32 @@ impl<'a, 'py> Output<'a, 'py> {
 /// thread. Each input must broadcast to its shape, and be the same array or not overlap it.
 fn work(
     Output { array: written, fresh }: Output<'_, '_>,
-    inputs: &[Array<'_>],
+    inputs: &[Input<'_>],
     element: Element,
     draw: Draw<'_, '_>,
     operation: Operation<'_>,
 ) -> PyResult<()> {
     let shape = written.shape();
     let mut operands = Operands::new(element, data(written), &[]);
-    operands.swapped[0] = swapped(&dtype(written));
     operands.fresh = fresh;
-    for (which, input) in (1..).zip(inputs) {
-        operands.first[which] = data(input);
-        operands.swapped[which] = swapped(&dtype(input));
+    let mut formats = [Format { element, swapped: swapped(&dtype(written)) }; 1 + INPUTS];
+    let mut sizes: Each<isize> = [element.size() as isize; 1 + INPUTS];
+    for (which, Input { array, element }) in (1..).zip(inputs) {
+        operands.first[which] = data(array);
+        formats[which] = Format { element: *element, swapped: swapped(&dtype(array)) };
+        sizes[which] = element.size() as isize;
     }
+    operands.set_formats(formats);
     let mut axes = match draw.step(shape) {
         // Usually there is one axis, and small calls would notice the cost of merging many.
-        Some(bit) if follows(written, shape) && inputs.iter().all(|input| follows(input, shape)) => {
-            Axes::from_iter([Axis { len: written.len(), steps: [element.size() as isize; 1 + INPUTS], bit }])
+        Some(bit) if follows(written, shape) && inputs.iter().all(|input| follows(&input.array, shape)) => {
+            Axes::from_iter([Axis { len: written.len(), steps: sizes, bit }])
         }
         _ => {
             let mut steps: Each<Steps> =
                 [Steps::from_slice(written.strides()), Steps::new(), Steps::new(), Steps::new()];
-            for (steps, input) in steps[1..].iter_mut().zip(inputs) {
-                *steps = shared_steps(input.shape(), input.strides(), shape);
+            for (steps, Input { array, .. }) in steps[1..].iter_mut().zip(inputs) {
+                *steps = shared_steps(array.shape(), array.strides(), shape);
             }
             axes(shape, steps.each_ref().map(|steps| &steps[..]), &draw.steps(shape))
         }
@@ -237,8 +253,8 @@ pub(super) fn apply<'py>(
     let shape = broadcast(mask.get().0.shape(), x.shape())?;
     let scale = finite("scale", scale)?;
     let element = checked_element(x, "x")?;
-    check_out(out, x, &shape)?;
-    let inputs = SmallVec::from_iter([x.clone()]);
+    check_out(out, element, &shape)?;
+    let inputs = Inputs::from_iter([Input { array: x.clone(), element }]);
     elementwise(inputs, element, &shape, Draw::Keep(&mask.get().0), Operation::Select { scale }, out.map(Output::given))
 }
 
@@ -253,7 +269,7 @@ pub(super) fn noise<'py>(
 ) -> PyResult<Array<'py>> {
     check_broadcast(mask.0.shape(), x.shape())?;
     let element = checked_element(x, "x")?;
-    check_out(out, x, x.shape())?;
-    let inputs = SmallVec::from_iter([x.clone()]);
+    check_out(out, element, x.shape())?;
+    let inputs = Inputs::from_iter([Input { array: x.clone(), element }]);
     elementwise(inputs, element, x.shape(), Draw::Normals(&mask.0), Operation::Noise { std }, out.map(Output::given))
 }

@@ -1,27 +1,27 @@
 //! What one call decided: which elements are kept, and which operation is applied with which
 //! parameters. A plan runs forward once, when it is made, and backward any number of times.
 
-use numpy::{PyUntypedArray, PyUntypedArrayMethods};
+use numpy::{PyArrayDescr, PyUntypedArray, PyUntypedArrayMethods};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 use smallvec::SmallVec;
 
-use super::arrays::{broadcast, check_out, dtype, dtype_name};
-use super::calls::{Array, Draw, Output, check_broadcast, check_given, checked_element, elementwise, is_bool};
+use super::arrays::{broadcast, check_out, dtype, dtype_name, element, element_name, promoted};
+use super::calls::{
+    Array, Draw, Input, Inputs, Output, check_broadcast, check_given, checked_element, elementwise, is_bool,
+};
 use super::key::{CallKeys, PyKey, Taken};
 use super::mask::{PyMask, public_mask};
 use crate::error::Extents;
 use crate::kernel::Operation;
 use crate::kernel::op::{Formula, Kind};
 use crate::mask::{Dims, Mask};
-use crate::operand::{Element, INPUTS};
+use crate::operand::Element;
 use crate::stream::bernoulli::Threshold;
 
 /// The one operation that is not a formula: `kept ? x * scale : 0`.
 const SELECT: &str = "select";
-
-pub(super) type Inputs<'py> = SmallVec<[Array<'py>; INPUTS]>;
 
 /// Which elements are kept.
 pub(super) enum Keep {
@@ -54,7 +54,7 @@ pub(super) struct Plan {
 }
 
 impl Plan {
-    /// Applies `kind` with the plan's parameters to checked inputs.
+    /// Applies `kind` with the plan's parameters to checked inputs. The result has elements of this type.
     pub(super) fn run<'py>(
         &self,
         kind: Option<Kind>,
@@ -64,8 +64,8 @@ impl Plan {
         out: Option<Output<'_, 'py>>,
     ) -> PyResult<Array<'py>> {
         let untouched = matches!(kind, None | Some(Kind::Affine | Kind::Switch)) && scale == 1.0 && self.shift == 0.0;
-        if untouched && self.keep.is_all() {
-            let x = &inputs[0];
+        if untouched && self.keep.is_all() && inputs[0].element == element {
+            let x = &inputs[0].array;
             return match out.filter(|out| !out.array.is(x)) {
                 None => Ok(x.clone()),
                 Some(_) => {
@@ -79,7 +79,7 @@ impl Plan {
             Keep::All => Draw::Constant(true),
             Keep::Drawn(mask) => Draw::Keep(mask),
             Keep::Given(given) => {
-                let given = given.bind(inputs[0].py());
+                let given = given.bind(inputs[0].array.py());
                 check_given(given, &self.shape)?;
                 Draw::Given(given.clone())
             }
@@ -91,32 +91,39 @@ impl Plan {
         elementwise(inputs, element, &self.shape, draw, operation, out)
     }
 
-    /// The same for a gradient and other inputs, after checking them.
+    /// The same for a gradient and other inputs, after checking them. The result has this dtype, or that of `dy`.
     fn run_on_gradient<'py>(
         &self,
         kind: Option<Kind>,
         scale: f64,
         dy: &Array<'py>,
         others: &Bound<'py, PyTuple>,
+        dtype: Option<&Bound<'py, PyArrayDescr>>,
     ) -> PyResult<Array<'py>> {
-        checked_element(dy, "dy")?;
+        let of_dy = checked_element(dy, "dy")?;
         if dy.shape() != &self.shape[..] {
             let [expected, got] = [&self.shape[..], dy.shape()].map(Extents::from);
             return Err(PyValueError::new_err(format!("dy must have the shape of x, {expected}, got {got}")));
         }
-        let inputs = arrays([dy.clone().into_any()].into_iter().chain(others))?;
-        self.run(kind, scale, checked_inputs(kind, &inputs)?, inputs, None)
+        let inputs = checked_inputs(kind, [dy.clone().into_any()].into_iter().chain(others))?;
+        let element = dtype.and_then(element).unwrap_or(of_dy);
+        self.run(kind, scale, element, inputs, None)
     }
 }
 
 #[pymethods]
 impl Plan {
-    /// The gradient with respect to the first input, from that of the result. `others` are the
-    /// inputs that the operation's gradient needs.
-    #[pyo3(signature = (dy, *others))]
-    fn backward<'py>(&self, dy: &Array<'py>, others: &Bound<'py, PyTuple>) -> PyResult<Array<'py>> {
+    /// The gradient with respect to the first input, from that of the result, in this dtype or that of
+    /// `dy`. `others` are the inputs that the operation's gradient needs.
+    #[pyo3(signature = (dy, *others, dtype=None))]
+    fn backward<'py>(
+        &self,
+        dy: &Array<'py>,
+        others: &Bound<'py, PyTuple>,
+        dtype: Option<&Bound<'py, PyArrayDescr>>,
+    ) -> PyResult<Array<'py>> {
         let kind = self.kind.and_then(Kind::gradient);
-        self.run_on_gradient(kind, self.scale, dy, others)
+        self.run_on_gradient(kind, self.scale, dy, others, dtype)
     }
 
     /// The gradient with respect to the second input, which supplies the elements that the first
@@ -126,7 +133,7 @@ impl Plan {
             Some(Kind::Mix) => (None, self.shift),
             _ => (Some(Kind::Complement), self.scale),
         };
-        self.run_on_gradient(kind, scale, dy, &PyTuple::empty(dy.py()))
+        self.run_on_gradient(kind, scale, dy, &PyTuple::empty(dy.py()), None)
     }
 
     /// The mask that was drawn or given; None if everything was kept without one.
@@ -140,9 +147,9 @@ impl Plan {
     }
 }
 
-/// Applies `operation` to `inputs`. The first has the result's shape and dtype, and the others
-/// broadcast to it. Writes to `out` or a new array, or nowhere if nothing would change. Returns the
-/// result and the plan.
+/// Applies `operation` to `inputs`. The first has the result's shape, and the others broadcast to it;
+/// the result's dtype is what NumPy promotes theirs to. Writes to `out` or a new array, or nowhere if
+/// nothing would change. Returns the result and the plan.
 ///
 /// `keep` is a mask or a boolean array, None to keep all, or a `Key` or `CallKeys` to draw a mask
 /// of probability `p` with, which shares decisions along the axes `shared`. A refused call takes no
@@ -163,9 +170,8 @@ pub(super) fn forward<'py>(
     fill: f64,
 ) -> PyResult<(Array<'py>, Bound<'py, Plan>)> {
     let kind = kind_of(operation)?;
-    let inputs = arrays(inputs.iter())?;
-    let element = checked_call(kind, &inputs, out)?;
-    let shape = SmallVec::from_slice(inputs[0].shape());
+    let (inputs, element) = checked_call(kind, inputs, out)?;
+    let shape = SmallVec::from_slice(inputs[0].array.shape());
     let (keep, taken) = decide(keep, p, &shape, shared)?;
     let plan = Bound::new(py, Plan { keep, kind, scale, shift, fill, shape })?;
     let y = plan.get().run(kind, scale, element, inputs, out.map(Output::given));
@@ -210,7 +216,7 @@ pub(super) fn decide<'a>(
 /// Raises what `forward` would raise for the arrays of a call, before a key is drawn for it.
 #[pyfunction]
 pub(super) fn check<'py>(operation: &str, inputs: &Bound<'py, PyTuple>, out: Option<&Array<'py>>) -> PyResult<()> {
-    checked_call(kind_of(operation)?, &arrays(inputs.iter())?, out).map(|_| ())
+    checked_call(kind_of(operation)?, inputs, out).map(|_| ())
 }
 
 /// The kind of an operation, `None` for `SELECT`.
@@ -222,39 +228,51 @@ pub(super) fn kind_of(operation: &str) -> PyResult<Option<Kind>> {
     kind.map(|kind| Some(*kind)).ok_or_else(|| PyValueError::new_err(format!("{operation} is unknown")))
 }
 
-fn arrays<'py>(inputs: impl Iterator<Item = Bound<'py, PyAny>>) -> PyResult<Inputs<'py>> {
-    inputs.map(|input| Ok(input.cast_into()?)).collect()
+/// Checks a call's arrays, and returns the inputs and the element type of the result.
+fn checked_call<'py>(
+    kind: Option<Kind>,
+    inputs: &Bound<'py, PyTuple>,
+    out: Option<&Array<'_>>,
+) -> PyResult<(Inputs<'py>, Element)> {
+    let inputs = checked_inputs(kind, inputs.iter())?;
+    let mut common = inputs[0].element;
+    for (input, name) in inputs.iter().zip(names_of(kind)) {
+        common = promoted(common, input.element).ok_or_else(|| {
+            let [before, got] = [common, input.element].map(element_name);
+            let text = format!("{name} must have a dtype that NumPy promotes with {before}, got {got}");
+            PyTypeError::new_err(text + "; convert one of them to float32")
+        })?;
+    }
+    check_out(out, common, inputs[0].array.shape())?;
+    Ok((inputs, common))
 }
 
-/// Checks a call's arrays, and returns their element type.
-fn checked_call(kind: Option<Kind>, inputs: &[Array<'_>], out: Option<&Array<'_>>) -> PyResult<Element> {
-    let element = checked_inputs(kind, inputs)?;
-    check_out(out, &inputs[0], inputs[0].shape())?;
-    Ok(element)
+fn names_of(kind: Option<Kind>) -> &'static [&'static str] {
+    kind.map_or(&["x"], Kind::input_names)
 }
 
-/// Checks the inputs of a kind, and returns their element type. The first must have a dtype that
-/// the kind takes; the others must have that dtype, and broadcast to the first one's shape.
-fn checked_inputs(kind: Option<Kind>, inputs: &[Array<'_>]) -> PyResult<Element> {
-    let names = kind.map_or(&["x"][..], Kind::input_names);
+/// Checks the inputs of a kind, and returns them. The kind must take their dtypes, and they must broadcast to the first
+/// one's shape.
+fn checked_inputs<'py>(kind: Option<Kind>, arrays: impl Iterator<Item = Bound<'py, PyAny>>) -> PyResult<Inputs<'py>> {
+    let names = names_of(kind);
+    let mut inputs = Inputs::new();
+    for array in arrays {
+        inputs.push(Input { array: array.cast_into()?, element: Element::Bool });
+    }
     if inputs.len() != names.len() {
         return Err(PyValueError::new_err(format!("the operation takes {} inputs, got {}", names.len(), inputs.len())));
     }
-    let first = &inputs[0];
-    let expected = checked_element(first, names[0])?;
-    if expected.parts() > 1 && kind.is_some_and(|kind| !kind.takes_complex()) {
-        let text = format!("{} must have a real dtype, got {}", names[0], dtype_name(&dtype(first)));
-        return Err(PyTypeError::new_err(text));
-    }
-    for (array, name) in inputs.iter().zip(names).skip(1) {
-        if checked_element(array, name)? != expected {
-            let [expected, got] = [first, array].map(|array| dtype_name(&dtype(array)));
-            let text = format!("{name} must have the dtype of {}, {expected}, got {got}", names[0]);
+    for (which, name) in names.iter().enumerate() {
+        let array = &inputs[which].array;
+        let element = checked_element(array, name)?;
+        if element.parts() > 1 && kind.is_some_and(|kind| !kind.takes_complex()) {
+            let text = format!("{name} must have a real dtype, got {}", dtype_name(&dtype(array)));
             return Err(PyTypeError::new_err(text));
         }
-        check_shape(array, first, name)?;
+        check_shape(array, &inputs[0].array, name)?;
+        inputs[which].element = element;
     }
-    Ok(expected)
+    Ok(inputs)
 }
 
 /// Checks that an input broadcasts to the shape of the first.

@@ -15,9 +15,9 @@ use pyo3::{PyTypeInfo, intern};
 use smallvec::SmallVec;
 
 use super::arrays::{Steps, data, dtype};
-use super::calls::{Array, Output};
+use super::calls::{Array, Input, Inputs, Output};
 use super::key::public_key;
-use super::plan::{Inputs, Plan, check_shape, decide, kind_of};
+use super::plan::{Plan, check_shape, decide, kind_of};
 use crate::openmp;
 use crate::operand::Element;
 use crate::stream::key::Key;
@@ -170,6 +170,14 @@ fn view<'py>(object: &Bound<'py, PyAny>, name: &str) -> PyResult<(Array<'py>, Co
     Ok((array, content))
 }
 
+/// An array of numbers.
+fn number<'py>((array, content): (Array<'py>, Content), name: &str) -> PyResult<Input<'py>> {
+    let Content::Number(element) = content else {
+        return Err(PyTypeError::new_err(format!("{name} must have dtype {DTYPES}")));
+    };
+    Ok(Input { array, element })
+}
+
 const DTYPES: &str = "float32, float64, float16 or bfloat16";
 
 /// # Safety
@@ -198,7 +206,7 @@ pub(super) fn tensor_key<'py>(tensor: &Bound<'py, PyAny>) -> PyResult<Bound<'py,
     public_key(tensor.py(), Key::from_bytes(bytes))
 }
 
-/// Does what `forward` does, to tensors: into `out`, which has the shape and dtype of the first input, on at most
+/// Does what `forward` does, to tensors: into `out`, which has the shape of the first input and any dtype, on at most
 /// `threads` threads. `out` is `fresh` if it was made for this call. `keep` may be a boolean tensor.
 #[pyfunction]
 #[expect(clippy::too_many_arguments, reason = "as for `forward`")]
@@ -221,26 +229,16 @@ pub(super) fn forward_tensors<'py>(
         return Err(PyValueError::new_err(format!("the operation takes {} inputs, got {}", names.len(), inputs.len())));
     }
     let mut arrays = Inputs::new();
-    let mut first = Content::Bool;
     for (object, name) in inputs.iter().zip(names) {
-        let (array, content) = view(&object, name)?;
-        let x = arrays.first().unwrap_or(&array);
-        if arrays.is_empty() {
-            first = content;
-        } else if content != first {
-            return Err(PyTypeError::new_err(format!("{name} must have the dtype of {}", names[0])));
-        }
-        check_shape(&array, x, name)?;
-        arrays.push(array);
+        let input = number(view(&object, name)?, name)?;
+        check_shape(&input.array, arrays.first().map_or(&input.array, |first| &first.array), name)?;
+        arrays.push(input);
     }
-    let Content::Number(element) = first else {
-        return Err(PyTypeError::new_err(format!("{} must have dtype {DTYPES}", names[0])));
-    };
-    let (target, content) = view(out, "out")?;
-    if content != first || target.shape() != arrays[0].shape() {
-        return Err(PyValueError::new_err(format!("out must have the shape and dtype of {}", names[0])));
+    let Input { array: target, element } = number(view(out, "out")?, "out")?;
+    let shape = SmallVec::from_slice(arrays[0].array.shape());
+    if *target.shape() != shape[..] {
+        return Err(PyValueError::new_err(format!("out must have the shape of {}", names[0])));
     }
-    let shape = SmallVec::from_slice(arrays[0].shape());
     let given;
     let keep = if describe_of(keep).is_some() {
         given = view(keep, "mask")?.0.into_any();
