@@ -215,6 +215,85 @@ def test_gradients_reach_all_inputs_of_fused_operations() -> None:
         assert torch.autograd.gradcheck(run, needed, check_forward_ad=True)
 
 
+SHAPES_ADDED = [(3, 50), (50,), (3, 1), ()]
+
+
+@pytest.mark.parametrize("shape", SHAPES_ADDED, ids=str)
+@pytest.mark.parametrize("of_r", DTYPES, ids=str)
+@pytest.mark.parametrize("of_x", DTYPES, ids=str)
+def test_sums_have_the_dtype_of_torch_and_are_rounded_once(
+    of_x: Any, of_r: Any, shape: Any
+) -> None:
+    """With a residual without axes as well, which promotes no other tensor."""
+    x, r = torch.randn(3, 50, dtype=torch.float64), torch.randn(shape, dtype=torch.float64)
+    x, r = x.to(of_x), r.to(of_r)
+    dtype = (r + torch.nn.functional.dropout(x)).dtype
+    wide = torch.float64 if torch.float64 in (of_x, of_r) else torch.float32
+    for training in (True, False):
+        y = F.dropout_add(x, r, 0.3, training, key=KEY_ if training else None)
+        assert y.dtype == dtype
+        parts = F.dropout_add(x.to(wide), r.to(wide).expand(3, 50), 0.3, training, key=KEY_)
+        assert torch.equal(y, parts.to(dtype))
+        again = F.bias_dropout_add(x, torch.zeros((), dtype=of_r), r, 0.3, training, key=KEY_)
+        assert torch.equal(y, again)
+    assert F.dropout_add(x[0, 0], r.flatten()[0], 0.3).dtype == torch.promote_types(of_x, of_r)
+
+
+@pytest.mark.parametrize("dtypes", [("bfloat16", "float32", "float32"),
+                                    ("float16", "float64", "bfloat16"),
+                                    ("float32", "float16", "float64")])  # fmt: skip
+def test_each_gradient_has_the_dtype_of_its_tensor(dtypes: Any) -> None:
+    """As of the sum in the wide precision; also of gradients, which torch differentiates again."""
+    shapes = [(40, 6), (6,), (40, 1)]
+    inputs = [
+        torch.randn(shape).to(getattr(torch, name))
+        for shape, name in zip(shapes, dtypes, strict=True)
+    ]
+    inputs = [x.requires_grad_() for x in inputs]
+    y = F.bias_dropout_add(*inputs, 0.3, key=KEY_)
+    dy = torch.randn(y.shape, dtype=y.dtype, requires_grad=True)
+    gradients = torch.autograd.grad(y, inputs, dy, create_graph=True)
+    dx = F.dropout(dy, 0.3, key=KEY_)
+    expected = dx, dx.sum(0), dy.sum(1, keepdim=True)
+    for x, gradient, whole in zip(inputs, gradients, expected, strict=True):
+        assert gradient.dtype == x.dtype
+        assert torch.equal(gradient, whole.to(x.dtype))
+    (again,) = torch.autograd.grad(gradients[0].sum(), dy, retain_graph=True)
+    assert again.dtype == dy.dtype
+    ones = torch.ones(shapes[0], dtype=inputs[0].dtype)
+    torch.testing.assert_close(
+        again, F.dropout(ones.to(dy.dtype), 0.3, key=KEY_), rtol=0.01, atol=0
+    )
+    x, _, residual = inputs
+    y = F.dropout_add(x, residual, 0.3, key=KEY_)
+    dx, dr = torch.autograd.grad(y.sum(), (x, residual))
+    assert torch.equal(dx, F.dropout(torch.ones_like(y), 0.3, key=KEY_).to(x.dtype))
+    assert torch.equal(dr, torch.full_like(residual, 6))
+    (dr,) = torch.autograd.grad(F.dropout_add(x, residual, 0.3).sum(), residual)
+    assert dr.dtype == residual.dtype
+
+
+def test_a_residual_stream_stays_in_float32_under_autocast() -> None:
+    x, bias = torch.randn(2, 8, requires_grad=True), torch.zeros(8, requires_grad=True)
+    linear = torch.nn.Linear(8, 8)
+    for module in (ft.DropoutAdd(0.5), ft.BiasDropoutAdd(0.5)):
+        for training in (True, False):
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                branch = linear(x)
+                others = (x,) if isinstance(module, ft.DropoutAdd) else (bias, x)
+                y = module.train(training)(branch, *others)
+            assert (branch.dtype, y.dtype) == (torch.bfloat16, torch.float32)
+            y.sum().backward()
+    assert linear.weight.grad.dtype == torch.float32
+
+
+def test_large_tensors_of_two_dtypes_are_combined_in_reused_memory() -> None:
+    x, r = torch.randn(1 << 21).bfloat16(), torch.randn(1 << 21)
+    expected = F.dropout_add(x.float(), r, 0.3, key=KEY_)
+    for _ in range(2):
+        assert torch.equal(F.dropout_add(x, r, 0.3, key=KEY_), expected)
+
+
 def test_the_fused_gradient_is_that_of_its_parts() -> None:
     """With `create_graph` torch's own operations take over."""
     for function in (F.relu_dropout, F.gelu_dropout):
@@ -454,6 +533,24 @@ def test_bad_input_is_named(
     with pytest.raises(error, match=message) as caught:
         F.dropout(*arguments, **options)
     assert "\n" not in str(caught.value)
+    assert torch.equal(state, torch.get_rng_state())
+
+
+@pytest.mark.parametrize(
+    ("others", "message"),
+    [
+        ((None, torch.ones(2)), "bias must be a tensor, got None; .* call dropout_add$"),
+        ((torch.ones(2), None), "residual must be a tensor, got None; .* call dropout$"),
+        ((torch.ones(2), np.ones(2)), "residual must be a tensor, got ndarray"),
+        ((torch.ones(2).int(), torch.ones(2)), "bias must have dtype .*, got torch.int32"),
+        ((torch.ones(2).to_sparse(), torch.ones(2)), "bias must be dense, got .*sparse_coo"),
+    ],
+)
+def test_a_bad_bias_or_residual_is_named(others: Any, message: str) -> None:
+    state = torch.get_rng_state()
+    for function in (F.bias_dropout_add, ft.BiasDropoutAdd()):
+        with pytest.raises((TypeError, ValueError), match=message):
+            function(torch.ones(2), *others)
     assert torch.equal(state, torch.get_rng_state())
 
 

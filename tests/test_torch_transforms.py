@@ -35,6 +35,14 @@ def _fresh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     ft.uninstall()
 
 
+class Called(torch.nn.Module):
+    """A function as a module."""
+
+    def __init__(self, function: Any) -> None:
+        super().__init__()
+        self.forward = function
+
+
 def drawn(function: Any, *arguments: Any) -> Any:
     torch.manual_seed(0)
     return function(*arguments)
@@ -54,7 +62,11 @@ def drawn(function: Any, *arguments: Any) -> Any:
 def test_the_operator_passes_the_checks_of_torch(
     operation: str, shapes: Any, region: Any, gradient: bool
 ) -> None:
-    inputs = [torch.randn(shape, requires_grad=gradient) for shape in shapes]
+    dtypes = [torch.float32, torch.bfloat16, torch.float64]  # promoted
+    inputs = [
+        torch.randn(shape, dtype=dtype, requires_grad=gradient)
+        for shape, dtype in zip(shapes, dtypes, strict=False)
+    ]
     region = region or (None, None, None)
     three = (*inputs, None, None)[:3]
     arguments = (operation, *three, WORDS, 0.5, [], 2.0, 0.0, 0.0, [], *region)
@@ -159,6 +171,69 @@ def test_fused_operations_compile() -> None:
     torch.testing.assert_close(*results)
     evaluated = torch.compile(lambda x: F.relu_dropout(x, 0.3, False), fullgraph=True)(x)
     assert torch.equal(evaluated, torch.relu(x))
+
+
+def test_dtypes_are_promoted_as_in_eager_calls() -> None:
+    """Compiled, exported, on meta tensors and under each transform; gradients and tangents, too."""
+
+    def function(x: Any, bias: Any, r: Any, key: Any) -> Any:
+        y = F.bias_dropout_add(x, bias, r, 0.3, key=key)
+        return y, F.dropout_add(x, r, 0.3, False)
+
+    inputs = [torch.randn(4, 6).bfloat16(), torch.randn(6).half(), torch.randn(4, 6)]
+    inputs = [x.requires_grad_() for x in inputs]
+    results = []
+    exported = torch.export.export(Called(function), (*inputs, WORDS)).module()
+    for run in (function, torch.compile(function, fullgraph=True), exported):
+        y, z = run(*inputs, WORDS)
+        gradients = torch.autograd.grad(y.square().sum(), inputs)
+        assert [gradient.dtype for gradient in gradients] == [x.dtype for x in inputs]
+        results.append((y.detach(), z.detach(), *gradients))
+    y = results[0][0]
+    assert y.dtype == torch.float32
+    for others in results[1:]:
+        torch.testing.assert_close(others, results[0], rtol=0, atol=0)
+    meta = function(*(x.detach().to("meta") for x in inputs), WORDS)
+    assert [z.dtype for z in meta] == [torch.float32] * 2
+    primals = tuple(x.detach() for x in inputs)
+    of_key = lambda *inputs: function(*inputs, WORDS)[0]  # noqa: E731
+    gradients = torch.func.grad(lambda *inputs: of_key(*inputs).square().sum(), (0, 1, 2))(*primals)
+    one = torch.autograd.grad(of_key(*inputs).square().sum(), inputs)
+    torch.testing.assert_close(gradients, one, rtol=0, atol=0)
+    for which in range(3):  # the other tangents are zeros
+        tangents = tuple(x if n == which else 0 * x for n, x in enumerate(primals))
+        result, tangent = torch.func.jvp(of_key, primals, tangents)
+        assert torch.equal(result, y)
+        of_x, of_bias, of_r = tangents
+        expected = of_r + F.dropout(of_x.float() + of_bias, 0.3, key=KEY)
+        torch.testing.assert_close(tangent, expected, rtol=1e-6, atol=1e-6)
+
+
+def test_a_gradient_is_converted_in_the_pass_that_drops_it() -> None:
+    called = []
+
+    class Recording(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, f: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            called.append(f)
+            return f(*args, **(kwargs or {}))
+
+    x, r = torch.randn(50).bfloat16().requires_grad_(), torch.randn(50)
+    y = F.dropout_add(x, r, 0.3, key=KEY)
+    with Recording():
+        y.backward(r)
+    assert torch.equal(x.grad, F.dropout(r, 0.3, key=KEY).bfloat16())
+    assert torch.ops.fastdrop.forward.default in called
+    assert torch.ops.aten._to_copy.default not in called
+
+
+def test_a_batch_has_the_dtypes_of_its_examples() -> None:
+    """A residual that has an axis only in the batch promotes no other tensor."""
+    x, r = torch.randn(5, 3, 4).bfloat16(), torch.randn(5, dtype=torch.float64)
+    for others in (r, r.float()[:, None], r[:, None]):
+        results = torch.vmap(lambda x, r: F.dropout_add(x, r, 0.5, key=WORDS))(x, others)
+        one = [F.dropout_add(*both, 0.5, key=KEY) for both in zip(x, others, strict=True)]
+        assert torch.equal(results, torch.stack(one))
+        assert results.dtype == one[0].dtype
 
 
 def test_meta_and_fake_tensors_have_results_without_memory() -> None:

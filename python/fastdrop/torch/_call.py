@@ -62,6 +62,8 @@ class How(NamedTuple):
     fill: float = 0.0
     block: tuple[int, ...] = ()
     """Lengths of the blocks that are dropped, if any."""
+    dtype: torch.dtype | None = None
+    """Dtype of the result, if it is not what torch promotes the inputs to."""
 
     @property
     def linear(self) -> "How":
@@ -303,8 +305,8 @@ def _run(how: How, source: Any, inputs: tuple[Tensor, ...], inplace: bool = Fals
 def compute(how: How, source: Any, inputs: tuple[Tensor, ...], inplace: bool = False) -> Tensor:
     """Compute a call in the core, with a key, a mask, or a tensor of bool."""
     x = inputs[0]
-    out, fresh = (x, False) if inplace else _empty_like(x)
-    operation, p, shared, scale, shift, fill, block = how
+    out, fresh = (x, False) if inplace else _empty_like(x, _dtype(how, inputs))
+    operation, p, shared, scale, shift, fill, block, _ = how
     if block or type(source) is BlockMask:
         source = _recipe(how, source, x.shape).to_numpy()
     target: Any = out
@@ -321,15 +323,33 @@ def _as_array(x: Tensor) -> Any:
     return x.view(torch.int16).numpy().view(np.uint16) if x.dtype is torch.bfloat16 else x.numpy()
 
 
-def _empty_like(x: Tensor) -> tuple[Tensor, bool]:
-    """Return a new tensor like `x`, as of `torch.empty_like`, and whether its memory is new."""
-    size = x.numel() * x.element_size()
+def _dtype(
+    how: How, inputs: tuple[Tensor, ...], batched: tuple[bool, ...] = (False, False, False)
+) -> torch.dtype:
+    """Return the dtype of a result: that of the inputs' sum, where nothing else was decided.
+
+    As in torch, an input without axes, apart from that of a batch, does not promote one with axes.
+    """
+    if how.dtype is not None:
+        return how.dtype
+    x = inputs[0]
+    dtype = x.dtype
+    for n, other in enumerate(inputs[1:], 1):
+        if other.dtype is not dtype and (other.dim() > batched[n] or x.dim() == batched[0]):
+            dtype = torch.promote_types(dtype, other.dtype)
+    return dtype
+
+
+def _empty_like(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, bool]:
+    """Return a new tensor of the layout of `x`, and whether its memory is new."""
+    size = x.numel() * dtype.itemsize
     if size < LARGE:
-        return torch.empty_like(x), True
+        y = torch.empty_like(x) if dtype is x.dtype else torch.empty_like(x, dtype=dtype)
+        return y, True
     like = x if x.is_contiguous() else torch.empty_like(x, device="meta")
     memory, new = _blocks.lend(size)
     with torch.no_grad():
-        y = torch.frombuffer(memory, dtype=x.dtype)
+        y = torch.frombuffer(memory, dtype=dtype)
         return y.as_strided_(like.shape, like.stride()), new
 
 
@@ -379,12 +399,16 @@ class _Recorded(torch.autograd.Function):
         if words is not None or nonlinear:
             ctx.save_for_backward(words, x if nonlinear else None)
             ctx.save_for_forward(words)
-        ctx.call = how.linear, source, how, [other.shape for other in inputs[1:]]
+        linear = how.linear
+        if y.dtype is not x.dtype:
+            linear = linear._replace(dtype=x.dtype)
+        ctx.call = linear, source, how, [other.shape for other in inputs[1:]]
+        ctx.dtype = y.dtype
         return y
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        """Return the gradients with respect to the inputs."""
+        """Return the gradients with respect to the inputs; torch converts them to their dtypes."""
         linear, source, how, shapes = ctx.call
         words, x = ctx.saved_tensors or (None, None)
         if dy.layout is not torch.strided:
@@ -393,7 +417,11 @@ class _Recorded(torch.autograd.Function):
             return None, None, None, None, None, _again(linear, source, words, (dy,))
         needs = ctx.needs_input_grad[5:]
         gradients: list[Any] = [None] * len(needs)
-        if needs[0] or how.operation == "bias_add":
+        total = dy
+        if how.operation == "bias_add" and needs[1]:
+            # The gradient with respect to x + bias, not yet rounded to the dtype of either.
+            gradients[0] = total = _again(linear._replace(dtype=dy.dtype), source, words, (dy,))
+        elif needs[0]:
             if x is None:
                 gradients[0] = _again(linear, source, words, (dy,))
             elif torch.is_grad_enabled():
@@ -405,8 +433,7 @@ class _Recorded(torch.autograd.Function):
         for which, shape in enumerate(shapes, 1):
             if needs[which]:
                 of_bias = how.operation == "bias_add" and which == 1
-                total = gradients[0] if of_bias else dy
-                gradients[which] = total.sum_to_size(shape)
+                gradients[which] = (total if of_bias else dy).sum_to_size(shape)
         return (None,) * 5 + tuple(gradients)
 
     @staticmethod
@@ -418,8 +445,8 @@ class _Recorded(torch.autograd.Function):
         if how.operation == "bias_add":
             tangent = _sum(tangent, others.pop(0))
         if tangent is not None:
-            tangent = _again(linear, source, words, (tangent,))
-        return _sum(tangent, *others)
+            tangent = _again(linear._replace(dtype=ctx.dtype), source, words, (tangent,))
+        return _sum(tangent, *others).to(ctx.dtype)
 
 
 def _sum(*tangents: Tensor | None) -> Any:
@@ -455,7 +482,7 @@ def _again(how: How, source: Any, words: Tensor | None, inputs: tuple[Tensor, ..
 _SCHEMA = (
     "forward(str operation, Tensor input, Tensor? second, Tensor? third, Tensor key, float p, "
     "int[] shared, float scale, float shift, float fill, int[] block, "
-    "SymInt[]? whole, SymInt[]? start, SymInt[]? shape) -> Tensor"
+    "SymInt[]? whole, SymInt[]? start, SymInt[]? shape, ScalarType? dtype=None) -> Tensor"
 )
 
 _library = torch.library.Library("fastdrop", "FRAGMENT")
@@ -525,12 +552,12 @@ def _parts(mask: Mask | BlockMask) -> tuple[Tensor, Any]:
 
 
 def _arguments(how: How, words: Tensor, region: Any, inputs: tuple[Tensor, ...]) -> tuple[Any, ...]:
-    operation, p, shared, scale, shift, fill, block = how
+    operation, p, shared, scale, shift, fill, block, dtype = how
     whole, start, shape = region or (None, None, None)
     three = (*inputs, None, None)[:3]
     return (
         operation, *three, words, p, list(shared), scale, shift, fill, list(block),
-        whole, start, shape,
+        whole, start, shape, dtype,
     )  # fmt: skip
 
 
@@ -546,10 +573,10 @@ def _operate(how: How, words: Tensor, region: Any, inputs: tuple[Tensor, ...]) -
 def _parsed(
     operation: str, first: Tensor, second: Tensor | None, third: Tensor | None, words: Tensor,
     p: float, shared: list[int], scale: float, shift: float, fill: float, block: list[int],
-    whole: Any, start: Any, shape: Any,
+    whole: Any, start: Any, shape: Any, dtype: torch.dtype | None = None,
 ) -> tuple[How, Tensor, Any, tuple[Tensor, ...]]:  # fmt: skip
     """Do the opposite of `_arguments`."""
-    how = How(operation, p, tuple(shared), scale, shift, fill, tuple(block))
+    how = How(operation, p, tuple(shared), scale, shift, fill, tuple(block), dtype)
     inputs = tuple(x for x in (first, second, third) if x is not None)
     return how, words, None if whole is None else (whole, start, shape), inputs
 
@@ -582,6 +609,7 @@ def _batched(info: Any, in_dims: Any, *arguments: Any) -> tuple[Tensor, int]:
     how, words, region, inputs = _parsed(*arguments)
     dims, key_dim = in_dims[1 : 1 + len(inputs)], in_dims[4]
     ndim = next(x.dim() - (dim is not None) for x, dim in zip(inputs[:1], dims[:1], strict=True))
+    how = how._replace(dtype=_dtype(how, inputs, tuple(dim is not None for dim in dims)))
     rows = []
     for x, dim in zip(inputs, dims, strict=True):
         row = x.unsqueeze(0) if dim is None else x.movedim(dim, 0)
@@ -630,14 +658,14 @@ torch.library.register_vmap("fastdrop::forward", _batched, lib=_library)
 
 @torch.library.register_fake("fastdrop::forward", lib=_library)
 def _(*arguments: Any) -> Tensor:
-    _, _, _, inputs = _parsed(*arguments)
+    how, _, _, inputs = _parsed(*arguments)
     first = inputs[0]
     for x in inputs[1:]:
-        if x.device != first.device or x.dtype != first.dtype:
-            raise RuntimeError("the tensors of a call must be of one device and one dtype")
+        if x.device != first.device:
+            raise RuntimeError("the tensors of a call must be of one device")
         if torch.broadcast_shapes(x.shape, first.shape) != first.shape:
             raise RuntimeError(f"{x.shape} must broadcast to the shape of input, {first.shape}")
-    return torch.empty_like(inputs[0])
+    return torch.empty_like(first, dtype=_dtype(how, inputs))
 
 
 @torch.library.register_fake("fastdrop::draw_key", lib=_library)

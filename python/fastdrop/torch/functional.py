@@ -23,7 +23,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from fastdrop._arguments import as_flag, as_lengths, check_choice, shown
+from fastdrop._arguments import as_flag, as_lengths, check_choice, check_given, shown
 from fastdrop._key import NO_KEY, Key
 from fastdrop._recipe import Mask, inverse_keep, make_mask
 from fastdrop.alpha import alpha_numbers
@@ -269,9 +269,13 @@ def dropout_add(
 ) -> Any:
     """Drop, and add another tensor, which broadcasts to the shape of `input`.
 
+    The result has the dtype of ``residual + dropout(input)``. It is computed in the widest
+    precision of all tensors, in one pass, and rounded once; a gradient has its tensor's dtype.
+
     >>> F.dropout_add(torch.ones(4), torch.full((4,), 10.0), 0.5, key=fd.Key(0))
     tensor([12., 12., 12., 10.])
     """
+    _check_others(residual=residual)
     inputs = (input, residual)
     return _fused("add", inputs, p, training, key, generator, mask, return_mask)
 
@@ -290,9 +294,12 @@ def bias_dropout_add(
 ) -> Any:
     """Add a bias, drop, and add another tensor; both broadcast to the shape of `input`.
 
+    Dtypes are promoted as in `dropout_add`.
+
     >>> F.bias_dropout_add(torch.ones(4), torch.ones(4), torch.zeros(4), 0.5, key=fd.Key(0))
     tensor([4., 4., 4., 0.])
     """
+    _check_others(bias=bias, residual=residual)
     inputs = (input, bias, residual)
     return _fused("bias_add", inputs, p, training, key, generator, mask, return_mask)
 
@@ -439,13 +446,28 @@ def _checked(
         raise TypeError("p must be a number in [0, 1], got a tensor that requires a gradient")
     if not training or takes(input):
         return p
-    if not (input.is_cpu or input.is_meta):
-        raise ValueError(f"input must be on the CPU, got a tensor on {input.device}")
-    if input.is_nested or input.layout is not torch.strided:
-        kind = "nested tensor" if input.is_nested else f"tensor of layout {input.layout}"
-        raise ValueError(f"input must be dense, got a {kind}")
+    raise _refusal(input, "input")
+
+
+def _refusal(x: Tensor, name: str) -> Exception:
+    """Return the error for a tensor that there are no kernels for."""
+    if not (x.is_cpu or x.is_meta):
+        return ValueError(f"{name} must be on the CPU, got a tensor on {x.device}")
+    if x.is_nested or x.layout is not torch.strided:
+        kind = "nested tensor" if x.is_nested else f"tensor of layout {x.layout}"
+        return ValueError(f"{name} must be dense, got a {kind}")
     names = "float32, float64, float16 or bfloat16"
-    raise TypeError(f"input must have dtype {names}, got {input.dtype}")
+    return TypeError(f"{name} must have dtype {names}, got {x.dtype}")
+
+
+def _check_others(**tensors: Tensor) -> None:
+    """Check the tensors that a fused operation combines with its input."""
+    for name, x in tensors.items():
+        check_given(x, name, "a tensor")
+        if not isinstance(x, Tensor):
+            raise TypeError(f"{name} must be a tensor, got {type(x).__name__}")
+        if not takes(x):
+            raise _refusal(x, name)
 
 
 def _keeps_all(p: float, training: bool, mask: Mask | BlockMask | None) -> bool:
