@@ -364,7 +364,7 @@ def test_samples_of_a_compiled_model_differ_and_repeat() -> None:
     eager = fd.MonteCarlo(model, layers, rng=0).samples(X, 3)
     samples = fd.MonteCarlo(compiled, layers, rng=0).samples(X, 3)
     np.testing.assert_allclose(samples, eager, rtol=1e-4, atol=1e-5)
-    assert samples.std(axis=0).all()
+    assert samples.std(axis=0).mean() > 0.1
     assert torch.equal(compiled(X), model(X))
 
 

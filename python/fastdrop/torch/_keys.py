@@ -89,7 +89,7 @@ class CallKeys:
         """Start again with another key."""
         self.key, self.share, self.numbered = key, share, numbered
         self.calls = 0
-        self.used = self.held = False
+        self.held = False
         self._current: Key | None = None
         self._taken: dict[Key, Key | None] = {}
 
@@ -163,8 +163,6 @@ def drop(
     **options: Any,
 ) -> Any:
     """Call a function with a module's p, mode and key."""
-    if keys is not None:
-        keys.used = True
     if keys is not None and keys.samples is not None:
         return _drop_samples(module, keys, keys.samples, function, *inputs, **options)
     return function(*inputs, p=module.p, training=module.training, key=keys, **options)
@@ -189,8 +187,9 @@ def _drop_samples(
     for part, key in zip(input.chunk(len(samples.keys)), samples.keys, strict=True):
         source = {"key": key.fold_in(number)}
         if samples.shared:
+            one = part[:1].detach().clone()  # which a call in place may overwrite
             _, mask = function(
-                part[:1].detach(), p=module.p, training=True, return_mask=True, **source
+                one, p=module.p, training=True, return_mask=True, **source, **options
             )
             source = {"mask": mask}
         results.append(function(part, p=module.p, training=True, **source, **options))

@@ -16,13 +16,14 @@ from fastdrop.torch._call import takes
 from fastdrop.torch._keys import CallKeys, Share, drop, site_names
 from fastdrop.torch.modules import (
     AlphaDropout,
+    BiasDropoutAdd,
     Dropout,
     Dropout1d,
     Dropout2d,
     Dropout3d,
+    DropoutAdd,
     FeatureAlphaDropout,
     _DropBlock,
-    _Fused,
     _Module,
 )
 
@@ -191,7 +192,7 @@ class _ModuleLayer:
 
     def __init__(self, module: _DropoutNd) -> None:
         self._module = module
-        self._takes_rows = not isinstance(module, _Fused)
+        self._takes_rows = not isinstance(module, (BiasDropoutAdd, DropoutAdd))
         self._keys: CallKeys | None = None
 
     @property
@@ -223,9 +224,13 @@ class _ModuleLayer:
             vars(module).clear()
             vars(module).update(before)
 
+    def __repr__(self) -> str:
+        return repr(self._module)
+
     @property
     def _was_called(self) -> bool:
-        return self._keys is not None and self._keys.used
+        """Whether a call took a key; for p = 0, none does."""
+        return self.p == 0.0 or (self._keys is not None and self._keys.calls > 0)
 
 
 def _as_layer(layer: object) -> _ModuleLayer | None:
