@@ -95,9 +95,10 @@ def as_operands(**several: Any) -> tuple[Array, ...]:
     if scalars:
         others = (array for name, array in arrays.items() if name not in scalars)
         dtypes = [array.dtype for array in others if works_on(array)]
-        for name in scalars if dtypes else ():
-            dtype = np.add(np.empty(0, dtypes[0]), several[name]).dtype
-            arrays[name] = np.asarray(several[name], dtype)
+        with np.errstate(all="ignore"):  # a number may be beyond the dtype, and becomes infinite
+            for name in scalars if dtypes else ():
+                dtype = np.add(np.empty(0, dtypes[0]), several[name]).dtype
+                arrays[name] = np.asarray(several[name], dtype)
     return tuple(arrays.values())
 
 

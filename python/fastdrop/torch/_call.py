@@ -509,11 +509,10 @@ def _words(key: Key | Tensor | CallKeys | None, generator: torch.Generator | Non
         return words
     if key is not None:
         return key_tensor(key)
-    if generator is None and not _transforms_are_active():
-        words = torch.ops.fastdrop.key()
-        return words
-    with _saved():
-        return torch.randint(-(2**63), 2**63 - 1, (2,), generator=generator, device="cpu")
+    if generator is not None:
+        return _drawn_words(generator)
+    words = torch.ops.fastdrop.key()
+    return words
 
 
 @contextmanager
@@ -627,8 +626,15 @@ def _batched(info: Any, in_dims: Any, *arguments: Any) -> tuple[Tensor, int]:
     return _operate(how._replace(shared=shared), words, region, tuple(rows)), 0
 
 
+def _drawn_words(generator: torch.Generator | None) -> Tensor:
+    """Draw a key by an operator of torch, which is drawn for each example under `torch.vmap`."""
+    return torch.randint(-(2**63), 2**63 - 1, (2,), generator=generator, device="cpu")
+
+
 def _draw_at_place() -> Tensor:
     with _saved():
+        if _transforms_are_active():
+            return _drawn_words(None)
         words: Tensor = torch.ops.fastdrop.draw_key(next(_places), device=torch.device("cpu"))
     return words
 
@@ -650,6 +656,7 @@ def _take_in_order(keys: Tensor, place: int) -> Tensor:
 _library.impl("forward", _on_cpu, "CPU")
 _library.impl("forward", _with_autograd, "Autograd", with_keyset=True)
 _library.impl("key", _draw_at_place, "CompositeImplicitAutograd")
+_library.impl("key", _draw_at_place, "FuncTorchDynamicLayerFrontMode")
 _library.impl("draw_key", _draw_in_order, "CompositeExplicitAutograd")
 _library.impl("call_key", _take_at_place, "CompositeImplicitAutograd")
 _library.impl("take_key", _take_in_order, "CompositeExplicitAutograd")

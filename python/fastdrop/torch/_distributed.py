@@ -31,7 +31,7 @@ def call_distributed(
                 "distribute_tensor"
             )
     x, *others = inputs
-    if any(type(placement) not in (Shard, Replicate) for placement in x.placements):
+    if any(not isinstance(placement, (Shard, Replicate)) for placement in x.placements):
         raise RuntimeError(
             "input must be placed by Shard or Replicate, for the mask of a sum is not the sum of "
             f"masks, got {x.placements}; redistribute it first"

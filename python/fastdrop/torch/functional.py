@@ -21,6 +21,7 @@ import warnings
 from typing import Any, Literal
 
 import torch
+import torch.fx
 from torch import Tensor
 
 from fastdrop._arguments import as_flag, as_lengths, check_choice, check_given, shown
@@ -579,3 +580,12 @@ def _blocks(
     return _drop(
         "select", (input,), p, inplace, (), key, generator, mask, return_mask, scaled, block
     )
+
+
+# Calls of `F.dropout` and the like are leaves of a trace.
+for _name in (
+    "dropout", "feature_dropout", "dropout1d", "dropout2d", "dropout3d", "drop_path",
+    "locked_dropout", "alpha_dropout", "feature_alpha_dropout", "dropout_add", "bias_dropout_add",
+    "relu_dropout", "gelu_dropout", "drop_block1d", "drop_block2d", "drop_block3d",
+):  # fmt: skip
+    torch.fx.wrap(_name)

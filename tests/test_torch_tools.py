@@ -1,0 +1,492 @@
+"""Models inside torch's other tools: caches, partitioner, export, torch.fx, DTensor. Needs PyTorch."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import warnings
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import fastdrop as fd
+import pytest
+
+torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+
+import fastdrop.torch as ft  # noqa: E402
+from torch import nn  # noqa: E402
+from torch.nn import functional as theirs  # noqa: E402
+
+pytestmark = [
+    pytest.mark.once,
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # torch's own
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+    pytest.mark.filterwarnings("ignore:.*(tensor cores|ONNX|opset|in training mode)"),
+]
+
+F = ft.functional
+KEY = fd.Key(3)
+
+
+@pytest.fixture(autouse=True)
+def _fresh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    torch._dynamo.reset()
+    yield
+    ft.uninstall()
+
+
+def drawn(function: Any, *arguments: Any) -> Any:
+    torch.manual_seed(0)
+    return function(*arguments)
+
+
+# Compiled code and what is installed
+
+PROCESS = """
+import sys
+import torch
+from torch.nn import functional
+
+x = torch.ones(300)
+
+def run(function):
+    torch.manual_seed(0)
+    return function(x)
+
+def dropped(x):
+    return functional.dropout(x, 0.5)
+
+compiled = torch.compile(dropped)
+for step in sys.argv[1:]:
+    if step == "tag":
+        torch.compiler.config.cache_key_tag = "mine"
+    elif step != "plain":
+        import fastdrop.torch
+        getattr(fastdrop.torch, step)()
+    y = run(compiled)
+    kept = (y != 0).int().tolist()
+    same = bool((y == run(dropped)).all())
+    print(step, same, int("".join(map(str, kept)), 2))
+assert ("fastdrop" in sys.modules) == any("install" in step for step in sys.argv), sys.modules
+"""
+
+
+def test_caches_on_disk_serve_no_process_what_another_installed(tmp_path: Path) -> None:
+    """Kernels are replaced below the graphs by which the caches know a function."""
+    environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}
+    masks: dict[bool, set[str]] = {True: set(), False: set()}
+    for steps in (["plain"], ["install", "tag"], ["plain"], ["tag", "install", "uninstall"]):
+        done = subprocess.run(
+            [sys.executable, "-c", PROCESS, *steps],
+            env=environment, capture_output=True, text=True, timeout=200, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        installed = False
+        for line in done.stdout.splitlines():
+            step, same, mask = line.split()
+            installed = {"install": True, "uninstall": False}.get(step, installed)
+            assert not installed or same == "True", (steps, line)
+            masks[installed].add(mask)
+    assert [len(found) for found in masks.values()] == [1, 1]
+    assert masks[True] != masks[False]
+
+
+def test_what_is_compiled_draws_what_is_installed_now() -> None:
+    """In one process, in any order, in other threads, and for every operator."""
+    x = torch.ones(4, 16, 2, 2)
+    functions = [
+        lambda x: theirs.dropout(x, 0.5),
+        lambda x: theirs.dropout2d(x, 0.5),
+        lambda x: theirs.alpha_dropout(x, 0.5, True),
+        lambda x: torch.native_dropout(x, 0.5, True)[0],
+        lambda x: theirs.scaled_dot_product_attention(x, x, x, dropout_p=0.5),
+    ]
+    compiled = [torch.compile(function, backend="aot_eager") for function in functions]
+
+    def check() -> None:
+        for one, other in zip(functions, compiled, strict=True):
+            for mode in (torch.enable_grad, torch.inference_mode):
+                with mode():
+                    assert torch.equal(drawn(one, x), drawn(other, x))
+
+    ours = drawn(F.dropout, x, 0.5)
+    for change in (lambda: None, ft.install, ft.uninstall, ft.install):
+        change()
+        check()
+    assert torch.equal(drawn(compiled[0], x), ours)
+    with ft.installed():
+        thread = threading.Thread(target=check)
+        thread.start()
+        thread.join()
+    ft.uninstall()
+    with ft.installed():
+        assert torch.equal(drawn(compiled[0], x), ours)
+    assert not torch.equal(drawn(compiled[0], x), ours)
+
+
+def test_the_tag_of_a_user_stays() -> None:
+    config = torch.compiler.config
+    with config.patch(cache_key_tag="one"):
+        ft.install()
+        assert config.cache_key_tag.startswith("one ")
+        with config.patch(cache_key_tag="two"):
+            assert config.cache_key_tag.startswith("two ")
+        config.cache_key_tag = config.cache_key_tag  # as what saves and restores it does
+        ft.uninstall()
+        assert config.cache_key_tag == "one"
+
+
+# What compiled code computes again
+
+
+class Net(nn.Module):
+    def __init__(self, kind: Any) -> None:
+        super().__init__()
+        torch.manual_seed(3)
+        self.layers = nn.ModuleList(nn.Linear(16, 16) for _ in range(3))
+        self.drops = nn.ModuleList(kind(p) for p in (0.5, 0.3))
+
+    def forward(self, x: Any) -> Any:
+        first, second, third = self.layers
+        x = self.drops[0](torch.cos(first(x)))
+        return third(self.drops[1](torch.sin(second(x)).relu())).sin()
+
+
+@pytest.mark.parametrize("how", ["ours", "install", "keys", "vmap"])
+@pytest.mark.parametrize("budget", [0, 0.1, 0.5, 0.9, 1])
+def test_gradients_are_right_at_every_budget_of_memory(budget: float, how: str) -> None:
+    """The partitioner computes again what does not fit; a key must not be among it."""
+    net = Net(nn.Dropout if how == "install" else ft.Dropout)
+    if how == "install":
+        ft.install()
+    function: Any = net
+    if how == "vmap":
+        function = torch.vmap(lambda x: net(x), randomness="same")
+    x = torch.randn(8, 16)
+
+    def gradients(function: Any) -> Any:
+        if how == "keys":
+            ft.set_keys(net, KEY, numbered=True)
+        y = drawn(lambda x: function(x).square() + function(x), x)
+        return torch.autograd.grad(y.sum(), list(net.parameters()))
+
+    expected = gradients(function)
+    with torch._functorch.config.patch(activation_memory_budget=budget):
+        compiled = torch.compile(function, backend="aot_eager_decomp_partition", fullgraph=True)
+        torch.testing.assert_close(gradients(compiled), expected)
+
+
+def test_gradients_of_inductor_are_right_without_memory_to_spare() -> None:
+    function = lambda x: F.dropout(F.dropout(x, 0.5).sin(), 0.5)  # noqa: E731
+    region = torch.autograd.graph.region_activation_memory_budget
+
+    def inside(x: Any) -> Any:
+        with region(0.0):
+            return function(x)
+
+    x = torch.rand(100, requires_grad=True)
+    (expected,) = torch.autograd.grad(drawn(function, x).sum(), x)
+    with torch._functorch.config.patch(activation_memory_budget=0):
+        (actual,) = torch.autograd.grad(drawn(torch.compile(function), x).sum(), x)
+    torch.testing.assert_close(actual, expected)
+    compiled = torch.compile(inside, backend="aot_eager_decomp_partition", fullgraph=True)
+    (actual,) = torch.autograd.grad(drawn(compiled, x).sum(), x)
+    torch.testing.assert_close(actual, expected)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_selective_checkpoints_keep_or_repeat_the_masks(compiled: bool) -> None:
+    from torch.utils.checkpoint import (
+        CheckpointPolicy,
+        checkpoint,
+        create_selective_checkpoint_contexts,
+    )
+
+    net, x = Net(ft.Dropout), torch.rand(8, 16)
+    expected = torch.autograd.grad(drawn(net, x).sum(), list(net.parameters()))
+    ours = ("fastdrop", "aten::random_")
+    for saved in (ours, ("aten::addmm", "aten::mm"), ()):
+
+        def policy(
+            context: Any, operator: Any, *arguments: Any, saved: Any = saved, **_: Any
+        ) -> Any:
+            keep = operator.name().startswith(saved)
+            return CheckpointPolicy.MUST_SAVE if keep else CheckpointPolicy.PREFER_RECOMPUTE
+
+        def run(x: Any, policy: Any = policy) -> Any:
+            return checkpoint(
+                net, x, use_reentrant=False,
+                context_fn=partial(create_selective_checkpoint_contexts, policy),
+            )  # fmt: skip
+
+        torch._dynamo.reset()
+        function = torch.compile(run, backend="aot_eager_decomp_partition") if compiled else run
+        actual = torch.autograd.grad(drawn(function, x).sum(), list(net.parameters()))
+        torch.testing.assert_close(actual, expected)
+
+
+# Masks and keys as inputs
+
+
+@pytest.mark.parametrize("fullgraph", [False, True])
+def test_masks_and_keys_are_inputs_of_compiled_functions(fullgraph: bool) -> None:
+    def function(x: Any, mask: Any, key: Any) -> Any:
+        return F.alpha_dropout(F.gelu_dropout(x, mask=mask), 0.3, True, key=key)
+
+    compiled = torch.compile(function, backend="aot_eager", fullgraph=fullgraph)
+    counts = torch._dynamo.utils.counters["stats"]
+    graphs = []
+    for n in range(4):
+        part = fd.Mask((8, 16), 0.5, fd.Key(n)).region((4, 0), (4, 16))
+        x = torch.randn(4, 16, requires_grad=True)
+        y = compiled(x, part, KEY.fold_in(n))
+        assert torch.equal(y, function(x, part, KEY.fold_in(n)))
+        (gradient,) = torch.autograd.grad(y.sum(), x)
+        (expected,) = torch.autograd.grad(function(x, part, KEY.fold_in(n)).sum(), x)
+        assert torch.equal(gradient, expected)
+        graphs.append(counts["unique_graphs"])
+    assert graphs[-1] == graphs[0]
+    held = fd.Mask((8, 16), 0.5, KEY)
+    closed = torch.compile(lambda x: F.dropout(x, mask=held), backend="aot_eager")
+    assert torch.equal(closed(torch.ones(8, 16)), F.dropout(torch.ones(8, 16), mask=held))
+
+
+# torch.fx
+
+
+def family() -> dict[str, tuple[Any, tuple[int, ...]]]:
+    return {
+        "Dropout": (ft.Dropout(0.5), (6, 8)),
+        "replaced": (ft.replace(nn.Dropout(0.5)), (6, 8)),
+        "Dropout2d": (ft.Dropout2d(0.5), (6, 8, 2, 2)),
+        "AlphaDropout": (ft.AlphaDropout(0.5), (6, 8)),
+        "FeatureAlphaDropout": (ft.FeatureAlphaDropout(0.5), (6, 8, 3)),
+        "FeatureDropout": (ft.FeatureDropout(0.5), (6, 8, 3)),
+        "DropPath": (ft.DropPath(0.5), (9, 8)),
+        "unscaled": (ft.DropPath(0.5, scale_by_keep=False), (9, 8)),
+        "LockedDropout": (ft.LockedDropout(0.5), (6, 8)),
+        "ReluDropout": (ft.ReluDropout(0.5), (6, 8)),
+        "GeluDropout": (ft.GeluDropout(0.5), (6, 8)),
+        "DropoutAdd": (ft.DropoutAdd(0.5), (6, 8)),
+        "BiasDropoutAdd": (ft.BiasDropoutAdd(0.5), (6, 8)),
+    }
+
+
+class Around(nn.Module):
+    """A module between others, with a residual and a bias if it takes them."""
+
+    def __init__(self, drop: Any) -> None:
+        super().__init__()
+        self.drop = drop
+
+    def forward(self, x: Any) -> Any:
+        others = {ft.DropoutAdd: (x,), ft.BiasDropoutAdd: (x[0], x)}.get(type(self.drop), ())
+        return self.drop(x * 1, *others)
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("name", [*family(), "DropBlock2d"])
+def test_modules_are_leaves_of_a_trace(name: str, training: bool) -> None:
+    drop, shape = {**family(), "DropBlock2d": (ft.DropBlock2d(0.3, 2), (2, 3, 5, 5))}[name]
+    model = Around(drop).train(training)
+    traced = torch.fx.symbolic_trace(model)
+    assert ("call_module", "drop") in [(node.op, node.target) for node in traced.graph.nodes]
+    x = torch.randn(shape)
+    for mode in (training, not training):
+        model.train(mode)
+        traced.train(mode)
+        assert torch.equal(drawn(traced, x), drawn(model, x))
+    assert isinstance(torch.fx.symbolic_trace(drop), torch.fx.GraphModule) or "Add" in name
+
+
+def test_functions_are_leaves_of_a_trace_too() -> None:
+    def function(x: Any) -> Any:
+        return F.dropout2d(F.relu_dropout(x, 0.3), 0.5, training=True)
+
+    traced = torch.fx.symbolic_trace(function)
+    assert [node.target for node in traced.graph.nodes if node.op == "call_function"] == [
+        F.relu_dropout, F.dropout2d,
+    ]  # fmt: skip
+    x = torch.randn(2, 3, 4, 4)
+    assert torch.equal(drawn(traced, x), drawn(function, x))
+
+
+def test_quantization_takes_models_with_our_modules() -> None:
+    from torch.ao.quantization import get_default_qat_qconfig_mapping
+    from torch.ao.quantization.quantize_fx import convert_fx, fuse_fx, prepare_fx, prepare_qat_fx
+
+    def model() -> Any:
+        return nn.Sequential(nn.Linear(4, 4), nn.ReLU(), ft.Dropout(0.5), nn.Linear(4, 4))
+
+    x = torch.randn(2, 4)
+    mapping = get_default_qat_qconfig_mapping("x86")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        fuse_fx(model().eval())(x)
+        prepared = prepare_fx(model().eval(), mapping, (x,))
+        prepared(x)
+        trained = prepare_qat_fx(ft.replace(model()).train(), mapping, (x,))
+        trained(x).sum().backward()
+        assert convert_fx(trained.eval())(x).shape == (2, 4)
+
+
+# Programs that leave the process
+
+
+@pytest.mark.parametrize("installed", [False, True])
+@pytest.mark.parametrize("name", family())
+def test_exported_programs_have_the_operators_of_torch(name: str, installed: bool) -> None:
+    """A program that loads one may not know fastdrop; where it is installed, it draws its masks."""
+    drop, shape = family()[name]
+    x, model = torch.randn(shape), Around(drop)
+    if installed:
+        ft.install()
+    for training in (True, False):
+        program = torch.export.export(model.train(training), (x,))
+        for one in (program, program.run_decompositions()):
+            assert not [node for node in one.graph.nodes if "fastdrop" in str(node.target)]
+            y = one.module()(x)
+            if not training:
+                torch.testing.assert_close(y, model(x))
+    program = torch.export.export(model.train(), (x,))
+    ft.install()
+    torch.testing.assert_close(drawn(program.module(), x), drawn(model, x))
+
+
+def test_exported_programs_keep_given_keys() -> None:
+    class Given(nn.Module):
+        def forward(self, x: Any) -> Any:
+            return F.dropout(x, 0.5, key=KEY)
+
+    x = torch.randn(6, 8)
+    assert torch.equal(torch.export.export(Given(), (x,)).module()(x), F.dropout(x, 0.5, key=KEY))
+
+
+def test_onnx_takes_models_in_training() -> None:
+    pytest.importorskip("onnxscript")
+    runtime = pytest.importorskip("onnxruntime")
+    model = nn.Sequential(nn.Dropout(0.5), ft.Dropout(0.5), ft.DropPath(0.5), ft.GeluDropout(0.5))
+    x = torch.ones(64, 64)
+    ft.install()
+    program = torch.onnx.export(
+        model, (x,), dynamo=True, training=torch.onnx.TrainingMode.TRAINING, verbose=False
+    )
+    session = runtime.InferenceSession(program.model_proto.SerializeToString())
+    (y,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+    assert 0.85 < (y == 0).mean() < 0.99  # 15 in 16; rows are dropped as a whole
+
+
+# Other kinds of tensors
+
+
+class Wrapper(torch.Tensor):
+    """A subclass that computes by itself, and knows torch's operators alone."""
+
+    @staticmethod
+    def __new__(cls, inner: Any) -> Any:
+        return torch.Tensor._make_wrapper_subclass(cls, inner.shape, dtype=inner.dtype)
+
+    def __init__(self, inner: Any) -> None:
+        self.inner = inner
+
+    @classmethod
+    def __torch_dispatch__(cls, f: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        assert f.namespace == "aten"
+        inner = [x.inner if isinstance(x, cls) else x for x in args]
+        y = f(*inner, **(kwargs or {}))
+        return cls(y) if isinstance(y, torch.Tensor) and y is not inner[0] else args[0]
+
+
+@pytest.mark.parametrize("kind", [nn.Dropout, ft.Dropout, nn.Dropout1d, ft.Dropout1d])
+def test_subclasses_that_compute_by_themselves_go_on(kind: Any) -> None:
+    x = Wrapper(torch.ones(10, 4, 100))
+    with ft.installed():
+        y = kind(0.5)(x)
+    assert type(y) is Wrapper
+    assert 0.2 < (y.inner == 0).float().mean() < 0.8
+
+
+@pytest.mark.filterwarnings("ignore:.*nested tensors")
+def test_nothing_is_drawn_for_p_0() -> None:
+    ft.install()
+    state = torch.get_rng_state()
+    x = torch.ones(5, requires_grad=True)
+    y, mask = torch.native_dropout(x, 0.0, True)
+    y.sum().backward()
+    assert torch.equal(x.grad, torch.ones(5))
+    assert mask.all()
+    jagged = torch.nested.nested_tensor([torch.ones(3, 2), torch.ones(2, 2)], layout=torch.jagged)
+    assert torch.equal(theirs.dropout(jagged, 0.0).values(), jagged.values())
+    assert torch.equal(state, torch.get_rng_state())
+    for gradient in (False, True):
+        p = torch.tensor(0.5, requires_grad=gradient)
+        for function in (theirs.dropout, F.dropout):
+            if gradient:
+                with pytest.raises(TypeError):
+                    function(x, p)
+            else:
+                assert function(x, p).shape == (5,)
+
+
+def _distributed(rank: int, path: str) -> None:
+    import torch.distributed as dist
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
+
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{path}", rank=rank, world_size=2)
+    warnings.simplefilter("ignore")
+    try:
+        mesh = init_device_mesh("cpu", (2,))
+        torch.manual_seed(1)
+        x, residual, bias = torch.randn(5, 6, 4), torch.randn(5, 6, 4), torch.randn(6, 1)
+
+        def placed(y: Any, like: Any) -> Any:
+            is_placed = isinstance(like, DTensor)
+            return distribute_tensor(y, mesh, [Replicate()]) if is_placed else y
+
+        functions = [
+            lambda x: F.dropout(x, 0.5),
+            lambda x: F.dropout1d(x, 0.5, key=KEY),
+            lambda x: F.dropout(x, mask=fd.Mask((6, 1), 0.5, KEY)),
+            lambda x: F.gelu_dropout(x, 0.5),
+            lambda x: F.bias_dropout_add(x, placed(bias, x), placed(residual, x), 0.5),
+            ft.Dropout(0.5),
+            lambda x: theirs.dropout(x, 0.5),
+            lambda x: theirs.alpha_dropout(x * 1, 0.5, True, True),
+            lambda x: torch.native_dropout(x, 0.5, True)[0],
+        ]
+        ft.install()
+        for placement in (Shard(0), Shard(1), Replicate()):
+            for function in functions:
+                whole = x.clone().requires_grad_()
+                drawn(function, whole).square().sum().backward()
+                part = distribute_tensor(x, mesh, [placement]).requires_grad_()
+                y = drawn(function, part)
+                assert y.placements == (placement,)
+                y.square().sum().backward()
+                assert torch.equal(y.full_tensor(), drawn(function, x))
+                torch.testing.assert_close(part.grad.full_tensor(), whole.grad)
+        compiled = torch.compile(lambda x: F.dropout(x, 0.5), backend="aot_eager", fullgraph=True)
+        part = distribute_tensor(x, mesh, [Shard(1)]).requires_grad_()
+        y = drawn(compiled, part)
+        y.square().sum().backward()
+        assert torch.equal(y.full_tensor(), drawn(F.dropout, x, 0.5))
+        expected = drawn(F.dropout, 4 * x, 0.5)  # 2 y / (1 - p)
+        torch.testing.assert_close(part.grad.full_tensor(), expected)
+        total = DTensor.from_local(torch.ones(4), mesh, [Partial()])
+        for bad in (lambda: theirs.dropout(total), lambda: F.dropout_add(total, torch.ones(4))):
+            with pytest.raises(RuntimeError, match="input must be placed|must be DTensors"):
+                bad()
+        dist.barrier()
+    finally:
+        dist.destroy_process_group()
+
+
+def test_a_distributed_tensor_gets_its_part_of_the_mask_of_the_whole(tmp_path: Path) -> None:
+    torch.multiprocessing.spawn(_distributed, args=(str(tmp_path / "rendezvous"),), nprocs=2)
