@@ -14,6 +14,8 @@ import fastdrop as fd
 import numpy as np
 import pytest
 
+pytestmark = pytest.mark.once
+
 ROOT = Path(__file__).parent.parent
 FLAGS = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
 NAMES = {"np": np, "fd": fd}  # what a docstring may take as imported; a document may not

@@ -10,6 +10,8 @@ import pytest
 import reference as ref
 from support import KEY, as_key, assert_same, values
 
+pytestmark = pytest.mark.once
+
 
 def test_a_held_mask_serves_all_calls_until_it_is_released() -> None:
     x, y = values((5, 40), np.float32), values((5, 40), np.float32, seed=1)

@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 from support import KEY, as_key
 
+pytestmark = pytest.mark.once
+
 MOST_KEPT = 500  # bytes
 
 # The largest resident size since the mark was reset, as Linux reports it.

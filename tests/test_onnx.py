@@ -19,6 +19,8 @@ from onnx.backend.test.case import node
 # imports all operators, which takes ten seconds.
 from onnx.backend.test.case.node import dropout as _imported_for_its_tests  # noqa: F401
 
+pytestmark = pytest.mark.once
+
 CASES = [case for case in node._NodeTestCases if "dropout" in case.name]
 
 

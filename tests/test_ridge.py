@@ -10,6 +10,8 @@ import fastdrop as fd
 import numpy as np
 import pytest
 
+pytestmark = pytest.mark.once
+
 COUNTS = [4, 16, 64, 256, 1024]
 SEEDS = 20
 

@@ -15,6 +15,8 @@ import reference as ref
 from fastdrop.schedules import Constant, Curriculum, Early, Late, Linear
 from support import KEY, as_key, assert_same
 
+pytestmark = pytest.mark.once
+
 SCHEDULES = [
     Constant(0.3),
     Linear(0.1, 0.7, 13),

@@ -1,4 +1,4 @@
-"""Models inside torch's other tools: caches, partitioner, export, torch.fx, DTensor. Needs PyTorch."""
+"""Models in torch's tools: caches, partitioner, export, torch.fx, DTensor. Needs PyTorch."""
 
 from __future__ import annotations
 
@@ -481,7 +481,7 @@ def _distributed(rank: int, path: str) -> None:
         torch.testing.assert_close(part.grad.full_tensor(), expected)
         total = DTensor.from_local(torch.ones(4), mesh, [Partial()])
         for bad in (lambda: theirs.dropout(total), lambda: F.dropout_add(total, torch.ones(4))):
-            with pytest.raises(RuntimeError, match="input must be placed|must be DTensors"):
+            with pytest.raises(RuntimeError, match=r"input must be placed|must be DTensors"):
                 bad()
         dist.barrier()
     finally:

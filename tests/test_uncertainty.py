@@ -12,6 +12,8 @@ from fastdrop.monte_carlo import mean, mutual_information, predictive_entropy, v
 from numpy.typing import NDArray
 from support import BFLOAT16, DTYPES, assert_same
 
+pytestmark = pytest.mark.once
+
 
 def softmax(shape: tuple[int, ...], sharpness: float, seed: int = 0) -> NDArray[np.float64]:
     logits = sharpness * np.random.default_rng(seed).standard_normal(shape)
