@@ -161,7 +161,7 @@ class MonteCarlo:
                 raise TypeError(
                     f"layers must take the rows of a batch (or use samples), got {layer!r}"
                 )
-        array = x if _is_tensor(x) else plain_array(x, "x")
+        array: Any = x if _is_tensor(x) else plain_array(x, "x")
         if array.ndim == 0:
             raise ValueError("x must have the examples along axis 0, got an array without axes")
         times = (count, *[1] * (array.ndim - 1))

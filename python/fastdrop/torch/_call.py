@@ -504,7 +504,7 @@ def _words(key: Key | Tensor | CallKeys | None, generator: torch.Generator | Non
     """Return the key of a call of the operator."""
     if isinstance(key, Tensor):
         return key
-    if type(key) is CallKeys:
+    if isinstance(key, CallKeys):
         words: Tensor = torch.ops.fastdrop.call_key(key.words)
         return words
     if key is not None:

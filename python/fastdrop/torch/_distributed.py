@@ -42,11 +42,12 @@ def call_distributed(
     start, shape = _place(x)
     if mask is None:
         y = call_part(how, local, False, key, generator, start, tuple(x.shape))
+    elif not isinstance(mask, Mask):
+        raise TypeError(f"mask must be a Mask for a DTensor, got {type(mask).__name__}")
     else:
-        at = [
-            0 if n == 1 else first for n, first in zip(mask.shape, start[-mask.ndim :], strict=True)
-        ]
-        extent = [min(n, m) for n, m in zip(mask.shape, shape[-mask.ndim :], strict=True)]
+        last = [axis - mask.ndim for axis in range(mask.ndim)]
+        at = [0 if mask.shape[axis] == 1 else start[axis] for axis in last]
+        extent = [min(mask.shape[axis], shape[axis]) for axis in last]
         y = call(how, local, False, None, None, mask.region(at, extent), False)
     return DTensor.from_local(
         y, x.device_mesh, x.placements, run_check=False, shape=x.shape, stride=x.stride()
