@@ -168,7 +168,8 @@ def test_a_module_that_runs_again_repeats_its_mask_and_warns() -> None:
             with warnings.catch_warnings():
                 warnings.simplefilter("error")
                 keyed(model)
-                function(X)
+                x = X.clone().requires_grad_()
+                checkpoint(function, x, use_reentrant=False).sum().backward()  # repeats the call
 
 
 @pytest.mark.parametrize("compiled", [False, True])
