@@ -93,9 +93,13 @@ def call(
             )
         y = _transformed(how, inputs, key, generator, mask)
         return x.copy_(y) if inplace else y
-    if type(key) is CallKeys and key.share is not None:
-        return _of_share(how, inputs, inplace, key, key.share)
-    source: Any = _key(key, generator) if mask is None else mask
+    source: Any = mask
+    if key is not None:
+        if type(key) is CallKeys and key.share is not None:
+            return _of_share(how, inputs, inplace, key, key.share)
+        source = _key(key, None)
+    elif mask is None:
+        source = _key_of(draw(generator))
     y = _run(how, source, inputs, inplace)
     return (y, _recipe(how, source, x.shape)) if return_mask else y
 
@@ -334,6 +338,8 @@ def _dtype(
         return how.dtype
     x = inputs[0]
     dtype = x.dtype
+    if len(inputs) == 1:
+        return dtype
     for n, other in enumerate(inputs[1:], 1):
         if other.dtype is not dtype and (other.dim() > batched[n] or x.dim() == batched[0]):
             dtype = torch.promote_types(dtype, other.dtype)

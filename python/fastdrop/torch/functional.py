@@ -276,7 +276,7 @@ def dropout_add(
     >>> F.dropout_add(torch.ones(4), torch.full((4,), 10.0), 0.5, key=fd.Key(0))
     tensor([12., 12., 12., 10.])
     """
-    _check_others(residual=residual)
+    _check_other(residual, "residual")
     inputs = (input, residual)
     return _fused("add", inputs, p, training, key, generator, mask, return_mask)
 
@@ -300,7 +300,8 @@ def bias_dropout_add(
     >>> F.bias_dropout_add(torch.ones(4), torch.ones(4), torch.zeros(4), 0.5, key=fd.Key(0))
     tensor([4., 4., 4., 0.])
     """
-    _check_others(bias=bias, residual=residual)
+    _check_other(bias, "bias")
+    _check_other(residual, "residual")
     inputs = (input, bias, residual)
     return _fused("bias_add", inputs, p, training, key, generator, mask, return_mask)
 
@@ -426,7 +427,7 @@ def _last(input: Tensor, n: int) -> tuple[int, ...]:
 
 def _checked(
     input: Tensor,
-    p: float,
+    p: Any,
     training: bool,
     key: Key | Tensor | None,
     generator: torch.Generator | None,
@@ -443,7 +444,7 @@ def _checked(
         raise TypeError(f"mask must be a Mask, got {shown(mask)}")
     if not isinstance(input, Tensor):
         raise TypeError(f"input must be a tensor, got {type(input).__name__}")
-    if isinstance(p, Tensor) and p.requires_grad:
+    if type(p) is not float and isinstance(p, Tensor) and p.requires_grad:
         raise TypeError("p must be a number in [0, 1], got a tensor that requires a gradient")
     if not training or takes(input):
         return p
@@ -461,14 +462,14 @@ def _refusal(x: Tensor, name: str) -> Exception:
     return TypeError(f"{name} must have dtype {names}, got {x.dtype}")
 
 
-def _check_others(**tensors: Tensor) -> None:
-    """Check the tensors that a fused operation combines with its input."""
-    for name, x in tensors.items():
-        check_given(x, name, "a tensor")
-        if not isinstance(x, Tensor):
-            raise TypeError(f"{name} must be a tensor, got {type(x).__name__}")
-        if not takes(x):
-            raise _refusal(x, name)
+def _check_other(x: Tensor, name: str) -> None:
+    """Check a tensor that a fused operation combines with its input."""
+    if isinstance(x, Tensor) and takes(x):
+        return
+    check_given(x, name, "a tensor")
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{name} must be a tensor, got {type(x).__name__}")
+    raise _refusal(x, name)
 
 
 def _keeps_all(p: float, training: bool, mask: Mask | BlockMask | None) -> bool:

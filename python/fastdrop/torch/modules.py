@@ -79,10 +79,13 @@ class _Replacement(_Module):
 
     def forward(self, input: Tensor) -> Tensor:
         """Drop in training; return `input` in evaluation."""
-        if isinstance(input, Proxy) or not self.training or takes(input):
-            y: Tensor = self._call(type(self)._function, input, inplace=self.inplace)
-            return y
-        y = super().forward(input)
+        y: Tensor
+        if type(input) is Tensor and self._fastdrop_keys is None and takes(input):  # the fast way
+            y = type(self)._function(input, self.p, self.training, self.inplace)
+        elif isinstance(input, Proxy) or not self.training or takes(input):
+            y = self._call(type(self)._function, input, inplace=self.inplace)
+        else:
+            y = super().forward(input)
         return y
 
 
