@@ -128,31 +128,83 @@ def test_wrappers_do_not_change_the_keys(name: str) -> None:
 
 
 def test_names_that_only_wrappers_tell_apart_stay_apart() -> None:
+    """Wrapped or not."""
     model = _Average(nn.Dropout())
     model.drop = nn.Dropout()
     outer = nn.ModuleDict({"module": nn.ModuleDict({"a": nn.Dropout()}), "a": nn.Dropout()})
-    assert set(_keys.site_names(outer)) == {"module.a", "a"}
-    assert set(_keys.site_names(model)) == {"", "drop"}
+    for wrapper in (lambda model: model, _Average, lambda model: _Average(nn.DataParallel(model))):
+        assert set(_keys.site_names(wrapper(outer))) == {"module.a", "a"}
+        assert set(_keys.site_names(wrapper(model))) == {"", "drop"}
 
 
-@pytest.mark.parametrize(
-    ("arguments", "options", "error", "message"),
-    [
-        ((small(), 3), {}, TypeError, "key must be a Key or None, got 3"),
-        ((small(), torch.ones(2).long()), {}, TypeError, "key must be a Key or None"),
-        ((nn.Linear(2, 2), KEY), {}, ValueError, "model must have dropout modules"),
-        ((small(), KEY), {"rank": 2, "world_size": 2}, ValueError, "rank must be below world_size"),
-        ((small(), KEY), {"numbered": 1}, TypeError, "numbered must be True or False, got 1"),
-        ((nn.Sequential(ft.DropBlock2d(0.1, 3)), KEY), {"world_size": 2}, ValueError, "DropBlock"),
-    ],
-)
-def test_bad_arguments_are_named_and_nothing_is_set(
-    arguments: Any, options: Any, error: type[Exception], message: str
-) -> None:
-    with pytest.raises(error, match=message):
-        ft.set_keys(*arguments, **options)
-    for module in arguments[0].modules():
-        assert "_fastdrop_keys" not in vars(module)
+class _Own(nn.Dropout):
+    """A subclass with a behaviour of its own."""
+
+    def forward(self, input: Any) -> Any:
+        return input * 2
+
+
+def test_modules_that_take_no_keys_are_named() -> None:
+    model = nn.Sequential(nn.Dropout(), _Own(), nn.Dropout())
+    model[0].forward = model[0].forward  # as of hooks that were removed again
+    model[2].mark = nn.Identity()
+    with pytest.warns(
+        UserWarning, match=r"the dropout modules \['1'\] have a forward of their own"
+    ):
+        ft.set_keys(model, KEY)
+    assert torch.equal(model[0](X), F.dropout(X, 0.5, key=site("0")))
+    assert torch.equal(model[2](X), F.dropout(X, 0.5, key=site("2")))
+    with pytest.raises(ValueError, match="got none but"):
+        ft.set_keys(nn.Sequential(_Own()), KEY)
+
+
+def test_keys_are_on_the_cpu_whatever_the_default_device() -> None:
+    with torch.device("meta"):
+        model = keyed(nn.Sequential(nn.Dropout()))
+        x = torch.ones(8, device="cpu")
+        y = torch.compile(model, backend="aot_eager")(x)
+        added = torch.compile(lambda x: F.dropout_add(x, x, 0.5, False), backend="aot_eager")(x)
+    assert torch.equal(y, F.dropout(x, 0.5, key=site("0")))
+    assert torch.equal(added, x + x)
+    with pytest.raises(TypeError, match=r"on the CPU, got one of torch.int64 on meta"):
+        F.dropout(x, key=torch.ones(2, dtype=torch.int64, device="meta"))
+
+
+@pytest.mark.filterwarnings("ignore:.*nested tensors")
+def test_tensors_that_take_no_keys_are_warned_of() -> None:
+    x = torch.nested.nested_tensor([torch.ones(30), torch.ones(20)], layout=torch.jagged)
+    for model in (nn.Dropout(0.5), ft.Dropout(0.5)):
+        keyed(model)
+        with pytest.warns(UserWarning, match="draws from torch's generator, not with its key"):
+            model(x)
+        state = torch.get_rng_state()
+        model.p = 0.0
+        assert model(x) is x
+        assert torch.equal(state, torch.get_rng_state())
+
+
+def test_keys_stay_in_the_process_that_set_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Would catch a stored program that takes the keys of whatever module has its number."""
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    model = keyed(nn.Sequential(ft.Dropout(0.5)))
+    traced = torch.jit.trace(model, X, check_trace=False)
+    block = keyed(nn.Sequential(ft.DropBlock1d(0.5, 2)))
+    exported = torch.export.export(block, (X[:, None],)).module()
+    keyed(block, None)
+    for stored, alone, x in (
+        (traced, lambda x: F.dropout(x, 0.5), X), (exported, block, X[:, None])
+    ):  # fmt: skip
+        torch.manual_seed(0)
+        y = stored(x)
+        torch.manual_seed(0)
+        assert torch.equal(y, alone(x))
+    graph = make_fx(model)(X)
+    keyed(model)
+    assert torch.equal(graph(X), F.dropout(X, 0.5, key=site("0")))
+    monkeypatch.setattr(_keys, "_all", {})  # as in another process
+    with pytest.raises(RuntimeError, match="in the process that set them"):
+        graph(X)
 
 
 # Calls again
@@ -260,6 +312,11 @@ def test_a_held_module_applies_one_mask(key: fd.Key | None) -> None:
     assert not torch.equal(model(X), first)
     with pytest.raises(RuntimeError, match="held in a with statement"), module:
         pass
+    with module.hold(), warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for numbered in (True, False):
+            keyed(model, numbered=numbered)  # the module stays held
+            assert torch.equal(model(X), model(X))
 
 
 # Ranks
@@ -343,12 +400,14 @@ def test_samples_of_modules_have_the_masks_of_layers(module: Any, shared: bool) 
 
 @pytest.mark.parametrize(
     "module",
-    [ft.DropBlock2d(0.3, 2), ft.AlphaDropout(0.5), nn.Dropout2d(), ft.ReluDropout(0.5)],
+    [ft.DropBlock2d(0.3, 2), ft.AlphaDropout(0.5), nn.Dropout2d(), ft.ReluDropout(0.5),
+     nn.Dropout(0.5, inplace=True)],
     ids=lambda module: type(module).__name__,
-)
+)  # fmt: skip
 @pytest.mark.parametrize("shared", [False, True])
 def test_a_batch_of_samples_is_the_samples(module: Any, shared: bool) -> None:
-    mc = fd.MonteCarlo(module, module, rng=5, shared=shared)
+    scale = nn.Parameter(torch.ones(1))
+    mc = fd.MonteCarlo(lambda x: module(x * scale), module, rng=5, shared=shared)
     x = torch.randn(2, 3, 5, 5)
     samples = mc.samples(x, 3)
     np.testing.assert_array_equal(mc.batch(x, 3), samples)
@@ -357,13 +416,15 @@ def test_a_batch_of_samples_is_the_samples(module: Any, shared: bool) -> None:
         assert ((samples[:, 0] == 0) == (samples[:, 1] == 0)).mean() > 0.7
 
 
-def test_samples_of_a_compiled_model_differ_and_repeat() -> None:
+@pytest.mark.parametrize("shared", [False, True])
+def test_samples_of_a_compiled_model_differ_and_repeat(shared: bool) -> None:
+    """Of more samples than a function may be compiled anew for."""
     model = small().eval()
-    compiled = torch.compile(model, backend="aot_eager")
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
     compiled(X)
     layers = {"one": model[1], "other": model[3]}
-    eager = fd.MonteCarlo(model, layers, rng=0).samples(X, 3)
-    samples = fd.MonteCarlo(compiled, layers, rng=0).samples(X, 3)
+    eager = fd.MonteCarlo(model, layers, rng=0, shared=shared).samples(X, 12)
+    samples = fd.MonteCarlo(compiled, layers, rng=0, shared=shared).samples(X, 12)
     np.testing.assert_allclose(samples, eager, rtol=1e-4, atol=1e-5)
     assert samples.std(axis=0).mean() > 0.1
     assert torch.equal(compiled(X), model(X))
@@ -380,10 +441,6 @@ def test_a_layer_that_the_model_does_not_call_is_an_error(unused: Any) -> None:
 
 
 def test_modules_that_drop_in_a_way_of_their_own_are_not_layers() -> None:
-    class Own(nn.Dropout):
-        def forward(self, input: Any) -> Any:
-            return input * 2
-
-    for layer in (Own(), nn.Linear(2, 2)):
+    for layer in (_Own(), nn.Linear(2, 2)):
         with pytest.raises(TypeError, match="layers must be layers of fastdrop"):
             fd.MonteCarlo(layer, layer)

@@ -316,6 +316,19 @@ def test_functions_are_leaves_of_a_trace_too() -> None:
     assert torch.equal(drawn(traced, x), drawn(function, x))
 
 
+def test_a_tracer_may_go_into_modules() -> None:
+    class Deep(torch.fx.Tracer):
+        def is_leaf_module(self, module: Any, name: str) -> bool:
+            return False
+
+    model = ft.replace(nn.Sequential(nn.Linear(4, 4), nn.Dropout()))
+    targets = [node.target for node in Deep().trace(model).nodes]
+    assert theirs.dropout in targets
+    by_name = F.dropout
+    with pytest.raises(TypeError, match="got Proxy: in a trace, call fastdrop"):
+        torch.fx.symbolic_trace(lambda x: by_name(x))
+
+
 def test_quantization_takes_models_with_our_modules() -> None:
     from torch.ao.quantization import get_default_qat_qconfig_mapping
     from torch.ao.quantization.quantize_fx import convert_fx, fuse_fx, prepare_fx, prepare_qat_fx
@@ -463,6 +476,16 @@ def _distributed(rank: int, path: str) -> None:
         ]
         ft.install()
         for placement in (Shard(0), Shard(1), Replicate()):
+            leaves = [bias.clone().requires_grad_(), residual[:, :1].clone().requires_grad_()]
+            parts = [distribute_tensor(y.detach(), mesh, [Replicate()]) for y in leaves]
+            parts = [part.requires_grad_() for part in parts]
+            whole = drawn(lambda leaves=leaves: F.bias_dropout_add(x, *leaves, 0.5))
+            part = distribute_tensor(x, mesh, [placement])
+            y = drawn(lambda part=part, parts=parts: F.bias_dropout_add(part, *parts, 0.5))
+            for result in (whole, y):
+                result.square().sum().backward()
+            for leaf, one in zip(leaves, parts, strict=True):
+                torch.testing.assert_close(one.grad.full_tensor(), leaf.grad)
             for function in functions:
                 whole = x.clone().requires_grad_()
                 drawn(function, whole).square().sum().backward()
@@ -479,7 +502,10 @@ def _distributed(rank: int, path: str) -> None:
         assert torch.equal(y.full_tensor(), drawn(F.dropout, x, 0.5))
         expected = drawn(F.dropout, 4 * x, 0.5)  # 2 y / (1 - p)
         torch.testing.assert_close(part.grad.full_tensor(), expected)
+        strided = distribute_tensor(torch.ones(4, 6, 8), mesh, [Shard(1)]).flatten(0, 1)
+        assert 0.2 < (theirs.dropout(strided, 0.5).to_local() == 0).float().mean() < 0.8
         total = DTensor.from_local(torch.ones(4), mesh, [Partial()])
+        assert torch.equal(F.dropout_add(total, total, 0.0).full_tensor(), torch.full((4,), 4.0))
         for bad in (lambda: theirs.dropout(total), lambda: F.dropout_add(total, torch.ones(4))):
             with pytest.raises(RuntimeError, match=r"input must be placed|must be DTensors"):
                 bad()

@@ -123,7 +123,7 @@ class MonteCarlo:
         """
         keys = [self._key.fold_in(as_count(k, "k"))]
         if any(getattr(layer, "inplace", False) for layer in self._layers):
-            x = copy.deepcopy(x)
+            x = x.clone() if _is_tensor(x) else copy.deepcopy(x)
         return self._run(x, keys, rows=1)
 
     def iter_samples(self, x: Any, n: SupportsIndex, first: SupportsIndex = 0) -> Iterator[Any]:

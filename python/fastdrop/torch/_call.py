@@ -28,7 +28,7 @@ from fastdrop import _core
 from fastdrop._key import NO_KEY, Key
 from fastdrop._recipe import Mask, inverse_keep, make_mask
 from fastdrop.blocks import BlockMask, block_mask
-from fastdrop.torch._keys import CallKeys, Share, draw, key_tensor, words_of_call
+from fastdrop.torch._keys import CallKeys, Share, SharedKey, draw, key_tensor, words_of_call
 from fastdrop.torch._memory import Blocks
 
 LARGE = 2**22
@@ -86,6 +86,8 @@ def call(
     x = inputs[0]
     if inplace:
         _check_inplace(x)
+    if type(key) is SharedKey:
+        how, key = how._replace(shared=tuple({0, *how.shared})), key.key
     if not _is_plain(inputs):
         if return_mask:
             raise RuntimeError(
@@ -121,13 +123,17 @@ def _transformed(
     mask: Mask | BlockMask | None,
 ) -> Any:
     """Return the result of a call that does not go straight to the core."""
-    if any(_is_distributed(x) for x in inputs):
+    drawn = mask is None and generator is None and (how.p == 0.0 or type(key) in (_NONE, CallKeys))
+    distributed = any(_is_distributed(x) for x in inputs)
+    if distributed and not (drawn and how.p == 0.0):
         from fastdrop.torch._distributed import call_distributed
 
         return call_distributed(how, inputs, key, generator, mask)
-    drawn = mask is None and generator is None and (how.p == 0.0 or type(key) in (_NONE, CallKeys))
-    if drawn and not how.block and torch.compiler.is_exporting():
-        return _in_their_operators(how, *inputs)
+    if drawn and (distributed or torch.compiler.is_exporting() or _tracing() is not None):
+        if not how.block and _tracing() is None:
+            return _in_their_operators(how, *inputs)
+        if type(key) is CallKeys:
+            key = None  # the keys of a module stay in this process
     if type(key) is CallKeys and key.share is not None:
         return _of_share(how, inputs, False, key, key.share)
     words, region = (_words(key, generator), None) if mask is None else _parts(mask)
@@ -216,7 +222,9 @@ def call_with_mask(how: How, x: Tensor) -> tuple[Tensor, Tensor]:
 
 def no_key() -> Key | Tensor:
     """Return a key for calls that keep everything."""
-    return torch.zeros(2, dtype=torch.int64) if torch.compiler.is_compiling() else NO_KEY
+    if torch.compiler.is_compiling():
+        return torch.zeros(2, dtype=torch.int64, device="cpu")
+    return NO_KEY
 
 
 def _recipe(how: How, source: Any, shape: tuple[int, ...]) -> Mask | BlockMask:
@@ -224,7 +232,7 @@ def _recipe(how: How, source: Any, shape: tuple[int, ...]) -> Mask | BlockMask:
     if type(source) is not Key:
         return source
     if how.block:
-        return block_mask(tuple(shape), how.block, False, 1, how.p, source)
+        return block_mask(_drawn(how, shape), how.block, False, 1, how.p, source)
     return make_mask(_drawn(how, shape), how.p, source)
 
 
@@ -263,12 +271,13 @@ def takes(x: Tensor) -> bool:
 def _is_foreign(x: Tensor) -> bool:
     """Return whether a tensor's class runs operators itself, and may know torch's alone."""
     dispatch = type(x).__torch_dispatch__
-    ours = (FakeTensor, FunctionalTensor)
-    return (
-        dispatch is not Tensor.__torch_dispatch__
-        and not isinstance(x, ours)
-        and not _is_distributed(x)
-    )
+    if dispatch is Tensor.__torch_dispatch__ or isinstance(x, (FakeTensor, FunctionalTensor)):
+        return False
+    if not _is_distributed(x):
+        return True
+    known: Any = sys.modules["torch.distributed.tensor"]
+    known = known.Shard, known.Replicate, known.Partial
+    return any(not isinstance(placement, known) for placement in x.placements)  # strided shards
 
 
 def _check_inplace(x: Tensor) -> None:
@@ -671,8 +680,10 @@ torch.library.register_vmap("fastdrop::forward", _batched, lib=_library)
 
 @torch.library.register_fake("fastdrop::forward", lib=_library)
 def _(*arguments: Any) -> Tensor:
-    how, _, _, inputs = _parsed(*arguments)
+    how, words, _, inputs = _parsed(*arguments)
     first = inputs[0]
+    if words.device != first.device and not first.is_meta:
+        raise RuntimeError(f"key must be on the CPU, got a tensor on {words.device}")
     for x in inputs[1:]:
         if x.device != first.device:
             raise RuntimeError("the tensors of a call must be of one device")

@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor, Replicate, Shard
+from torch.distributed.tensor import DTensor, Partial, Replicate, Shard
 
 from fastdrop._key import Key
 from fastdrop._recipe import Mask
@@ -33,12 +33,13 @@ def call_distributed(
     x, *others = inputs
     if any(not isinstance(placement, (Shard, Replicate)) for placement in x.placements):
         raise RuntimeError(
-            "input must be placed by Shard or Replicate, for the mask of a sum is not the sum of "
-            f"masks, got {x.placements}; redistribute it first"
+            f"input must be placed by Shard or Replicate, got {x.placements}; redistribute it first"
         )
+    if how.block:
+        raise RuntimeError("input of DropBlock must not be a DTensor, got one")
     if type(key) is CallKeys and key.share is not None:
         raise RuntimeError("set_keys must be given no rank for a model of DTensors, got one")
-    local = tuple(y.to_local() for y in (x, *(_placed_like(y, x) for y in others)))
+    local = (x.to_local(), *(_local_like(y, x) for y in others))
     start, shape = _place(x)
     if mask is None:
         y = call_part(how, local, False, key, generator, start, tuple(x.shape))
@@ -69,12 +70,16 @@ def _place(x: DTensor) -> tuple[tuple[int, ...], tuple[int, ...]]:
     return tuple(start), tuple(shape)
 
 
-def _placed_like(other: DTensor, x: DTensor) -> DTensor:
-    """Place a tensor that broadcasts to `x` so that its local part broadcasts to that of `x`."""
+def _local_like(other: DTensor, x: DTensor) -> Tensor:
+    """Return the part of a tensor that broadcasts to `x` which belongs to the local part of `x`."""
     front = x.dim() - other.dim()
     placements: list[Any] = []
+    gradients: list[Any] = []
     for placement in x.placements:
         axis = placement.dim - front if isinstance(placement, Shard) else -1
         whole = axis < 0 or other.shape[axis] == 1
         placements.append(Replicate() if whole else Shard(axis))
-    return other.redistribute(x.device_mesh, placements)
+        # Each rank has the sum over its own part of `x`, where the tensor is broadcast along it.
+        is_part = whole and isinstance(placement, Shard)
+        gradients.append(Partial() if is_part else placements[-1])
+    return other.redistribute(x.device_mesh, placements).to_local(grad_placements=gradients)

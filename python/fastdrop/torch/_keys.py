@@ -5,7 +5,7 @@ that torch repeats in the backward pass, for a checkpoint, takes the key that it
 """
 
 import collections
-import itertools
+import os
 import threading
 import warnings
 import weakref
@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.modules.dropout import _DropoutNd
 
 from fastdrop import _core
 from fastdrop._key import Key
-from fastdrop._layer import Samples
 
 _LOWEST, _BEYOND = -(2**63), 2**63 - 1
 
@@ -62,6 +62,22 @@ class Share(NamedTuple):
     """Whether the ranks take examples in turn, as of `DistributedSampler`; else adjacent ones."""
 
 
+class SharedKey(NamedTuple):
+    """Keys of masks that all rows along axis 0 share."""
+
+    key: "CallKeys"
+
+
+class Parts(NamedTuple):
+    """The keys of equal parts along axis 0, in a Monte Carlo run of several samples."""
+
+    keys: "tuple[CallKeys, ...]"
+    rows: int
+    """A number that the length of axis 0 is a multiple of."""
+    shared: bool
+    """Whether the rows of a part share a mask."""
+
+
 class CallKeys:
     """The keys of a module's calls: one for all, or child n of it for call number n.
 
@@ -78,18 +94,19 @@ class CallKeys:
         numbered: bool = False,
         held: bool = False,
     ) -> None:
-        self._number = next(_numbers)
-        self.words = torch.tensor([0, 0, self._number])
-        _all[self._number] = self
-        self.reset(key, share, numbered)
+        # A number that no other process has, where a stored program may take it.
+        number = int.from_bytes(os.urandom(8), "little", signed=True)
+        self.words = torch.tensor([number], device="cpu")
+        _all[number] = self
         self.held = held
-        self.samples: Samples | None = None
+        self.reset(key, share, numbered)
+        self.name = ""
+        self.parts: Parts | None = None
 
     def reset(self, key: Key | None, share: Share | None = None, numbered: bool = False) -> None:
         """Start again with another key."""
         self.key, self.share, self.numbered = key, share, numbered
         self.calls = 0
-        self.held = False
         self._current: Key | None = None
         self._taken: dict[Key, Key | None] = {}
 
@@ -99,7 +116,7 @@ class CallKeys:
             if _in_backward() == -1:
                 self.calls += 1
                 if self.calls == 2 and not self.held:
-                    warnings.warn(_REPEATS, stacklevel=2)
+                    warnings.warn(_REPEATS.format(self.name), stacklevel=2)
             return self.key
         token: Key = _key_of(draw(None))
         if _in_backward() != -1:
@@ -113,13 +130,6 @@ class CallKeys:
         if len(self._taken) > MOST_REPEATED:
             del self._taken[next(iter(self._taken))]
         return key
-
-    def number(self) -> int:
-        """Count a call, and return its number."""
-        if not self.held or self._current is None:
-            self._current = self.key
-            self.calls += 1
-        return self.calls - 1
 
     def _repeated(self, token: Key) -> Key:
         if token in self._taken:
@@ -150,8 +160,8 @@ class CallKeys:
 
 
 _REPEATS = (
-    "a dropout module ran again since set_keys, and applied the same mask; for other masks, call "
-    "set_keys before each run, or with numbered=True, and for the same, hold the module"
+    "the dropout module {!r} ran again since set_keys, and applied the same mask; for other masks, "
+    "call set_keys before each run, or with numbered=True, and for the same, hold the module"
 )
 
 
@@ -163,48 +173,54 @@ def drop(
     **options: Any,
 ) -> Any:
     """Call a function with a module's p, mode and key."""
-    if keys is not None and keys.samples is not None:
-        return _drop_samples(module, keys, keys.samples, function, *inputs, **options)
+    if keys is not None and keys.parts is not None:
+        return _drop_parts(module, keys.parts, function, *inputs, **options)
     return function(*inputs, p=module.p, training=module.training, key=keys, **options)
 
 
-def _drop_samples(
-    module: Any,
-    keys: CallKeys,
-    samples: Samples,
-    function: Callable[..., Any],
-    input: Tensor,
-    **options: Any,
+def left_to_torch(
+    module: Any, keys: CallKeys | None, forward: Callable[[Tensor], Any], input: Tensor
 ) -> Any:
-    """Call a function in a run of several samples: each part of axis 0 has its own key."""
-    if input.dim() == 0 or len(input) % samples.rows:
-        raise ValueError(
-            f"input must have the rows of {len(samples.keys)} samples, a multiple of "
-            f"{samples.rows}, along axis 0, got shape {tuple(input.shape)}"
+    """Let torch drop where fastdrop has no kernels; it knows of no keys."""
+    if module.p == 0.0:
+        return input
+    if keys is not None and keys.key is not None:
+        warnings.warn(
+            f"the dropout module {keys.name!r} draws from torch's generator, not with its key, for "
+            f"a tensor that fastdrop has no kernels for: {type(input).__name__} of {input.dtype} "
+            f"on {input.device}",
+            stacklevel=2,
         )
-    number = keys.number()
+    return forward(input)
+
+
+def _drop_parts(
+    module: Any, parts: Parts, function: Callable[..., Any], input: Tensor, **options: Any
+) -> Any:
+    """Call a function on each part of axis 0 with its own key."""
+    if input.dim() == 0 or len(input) % parts.rows:
+        raise ValueError(
+            f"input must have the rows of {len(parts.keys)} samples, a multiple of "
+            f"{parts.rows}, along axis 0, got shape {tuple(input.shape)}"
+        )
+    rows = len(input) // len(parts.keys)
     results = []
-    for part, key in zip(input.chunk(len(samples.keys)), samples.keys, strict=True):
-        source = {"key": key.fold_in(number)}
-        if samples.shared:
-            one = part[:1].detach().clone()  # which a call in place may overwrite
-            _, mask = function(
-                one, p=module.p, training=True, return_mask=True, **source, **options
-            )
-            source = {"mask": mask}
-        results.append(function(part, p=module.p, training=True, **source, **options))
+    for n, keys in enumerate(parts.keys):
+        part, source = input[n * rows : (n + 1) * rows], SharedKey(keys) if parts.shared else keys
+        results.append(function(part, p=module.p, training=True, key=source, **options))
     return input if options.get("inplace") else torch.cat(results)
 
 
-_numbers = itertools.count()
 _all: weakref.WeakValueDictionary[int, CallKeys] = weakref.WeakValueDictionary()
 
 
 def words_of_call(words: Tensor) -> Tensor:
     """Return the key of a call of the module that has these words, as a tensor."""
-    calls = _all.get(int(words[2]))
+    calls = _all.get(int(words))
     if calls is None:
-        raise RuntimeError("the module that a compiled function calls must still exist")
+        raise RuntimeError(
+            "a module with keys must be called in the process that set them, and must still exist"
+        )
     return key_tensor(calls.take())
 
 
@@ -217,16 +233,17 @@ sharded and checkpointed modules, and those of Opacus and Lightning."""
 
 
 def site_names(model: torch.nn.Module) -> dict[str, torch.nn.Module]:
-    """Return the modules of a model by their names as if no wrapper surrounded any.
+    """Return the dropout modules of a model by their names as if no wrapper surrounded any.
 
     Modules whose names differ by wrappers alone keep their full names.
     """
+    while [name for name, _ in model.named_children()] in [[wrapper] for wrapper in WRAPPERS]:
+        model = next(model.children())
     full = dict(model.named_modules())
-    short = {name: _without_wrappers(full, name) for name in full}
-    # A wrapper and its module share a name; the module comes last, and is the one that drops.
-    leaves = [name for name, module in full.items() if next(module.children(), None) is None]
-    times = collections.Counter(short[name] for name in leaves)
-    return {short[name] if times[short[name]] == 1 else name: full[name] for name in leaves}
+    drops = [name for name, module in full.items() if isinstance(module, _DropoutNd)]
+    short = {name: _without_wrappers(full, name) for name in drops}
+    times = collections.Counter(short.values())
+    return {short[name] if times[short[name]] == 1 else name: full[name] for name in drops}
 
 
 def _without_wrappers(modules: dict[str, torch.nn.Module], name: str) -> str:

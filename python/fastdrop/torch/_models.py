@@ -1,11 +1,13 @@
 """What is done to the dropout modules of a model: replacing them, keys, schedules, samples."""
 
 import functools
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from torch import Tensor, nn
+from torch.fx import Proxy
 from torch.nn.modules.dropout import _DropoutNd
 
 from fastdrop._arguments import as_count, as_flag, shown
@@ -13,7 +15,7 @@ from fastdrop._key import Key
 from fastdrop._layer import Samples, adapt
 from fastdrop.monte_carlo import number_of
 from fastdrop.torch._call import takes
-from fastdrop.torch._keys import CallKeys, Share, drop, site_names
+from fastdrop.torch._keys import CallKeys, Parts, Share, drop, left_to_torch, site_names
 from fastdrop.torch.modules import (
     AlphaDropout,
     BiasDropoutAdd,
@@ -41,9 +43,13 @@ _FUNCTIONS: dict[type[nn.Module], Callable[..., Any]] = {
 
 def _forward(function: Callable[..., Any], module: Any, input: Tensor) -> Any:
     """Compute a module of torch by a function of fastdrop."""
-    if module.training and takes(input):
-        return drop(module, vars(module).get(KEYS), function, input, inplace=module.inplace)
-    return type(module).forward(module, input)
+    theirs = functools.partial(type(module).forward, module)
+    if not module.training or isinstance(input, Proxy):
+        return theirs(input)
+    keys = vars(module).get(KEYS)
+    if takes(input):
+        return drop(module, keys, function, input, inplace=module.inplace)
+    return left_to_torch(module, keys, theirs, input)
 
 
 class _Replaced(functools.partial[Any]):
@@ -83,7 +89,9 @@ def restore(model: Model) -> Model:
 
 def _can_be_given_forward(module: nn.Module) -> bool:
     """Return whether nobody else has given the module a `forward` of its own."""
-    return isinstance(vars(module).get("forward"), (_Replaced, _Keyed, type(None)))
+    forward = vars(module).get("forward")
+    is_own = getattr(forward, "__func__", None) is type(module).forward
+    return is_own or isinstance(forward, (_Replaced, _Keyed, type(None)))
 
 
 def _function_of(module: nn.Module) -> Callable[..., Any] | None:
@@ -96,11 +104,17 @@ def _function_of(module: nn.Module) -> Callable[..., Any] | None:
     return None
 
 
+def _takes_keys(module: nn.Module) -> bool:
+    return isinstance(module, _Module) or _function_of(module) is not None
+
+
 def _give_keys(module: nn.Module, keys: CallKeys) -> None:
     """Let the calls of a module take these keys."""
     vars(module)[KEYS] = keys
-    if not isinstance(module, _Module) and "forward" not in vars(module):
-        vars(module)["forward"] = _Keyed(_forward, _function_of(module), module)
+    if not isinstance(module, _Module):
+        forward = vars(module).get("forward")
+        if not isinstance(forward, (_Replaced, _Keyed)):
+            vars(module)["forward"] = _Keyed(_forward, _function_of(module), module)
 
 
 def set_keys(
@@ -161,15 +175,20 @@ def set_keys(
         raise ValueError(f"rank must be below world_size, {ranks}, got {mine}")
     in_turn, counts = as_flag(interleaved, "interleaved"), as_flag(numbered, "numbered")
     share = Share(mine, ranks, in_turn) if ranks > 1 else None
-    modules = {
-        name: module
-        for name, module in site_names(model).items()
-        if isinstance(module, _Module) or _function_of(module) is not None
-    }
+    sites = site_names(model)
+    modules = {name: module for name, module in sites.items() if _takes_keys(module)}
+    others = [name for name in sites if name not in modules]
     if not modules:
         raise ValueError(
-            "model must have dropout modules to give keys to, got none; dropout that is not a "
-            "module draws from torch's generator: use torch.manual_seed"
+            "model must have dropout modules to give keys to, got none"
+            + (f" but {others}, which have a forward of their own" if others else "")
+            + "; other dropout draws from torch's generator: use torch.manual_seed"
+        )
+    if others and key is not None:
+        warnings.warn(
+            f"the dropout modules {others} have a forward of their own, and keep drawing from "
+            "torch's generator",
+            stacklevel=2,
         )
     if share is not None and any(isinstance(module, _DropBlock) for module in modules.values()):
         raise ValueError("world_size must be 1 for a model with DropBlock modules, got more")
@@ -180,7 +199,9 @@ def set_keys(
             if isinstance(vars(module).get("forward"), _Keyed):
                 del module.forward
         elif keys is None:
-            _give_keys(module, CallKeys(key.fold_in(number_of(name)), share, counts))
+            keys = CallKeys(key.fold_in(number_of(name)), share, counts)
+            keys.name = name
+            _give_keys(module, keys)
         else:
             keys.reset(key.fold_in(number_of(name)), share, counts)
 
@@ -194,6 +215,7 @@ class _ModuleLayer:
         self._module = module
         self._takes_rows = not isinstance(module, (BiasDropoutAdd, DropoutAdd))
         self._keys: CallKeys | None = None
+        self._forward: Any = None  # the same in each sample: another one would compile again
 
     @property
     def p(self) -> float:
@@ -212,12 +234,16 @@ class _ModuleLayer:
         """Draw these samples in any mode; restore the module afterwards."""
         module = self._module
         before = dict(vars(module))
-        held = before.get(KEYS)
-        keys = self._keys = CallKeys(samples.keys[0], None, True, held is not None and held.held)
-        if len(samples.keys) > 1 or samples.shared:
-            keys.samples = samples
+        held = KEYS in before and before[KEYS].held
+        each = tuple(CallKeys(key, None, True, held) for key in samples.keys)
+        keys = self._keys = each[0]
+        if len(each) > 1 or samples.shared:
+            keys.parts = Parts(each, samples.rows, samples.shared)
         try:
+            if self._forward is not None and "forward" not in before:
+                vars(module)["forward"] = self._forward
             _give_keys(module, keys)
+            self._forward = vars(module).get("forward")
             module.training = True
             yield
         finally:
@@ -235,11 +261,7 @@ class _ModuleLayer:
 
 def _as_layer(layer: object) -> _ModuleLayer | None:
     """Return a module that keys can be given to as a layer."""
-    if isinstance(layer, _Module):
-        return _ModuleLayer(layer)
-    if isinstance(layer, _DropoutNd) and _function_of(layer) is not None:
-        return _ModuleLayer(layer)
-    return None
+    return _ModuleLayer(layer) if isinstance(layer, _DropoutNd) and _takes_keys(layer) else None
 
 
 adapt(_as_layer)

@@ -30,7 +30,7 @@ from fastdrop._recipe import Mask, inverse_keep, make_mask
 from fastdrop.alpha import alpha_numbers
 from fastdrop.blocks import BlockMask
 from fastdrop.torch._call import How, call, no_key, takes
-from fastdrop.torch._keys import CallKeys
+from fastdrop.torch._keys import CallKeys, SharedKey
 
 Approximate = Literal["none", "tanh"]
 
@@ -438,12 +438,21 @@ def _checked(
         raise ValueError(f"p must be a number in [0, 1], got {p!r}")
     if (key is not None) + (generator is not None) + (mask is not None) > 1:
         raise ValueError("only one of key, generator and mask must be given")
-    if key is not None and type(key) not in (Key, CallKeys) and not isinstance(key, Tensor):
+    if (
+        key is not None
+        and type(key) not in (Key, CallKeys, SharedKey)
+        and not isinstance(key, Tensor)
+    ):
         raise TypeError(f"key must be a Key or a tensor of 2 int64, got {shown(key)}")
     if mask is not None and not isinstance(mask, (Mask, BlockMask)):
         raise TypeError(f"mask must be a Mask, got {shown(mask)}")
+    if isinstance(key, Tensor) and not (key.dtype is torch.int64 and key.is_cpu):
+        got = f"one of {key.dtype} on {key.device}"
+        raise TypeError(f"key must be a Key or a tensor of 2 int64 on the CPU, got {got}")
     if not isinstance(input, Tensor):
-        raise TypeError(f"input must be a tensor, got {type(input).__name__}")
+        traced = ": in a trace, call fastdrop.torch.functional by its full name, or torch.fx.wrap"
+        kind = type(input).__name__
+        raise TypeError(f"input must be a tensor, got {kind}{traced if kind == 'Proxy' else ''}")
     if type(p) is not float and isinstance(p, Tensor) and p.requires_grad:
         raise TypeError("p must be a number in [0, 1], got a tensor that requires a gradient")
     if not training or takes(input):

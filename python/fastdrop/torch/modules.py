@@ -15,7 +15,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from fastdrop._arguments import as_flag, as_lengths, check_choice
 from fastdrop.torch import functional
 from fastdrop.torch._call import takes
-from fastdrop.torch._keys import CallKeys, drop
+from fastdrop.torch._keys import CallKeys, drop, left_to_torch
 
 
 class _Module(_DropoutNd):
@@ -85,7 +85,7 @@ class _Replacement(_Module):
         elif isinstance(input, Proxy) or not self.training or takes(input):
             y = self._call(type(self)._function, input, inplace=self.inplace)
         else:
-            y = super().forward(input)
+            y = left_to_torch(self, self._fastdrop_keys, super().forward, input)
         return y
 
 
