@@ -150,7 +150,7 @@ class Layer(Generic[Recipe]):
     (True, 1, True)
     """
 
-    training = True
+    training: bool
     _is_ours: ClassVar[bool] = True  # whether fastdrop defines the class
     _of_weights: ClassVar[bool] = False  # whether inputs are weights, with no examples along axis 0
     _options: ClassVar[dict[str, Any]] = {}  # the constructor's options and their defaults

@@ -408,7 +408,7 @@ class ConcreteDropout(RecipeLayer[ConcreteMask]):
     0.493
     """
 
-    grad_logit: float | None = None
+    grad_logit: float | None
 
     def __init__(
         self,
@@ -423,6 +423,7 @@ class ConcreteDropout(RecipeLayer[ConcreteMask]):
         self.weight_regularizer = as_number(weight_regularizer, "weight_regularizer", 0.0)
         self.dropout_regularizer = as_number(dropout_regularizer, "dropout_regularizer", 0.0)
         super().__init__(p, rng)
+        self.grad_logit = None
 
     @property
     def p(self) -> float:

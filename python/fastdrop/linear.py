@@ -396,8 +396,8 @@ class DropConnectLinear(Layer[Mask]):
 
     weight: Array
     bias: Array | None
-    grad_weight: Array | None = None
-    grad_bias: Array | None = None
+    grad_weight: Array | None
+    grad_bias: Array | None
 
     def __init__(
         self,
@@ -421,6 +421,7 @@ class DropConnectLinear(Layer[Mask]):
         keys = self.key.split(2)
         self.weight = _initial_weights((outputs, inputs), inputs, keys[0], own)
         self.bias = _initial_weights((outputs,), inputs, keys[1], own) if has_bias else None
+        self.grad_weight, self.grad_bias = None, None
 
     def __call__(self, x: ArrayLike, *, training: bool | None = None, **unknown: Never) -> Array:
         """Map examples of shape (..., in_features) to outputs of shape (..., out_features)."""
