@@ -63,6 +63,23 @@ MUTATIONS = [
         modules=("torch",),
     ),
     Mutation(
+        "the spare blocks are listed in pairs, between which a block may return",
+        "python/fastdrop/torch/_memory.py",
+        "        for number in reversed(list(self._spare)):\n"
+        "            block = self._spare.get(number)\n",
+        "        for number, block in reversed(list(self._spare.items())):\n",
+        ("tests/test_torch_memory.py::test_blocks_may_return_while_one_is_lent",),
+        modules=("torch",),
+    ),
+    Mutation(
+        "two calls take one block",
+        "python/fastdrop/torch/_memory.py",
+        "block.size == size and self._spare.pop(number, None) is block:\n",
+        "block.size == size:\n                self._spare.pop(number, None)\n",
+        ("tests/test_torch_memory.py::test_a_handler_may_lend_and_return_inside_any_step",),
+        modules=("torch",),
+    ),
+    Mutation(
         "the number of a call is taken after its work",
         "python/fastdrop/_layer.py",
         "            return _forward(self._operation, inputs, out, keys, p, shared, scale)\n",

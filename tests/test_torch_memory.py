@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import gc
+import itertools
 import os
-import signal
+import sys
 import threading
+from typing import Any
 
 import pytest
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 
-from fastdrop.torch import _call, functional  # noqa: E402
+from fastdrop.torch import _call, _memory, functional  # noqa: E402
 from fastdrop.torch._memory import Blocks  # noqa: E402
 
 pytestmark = pytest.mark.once
@@ -43,29 +46,65 @@ def test_blocks_beyond_the_limit_go_back_to_the_system() -> None:
     assert [new for _, new in again] == [True, False, False]
 
 
-def test_a_child_that_is_forked_while_memory_returns_does_not_wait() -> None:
-    """The thread that held the lock is not there to let it go.
+def test_blocks_may_return_while_one_is_lent() -> None:
+    """The collector may find their holders in any allocation."""
+    blocks = Blocks(1 << 16)
+    pairs = []  # Python keeps 2,000 unused pairs, whose reuse is no allocation
+    before = gc.get_threshold()
+    try:
+        for n in range(400):
+            gc.set_threshold(1 + n % 80)
+            pairs.extend([(n, i) for i in range(60)])
+            lent = [blocks.lend(4096 + 512 * (n % 3))[0] for _ in range(4)]
+            for one in lent:
+                cycle: list[object] = [one]
+                cycle.append(cycle)
+            del one, lent, cycle
+    finally:
+        gc.set_threshold(*before)
+    gc.collect()
+    assert 0 < sum(block.size for block in blocks._spare.values()) <= 1 << 16
 
-    The child calls nothing of torch that uses its threads, since those do not survive a fork.
+
+def test_a_handler_may_lend_and_return_inside_any_step() -> None:
+    """A tracer stands for the handler: it runs before every 47th instruction of the methods.
+
+    47 is prime, so that in the end it runs before each.
     """
+    blocks = Blocks(20_000)
+    steps = itertools.count(1)
+    inside = False
+
+    def trace(frame: Any, event: str, argument: Any) -> Any:
+        nonlocal inside
+        if frame.f_code.co_filename != _memory.__file__ or inside:
+            return None
+        frame.f_trace_opcodes = True
+        if next(steps) % 47 == 0:
+            inside = True
+            held = [blocks.lend(4096)[0] for _ in range(6)]
+            del held
+            inside = False
+        return trace
+
+    sys.settrace(trace)
+    try:
+        for _ in range(200):
+            lives = [blocks.lend(4096)[0] for _ in range(5)]
+            assert len({one.ctypes.data for one in lives}) == 5
+    finally:
+        sys.settrace(None)
+    assert sum(block.size for block in blocks._spare.values()) <= 20_000
+
+
+def test_a_forked_child_keeps_no_spare_memory() -> None:
+    """It would keep pages that its parent writes, which the system then copies."""
     x = torch.ones(1 << 21)
-    held, done = threading.Event(), threading.Event()
-
-    def hold() -> None:
-        with _call._blocks._lock:
-            held.set()
-            done.wait(60)
-
-    thread = threading.Thread(target=hold)
-    thread.start()
-    held.wait(60)
+    functional.dropout(x, 0.5)
+    assert _call._blocks._spare
     child = os.fork()
     if child == 0:
-        signal.alarm(20)
-        functional.dropout(x, 0.5)
-        os._exit(0)
-    done.set()
-    thread.join()
+        os._exit(len(_call._blocks._spare))
     assert os.waitpid(child, 0)[1] == 0
 
 

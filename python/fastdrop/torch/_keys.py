@@ -108,7 +108,8 @@ class CallKeys:
         self.key, self.share, self.numbered = key, share, numbered
         self.calls = 0
         self._current: Key | None = None
-        self._taken: dict[Key, Key | None] = {}
+        # Ordered, because a signal handler may make a call here while the oldest is removed.
+        self._taken: collections.OrderedDict[Key, Key | None] = collections.OrderedDict()
 
     def take(self) -> Key:
         """Return the key of a call."""
@@ -128,7 +129,7 @@ class CallKeys:
         # Two calls from one state of the generator cannot be told apart later.
         self._taken[token] = key if self._taken.get(token, key) == key else None
         if len(self._taken) > MOST_REPEATED:
-            del self._taken[next(iter(self._taken))]
+            self._taken.popitem(last=False)
         return key
 
     def _repeated(self, token: Key) -> Key:

@@ -5,7 +5,6 @@ more than the rest of a call. These blocks stay, up to a limit.
 """
 
 import itertools
-import threading
 import weakref
 
 import numpy as np
@@ -22,6 +21,11 @@ class Blocks:
 
     `most` is the number of bytes that are kept while nobody uses them; those that returned first go
     first.
+
+    A block returns in a finalizer, which may run inside any method below, and signal handlers and
+    other threads may make calls there. So there is no lock to wait for and no count to keep: each
+    step on `_spare` is one operation of the dictionary, and nothing iterates over the dictionary
+    itself.
     """
 
     def __init__(self, most: int) -> None:
@@ -29,12 +33,9 @@ class Blocks:
         self.forget()
 
     def forget(self) -> None:
-        """Keep nothing that has returned; for a forked child, whose parent may hold the lock."""
+        """Keep nothing that has returned; for a forked child, which may never use it."""
         self._spare: dict[int, Block] = {}  # in the order in which they returned
         self._numbers = itertools.count()
-        self._size = 0
-        # A block may return at any point of the methods below, in the thread that runs them.
-        self._lock = threading.RLock()
 
     def lend(self, size: int) -> tuple[Block, bool]:
         """Return `size` bytes, and whether they are new to the process."""
@@ -49,19 +50,21 @@ class Blocks:
         return lent, new
 
     def _take(self, size: int) -> Block | None:
-        with self._lock:
-            for number, block in reversed(list(self._spare.items())):
-                if block.size == size and self._spare.pop(number, None) is not None:
-                    self._size -= size
-                    return block
+        for number in reversed(list(self._spare)):
+            block = self._spare.get(number)
+            # Of several callers that see a block, one removes it.
+            if block is not None and block.size == size and self._spare.pop(number, None) is block:
+                return block
         return None
 
     def _return(self, block: Block) -> None:
-        with self._lock:
-            self._spare[next(self._numbers)] = block
-            self._size += block.size
-            while self._size > self._most:
-                self._size -= self._spare.pop(next(iter(self._spare))).size
+        self._spare[next(self._numbers)] = block
+        excess = sum(block.size for block in list(self._spare.values())) - self._most
+        for number in list(self._spare):
+            if excess <= 0:
+                break
+            gone = self._spare.pop(number, None)
+            excess -= 0 if gone is None else gone.size
 
 
 def _aligned(size: int) -> Block:
