@@ -83,7 +83,8 @@ pub(crate) unsafe fn run(
     }
     let sizes = Sizes::of(source, &operation);
     let threads = if total < sizes.parallel { 1 } else { pool::threads_of_call()? };
-    if total >= sizes.parallel && !pool::has_memory(threads * SCRATCH) {
+    // `rows` makes no more units than this, and no more threads find one.
+    if total >= sizes.parallel && !pool::has_memory(threads.min(total.div_ceil(sizes.unit)) * SCRATCH) {
         return Err(Error::Memory);
     }
     if let Source::Constant(_) = source {
@@ -200,10 +201,6 @@ impl Call<'_> {
 
     /// Works in blocks with transposed bits, because the last axis crosses the mask.
     fn columns(&self, axes: &Axes, sampler: &Sampler, origin: u64, interrupt: Interrupt<'_>) -> Result<(), Error> {
-        // Even small calls allocate these buffers on the heap.
-        if !pool::has_memory(SCRATCH) {
-            return Err(Error::Memory);
-        }
         let mut memory = self.memory;
         let mut outer = axes.clone();
         let inner = outer.pop().unwrap_or_default();
@@ -226,7 +223,12 @@ impl Call<'_> {
         let [lane_blocks, inner_blocks] = [lanes.len.div_ceil(lane_side), (before + inner.len).div_ceil(inner_side)];
         outer.extend([blocks_of(&lanes, lane_side, lane_blocks), blocks_of(&inner, inner_side, inner_blocks)]);
         let unit_size = lane_side.min(lanes.len) * inner_side.min(inner.len);
-        self.batches(positions(&outer), unit_size, interrupt, |units| {
+        let units = positions(&outer);
+        // Even small calls allocate these buffers on the heap.
+        if !pool::has_memory(self.threads.min(units) * SCRATCH) {
+            return Err(Error::Memory);
+        }
+        self.batches(units, unit_size, interrupt, |units| {
             let mut buffers = Buffers::default();
             let mut short_rows = join.then(ShortRows::new);
             for unit in units {

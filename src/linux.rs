@@ -52,7 +52,7 @@ pub(crate) fn has_heaps(threads: usize) -> bool {
     const HEAP: usize = 1 << 26;
     const NO_ACCESS: c_int = 0;
     const PRIVATE_ANONYMOUS: c_int = 0x22;
-    let size = threads * HEAP;
+    let size = threads.saturating_mul(HEAP);
     // SAFETY: new pages at any address, which nobody accesses, and which are given back.
     unsafe {
         let first = mmap(std::ptr::null_mut(), size, NO_ACCESS, PRIVATE_ANONYMOUS, -1, 0);

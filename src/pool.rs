@@ -8,6 +8,7 @@
 //! whose thread wakes after the work is done, and waking takes longer than most calls.
 
 use std::any::Any;
+use std::num::IntErrorKind;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
@@ -37,8 +38,9 @@ pub fn num_threads() -> Result<usize, Error> {
     match THREADS.load(Ordering::Relaxed) {
         0 => {
             let threads = match std::env::var_os("FASTDROP_NUM_THREADS") {
-                Some(text) if !text.is_empty() => match text.to_str().map(str::parse) {
+                Some(text) if !text.is_empty() => match text.to_str().map(str::parse::<usize>) {
                     Some(Ok(threads)) if threads > 0 => threads,
+                    Some(Err(error)) if *error.kind() == IntErrorKind::PosOverflow => usize::MAX,
                     _ => return Err(Error::Threads(format!("{text:?} in FASTDROP_NUM_THREADS"))),
                 },
                 _ => std::thread::available_parallelism().map_or(1, usize::from),
@@ -62,9 +64,9 @@ pub fn set_num_threads(threads: usize) -> Result<(), Error> {
     Ok(())
 }
 
-/// The number of threads of a call from here.
+/// The most threads of a call from here. Settings may be any number.
 pub(crate) fn threads_of_call() -> Result<usize, Error> {
-    let threads = num_threads()?;
+    let threads = num_threads()?.min(MOST_THREADS);
     #[cfg(feature = "python")]
     let threads = threads.min(openmp::most());
     Ok(threads)

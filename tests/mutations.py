@@ -170,6 +170,16 @@ MUTATIONS = [
         (MEMORY + "a_handler_may_call_or_raise[calls]",),
     ),
     Mutation(
+        "a call needs memory for all threads of the setting",
+        "src/driver.rs",
+        "!pool::has_memory(threads.min(total.div_ceil(sizes.unit)) * SCRATCH) {\n",
+        "!pool::has_memory(threads * SCRATCH) {\n",
+        (
+            "tests/test_process.py"
+            "::test_a_call_needs_memory_for_the_threads_that_run_not_for_the_setting",
+        ),
+    ),
+    Mutation(
         "threads start whether or not there is memory",
         "src/pool.rs",
         "        _ if !has_memory(threads * THREAD) || !has_heaps(threads) => None,\n",

@@ -91,15 +91,29 @@ def test_a_senseless_number_of_threads_is_refused(count: Any, error: type[Except
     assert fd.get_num_threads() == before
 
 
-def test_an_enormous_number_of_threads_does_no_harm() -> None:
-    """It may be refused or cut down, but the process goes on and the bits are right."""
+@pytest.mark.parametrize("count", [256, 10**6, 2**62, sys.maxsize, 2**64 - 1, 10**30])
+@pytest.mark.parametrize("how", ["function", "variable"])
+def test_a_call_needs_memory_for_the_threads_that_run_not_for_the_setting(
+    count: int, how: str
+) -> None:
+    """The calls have some 20 units of work; 256 threads would need 48 MiB, and others overflow."""
     code = (
-        "import fastdrop as fd, numpy as np\n"
-        "try:\n    fd.set_num_threads(2**62)\nexcept (ValueError, OverflowError):\n    pass\n"
-        "y = fd.dropout(np.ones(400_000), 0.5, rng=1)\n"
-        "print(np.count_nonzero(y) == fd.Mask(400_000, 0.5, fd.Key(1)).count())"
+        "import re, resource, fastdrop as fd, numpy as np\n"
+        "x, key = np.ones(600_000), fd.Key(1)\n"
+        "out, mask = np.empty_like(x), fd.Mask(x.shape, 0.5, key)\n"
+        f"if {how == 'function'}: fd.set_num_threads({count})\n"
+        "assert fd.get_num_threads() >= 256\n"
+        "size = re.search(r'VmSize:\\s+(\\d+) kB', open('/proc/self/status').read())[1]\n"
+        "limit = (int(size) << 10) + (24 << 20)\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (limit, resource.RLIM_INFINITY))\n"
+        "fd.dropout(x, 0.5, rng=key, out=out)\n"
+        "fd.dropout(x.reshape(40, -1).T, 0.5, rng=key, out=out.reshape(40, -1).T)\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY,) * 2)\n"
+        "fd.dropout(x, 0.5, rng=key, out=out)\n"
+        "print(np.array_equal(out != 0, mask.to_numpy()))"
     )
-    done = run(code)
+    variable = {"FASTDROP_NUM_THREADS": str(count)} if how == "variable" else {}
+    done = run(code, **variable)
     assert (done.returncode, done.stdout) == (0, "True\n"), done.stderr
 
 
