@@ -180,6 +180,13 @@ MUTATIONS = [
         ),
     ),
     Mutation(
+        "a shape takes memory before its length is looked at",
+        "src/python/mask.rs",
+        "    if lengths.len() > MOST_AXES {\n",
+        "    if lengths.len() == usize::MAX {\n",
+        (MEMORY + "a_long_argument_of_the_core_is_refused_before_it_takes_memory",),
+    ),
+    Mutation(
         "threads start whether or not there is memory",
         "src/pool.rs",
         "        _ if !has_memory(threads * THREAD) || !has_heaps(threads) => None,\n",

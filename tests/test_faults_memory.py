@@ -234,6 +234,47 @@ def test_no_limit_of_memory_aborts_any_call(memory: str) -> None:
     assert memory == "kept" or "3:" in counts
 
 
+LONG = """
+import resource
+from fastdrop import _core
+key, x = fd.Key(1), np.ones(3)
+mask, (_, plan) = fd.Mask((4, 5), 0.5, key), _core.forward("select", (x,), None, None, 0.5, (), 1.0)
+numbers, arrays = (1,) * (1 << 23), (x,) * (1 << 23)
+CALLS = {
+    "Mask": lambda: _core.Mask(numbers, 0.5, key),
+    "start": lambda: mask._part(numbers, (1, 1)),
+    "start, lazy": lambda: mask._part(range(10**9), (1, 1)),
+    "shape": lambda: mask._part((1, 1), numbers),
+    "shape, lazy": lambda: mask._part((1, 1), range(10**9)),
+    "uniforms": lambda: _core.uniforms(numbers, key),
+    "uniforms, lazy": lambda: _core.uniforms(range(10**9), key),
+    "ars": lambda: _core.ars(numbers, bytes(16)),
+    "ars, lazy": lambda: _core.ars(range(10**9), bytes(16)),
+    "forward": lambda: _core.forward("select", arrays, None, None, 0.5, (), 1.0),
+    "check": lambda: _core.check("select", arrays, None),
+    "backward": lambda: plan.backward(*arrays),
+}
+size = int(re.search(r"VmSize:\\s+(\\d+) kB", open("/proc/self/status").read())[1]) << 10
+# The call of `backward` makes a tuple of 64 MiB. Lists of 64-bit numbers would be as large.
+margin = (96 if NAME == "backward" else 32) << 20
+resource.setrlimit(resource.RLIMIT_AS, (size + margin, resource.RLIM_INFINITY))
+try:
+    CALLS[NAME]()
+except (TypeError, ValueError):
+    print("refused")
+"""
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["Mask", "start", "start, lazy", "shape", "shape, lazy", "uniforms", "uniforms, lazy", "ars",
+     "ars, lazy", "forward", "check", "backward"],
+)  # fmt: skip
+def test_a_long_argument_of_the_core_is_refused_before_it_takes_memory(name: str) -> None:
+    """Rust ends the process where it gets none."""
+    assert run(f"NAME = {name!r}{LONG}") == "refused\n"
+
+
 # --- What calls leave behind ---------------------------------------------------------------------
 
 DRIFT = """

@@ -74,7 +74,7 @@ class Key(_core.Key):
         >>> fd.Key(0).fold_in(1) == fd.Key(0).fold_in(2)
         False
         """
-        return self.child(as_unsigned(index, "index"))
+        return self._child(as_unsigned(index, "index"))
 
     def split(self, n: SupportsIndex) -> "list[Key]":
         """Derive `n` child keys, independent of each other, of this key and of `fold_in`'s keys.
@@ -82,7 +82,7 @@ class Key(_core.Key):
         >>> first, second = fd.Key(0).split(2)
         """
         # No list is longer than that, nor fits into memory.
-        return self.children(min(as_unsigned(n, "n"), sys.maxsize))
+        return self._children(min(as_unsigned(n, "n"), sys.maxsize))
 
     def __reduce__(self) -> tuple[Any, tuple[bytes]]:
         return Key.from_bytes, (bytes(self),)

@@ -50,12 +50,12 @@ impl PyKey {
     }
 
     /// Child key number `index`.
-    fn child<'py>(&self, py: Python<'py>, index: u64) -> PyResult<Bound<'py, PyAny>> {
+    fn _child<'py>(&self, py: Python<'py>, index: u64) -> PyResult<Bound<'py, PyAny>> {
         public_key(py, self.0.fold_in(index))
     }
 
     /// The first `n` keys of the other family of children, that of `split`.
-    fn children<'py>(&self, py: Python<'py>, n: usize) -> PyResult<Bound<'py, PyList>> {
+    fn _children<'py>(&self, py: Python<'py>, n: usize) -> PyResult<Bound<'py, PyList>> {
         // Allocates the list first, so that too large an `n` raises MemoryError at once.
         let list = PyList::new(py, [py.None()])?.into_any().mul(n)?.cast_into::<PyList>()?;
         for (index, key) in self.0.split(n).enumerate() {

@@ -1,6 +1,7 @@
 //! The compiled base of `fastdrop.Mask`.
 
 use numpy::{PyUntypedArray, PyUntypedArrayMethods};
+use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 use smallvec::SmallVec;
@@ -19,6 +20,18 @@ use crate::walk::source::Source;
 #[derive(PartialEq, Eq, Hash)]
 pub(super) struct PyMask(pub(super) Mask);
 
+/// The most axes of a NumPy array.
+const MOST_AXES: usize = 64;
+
+/// A shape or a position. Its length is checked before it takes memory, of which a lack would abort the process.
+pub(super) fn dims(lengths: &Bound<'_, PyTuple>, name: &str) -> PyResult<Dims> {
+    if lengths.len() > MOST_AXES {
+        let text = format!("{name} must have at most {MOST_AXES} axes, got {}", lengths.len());
+        return Err(PyValueError::new_err(text));
+    }
+    lengths.iter_borrowed().map(|len| len.extract()).collect()
+}
+
 /// A mask as an object of the public class.
 pub(super) fn public_mask(py: Python<'_>, mask: Mask) -> PyResult<Bound<'_, PyAny>> {
     published(Bound::new(py, PyMask(mask))?.into_any(), 1)
@@ -28,8 +41,7 @@ pub(super) fn public_mask(py: Python<'_>, mask: Mask) -> PyResult<Bound<'_, PyAn
 impl PyMask {
     #[new]
     fn new(shape: &Bound<'_, PyTuple>, p: f64, key: PyRef<'_, PyKey>) -> PyResult<Self> {
-        let shape = shape.iter_borrowed().map(|len| len.extract()).collect::<PyResult<Dims>>()?;
-        Ok(Self(Mask::new(&shape, p, key.0)?))
+        Ok(Self(Mask::new(&dims(shape, "shape")?, p, key.0)?))
     }
 
     #[getter]
@@ -143,7 +155,12 @@ impl PyMask {
     }
 
     /// The part of the mask in a box.
-    fn part<'py>(&self, py: Python<'py>, start: Vec<u64>, shape: Vec<u64>) -> PyResult<Bound<'py, PyAny>> {
-        public_mask(py, self.0.region(&start, &shape)?)
+    fn _part<'py>(
+        &self,
+        py: Python<'py>,
+        start: &Bound<'py, PyTuple>,
+        shape: &Bound<'py, PyTuple>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        public_mask(py, self.0.region(&dims(start, "start")?, &dims(shape, "shape")?)?)
     }
 }

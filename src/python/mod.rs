@@ -17,6 +17,8 @@ use std::ffi::c_int;
 
 use numpy::{PyUntypedArray, PyUntypedArrayMethods};
 use pyo3::prelude::*;
+use pyo3::types::PyTuple;
+use smallvec::SmallVec;
 
 use crate::kernel::Operation;
 use crate::operand::{Element, INPUTS, Operands};
@@ -80,8 +82,9 @@ fn ars(key: [u8; 16], counter: [u8; 16]) -> [u8; 16] {
 /// The 64-bit uniforms of the elements of `shape`, in C order. An element is dropped if its uniform
 /// is below p 2**64.
 #[pyfunction]
-fn uniforms<'py>(shape: Vec<usize>, key: PyRef<'py, key::PyKey>) -> PyResult<Bound<'py, PyUntypedArray>> {
+fn uniforms<'py>(shape: &Bound<'py, PyTuple>, key: PyRef<'py, key::PyKey>) -> PyResult<Bound<'py, PyUntypedArray>> {
     let py = key.py();
+    let shape: SmallVec<[usize; 6]> = mask::dims(shape, "shape")?.iter().map(|len| *len as usize).collect();
     let out = empty(py, &shape, &numpy::dtype::<u64>(py))?;
     let operands = Operands::new(Element::U64, data(&out), &[]);
     let mut axes = Axes::from_iter([Axis { len: out.len(), steps: [size_of::<u64>() as isize; 1 + INPUTS], bit: 1 }]);

@@ -255,12 +255,13 @@ fn names_of(kind: Option<Kind>) -> &'static [&'static str] {
 /// one's shape.
 fn checked_inputs<'py>(kind: Option<Kind>, arrays: impl Iterator<Item = Bound<'py, PyAny>>) -> PyResult<Inputs<'py>> {
     let names = names_of(kind);
+    let count = arrays.size_hint().0; // of a tuple, and so exact
+    if count != names.len() {
+        return Err(PyValueError::new_err(format!("the operation takes {} inputs, got {count}", names.len())));
+    }
     let mut inputs = Inputs::new();
     for array in arrays {
         inputs.push(Input { array: array.cast_into()?, element: Element::Bool });
-    }
-    if inputs.len() != names.len() {
-        return Err(PyValueError::new_err(format!("the operation takes {} inputs, got {}", names.len(), inputs.len())));
     }
     for (which, name) in names.iter().enumerate() {
         let array = &inputs[which].array;
