@@ -80,6 +80,22 @@ MUTATIONS = [
         modules=("torch",),
     ),
     Mutation(
+        "inference tensors are overwritten in every mode",
+        "python/fastdrop/torch/_call.py",
+        "    if x.is_inference() and not torch.is_inference_mode_enabled():\n",
+        "    if x.is_inference() and torch.is_inference_mode_enabled() is None:\n",
+        ("tests/test_torch.py::test_a_call_in_place_refuses_what_torch_refuses",),
+        modules=("torch",),
+    ),
+    Mutation(
+        "views that torch does not change are found after they were changed",
+        "python/fastdrop/torch/_call.py",
+        "        x.mul_(1)  # a view",
+        "        pass  # a view",
+        ("tests/test_torch.py::test_a_call_in_place_refuses_what_torch_refuses",),
+        modules=("torch",),
+    ),
+    Mutation(
         "the number of a call is taken after its work",
         "python/fastdrop/_layer.py",
         "            return _forward(self._operation, inputs, out, keys, p, shared, scale)\n",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 from unittest.mock import Mock
 
@@ -368,19 +370,102 @@ def test_calls_in_place_are_recorded_and_counted() -> None:
         needed.sum().backward()
 
 
-def test_tensors_that_must_not_be_overwritten_are_not() -> None:
-    leaf = torch.ones(4, requires_grad=True)
-    shared = torch.ones(1).expand(4)
-    for x, message in [
-        (leaf, "leaf Variable"),
-        (leaf[:2], "view of a leaf Variable"),
-        (shared, "share memory"),
-    ]:
-        with pytest.raises(RuntimeError, match=message):
-            F.dropout(x, 0.5, inplace=True)
-        assert bool((x == 1).all())
+class View(torch.autograd.Function):
+    """A view that torch did not make."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Any) -> Any:
+        return x.view(-1)
+
+    @staticmethod
+    def backward(ctx: Any, dy: Any) -> Any:
+        return dy.view(4, 4)
+
+
+def _without_grad(base: Any) -> Any:
     with torch.no_grad():
-        F.dropout(leaf, 0.5, inplace=True)
+        return base[0]
+
+
+def _in_inference(make: Callable[[], Any]) -> Callable[[], Any]:
+    return torch.inference_mode()(make)
+
+
+def _leaf() -> Any:
+    return torch.ones(4, 4, requires_grad=True)
+
+
+TARGETS: dict[str, Callable[[], Any]] = {
+    "plain": lambda: torch.ones(4, 4),
+    "leaf": _leaf,
+    "view of a leaf": lambda: _leaf()[0],
+    "view of a view of a leaf": lambda: _leaf()[0][1:],
+    "detached leaf": lambda: _leaf().detach(),
+    "result": lambda: _leaf() * 1,
+    "view of a result": lambda: (_leaf() * 1)[0],
+    "view of a leaf without grad": lambda: _without_grad(_leaf()),
+    "view of a result without grad": lambda: _without_grad(_leaf() * 1),
+    "view of a plain tensor without grad": lambda: _without_grad(torch.ones(4, 4)),
+    "chunk": lambda: (_leaf() * 1).chunk(2)[0],
+    "split": lambda: (_leaf() * 1).split(3)[1],
+    "unbind": lambda: (_leaf() * 1).unbind()[0],
+    "chunk of a plain tensor": lambda: torch.ones(4, 4).chunk(2)[0],
+    "view of a custom function": lambda: View.apply(_leaf() * 1),
+    "expanded": lambda: torch.ones(4, 1).expand(4, 4),
+    "zeros": lambda: torch._efficientzerotensor(4),
+    "inference": _in_inference(lambda: torch.ones(4, 4)),
+    "inference leaf": _in_inference(_leaf),
+    "view of an inference tensor": lambda: _in_inference(lambda: torch.ones(4, 4))()[0],
+    "inference view of a plain tensor": lambda: _in_inference(torch.ones(4, 4).__getitem__)(0),
+    "inference view of a result": lambda: _in_inference((_leaf() * 1).__getitem__)(0),
+}
+MODES = {
+    "grad": torch.enable_grad,
+    "no grad": torch.no_grad,
+    "inference": torch.inference_mode,
+}
+CALLS: dict[str, Callable[[Any], Any]] = {
+    "dropout": lambda x: F.dropout(x, 0.5, inplace=True),
+    "alpha": lambda x: F.alpha_dropout(x, 0.5, True, inplace=True),
+    "module": lambda x: ft.Dropout(0.5, inplace=True)(x),
+    "installed": lambda x: torch.dropout_(x, 0.5, True),
+    "installed alpha": lambda x: torch.alpha_dropout_(x, 0.5, True),
+}
+
+
+@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_call_in_place_refuses_what_torch_refuses(target: str, mode: str, call: str) -> None:
+    """And then changes neither the tensor nor the generator.
+
+    What torch refuses outside of inference mode, it has changed by then.
+    """
+    x = TARGETS[target]()
+    with MODES[mode]():
+        try:
+            x.mul_(2)
+            refused = False
+        except RuntimeError:
+            refused = True
+    x = TARGETS[target]()
+    before, state = x.detach().clone(), torch.get_rng_state()
+    with ft.installed() if call.startswith("installed") else nullcontext(), MODES[mode]():
+        if not refused:
+            assert CALLS[call](x) is x
+            return
+        with pytest.raises(RuntimeError):
+            CALLS[call](x)
+    assert torch.equal(x.detach(), before)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_call_in_place_counts_as_a_change(mode: str) -> None:
+    x = torch.ones(4)
+    with MODES[mode]():
+        F.dropout(x, 0.5, inplace=True)
+    assert x._version == 1
 
 
 # Keys

@@ -48,6 +48,7 @@ _dispatch_modes = torch._C._len_torch_dispatch_stack
 _threads = torch.get_num_threads
 _grad_enabled = torch.is_grad_enabled
 _tracing = torch._C._get_tracing_state
+_made_by, _DEFAULT = torch._C._autograd._get_creation_meta, torch._C._autograd.CreationMeta.DEFAULT
 
 
 class How(NamedTuple):
@@ -292,7 +293,18 @@ def _check_inplace(x: Tensor) -> None:
                 "a view of a leaf Variable that requires grad is being used in an in-place "
                 "operation."
             )
-    if not torch.compiler.is_compiling() and torch._debug_has_internal_overlap(x) == 1:
+    if torch.compiler.is_compiling():
+        return  # the graph copies the result into `x`, which torch checks
+    if x.requires_grad and _grad_enabled() and x._is_view() and _made_by(x) is not _DEFAULT:
+        x.mul_(1)  # a view that torch refuses to change, with a reason that depends on its origin
+    if x.is_inference() and not torch.is_inference_mode_enabled():
+        raise RuntimeError(
+            "Inplace update to inference tensor outside InferenceMode is not allowed; clone the "
+            "tensor first"
+        )
+    if x._is_zerotensor():
+        raise RuntimeError("ZeroTensors are immutable; clone the tensor first")
+    if torch._debug_has_internal_overlap(x) == 1:
         raise RuntimeError(
             "input must not share memory among its elements to be overwritten, got strides "
             f"{x.stride()} for shape {tuple(x.shape)}"
