@@ -96,6 +96,36 @@ MUTATIONS = [
         modules=("torch",),
     ),
     Mutation(
+        "nothing holds the memory of tensors during a call",
+        "python/fastdrop/torch/_call.py",
+        "        inputs, target = tuple(x.detach() for x in inputs), out.detach()\n",
+        "        target = out\n",
+        (
+            "tests/test_torch_memory.py"
+            "::test_another_thread_may_replace_the_memory_of_a_tensor_in_any_call",
+        ),
+        modules=("torch",),
+    ),
+    Mutation(
+        "handlers run in the middle of a call on tensors",
+        "src/python/arguments.rs",
+        "    if !DEFERRED.get() {\n",
+        "    if !DEFERRED.get() || py.version_info().major == 3 {\n",
+        ("tests/test_torch_memory.py::test_a_handler_may_take_the_memory_of_a_tensor_in_any_call",),
+        modules=("torch",),
+    ),
+    Mutation(
+        "Ctrl-C waits for the end of a call on tensors",
+        "src/python/arguments.rs",
+        "        return Err(PyKeyboardInterrupt::new_err(()));\n",
+        "        unsafe { ffi::PyErr_SetInterrupt() };\n",
+        (
+            "tests/test_torch_memory.py"
+            "::test_ctrl_c_stops_a_call_and_a_handler_of_it_runs_afterwards",
+        ),
+        modules=("torch",),
+    ),
+    Mutation(
         "the number of a call is taken after its work",
         "python/fastdrop/_layer.py",
         "            return _forward(self._operation, inputs, out, keys, p, shared, scale)\n",

@@ -10,6 +10,7 @@ import threading
 from typing import Any
 
 import pytest
+from faults import run, tries
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 
@@ -138,3 +139,114 @@ def test_a_result_outlives_everything_but_its_last_view() -> None:
     others = [functional.dropout(torch.zeros(1 << 21), 0.5) for _ in range(4)]
     assert torch.equal(torch.from_numpy(array), expected)
     del others
+
+
+# --- What happens to the memory of a call ---------------------------------------------------------
+
+TENSORS = """
+import torch
+from fastdrop.torch import functional as F
+torch.set_num_threads(2)
+n = 1 << 24
+x = torch.nn.Parameter(torch.ones(n), requires_grad=False)
+module, key = torch.nn.ParameterList([x]), fd.Key(1)
+mask, residual = fd.Mask((n,), 0.5, key), torch.zeros(n)
+CHANGES = {
+    "data": lambda: setattr(x, "data", torch.empty(0)),
+    "set_": lambda: x.set_(),
+    "resize_": lambda: x.untyped_storage().resize_(0),
+    "half": lambda: module.half(),
+}
+CALLS = {
+    "drawn": lambda: F.dropout(x, 0.5, key=key),
+    "mask": lambda: F.dropout(x, mask=mask),
+    "fused": lambda: F.dropout_add(residual, x, 0.5, key=key),
+    "in place": lambda: F.dropout(x, 0.5, inplace=True, key=key),
+}
+def again():
+    x.data = torch.ones(n)
+"""
+
+IN_HANDLER = """
+seen = []
+def handler(*_):
+    seen.append(x.numel())
+    CHANGES[HOW]()
+signal.signal(signal.SIGALRM, handler)
+for name, call in CALLS.items():
+    took = 1e9
+    for _ in range(2):
+        again()
+        start = time.monotonic()
+        y = call()
+        took = min(took, time.monotonic() - start)
+    expected = y.clone()
+    for part in range(1, 1 + int(sys.argv[1])):
+        again()
+        signal.setitimer(signal.ITIMER_REAL, took * (0.2 + 0.5 * part / int(sys.argv[1])))
+        y = call()
+        while not seen:
+            time.sleep(0.001)
+        # In place, it is the memory of the result that the handler took.
+        if seen.pop() != n or (name != "in place" and not torch.equal(y, expected)):
+            print(name, "wrong")
+"""
+
+
+@pytest.mark.parametrize("how", ["data", "set_", "resize_", "half"])
+def test_a_handler_may_take_the_memory_of_a_tensor_in_any_call(how: str) -> None:
+    assert run(f"HOW = {how!r}{TENSORS}{IN_HANDLER}", tries(3, 30)) == ""
+
+
+IN_THREAD = """
+stop = threading.Event()
+def swap():
+    while not stop.is_set():
+        again()
+        time.sleep(0.005)  # in which nothing lies where the former memory was
+thread = threading.Thread(target=swap)
+thread.start()
+for _ in range(int(sys.argv[1])):
+    y = F.dropout(x, 0.5, key=key)
+    if not bool(((y == 0) | (y == 2)).all()):
+        print("wrong")
+stop.set()
+thread.join()
+"""
+
+
+def test_another_thread_may_replace_the_memory_of_a_tensor_in_any_call() -> None:
+    assert run(TENSORS + IN_THREAD, tries(12, 600)) == ""
+
+
+CTRL_C = """
+def handler(*_):
+    seen.append(float(x[-1]))
+seen, took = [], 1e9
+x.data = torch.ones(1 << 26)
+for _ in range(2):
+    x.fill_(1.0)
+    start = time.monotonic()
+    F.dropout(x, 0.5, inplace=True, key=key)
+    took = min(took, time.monotonic() - start)
+last = float(x[-1])
+for default in (True, False):
+    signal.signal(signal.SIGINT, signal.default_int_handler if default else handler)
+    for n in range(int(sys.argv[1])):
+        x.fill_(1.0)
+        timer = threading.Timer(took * 0.1, os.kill, (os.getpid(), signal.SIGINT))
+        timer.start()
+        try:
+            F.dropout(x, 0.5, inplace=True, key=key)
+            while not seen:
+                time.sleep(0.001)
+            print(not default and seen.pop() == last)
+        except KeyboardInterrupt:
+            print(default and float(x[-1]) == 1.0)
+        timer.join()
+"""
+
+
+def test_ctrl_c_stops_a_call_and_a_handler_of_it_runs_afterwards() -> None:
+    output = run(TENSORS + CTRL_C, tries(3, 30))
+    assert output.split() == ["True"] * 2 * tries(3, 30)

@@ -120,7 +120,8 @@ def forward_tensors(
     fill: float,
     fresh: bool,
     threads: int,
-) -> None: ...
+    held: bool,
+) -> bool: ...
 def get_num_threads() -> int: ...
 def noise(
     mask: Mask, x: NDArray[Any], std: float, out: NDArray[Any] | None = None

@@ -9,12 +9,50 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use pyo3::exceptions::{PyKeyboardInterrupt, PyMemoryError, PyOSError, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
+use pyo3::{ffi, intern};
 
 use crate::driver::Interrupt;
 use crate::error::Error;
 
 /// Below this many elements the interpreter is not released: the work is over before another thread could use it.
 pub(super) const DETACH: usize = 1 << 14;
+
+thread_local! {
+    /// Whether calls of this thread leave signal handlers to their caller.
+    static DEFERRED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Calls `work`, whose calls run no signal handlers: those could free the memory of its tensors. The interpreter runs them
+/// afterwards, as for torch's own operators. Ctrl-C still ends a call, unless the program handles it.
+pub(super) fn without_handlers<T>(work: impl FnOnce() -> T) -> T {
+    struct Restored(bool);
+    impl Drop for Restored {
+        fn drop(&mut self) {
+            DEFERRED.set(self.0);
+        }
+    }
+    let _restored = Restored(DEFERRED.replace(true));
+    work()
+}
+
+/// Runs signal handlers, or looks for Ctrl-C alone where they are deferred.
+fn check_signals(py: Python<'_>) -> PyResult<()> {
+    if !DEFERRED.get() {
+        return py.check_signals();
+    }
+    // SAFETY: the interpreter is attached. The call takes a SIGINT that is due, in the main thread.
+    if unsafe { ffi::PyOS_InterruptOccurred() } == 0 {
+        return Ok(());
+    }
+    let signals = py.import(intern!(py, "_signal"))?;
+    let handler = signals.call_method1(intern!(py, "getsignal"), (signals.getattr(intern!(py, "SIGINT"))?,))?;
+    if handler.is(&signals.getattr(intern!(py, "default_int_handler"))?) {
+        return Err(PyKeyboardInterrupt::new_err(()));
+    }
+    // SAFETY: as above. The signal is due again.
+    unsafe { ffi::PyErr_SetInterrupt() };
+    Ok(())
+}
 
 impl From<Error> for PyErr {
     fn from(error: Error) -> Self {
@@ -37,7 +75,7 @@ pub(super) fn detached<T: Send>(
     let guarded = || {
         let signal = Cell::new(None);
         let interrupt = || {
-            let raised = Python::attach(|py| py.check_signals());
+            let raised = Python::attach(check_signals);
             raised.map_err(|error| signal.set(Some(Box::new(error)))).is_err()
         };
         let result = catch_unwind(AssertUnwindSafe(|| work(&interrupt)));

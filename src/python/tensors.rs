@@ -14,6 +14,7 @@ use pyo3::types::{PyCapsule, PyTuple};
 use pyo3::{PyTypeInfo, intern};
 use smallvec::SmallVec;
 
+use super::arguments::{DETACH, without_handlers};
 use super::arrays::{Steps, data, dtype};
 use super::calls::{Array, Input, Inputs, Output};
 use super::key::public_key;
@@ -208,6 +209,9 @@ pub(super) fn tensor_key<'py>(tensor: &Bound<'py, PyAny>) -> PyResult<Bound<'py,
 
 /// Does what `forward` does, to tensors: into `out`, which has the shape of the first input and any dtype, on at most
 /// `threads` threads. `out` is `fresh` if it was made for this call. `keep` may be a boolean tensor.
+///
+/// A call that would release the interpreter does nothing and returns false, unless the memory of its tensors is `held`
+/// whatever other threads assign to them.
 #[pyfunction]
 #[expect(clippy::too_many_arguments, reason = "as for `forward`")]
 pub(super) fn forward_tensors<'py>(
@@ -222,7 +226,8 @@ pub(super) fn forward_tensors<'py>(
     fill: f64,
     fresh: bool,
     threads: usize,
-) -> PyResult<()> {
+    held: bool,
+) -> PyResult<bool> {
     let kind = kind_of(operation)?;
     let names = kind.map_or(&["x"][..], crate::kernel::op::Kind::input_names);
     if inputs.len() != names.len() {
@@ -247,7 +252,11 @@ pub(super) fn forward_tensors<'py>(
         keep
     };
     let (keep, _) = decide(keep, p, &shape, shared)?;
+    if !held && target.len() >= DETACH {
+        return Ok(false);
+    }
     let plan = Plan { keep, kind, scale, shift, fill, shape };
-    openmp::with_team(threads, || plan.run(kind, scale, element, arrays, Some(Output { array: &target, fresh })))?;
-    Ok(())
+    let run = || plan.run(kind, scale, element, arrays, Some(Output { array: &target, fresh }));
+    openmp::with_team(threads, || without_handlers(run))?;
+    Ok(true)
 }

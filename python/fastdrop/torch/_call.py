@@ -338,7 +338,17 @@ def compute(how: How, source: Any, inputs: tuple[Tensor, ...], inplace: bool = F
     if not _takes_tensors:
         inputs, target = tuple(_as_array(x) for x in inputs), _as_array(out)
         source = _as_array(source) if isinstance(source, Tensor) else source
-    _forward(operation, inputs, target, source, p, shared, scale, shift, fill, fresh, _threads())
+    if not _forward(
+        operation, inputs, target, source, p, shared, scale, shift, fill, fresh, _threads(),
+        not _takes_tensors,
+    ):  # fmt: skip
+        # Aliases keep the memory, which other threads may take from the tensors meanwhile.
+        inputs, target = tuple(x.detach() for x in inputs), out.detach()
+        source = source.detach() if isinstance(source, Tensor) else source
+        _forward(
+            operation, inputs, target, source, p, shared, scale, shift, fill, fresh, _threads(),
+            True,
+        )  # fmt: skip
     return out
 
 
