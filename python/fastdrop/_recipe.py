@@ -119,7 +119,7 @@ class Mask(Drawable, _core.Mask):
         >>> np.array_equal(part.to_numpy(), whole.to_numpy()[500:502, 20:23])
         True
         """
-        return self._part(as_shape(start, "start"), as_shape(shape, "shape"))
+        return self.part(as_shape(start, "start"), as_shape(shape, "shape"))
 
     def apply(
         self, x: ArrayLike, out: Array | None = None, *, scale: SupportsFloat | None = None

@@ -155,7 +155,7 @@ impl PyMask {
     }
 
     /// The part of the mask in a box.
-    fn _part<'py>(
+    fn part<'py>(
         &self,
         py: Python<'py>,
         start: &Bound<'py, PyTuple>,
