@@ -93,14 +93,14 @@ class CallKeys:
         share: Share | None = None,
         numbered: bool = False,
         held: bool = False,
+        name: str = "",
     ) -> None:
         # A number that no other process has, where a stored program may take it.
         number = int.from_bytes(os.urandom(8), "little", signed=True)
         self.words = torch.tensor([number], device="cpu")
         _all[number] = self
-        self.held = held
+        self.held, self.name = held, name
         self.reset(key, share, numbered)
-        self.name = ""
         self.parts: Parts | None = None
 
     def reset(self, key: Key | None, share: Share | None = None, numbered: bool = False) -> None:
@@ -157,7 +157,7 @@ class CallKeys:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Make a copy that counts calls of its own."""
-        return CallKeys, (self.key, self.share, self.numbered, self.held)
+        return CallKeys, (self.key, self.share, self.numbered, self.held, self.name)
 
 
 _REPEATS = (

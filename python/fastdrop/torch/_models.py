@@ -199,9 +199,8 @@ def set_keys(
             if isinstance(vars(module).get("forward"), _Keyed):
                 del module.forward
         elif keys is None:
-            keys = CallKeys(key.fold_in(number_of(name)), share, counts)
-            keys.name = name
-            _give_keys(module, keys)
+            own = key.fold_in(number_of(name))
+            _give_keys(module, CallKeys(own, share, counts, name=name))
         else:
             keys.reset(key.fold_in(number_of(name)), share, counts)
 
