@@ -168,6 +168,8 @@ def set_keys(
     >>> torch.equal(*results)
     True
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a Module, got {shown(model)}")
     if key is not None and type(key) is not Key:
         raise TypeError(f"key must be a Key or None, got {shown(key)}")
     ranks, mine = as_count(world_size, "world_size", 1), as_count(rank, "rank")
