@@ -207,6 +207,27 @@ def test_keys_stay_in_the_process_that_set_them(monkeypatch: pytest.MonkeyPatch)
         graph(X)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "options", "error", "message"),
+    [
+        ((3, KEY), {}, TypeError, "model must be a Module, got 3"),
+        ((small(), 3), {}, TypeError, "key must be a Key or None, got 3"),
+        ((small(), torch.ones(2).long()), {}, TypeError, "key must be a Key or None"),
+        ((nn.Linear(2, 2), KEY), {}, ValueError, "model must have dropout modules"),
+        ((small(), KEY), {"rank": 2, "world_size": 2}, ValueError, "rank must be below world_size"),
+        ((small(), KEY), {"numbered": 1}, TypeError, "numbered must be True or False, got 1"),
+        ((nn.Sequential(ft.DropBlock2d(0.1, 3)), KEY), {"world_size": 2}, ValueError, "DropBlock"),
+    ],
+)
+def test_bad_arguments_are_named_and_nothing_is_set(
+    arguments: Any, options: Any, error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        ft.set_keys(*arguments, **options)
+    modules = arguments[0].modules() if isinstance(arguments[0], nn.Module) else ()
+    assert not [module for module in modules if "_fastdrop_keys" in vars(module)]
+
+
 # Calls again
 
 
