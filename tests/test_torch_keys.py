@@ -313,6 +313,25 @@ def test_copies_keep_keys_and_count_for_themselves() -> None:
             assert torch.equal(other(X), expected)
 
 
+def test_a_module_with_a_key_is_a_layer_with_it() -> None:
+    module, layer = ft.Dropout2d(0.5), fd.Dropout2d(0.5, rng=KEY)
+    x = torch.ones(2, 3, 4, 4)
+    assert (module.key, module.calls) == (None, 0)
+    for _ in range(2):
+        module.key = layer.key = KEY
+        for calls in range(3):
+            assert module.calls == layer.calls == calls
+            np.testing.assert_array_equal(module(x).numpy(), layer(x.numpy()))
+    assert module.key == KEY
+    module.key = None
+    torch.manual_seed(0)
+    y = module(x)
+    torch.manual_seed(0)
+    assert torch.equal(y, F.dropout2d(x, 0.5))
+    with pytest.raises(TypeError, match="rng must be"):
+        module.key = "seed"
+
+
 # Held masks
 
 

@@ -13,6 +13,7 @@ from torch.fx import Proxy
 from torch.nn.modules.dropout import _DropoutNd
 
 from fastdrop._arguments import as_flag, as_lengths, check_choice
+from fastdrop._key import RNG, Key, as_key
 from fastdrop.torch import functional
 from fastdrop.torch._call import takes
 from fastdrop.torch._keys import CallKeys, drop, left_to_torch
@@ -22,6 +23,24 @@ class _Module(_DropoutNd):
     """A module that draws with torch's generator, or with the keys that `set_keys` gives it."""
 
     _fastdrop_keys: CallKeys | None = None
+
+    @property
+    def key(self) -> Key | None:
+        """Key of the module; None while it draws with torch's generator.
+
+        Setting it, to anything that `rng` of `fastdrop.Dropout` takes, numbers the calls from 0,
+        and they draw the masks of a layer with this key. None goes back to torch's generator.
+        """
+        return None if self._fastdrop_keys is None else self._fastdrop_keys.key
+
+    @key.setter
+    def key(self, rng: RNG) -> None:
+        self._fastdrop_keys = None if rng is None else CallKeys(as_key(rng), numbered=True)
+
+    @property
+    def calls(self) -> int:
+        """Number of calls that drew with the module's key."""
+        return 0 if self._fastdrop_keys is None else self._fastdrop_keys.calls
 
     def hold(self) -> Self:
         """Use the key of the next call for all calls until `release`, and return the module.
