@@ -4,8 +4,8 @@
 >>> fastdrop.torch.install()    # every dropout of every model, on the CPU, from now on
 >>> fastdrop.torch.uninstall()
 
-`install` changes nothing but the kernels of torch's own operators. `replace` makes the modules of
-one model those of fastdrop, and `functional` has functions that take a key for each call.
+`install` replaces the kernels of torch's own operators. `replace` lets fastdrop compute the dropout
+modules of one model, and `functional` has functions that take a key for each call.
 
 Masks are a pure function of a key, p and the index of an element, so they do not depend on threads,
 memory layout or dtype, and nothing but the key is kept for the gradient. Keys are drawn from
