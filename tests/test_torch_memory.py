@@ -168,7 +168,7 @@ def again():
 """
 
 IN_HANDLER = """
-seen = []
+seen, met = [], []
 def handler(*_):
     seen.append(x.numel())
     CHANGES[HOW]()
@@ -184,12 +184,23 @@ for name, call in CALLS.items():
     for part in range(1, 1 + int(sys.argv[1])):
         again()
         signal.setitimer(signal.ITIMER_REAL, took * (0.2 + 0.5 * part / int(sys.argv[1])))
-        y = call()
+        try:
+            y = call()
+        except (BufferError, TypeError, ValueError):
+            y = None
         while not seen:
             time.sleep(0.001)
+        if seen.pop() != n:
+            print(name, "late")
+        # On a busy machine the handler may come before the core has looked at the tensor.
+        if y is None or (y.shape, y.dtype) != (expected.shape, expected.dtype):
+            continue
+        met.append(name)
         # In place, it is the memory of the result that the handler took.
-        if seen.pop() != n or (name != "in place" and not torch.equal(y, expected)):
+        if name != "in place" and not torch.equal(y, expected):
             print(name, "wrong")
+if not met:
+    print("no handler came inside a call")
 """
 
 
