@@ -80,6 +80,28 @@ MUTATIONS = [
         modules=("torch",),
     ),
     Mutation(
+        "a call reads the shape of its output again after a release of the interpreter",
+        "src/python/calls.rs",
+        "    let shape = &written.shape[..];\n",
+        "    let again = written.owner.cast::<PyUntypedArray>()?.shape().to_vec();\n"
+        "    let shape = &again[..];\n",
+        (MEMORY + "a_handler_may_change_the_arrays_of_a_call[shape]",),
+    ),
+    Mutation(
+        "nobody looks whether a handler took the memory of an array",
+        "src/python/arguments.rs",
+        "                held.check(py)\n",
+        "                Ok(())\n",
+        (MEMORY + "a_handler_may_change_the_arrays_of_a_call[resize an input]",),
+    ),
+    Mutation(
+        "handlers run in calls on memory that no array owns",
+        "src/python/arguments.rs",
+        "!deferred && !DEFERRED.get()",
+        "(deferred || !deferred) && !DEFERRED.get()",
+        (MEMORY + "a_handler_may_change_the_arrays_of_a_call[pages]",),
+    ),
+    Mutation(
         "inference tensors are overwritten in every mode",
         "python/fastdrop/torch/_call.py",
         "    if x.is_inference() and not torch.is_inference_mode_enabled():\n",
@@ -109,8 +131,8 @@ MUTATIONS = [
     Mutation(
         "handlers run in the middle of a call on tensors",
         "src/python/arguments.rs",
-        "    if !DEFERRED.get() {\n",
-        "    if !DEFERRED.get() || py.version_info().major == 3 {\n",
+        "    if !deferred && !DEFERRED.get() {\n",
+        "    if !deferred && (!DEFERRED.get() || py.version_info().major == 3) {\n",
         ("tests/test_torch_memory.py::test_a_handler_may_take_the_memory_of_a_tensor_in_any_call",),
         modules=("torch",),
     ),
@@ -242,8 +264,8 @@ MUTATIONS = [
     Mutation(
         "every call loses a reference to its result",
         "src/python/calls.rs",
-        "    Ok(target)\n",
-        "    std::mem::forget(target.clone());\n    Ok(target)\n",
+        "    Ok(target.owner.clone())\n",
+        "    std::mem::forget(target.owner.clone());\n    Ok(target.owner.clone())\n",
         (MEMORY + "calls_leave_nothing_behind",),
     ),
     Mutation(
@@ -269,15 +291,16 @@ MUTATIONS = [
     Mutation(
         "an input that overlaps the output is read after it was written",
         "src/python/calls.rs",
-        "if if same(input) { !direct } else { may_overlap(&input.array, &target) } {",
-        "if same(input) && !direct {",
+        "if if input.is_same(target) { !direct } else { input.may_overlap(target) } {",
+        "if input.is_same(target) && !direct {",
         ("tests/test_property.py::test_out_may_lie_anywhere_in_the_memory_of_x",),
     ),
     Mutation(
         "a mask that took another shape is read beyond its end",
-        "src/python/plan.rs",
-        "                check_given(given, &self.shape)?;\n",
-        "",
+        "src/python/calls.rs",
+        "    check_broadcast(&view.shape.iter().map(|len| *len as u64).collect::<Dims>(), shape)?;\n"
+        "    Ok(view)\n",
+        "    Ok(view)\n",
         ("tests/test_layouts.py::test_a_mask_that_took_another_shape_is_refused",),
     ),
     Mutation(

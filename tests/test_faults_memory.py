@@ -171,6 +171,112 @@ def test_a_handler_may_call_or_raise(code: str) -> None:
     assert set(output.split()) == {"True"}, output
 
 
+# --- What happens to arrays under a call ----------------------------------------------------------
+
+# `out` overlaps `x`, of which a call first makes a copy, and then frees the memory of the copy.
+CHANGED = """
+from multiprocessing import shared_memory
+warnings.simplefilter("ignore", DeprecationWarning)  # of attributes that are set
+n, key = 1 << 24, fd.Key(1)
+def make(how):  # the arrays, and what changes them
+    whole, residual, keep = np.ones(n + 2, np.float32), np.ones(n, np.float32), np.ones(n, bool)
+    block = None
+    if how == "pages":
+        block = shared_memory.SharedMemory(create=True, size=4 * n + 8)
+        block.unlink()
+        whole = np.ndarray((n + 2,), np.float32, buffer=block.buf)
+        whole[:] = 1.0
+    x, out, state = whole[2:], whole[:-2], np.ones(1, np.float32).__reduce__()[2]
+    keep[::3] = False
+    change = {
+        "shape": lambda: setattr(out, "shape", (2, n // 2)),
+        "dtype": lambda: setattr(out, "dtype", np.complex128),
+        "dtype of an input": lambda: setattr(residual, "dtype", np.float64),
+        "dtype of the mask": lambda: setattr(keep, "dtype", np.float64),
+        "resize x": lambda: whole.resize(1, refcheck=False),
+        "resize an input": lambda: residual.resize(1, refcheck=False),
+        "resize the mask": lambda: keep.resize(1, refcheck=False),
+        "state": lambda: whole.__setstate__(state),
+        "pages": lambda: block.close(),
+    }[how]
+    raw = whole[:-2].view() if "shape" in how or "dtype" in how else None
+    return lambda: fd.dropout_add(x, residual, 0.5, mask=keep, out=out), change, raw
+"""
+
+CHANGED_IN_HANDLER = """
+how, tries = sys.argv[1], int(sys.argv[2])
+took, met = 1e9, 0
+for _ in range(2):
+    call = make("shape")[0]
+    start = time.monotonic()
+    right = zlib.crc32(call())
+    took = min(took, time.monotonic() - start)
+seen = []
+for part in range(tries):
+    call, change, raw = make(how)
+    signal.signal(signal.SIGALRM, lambda *_: seen.append(change()))
+    signal.setitimer(signal.ITIMER_REAL, took * (0.1 + 0.8 * part / tries))
+    try:
+        call()
+        if raw is not None and zlib.crc32(raw) != right:
+            print("other bits")
+    except RuntimeError as error:
+        met += "must keep their memory" in str(error)
+    while not seen:
+        time.sleep(0.001)
+    seen.clear()
+    del call, change, raw
+freed = how == "state" or "resize" in how
+print("ok" if bool(met) == freed else "not met")
+"""
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        *("shape", "dtype", "dtype of an input", "dtype of the mask", "pages"),
+        *("state", "resize x", "resize an input", "resize the mask"),
+    ],
+)
+def test_a_handler_may_change_the_arrays_of_a_call(how: str) -> None:
+    """A call goes on with the shape and dtype that it found, and stops where memory is gone."""
+    assert run(CHANGED + CHANGED_IN_HANDLER, how, tries(6, 30)) == "ok\n"
+
+
+CHANGED_BY_THREAD = """
+whole = np.ones(n + 2, np.float32)
+x, out = whole[2:], whole[:-2]
+raw = out.view()
+expected = zlib.crc32(fd.dropout(np.ones(n, np.float32), 0.5, rng=key))
+stop = threading.Event()
+def change():
+    while not stop.is_set():
+        out.dtype = np.complex128
+        time.sleep(0.003)
+        out.dtype = np.float32
+        time.sleep(0.003)
+        out.shape = (2, n // 2)
+        time.sleep(0.003)
+        out.shape = (n,)
+        time.sleep(0.003)
+thread = threading.Thread(target=change)
+thread.start()
+for _ in range(int(sys.argv[1])):
+    whole[:] = 1.0
+    try:
+        fd.dropout(x, 0.5, rng=key, out=out)
+        print(zlib.crc32(raw) == expected)
+    except (TypeError, ValueError):  # it came at the wrong time
+        pass
+stop.set()
+thread.join()
+"""
+
+
+def test_a_thread_may_change_the_shape_and_dtype_of_an_array_during_a_call() -> None:
+    assert set(run(CHANGED + CHANGED_BY_THREAD, tries(20, 400)).split()) == {"True"}
+
+
 # --- Memory that ends ----------------------------------------------------------------------------
 
 # Children whose address space may grow by a number of bytes more, from 0 to what a call needs.

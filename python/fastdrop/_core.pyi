@@ -104,7 +104,7 @@ def forward(
     keep: Key | CallKeys | Mask | NDArray[np.bool_] | None,
     p: float,
     shared: tuple[int, ...],
-    scale: float,
+    scale: float | None = None,
     shift: float = 0.0,
     fill: float = 0.0,
 ) -> tuple[NDArray[Any], Plan]: ...

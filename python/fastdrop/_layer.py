@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike
 
 from fastdrop import _core
 from fastdrop._arguments import (
+    INVERTED,
     Array,
     as_array,
     as_axis_numbers,
@@ -392,7 +393,7 @@ class MaskedLayer(Layer[Recipe]):
         if whole and 0 not in shared and inputs[0].ndim:
             shared = (0, *shared)
         if self._numbers is None:
-            scale = training_scale(p, self.mode)
+            scale = None if self.mode is INVERTED else training_scale(p, self.mode)
             return _forward(self._operation, inputs, out, keys, p, shared, scale)
         return _forward(self._operation, inputs, out, keys, p, shared, *self._numbers(p))
 

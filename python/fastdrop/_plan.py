@@ -128,7 +128,7 @@ def run(
     elif numbers is not None:
         y, plan = _forward(operation, inputs, target, keep, p, shared, *numbers(p))
     else:
-        scale = inverse_keep(p) if mode is INVERTED else training_scale(p, mode)
+        scale = None if mode is INVERTED else training_scale(p, mode)
         y, plan = _forward(operation, inputs, target, keep, p, shared, scale)
     if out is not target:
         y = out

@@ -11,6 +11,7 @@ use pyo3::exceptions::{PyKeyboardInterrupt, PyMemoryError, PyOSError, PyRuntimeE
 use pyo3::prelude::*;
 use pyo3::{ffi, intern};
 
+use super::view::Held;
 use crate::driver::Interrupt;
 use crate::error::Error;
 
@@ -35,9 +36,9 @@ pub(super) fn without_handlers<T>(work: impl FnOnce() -> T) -> T {
     work()
 }
 
-/// Runs signal handlers, or looks for Ctrl-C alone where they are deferred.
-fn check_signals(py: Python<'_>) -> PyResult<()> {
-    if !DEFERRED.get() {
+/// Runs signal handlers, or looks for Ctrl-C alone where they are `deferred`.
+fn check_signals(py: Python<'_>, deferred: bool) -> PyResult<()> {
+    if !deferred && !DEFERRED.get() {
         return py.check_signals();
     }
     // SAFETY: the interpreter is attached. The call takes a SIGINT that is due, in the main thread.
@@ -65,17 +66,21 @@ impl From<Error> for PyErr {
     }
 }
 
-/// Calls `work`, and releases the interpreter if there is `much` to do. Signals can interrupt it,
-/// and a panic in it becomes an exception.
+/// Calls `work`, and releases the interpreter if there is `much` to do. Signals can interrupt it, and so does a handler that
+/// takes memory from what is `held`. A panic becomes an exception.
 pub(super) fn detached<T: Send>(
     py: Python<'_>,
     much: bool,
+    held: &Held,
     work: impl FnOnce(Interrupt<'_>) -> Result<T, Error> + Send,
 ) -> PyResult<T> {
     let guarded = || {
         let signal = Cell::new(None);
         let interrupt = || {
-            let raised = Python::attach(check_signals);
+            let raised = Python::attach(|py| {
+                check_signals(py, held.elsewhere)?;
+                held.check(py)
+            });
             raised.map_err(|error| signal.set(Some(Box::new(error)))).is_err()
         };
         let result = catch_unwind(AssertUnwindSafe(|| work(&interrupt)));

@@ -13,8 +13,12 @@ use crate::error::{Error, Extents};
 use crate::operand::{Each, Element};
 use crate::walk::{Axes, Axis};
 
-/// Strides of an operand, one per axis of the result.
-pub(super) type Steps = SmallVec<[isize; 6]>;
+/// A NumPy array.
+pub(super) type Array<'py> = Bound<'py, PyUntypedArray>;
+/// A shape.
+pub(super) type Lengths = SmallVec<[usize; 4]>;
+/// Strides of an operand in bytes, one per axis.
+pub(super) type Steps = SmallVec<[isize; 4]>;
 
 // NumPy's numbers of types.
 const F32: i32 = 11;
@@ -48,7 +52,7 @@ pub(super) fn element(dtype: &Bound<'_, PyArrayDescr>) -> Option<Element> {
 
 /// Whether fastdrop works on arrays of this dtype.
 #[pyfunction]
-pub(super) fn works_on(array: &Bound<'_, PyUntypedArray>) -> bool {
+pub(super) fn works_on(array: &Array<'_>) -> bool {
     element(&dtype(array)).is_some()
 }
 
@@ -122,24 +126,26 @@ pub(super) fn swapped(dtype: &Bound<'_, PyArrayDescr>) -> bool {
 }
 
 /// The dtype of an array, borrowed, because owning a reference would cost two calls.
-pub(super) fn dtype<'a, 'py>(array: &'a Bound<'py, PyUntypedArray>) -> Borrowed<'a, 'py, PyArrayDescr> {
+pub(super) fn dtype<'a, 'py>(array: &'a Array<'py>) -> Borrowed<'a, 'py, PyArrayDescr> {
     // SAFETY: the array is alive, so its struct can be read, and it keeps its dtype while it is borrowed: nothing here
     // sets another.
     unsafe { Borrowed::from_ptr(array.py(), (*array.as_array_ptr()).fields.descr.cast()).cast_unchecked() }
 }
 
-pub(super) fn data(array: &Bound<'_, PyUntypedArray>) -> *mut u8 {
+pub(super) fn data(array: &Array<'_>) -> *mut u8 {
     // SAFETY: the array is alive, so its struct can be read.
     unsafe { (*array.as_array_ptr()).fields.data.cast() }
 }
 
+/// The object whose memory an array shows; `None` if it owns its memory.
+pub(super) fn base<'py>(array: &Array<'py>) -> Option<Bound<'py, PyAny>> {
+    // SAFETY: the array is alive, so its struct can be read, and it holds a reference to its base.
+    unsafe { Bound::from_borrowed_ptr_or_opt(array.py(), (*array.as_array_ptr()).fields.base) }
+}
+
 /// A new array in C order, of memory that nobody has written. (Zeros would have NumPy release the interpreter, and a thread
 /// that does not get it back while the program ends is terminated there.)
-pub(super) fn empty<'py>(
-    py: Python<'py>,
-    shape: &[usize],
-    dtype: &Bound<'py, PyArrayDescr>,
-) -> PyResult<Bound<'py, PyUntypedArray>> {
+pub(super) fn empty<'py>(py: Python<'py>, shape: &[usize], dtype: &Bound<'py, PyArrayDescr>) -> PyResult<Array<'py>> {
     let mut shape: Steps = shape.iter().map(|len| *len as isize).collect();
     // SAFETY: the call consumes a dtype reference of its own, and copies the shape.
     unsafe {
@@ -159,10 +165,7 @@ pub(super) fn empty<'py>(
 }
 
 /// A new array with the shape and layout of `x`, of a dtype or that of `x`.
-pub(super) fn empty_like<'py>(
-    x: &Bound<'py, PyUntypedArray>,
-    dtype: Option<Bound<'py, PyArrayDescr>>,
-) -> PyResult<Bound<'py, PyUntypedArray>> {
+pub(super) fn empty_like<'py>(x: &Array<'py>, dtype: Option<Bound<'py, PyArrayDescr>>) -> PyResult<Array<'py>> {
     let py = x.py();
     // SAFETY: `x` is an array, and the call consumes a dtype reference of its own, if any.
     unsafe {
@@ -174,7 +177,7 @@ pub(super) fn empty_like<'py>(
 }
 
 /// The shape that two shapes broadcast to.
-pub(super) fn broadcast(mask: &[u64], array: &[usize]) -> PyResult<SmallVec<[usize; 6]>> {
+pub(super) fn broadcast(mask: &[u64], array: &[usize]) -> PyResult<Lengths> {
     let ndim = mask.len().max(array.len());
     let at = |axis: usize, len: usize| (axis + len).checked_sub(ndim);
     (0..ndim)
@@ -212,42 +215,8 @@ pub(super) fn axes(shape: &[usize], steps: Each<&[isize]>, bits: &[isize]) -> Ax
         .collect()
 }
 
-/// The addresses that an array's elements span: from the first byte to one past the last.
-pub(super) fn span(array: &Bound<'_, PyUntypedArray>) -> (usize, usize) {
-    let first = data(array).addr();
-    let (mut low, mut high) = (first, first + dtype(array).itemsize());
-    for (len, stride) in array.shape().iter().zip(array.strides()) {
-        let reach = (*len as isize - 1).wrapping_mul(*stride);
-        if reach < 0 { low = low.wrapping_add_signed(reach) } else { high = high.wrapping_add_signed(reach) }
-    }
-    if array.is_empty() { (first, first) } else { (low, high) }
-}
-
-pub(super) fn may_overlap(a: &Bound<'_, PyUntypedArray>, b: &Bound<'_, PyUntypedArray>) -> bool {
-    let ((a_low, a_high), (b_low, b_high)) = (span(a), span(b));
-    a_low < b_high && b_low < a_high
-}
-
-/// Whether the strides show, without a full search, that no two elements of an array share memory.
-pub(super) fn surely_disjoint(array: &Bound<'_, PyUntypedArray>) -> bool {
-    if array.is_c_contiguous() {
-        return true;
-    }
-    let mut steps: SmallVec<[(usize, usize); 6]> = (array.shape().iter().zip(array.strides()))
-        .filter(|(len, _)| **len > 1)
-        .map(|(len, stride)| (stride.unsigned_abs(), *len))
-        .collect();
-    steps.sort_unstable();
-    let mut span = dtype(array).itemsize();
-    steps.into_iter().all(|(stride, len)| {
-        let fits = stride >= span;
-        span += stride * (len - 1);
-        fits
-    })
-}
-
 /// Checks that `array`, if given, can be the output of a call whose result has this element type and shape.
-pub(super) fn check_out(array: Option<&Bound<'_, PyUntypedArray>>, expected: Element, shape: &[usize]) -> PyResult<()> {
+pub(super) fn check_out(array: Option<&Array<'_>>, expected: Element, shape: &[usize]) -> PyResult<()> {
     let Some(array) = array else {
         return Ok(());
     };

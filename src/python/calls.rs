@@ -7,32 +7,25 @@ use smallvec::SmallVec;
 
 use super::arguments::{DETACH, detached};
 use super::arrays::{
-    Steps, axes, broadcast, check_out, data, dtype, dtype_name, dtype_of, element, empty, empty_like, may_overlap,
-    mend, mismatch, shared_steps, surely_disjoint, swapped,
+    Array, Lengths, Steps, axes, broadcast, check_out, dtype, dtype_name, dtype_of, element, empty, empty_like, mend,
+    mismatch, shared_steps,
 };
 use super::mask::PyMask;
+use super::view::{Held, View};
 use crate::driver;
 use crate::kernel::Operation;
 use crate::mask::{Dims, Mask};
 use crate::openmp;
-use crate::operand::{Each, Element, Format, INPUTS, Operands};
+use crate::operand::{Each, Element, INPUTS, Operands};
 use crate::slices::finite;
+use crate::stream::bernoulli::Threshold;
 use crate::walk::source::{MaskArray, Source};
 use crate::walk::{Axes, Axis};
 
 /// In error messages.
 const DTYPES: &str = "float32, float64, float16, bfloat16, complex64 or complex128";
 
-pub(super) type Array<'py> = Bound<'py, PyUntypedArray>;
-
-/// An array to read, and what its elements are: the dtype does not say it for a tensor of bfloat16.
-#[derive(Clone)]
-pub(super) struct Input<'py> {
-    pub(super) array: Array<'py>,
-    pub(super) element: Element,
-}
-
-pub(super) type Inputs<'py> = SmallVec<[Input<'py>; INPUTS]>;
+pub(super) type Inputs<'py> = SmallVec<[View<'py>; INPUTS]>;
 
 /// What a call draws. A mask or an array broadcasts to the result's shape.
 pub(super) enum Draw<'a, 'py> {
@@ -41,12 +34,21 @@ pub(super) enum Draw<'a, 'py> {
     /// The keep bits of a mask.
     Keep(&'a Mask),
     /// The keep bits of a boolean array.
-    Given(Array<'py>),
+    Given(View<'py>),
     /// The normals of a mask's elements.
     Normals(&'a Mask),
 }
 
 impl Draw<'_, '_> {
+    /// Whether it keeps all elements, whatever is drawn.
+    pub(super) fn keeps_all(&self) -> bool {
+        match self {
+            Self::Constant(keep) => *keep,
+            Self::Keep(mask) => mask.probability().threshold() == Threshold::KeepAll,
+            Self::Given(_) | Self::Normals(_) => false,
+        }
+    }
+
     /// # Safety
     /// While the source is in use, an array must be held and not be written, and steps must stay
     /// inside it.
@@ -55,7 +57,7 @@ impl Draw<'_, '_> {
             Self::Constant(keep) => Source::Constant(*keep),
             Self::Keep(mask) => Source::keep_bits(mask),
             // SAFETY: the caller vouches for the array.
-            Self::Given(array) => Source::Given(unsafe { MaskArray::new(data(array)) }),
+            Self::Given(given) => Source::Given(unsafe { MaskArray::new(given.first) }),
             Self::Normals(mask) => Source::normals(mask.key(), mask.origin()),
         }
     }
@@ -66,10 +68,10 @@ impl Draw<'_, '_> {
             Self::Constant(_) => Steps::new(),
             Self::Keep(mask) | Self::Normals(mask) => {
                 let steps: Steps = mask.steps().iter().map(|step| *step as isize).collect();
-                let extents: SmallVec<[usize; 6]> = mask.shape().iter().map(|len| *len as usize).collect();
+                let extents: Lengths = mask.shape().iter().map(|len| *len as usize).collect();
                 shared_steps(&extents, &steps, shape)
             }
-            Self::Given(array) => shared_steps(array.shape(), array.strides(), shape),
+            Self::Given(given) => shared_steps(&given.shape, &given.strides, shape),
         }
     }
 
@@ -81,82 +83,101 @@ impl Draw<'_, '_> {
                 let all = mask.shape().iter().map(|len| *len as usize).eq(shape.iter().copied());
                 (all && mask.shape() == mask.whole()).then_some(1)
             }
-            Self::Given(array) => follows(array, shape).then_some(1),
+            Self::Given(given) => given.follows(shape).then_some(1),
         }
     }
-}
-
-/// Whether an array has this shape and is contiguous in C order.
-fn follows(array: &Array<'_>, shape: &[usize]) -> bool {
-    array.is_c_contiguous() && array.shape() == shape
 }
 
 pub(super) fn is_bool(array: &Array<'_>) -> bool {
     dtype(array).kind() == b'b'
 }
 
-/// Checks that a given mask broadcasts to `shape`. Its own shape may change as long as the interpreter is not held.
-pub(super) fn check_given(given: &Array<'_>, shape: &[usize]) -> PyResult<()> {
-    check_broadcast(&given.shape().iter().map(|len| *len as u64).collect::<Dims>(), shape)
+/// A boolean array as the mask of a call, which must broadcast to `shape`.
+pub(super) fn checked_given<'py>(given: &Array<'py>, shape: &[usize]) -> PyResult<View<'py>> {
+    let view = View::new(given, Element::Bool);
+    check_broadcast(&view.shape.iter().map(|len| *len as u64).collect::<Dims>(), shape)?;
+    Ok(view)
 }
 
 pub(super) fn check_broadcast(mask: &[u64], shape: &[usize]) -> PyResult<()> {
     if broadcast(mask, shape)?[..] == *shape { Ok(()) } else { Err(mismatch(mask, shape)) }
 }
 
+/// An array to write, and whether it was allocated for this call.
+pub(super) struct Output<'py> {
+    pub(super) view: View<'py>,
+    pub(super) fresh: bool,
+}
+
+impl<'py> Output<'py> {
+    /// An array of the user, which passed `check_out` for elements of this type.
+    pub(super) fn given(array: &Array<'py>, element: Element) -> Self {
+        Self { view: View::new(array, element), fresh: false }
+    }
+
+    /// A new array in this shape, with the dtype and layout of `x` where they fit.
+    fn new(x: &View<'py>, element: Element, shape: &[usize]) -> PyResult<Self> {
+        let (array, py) = (x.owner.cast::<PyUntypedArray>()?, x.owner.py());
+        let array = if x.shape[..] != *shape {
+            empty(py, shape, &dtype(array))?
+        } else if x.format.element == element {
+            empty_like(array, None)?
+        } else {
+            empty_like(array, Some(dtype_of(py, element)?))?
+        };
+        Ok(Self { view: View::new(&array, element), fresh: true })
+    }
+}
+
 /// Applies `operation` to `inputs`, which broadcast to `shape`. Writes elements of this type to `out`, or to a new
 /// array.
 pub(super) fn elementwise<'py>(
-    mut inputs: Inputs<'py>,
+    inputs: &mut [View<'py>],
     element: Element,
     shape: &[usize],
     mut draw: Draw<'_, 'py>,
     operation: Operation<'_>,
-    out: Option<Output<'_, 'py>>,
-) -> PyResult<Array<'py>> {
-    let Input { array: x, element: of_x } = &inputs[0];
-    let py = x.py();
-    let target = match out {
-        Some(out) => out.array.clone(),
-        None if x.shape() == shape && *of_x == element => empty_like(x, None)?,
-        None if x.shape() == shape => empty_like(x, Some(dtype_of(py, element)?))?,
-        None => empty(py, shape, &dtype(x))?,
+    out: Option<&Output<'py>>,
+) -> PyResult<Bound<'py, PyAny>> {
+    let new;
+    let Output { view: target, fresh } = if let Some(out) = out {
+        out
+    } else {
+        new = Output::new(&inputs[0], element, shape)?;
+        &new
     };
+    let mut held = Held::default();
+    if target.len() >= DETACH {
+        inputs.iter().chain([target]).for_each(|view| held.hold(view));
+        if let Draw::Given(given) = &draw {
+            held.hold(given);
+        }
+    }
     // Elements are read before they are written, so an input may be the output, but must not
     // overlap it otherwise.
-    let same = |Input { array: input, element: of_input }: &Input<'py>| {
-        data(&target) == data(input)
-            && *of_input == element
-            && target.strides() == input.strides()
-            && target.shape() == input.shape()
-            && swapped(&dtype(&target)) == swapped(&dtype(input))
-    };
-    let direct = out.is_none() || surely_disjoint(&target);
+    let direct = out.is_none() || target.surely_disjoint();
     if out.is_some() {
-        for input in &mut inputs {
-            if if same(input) { !direct } else { may_overlap(&input.array, &target) } {
-                input.array = copied(input)?;
+        for input in &mut *inputs {
+            if if input.is_same(target) { !direct } else { input.may_overlap(target) } {
+                *input = copied(input, &held)?;
             }
         }
         if let Draw::Given(given) = &mut draw
-            && may_overlap(given, &target)
+            && given.may_overlap(target)
         {
-            *given = copied(&Input { array: given.clone(), element: Element::Bool })?;
+            *given = copied(given, &held)?;
         }
     }
-    let aside = if direct { None } else { Some(empty(py, shape, &dtype(&target))?) };
-    let written = aside.as_ref().unwrap_or(&target);
-    let fresh = !direct || out.is_none_or(|out| out.fresh);
-    work(Output { array: written, fresh }, &inputs, element, draw, operation)?;
-    if let Some(aside) = aside {
-        let aside = Input { array: aside, element };
-        let draw = Draw::Constant(true);
-        let output = Output { array: &target, fresh: false };
-        let copy = || work(output, std::slice::from_ref(&aside), element, draw, Operation::Select { scale: 1.0 });
+    if direct {
+        work(target, *fresh, inputs, draw, operation, &held)?;
+    } else {
+        let aside = [View::temporary(target, element)?];
+        work(&aside[0], true, inputs, draw, operation, &held)?;
+        let copy = || work(target, false, &aside, Draw::Constant(true), Operation::Select { scale: 1.0 }, &held);
         // Its elements may share memory, which two threads must not write.
         openmp::with_team(1, copy)?;
     }
-    Ok(target)
+    Ok(target.owner.clone())
 }
 
 pub(super) fn checked_element(x: &Array<'_>, name: &str) -> PyResult<Element> {
@@ -166,64 +187,49 @@ pub(super) fn checked_element(x: &Array<'_>, name: &str) -> PyResult<Element> {
     })
 }
 
-/// A copy in the same layout.
-fn copied<'py>(input: &Input<'py>) -> PyResult<Array<'py>> {
-    let Input { array, element } = input;
-    let (copy, element) = (empty_like(array, None)?, *element);
-    let output = Output { array: &copy, fresh: true };
+/// A copy of an array.
+fn copied<'py>(view: &View<'py>, held: &Held) -> PyResult<View<'py>> {
+    let element = view.format.element;
+    let copy = View::temporary(view, element)?;
     if element == Element::Bool {
-        work(output, &[], element, Draw::Given(array.clone()), Operation::Store)?;
+        work(&copy, true, &[], Draw::Given(view.clone()), Operation::Store, held)?;
     } else {
-        let operation = Operation::Select { scale: 1.0 };
-        work(output, std::slice::from_ref(input), element, Draw::Constant(true), operation)?;
+        let view = std::slice::from_ref(view);
+        work(&copy, true, view, Draw::Constant(true), Operation::Select { scale: 1.0 }, held)?;
     }
     Ok(copy)
 }
 
-/// An array to write, which passed `check_out`, and whether it was allocated for this call.
-#[derive(Clone, Copy)]
-pub(super) struct Output<'a, 'py> {
-    pub(super) array: &'a Array<'py>,
-    pub(super) fresh: bool,
-}
-
-impl<'a, 'py> Output<'a, 'py> {
-    /// An array of the user.
-    pub(super) fn given(array: &'a Array<'py>) -> Self {
-        Self { array, fresh: false }
-    }
-}
-
-/// Runs the driver on arrays. The output must be writeable, and its elements must share no memory, unless the call uses one
-/// thread. Each input must broadcast to its shape, and be the same array or not overlap it.
+/// Runs the driver on arrays. The elements of `written` must share no memory, unless the call uses one thread. Each input must
+/// broadcast to its shape, and be the same array or not overlap it. `held` must hold all of them, if they are large.
 fn work(
-    Output { array: written, fresh }: Output<'_, '_>,
-    inputs: &[Input<'_>],
-    element: Element,
+    written: &View<'_>,
+    fresh: bool,
+    inputs: &[View<'_>],
     draw: Draw<'_, '_>,
     operation: Operation<'_>,
+    held: &Held,
 ) -> PyResult<()> {
-    let shape = written.shape();
-    let mut operands = Operands::new(element, data(written), &[]);
+    let shape = &written.shape[..];
+    let mut operands = Operands::new(written.format.element, written.first, &[]);
     operands.fresh = fresh;
-    let mut formats = [Format { element, swapped: swapped(&dtype(written)) }; 1 + INPUTS];
-    let mut sizes: Each<isize> = [element.size() as isize; 1 + INPUTS];
-    for (which, Input { array, element }) in (1..).zip(inputs) {
-        operands.first[which] = data(array);
-        formats[which] = Format { element: *element, swapped: swapped(&dtype(array)) };
-        sizes[which] = element.size() as isize;
+    let mut formats = [written.format; 1 + INPUTS];
+    let mut sizes: Each<isize> = [written.format.element.size() as isize; 1 + INPUTS];
+    for (which, input) in (1..).zip(inputs) {
+        operands.first[which] = input.first;
+        formats[which] = input.format;
+        sizes[which] = input.format.element.size() as isize;
     }
     operands.set_formats(formats);
     let mut axes = match draw.step(shape) {
-        // Usually there is one axis, and small calls would notice the cost of merging many.
-        Some(bit) if follows(written, shape) && inputs.iter().all(|input| follows(&input.array, shape)) => {
+        // Usually there is one axis, and merging many is measurable in small calls.
+        Some(bit) if written.is_contiguous && inputs.iter().all(|input| input.follows(shape)) => {
             Axes::from_iter([Axis { len: written.len(), steps: sizes, bit }])
         }
         _ => {
-            let mut steps: Each<Steps> =
-                [Steps::from_slice(written.strides()), Steps::new(), Steps::new(), Steps::new()];
-            for (steps, Input { array, .. }) in steps[1..].iter_mut().zip(inputs) {
-                *steps = shared_steps(array.shape(), array.strides(), shape);
+            let mut steps: Each<Steps> = [written.strides.clone(), Steps::new(), Steps::new(), Steps::new()];
+            for (steps, input) in steps[1..].iter_mut().zip(inputs) {
+                *steps = shared_steps(&input.shape, &input.strides, shape);
             }
             axes(shape, steps.each_ref().map(|steps| &steps[..]), &draw.steps(shape))
         }
@@ -231,11 +237,11 @@ fn work(
     // SAFETY: the caller holds the array, and its steps are its own. That nobody writes it is up to
     // the caller, and required of users.
     let source = unsafe { draw.source() };
-    // What the driver requires: 1. The caller holds the arrays for the whole call, and the axes are
-    // their shapes and strides, so all places are inside them. 2. and 3. Disjoint output elements or one thread,
-    // and inputs that equal the output or do not overlap it, are up to the caller. 4. Users must
-    // not write an array from another Python thread during the call, as in NumPy.
-    detached(written.py(), written.len() >= DETACH, |interrupt| {
+    // What the driver requires: 1. The views hold the arrays, `held` watches what Python code does to their memory, and the
+    // axes are the shapes and strides that they had with it, so all places are inside. 2. and 3. Disjoint output elements
+    // or one thread, and inputs that equal the output or do not overlap it, are up to the caller. 4. Users must
+    // not write or resize an array in another Python thread during the call, as in NumPy.
+    detached(written.owner.py(), written.len() >= DETACH, held, |interrupt| {
         // SAFETY: for the four reasons above.
         unsafe { driver::run(&source, operation, operands, &mut axes, interrupt) }
     })
@@ -249,13 +255,10 @@ pub(super) fn apply<'py>(
     x: &Array<'py>,
     scale: f64,
     out: Option<&Array<'py>>,
-) -> PyResult<Array<'py>> {
+) -> PyResult<Bound<'py, PyAny>> {
     let shape = broadcast(mask.get().0.shape(), x.shape())?;
     let scale = finite("scale", scale)?;
-    let element = checked_element(x, "x")?;
-    check_out(out, element, &shape)?;
-    let inputs = Inputs::from_iter([Input { array: x.clone(), element }]);
-    elementwise(inputs, element, &shape, Draw::Keep(&mask.get().0), Operation::Select { scale }, out.map(Output::given))
+    on_one_array(x, &shape, Draw::Keep(&mask.get().0), Operation::Select { scale }, out)
 }
 
 /// `x * (1 + std * z)` in the shape of `x`, where z are the normals of the mask's elements.
@@ -266,10 +269,21 @@ pub(super) fn noise<'py>(
     x: &Array<'py>,
     std: f64,
     out: Option<&Array<'py>>,
-) -> PyResult<Array<'py>> {
-    check_broadcast(mask.0.shape(), x.shape())?;
+) -> PyResult<Bound<'py, PyAny>> {
+    let shape = Lengths::from_slice(x.shape());
+    check_broadcast(mask.0.shape(), &shape)?;
+    on_one_array(x, &shape, Draw::Normals(&mask.0), Operation::Noise { std }, out)
+}
+
+fn on_one_array<'py>(
+    x: &Array<'py>,
+    shape: &[usize],
+    draw: Draw<'_, 'py>,
+    operation: Operation<'_>,
+    out: Option<&Array<'py>>,
+) -> PyResult<Bound<'py, PyAny>> {
     let element = checked_element(x, "x")?;
-    check_out(out, element, x.shape())?;
-    let inputs = Inputs::from_iter([Input { array: x.clone(), element }]);
-    elementwise(inputs, element, x.shape(), Draw::Normals(&mask.0), Operation::Noise { std }, out.map(Output::given))
+    check_out(out, element, shape)?;
+    let out = out.map(|out| Output::given(out, element));
+    elementwise(&mut [View::new(x, element)], element, shape, draw, operation, out.as_ref())
 }

@@ -9,6 +9,7 @@ use smallvec::SmallVec;
 use super::arguments::{DETACH, detached};
 use super::arrays::{axes, data, empty};
 use super::key::{PyKey, public_key, published};
+use super::view::Held;
 use crate::driver;
 use crate::kernel::Operation;
 use crate::mask::{Dims, Mask};
@@ -103,7 +104,7 @@ impl PyMask {
         let mut axes = axes(&shape, [out.strides(), &[], &[], &[]], &steps);
         let operands = Operands::new(Element::Bool, data(&out), &[]);
         let source = Source::keep_bits(&self.0);
-        detached(py, out.len() >= DETACH, |interrupt| {
+        detached(py, out.len() >= DETACH, &Held::default(), |interrupt| {
             // SAFETY: `out` was just made in this shape, and nobody else has it yet.
             unsafe { driver::run(&source, Operation::Store, operands, &mut axes, interrupt) }
         })?;
@@ -132,7 +133,7 @@ impl PyMask {
         let size = self.0.size();
         let out = empty(py, &[size.div_ceil(8) as usize], &numpy::dtype::<u8>(py))?;
         let operands = Operands::new(Element::Bit, data(&out), &[]);
-        detached(py, size >= DETACH as u64, |interrupt| {
+        detached(py, size >= DETACH as u64, &Held::default(), |interrupt| {
             // SAFETY: `out` was just made with a bit for each element, and nobody else has it yet.
             unsafe { self.0.run(&Source::keep_bits(&self.0), Operation::Pack, operands, interrupt) }
         })?;
@@ -151,7 +152,7 @@ impl PyMask {
     /// >>> fd.Mask((1000, 1000), 0.25, fd.Key(0)).count()
     /// 750319
     fn count(&self, py: Python<'_>) -> PyResult<u64> {
-        detached(py, self.0.size() >= DETACH as u64, |interrupt| self.0.count_until(interrupt))
+        detached(py, self.0.size() >= DETACH as u64, &Held::default(), |interrupt| self.0.count_until(interrupt))
     }
 
     /// The part of the mask in a box.

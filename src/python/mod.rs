@@ -11,6 +11,7 @@ mod key;
 mod mask;
 mod plan;
 mod tensors;
+mod view;
 mod xla;
 
 use std::ffi::c_int;
@@ -28,6 +29,7 @@ use crate::walk::{Axes, Axis};
 use crate::{driver, pool};
 use arguments::{DETACH, detached};
 use arrays::{data, empty};
+use view::Held;
 
 /// Use this many threads in large calls, at least 1.
 #[pyfunction]
@@ -89,7 +91,7 @@ fn uniforms<'py>(shape: &Bound<'py, PyTuple>, key: PyRef<'py, key::PyKey>) -> Py
     let operands = Operands::new(Element::U64, data(&out), &[]);
     let mut axes = Axes::from_iter([Axis { len: out.len(), steps: [size_of::<u64>() as isize; 1 + INPUTS], bit: 1 }]);
     let source = Source::uniforms(key.0, 0);
-    detached(py, out.len() >= DETACH / 8, |interrupt| {
+    detached(py, out.len() >= DETACH / 8, &Held::default(), |interrupt| {
         // SAFETY: `out` was just made with as many elements as the axis, and nobody else has it yet.
         unsafe { driver::run(&source, Operation::Store, operands, &mut axes, interrupt) }
     })?;

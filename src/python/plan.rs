@@ -5,20 +5,18 @@ use numpy::{PyArrayDescr, PyUntypedArray, PyUntypedArrayMethods};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
-use smallvec::SmallVec;
 
-use super::arrays::{broadcast, check_out, dtype, dtype_name, element, element_name, promoted};
-use super::calls::{
-    Array, Draw, Input, Inputs, Output, check_broadcast, check_given, checked_element, elementwise, is_bool,
-};
+use super::arrays::{Array, Lengths, broadcast, check_out, dtype, dtype_name, element, element_name, promoted};
+use super::calls::{Draw, Inputs, Output, check_broadcast, checked_element, checked_given, elementwise, is_bool};
 use super::key::{CallKeys, PyKey, Taken};
 use super::mask::{PyMask, public_mask};
+use super::view::View;
 use crate::error::Extents;
 use crate::kernel::Operation;
 use crate::kernel::op::{Formula, Kind};
 use crate::mask::{Dims, Mask};
 use crate::operand::Element;
-use crate::stream::bernoulli::Threshold;
+use crate::stream::bernoulli::Probability;
 
 /// The one operation that is not a formula: `kept ? x * scale : 0`.
 const SELECT: &str = "select";
@@ -31,83 +29,96 @@ pub(super) enum Keep {
 }
 
 impl Keep {
-    fn is_all(&self) -> bool {
-        match self {
-            Self::All => true,
-            Self::Drawn(mask) => mask.probability().threshold() == Threshold::KeepAll,
-            Self::Given(_) => false,
-        }
+    /// What a call of this shape draws.
+    pub(super) fn draw<'py>(&self, py: Python<'py>, shape: &[usize]) -> PyResult<Draw<'_, 'py>> {
+        Ok(match self {
+            Self::All => Draw::Constant(true),
+            Self::Drawn(mask) => Draw::Keep(mask),
+            Self::Given(given) => Draw::Given(checked_given(given.bind(py), shape)?),
+        })
     }
 }
 
-/// A call's decisions. A scale of 0 drops all elements, because multiplying by 0 would keep signs
-/// and NaN.
-#[pyclass(name = "Plan", module = "fastdrop._core", frozen)]
-pub(super) struct Plan {
-    pub(super) keep: Keep,
+/// An operation and its parameters. A scale of 0 drops all elements, because multiplying by 0 would keep signs and NaN.
+#[derive(Clone, Copy)]
+pub(super) struct Numbers {
+    /// `None` for `kept ? x * scale : 0`.
     pub(super) kind: Option<Kind>,
     pub(super) scale: f64,
     pub(super) shift: f64,
     pub(super) fill: f64,
-    /// Of the first input, and so of the result and its gradient.
-    pub(super) shape: SmallVec<[usize; 6]>,
 }
 
-impl Plan {
-    /// Applies `kind` with the plan's parameters to checked inputs. The result has elements of this type.
-    pub(super) fn run<'py>(
-        &self,
-        kind: Option<Kind>,
-        scale: f64,
+impl Numbers {
+    /// Applies the operation to checked inputs, which broadcast to `shape`. The result has elements of this type.
+    pub(super) fn apply<'py>(
+        self,
+        draw: Draw<'_, 'py>,
         element: Element,
-        inputs: Inputs<'py>,
-        out: Option<Output<'_, 'py>>,
-    ) -> PyResult<Array<'py>> {
-        let untouched = matches!(kind, None | Some(Kind::Affine | Kind::Switch)) && scale == 1.0 && self.shift == 0.0;
-        if untouched && self.keep.is_all() && inputs[0].element == element {
-            let x = &inputs[0].array;
-            return match out.filter(|out| !out.array.is(x)) {
+        shape: &[usize],
+        inputs: &mut [View<'py>],
+        out: Option<&Output<'py>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let Self { kind, scale, shift, fill } = self;
+        let untouched = matches!(kind, None | Some(Kind::Affine | Kind::Switch)) && scale == 1.0 && shift == 0.0;
+        if untouched && draw.keeps_all() && inputs[0].format.element == element {
+            let x = &inputs[0].owner;
+            return match out.filter(|out| !out.view.owner.is(x)) {
                 None => Ok(x.clone()),
-                Some(_) => {
+                Some(out) => {
                     let operation = Operation::Select { scale: 1.0 };
-                    elementwise(inputs, element, &self.shape, Draw::Constant(true), operation, out)
+                    elementwise(inputs, element, shape, Draw::Constant(true), operation, Some(out))
                 }
             };
         }
-        let draw = match &self.keep {
-            _ if scale == 0.0 => Draw::Constant(false),
-            Keep::All => Draw::Constant(true),
-            Keep::Drawn(mask) => Draw::Keep(mask),
-            Keep::Given(given) => {
-                let given = given.bind(inputs[0].array.py());
-                check_given(given, &self.shape)?;
-                Draw::Given(given.clone())
-            }
-        };
+        let draw = if scale == 0.0 { Draw::Constant(false) } else { draw };
         let operation = match kind {
             None => Operation::Select { scale },
-            Some(kind) => Operation::Formula(Formula { kind, scale, shift: self.shift, fill: self.fill }),
+            Some(kind) => Operation::Formula(Formula { kind, scale, shift, fill }),
         };
-        elementwise(inputs, element, &self.shape, draw, operation, out)
+        elementwise(inputs, element, shape, draw, operation, out)
+    }
+}
+
+/// A call's decisions.
+#[pyclass(name = "Plan", module = "fastdrop._core", frozen)]
+pub(super) struct Plan {
+    keep: Keep,
+    numbers: Numbers,
+    /// Of the first input, and so of the result and its gradient.
+    shape: Lengths,
+}
+
+impl Plan {
+    /// Applies an operation to checked inputs.
+    fn run<'py>(
+        &self,
+        py: Python<'py>,
+        numbers: Numbers,
+        element: Element,
+        inputs: &mut [View<'py>],
+        out: Option<&Output<'py>>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        numbers.apply(self.keep.draw(py, &self.shape)?, element, &self.shape, inputs, out)
     }
 
-    /// The same for a gradient and other inputs, after checking them. The result has this dtype, or that of `dy`.
+    /// Applies an operation to a gradient and other inputs, after checking them. The result has this dtype, or that of `dy`.
     fn run_on_gradient<'py>(
         &self,
-        kind: Option<Kind>,
-        scale: f64,
+        numbers: Numbers,
         dy: &Array<'py>,
         others: &Bound<'py, PyTuple>,
         dtype: Option<&Bound<'py, PyArrayDescr>>,
-    ) -> PyResult<Array<'py>> {
+    ) -> PyResult<Bound<'py, PyAny>> {
         let of_dy = checked_element(dy, "dy")?;
         if dy.shape() != &self.shape[..] {
             let [expected, got] = [&self.shape[..], dy.shape()].map(Extents::from);
             return Err(PyValueError::new_err(format!("dy must have the shape of x, {expected}, got {got}")));
         }
-        let inputs = checked_inputs(kind, [dy.clone().into_any()].into_iter().chain(others))?;
+        let mut inputs = Inputs::new();
+        checked_inputs(&mut inputs, numbers.kind, [dy.clone().into_any()].into_iter().chain(others))?;
         let element = dtype.and_then(element).unwrap_or(of_dy);
-        self.run(kind, scale, element, inputs, None)
+        self.run(dy.py(), numbers, element, &mut inputs, None)
     }
 }
 
@@ -121,19 +132,19 @@ impl Plan {
         dy: &Array<'py>,
         others: &Bound<'py, PyTuple>,
         dtype: Option<&Bound<'py, PyArrayDescr>>,
-    ) -> PyResult<Array<'py>> {
-        let kind = self.kind.and_then(Kind::gradient);
-        self.run_on_gradient(kind, self.scale, dy, others, dtype)
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let kind = self.numbers.kind.and_then(Kind::gradient);
+        self.run_on_gradient(Numbers { kind, ..self.numbers }, dy, others, dtype)
     }
 
     /// The gradient with respect to the second input, which supplies the elements that the first
     /// does not.
-    fn backward_other<'py>(&self, dy: &Array<'py>) -> PyResult<Array<'py>> {
-        let (kind, scale) = match self.kind {
-            Some(Kind::Mix) => (None, self.shift),
-            _ => (Some(Kind::Complement), self.scale),
+    fn backward_other<'py>(&self, dy: &Array<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let (kind, scale) = match self.numbers.kind {
+            Some(Kind::Mix) => (None, self.numbers.shift),
+            _ => (Some(Kind::Complement), self.numbers.scale),
         };
-        self.run_on_gradient(kind, scale, dy, &PyTuple::empty(dy.py()), None)
+        self.run_on_gradient(Numbers { kind, scale, ..self.numbers }, dy, &PyTuple::empty(dy.py()), None)
     }
 
     /// The mask that was drawn or given; None if everything was kept without one.
@@ -153,9 +164,9 @@ impl Plan {
 ///
 /// `keep` is a mask or a boolean array, None to keep all, or a `Key` or `CallKeys` to draw a mask
 /// of probability `p` with, which shares decisions along the axes `shared`. A refused call takes no
-/// key from `CallKeys`.
+/// key from `CallKeys`. Without a `scale`, it is that of inverted dropout.
 #[pyfunction]
-#[pyo3(signature = (operation, inputs, out, keep, p, shared, scale, shift=0.0, fill=0.0))]
+#[pyo3(signature = (operation, inputs, out, keep, p, shared, scale=None, shift=0.0, fill=0.0))]
 #[expect(clippy::too_many_arguments, reason = "one crossing of the border costs as much as all else in a small call")]
 pub(super) fn forward<'py>(
     py: Python<'py>,
@@ -165,16 +176,19 @@ pub(super) fn forward<'py>(
     keep: &Bound<'py, PyAny>,
     p: f64,
     shared: &Bound<'py, PyTuple>,
-    scale: f64,
+    scale: Option<f64>,
     shift: f64,
     fill: f64,
-) -> PyResult<(Array<'py>, Bound<'py, Plan>)> {
-    let kind = kind_of(operation)?;
-    let (inputs, element) = checked_call(kind, inputs, out)?;
-    let shape = SmallVec::from_slice(inputs[0].array.shape());
+) -> PyResult<(Bound<'py, PyAny>, Bound<'py, Plan>)> {
+    let scale = scale.map_or_else(|| Ok(Probability::new(p)?.inverted_scale()), PyResult::Ok)?;
+    let numbers = Numbers { kind: kind_of(operation)?, scale, shift, fill };
+    let mut views = Inputs::new();
+    let element = checked_call(&mut views, numbers.kind, inputs, out)?;
+    let shape = Lengths::from_slice(&views[0].shape);
     let (keep, taken) = decide(keep, p, &shape, shared)?;
-    let plan = Bound::new(py, Plan { keep, kind, scale, shift, fill, shape })?;
-    let y = plan.get().run(kind, scale, element, inputs, out.map(Output::given));
+    let plan = Bound::new(py, Plan { keep, numbers, shape })?;
+    let out = out.map(|out| Output::given(out, element));
+    let y = plan.get().run(py, numbers, element, &mut views, out.as_ref());
     if let (Err(_), Some((keys, taken))) = (&y, taken) {
         keys.undo(taken);
     }
@@ -209,14 +223,14 @@ pub(super) fn decide<'a>(
         let text = format!("mask must be a Mask or a boolean array, got {}", keep.get_type().name()?);
         return Err(PyTypeError::new_err(text));
     };
-    check_given(given, shape)?;
+    checked_given(given, shape)?;
     Ok((Keep::Given(given.clone().unbind()), None))
 }
 
 /// Raises what `forward` would raise for the arrays of a call, before a key is drawn for it.
 #[pyfunction]
 pub(super) fn check<'py>(operation: &str, inputs: &Bound<'py, PyTuple>, out: Option<&Array<'py>>) -> PyResult<()> {
-    checked_call(kind_of(operation)?, inputs, out).map(|_| ())
+    checked_call(&mut Inputs::new(), kind_of(operation)?, inputs, out).map(|_| ())
 }
 
 /// The kind of an operation, `None` for `SELECT`.
@@ -228,62 +242,63 @@ pub(super) fn kind_of(operation: &str) -> PyResult<Option<Kind>> {
     kind.map(|kind| Some(*kind)).ok_or_else(|| PyValueError::new_err(format!("{operation} is unknown")))
 }
 
-/// Checks a call's arrays, and returns the inputs and the element type of the result.
+/// Checks a call's arrays, adds the inputs to `views`, and returns the element type of the result.
 fn checked_call<'py>(
+    views: &mut Inputs<'py>,
     kind: Option<Kind>,
     inputs: &Bound<'py, PyTuple>,
     out: Option<&Array<'_>>,
-) -> PyResult<(Inputs<'py>, Element)> {
-    let inputs = checked_inputs(kind, inputs.iter())?;
-    let mut common = inputs[0].element;
-    for (input, name) in inputs.iter().zip(names_of(kind)) {
-        common = promoted(common, input.element).ok_or_else(|| {
-            let [before, got] = [common, input.element].map(element_name);
+) -> PyResult<Element> {
+    checked_inputs(views, kind, inputs.iter())?;
+    let mut common = views[0].format.element;
+    for (input, name) in views.iter().zip(names_of(kind)) {
+        common = promoted(common, input.format.element).ok_or_else(|| {
+            let [before, got] = [common, input.format.element].map(element_name);
             let text = format!("{name} must have a dtype that NumPy promotes with {before}, got {got}");
             PyTypeError::new_err(text + "; convert one of them to float32")
         })?;
     }
-    check_out(out, common, inputs[0].array.shape())?;
-    Ok((inputs, common))
+    check_out(out, common, &views[0].shape)?;
+    Ok(common)
 }
 
 fn names_of(kind: Option<Kind>) -> &'static [&'static str] {
     kind.map_or(&["x"], Kind::input_names)
 }
 
-/// Checks the inputs of a kind, and returns them. The kind must take their dtypes, and they must broadcast to the first
-/// one's shape.
-fn checked_inputs<'py>(kind: Option<Kind>, arrays: impl Iterator<Item = Bound<'py, PyAny>>) -> PyResult<Inputs<'py>> {
+/// Checks the inputs of a kind, and adds them to `views`. The kind must take their dtypes, and they must broadcast to the
+/// first one's shape.
+fn checked_inputs<'py>(
+    views: &mut Inputs<'py>,
+    kind: Option<Kind>,
+    arrays: impl Iterator<Item = Bound<'py, PyAny>>,
+) -> PyResult<()> {
     let names = names_of(kind);
     let count = arrays.size_hint().0; // of a tuple, and so exact
     if count != names.len() {
         return Err(PyValueError::new_err(format!("the operation takes {} inputs, got {count}", names.len())));
     }
-    let mut inputs = Inputs::new();
-    for array in arrays {
-        inputs.push(Input { array: array.cast_into()?, element: Element::Bool });
-    }
-    for (which, name) in names.iter().enumerate() {
-        let array = &inputs[which].array;
-        let element = checked_element(array, name)?;
+    for (array, name) in arrays.zip(names) {
+        let array = array.cast_into()?;
+        let element = checked_element(&array, name)?;
         if element.parts() > 1 && kind.is_some_and(|kind| !kind.takes_complex()) {
-            let text = format!("{name} must have a real dtype, got {}", dtype_name(&dtype(array)));
+            let text = format!("{name} must have a real dtype, got {}", dtype_name(&dtype(&array)));
             return Err(PyTypeError::new_err(text));
         }
-        check_shape(array, &inputs[0].array, name)?;
-        inputs[which].element = element;
+        views.push(View::new(&array, element));
+        check_shape(&views[views.len() - 1], &views[0], name)?;
     }
-    Ok(inputs)
+    Ok(())
 }
 
 /// Checks that an input broadcasts to the shape of the first.
-pub(super) fn check_shape(array: &Array<'_>, first: &Array<'_>, name: &str) -> PyResult<()> {
-    if array.shape() == first.shape() {
+pub(super) fn check_shape(input: &View<'_>, first: &View<'_>, name: &str) -> PyResult<()> {
+    if input.shape == first.shape {
         return Ok(());
     }
-    let extents: Dims = array.shape().iter().map(|len| *len as u64).collect();
-    if broadcast(&extents, first.shape()).ok().is_none_or(|common| common[..] != *first.shape()) {
-        let [got, shape] = [array, first].map(|array| Extents::from(array.shape()));
+    let extents: Dims = input.shape.iter().map(|len| *len as u64).collect();
+    if broadcast(&extents, &first.shape).ok().is_none_or(|common| common != first.shape) {
+        let [got, shape] = [input, first].map(|view| Extents::from(&view.shape[..]));
         return Err(PyValueError::new_err(format!("{name} must broadcast to shape {shape}, got {got}")));
     }
     Ok(())

@@ -3,24 +3,23 @@
 
 use std::ffi::{c_int, c_void};
 use std::mem::MaybeUninit;
-use std::ptr::null_mut;
 use std::sync::OnceLock;
 
-use numpy::npyffi::{NPY_TYPES, PY_ARRAY_API, flags};
-use numpy::{PyArrayDescrMethods, PyUntypedArray, PyUntypedArrayMethods};
+use numpy::{PyArrayDescrMethods, PyUntypedArray};
 use pyo3::exceptions::{PyBufferError, PyTypeError, PyValueError};
+use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyCapsule, PyTuple};
-use pyo3::{PyTypeInfo, intern};
-use smallvec::SmallVec;
 
 use super::arguments::{DETACH, without_handlers};
-use super::arrays::{Steps, data, dtype};
-use super::calls::{Array, Input, Inputs, Output};
+use super::arrays::{Lengths, Steps, dtype};
+use super::calls::{Draw, Inputs, Output, check_broadcast};
 use super::key::public_key;
-use super::plan::{Plan, check_shape, decide, kind_of};
+use super::plan::{Numbers, check_shape, decide, kind_of};
+use super::view::View;
+use crate::mask::Dims;
 use crate::openmp;
-use crate::operand::Element;
+use crate::operand::{Element, Format};
 use crate::stream::key::Key;
 
 /// The parts of DLPack 1 that are used here, as its header `dlpack.h` declares them.
@@ -95,7 +94,7 @@ fn describe_of(object: &Bound<'_, PyAny>) -> Option<Describe> {
     (class.is(kind) || class.is_subclass(kind).unwrap_or(false)).then_some(*describe)
 }
 
-/// What an array of a tensor contains: bfloat16, which NumPy lacks, comes as uint16.
+/// What a tensor contains.
 #[derive(Clone, Copy, PartialEq)]
 enum Content {
     Number(Element),
@@ -103,8 +102,19 @@ enum Content {
     Int64,
 }
 
-/// A tensor as an array of its memory, which must not outlive the call; or an array as it is.
-fn view<'py>(object: &Bound<'py, PyAny>, name: &str) -> PyResult<(Array<'py>, Content)> {
+impl Content {
+    /// As which element the core sees it, if it ever does.
+    fn element(self) -> Element {
+        match self {
+            Self::Number(element) => element,
+            Self::Bool => Element::Bool,
+            Self::Int64 => Element::U64,
+        }
+    }
+}
+
+/// A tensor; or an array that stands for one, where bfloat16, which NumPy lacks, is uint16.
+fn view<'py>(object: &Bound<'py, PyAny>, name: &str) -> PyResult<(View<'py>, Content)> {
     if let Ok(array) = object.cast::<PyUntypedArray>() {
         let kind = (dtype(array).kind(), dtype(array).itemsize());
         let content = match kind {
@@ -116,7 +126,7 @@ fn view<'py>(object: &Bound<'py, PyAny>, name: &str) -> PyResult<(Array<'py>, Co
             (b'i', 8) => Content::Int64,
             _ => return Err(PyTypeError::new_err(format!("{name} must have dtype {DTYPES}"))),
         };
-        return Ok((array.clone(), content));
+        return Ok((View::new(array, content.element()), content));
     }
     let py = object.py();
     let Some(describe) = describe_of(object) else {
@@ -133,50 +143,41 @@ fn view<'py>(object: &Bound<'py, PyAny>, name: &str) -> PyResult<(Array<'py>, Co
     if tensor.device[0] != dlpack::CPU {
         return Err(PyValueError::new_err(format!("{name} must be on the CPU")));
     }
-    let (ndim, size) = (tensor.ndim as usize, isize::from(tensor.bits / 8));
-    // SAFETY: the struct's arrays have a length per axis, and live as long as the tensor; strides may be null.
-    let (extents, steps) = unsafe { (lengths(tensor.shape, ndim), lengths(tensor.strides, ndim)) };
-    if tensor.data.is_null() && !extents.contains(&0) {
-        return Err(PyBufferError::new_err(format!("{name} must have memory")));
-    }
-    let (content, number) = match (tensor.code, tensor.bits, tensor.lanes) {
-        (dlpack::FLOAT, 16, 1) => (Content::Number(Element::F16), NPY_TYPES::NPY_HALF),
-        (dlpack::FLOAT, 32, 1) => (Content::Number(Element::F32), NPY_TYPES::NPY_FLOAT),
-        (dlpack::FLOAT, 64, 1) => (Content::Number(Element::F64), NPY_TYPES::NPY_DOUBLE),
-        (dlpack::BFLOAT, 16, 1) => (Content::Number(Element::Bf16), NPY_TYPES::NPY_USHORT),
-        (dlpack::BOOL, 8, 1) => (Content::Bool, NPY_TYPES::NPY_BOOL),
-        (dlpack::INT, 64, 1) => (Content::Int64, NPY_TYPES::NPY_LONGLONG),
+    let content = match (tensor.code, tensor.bits, tensor.lanes) {
+        (dlpack::FLOAT, 16, 1) => Content::Number(Element::F16),
+        (dlpack::FLOAT, 32, 1) => Content::Number(Element::F32),
+        (dlpack::FLOAT, 64, 1) => Content::Number(Element::F64),
+        (dlpack::BFLOAT, 16, 1) => Content::Number(Element::Bf16),
+        (dlpack::BOOL, 8, 1) => Content::Bool,
+        (dlpack::INT, 64, 1) => Content::Int64,
         _ => return Err(PyTypeError::new_err(format!("{name} must have dtype {DTYPES}"))),
     };
-    let mut shape: Steps = extents.iter().map(|len| *len as isize).collect();
-    let mut strides: Steps = steps.iter().map(|step| *step as isize * size).collect();
-    let strides = if tensor.strides.is_null() { null_mut() } else { strides.as_mut_ptr() };
-    // SAFETY: the memory is the tensor's, which the caller of `forward_tensors` holds, and so are the extents. The call
-    // copies shape and strides, and takes its own reference of the dtype.
-    let array = unsafe {
-        let descr = PY_ARRAY_API.PyArray_DescrFromType(py, number as c_int);
-        let array = PY_ARRAY_API.PyArray_NewFromDescr(
-            py,
-            PyUntypedArray::type_object_raw(py),
-            descr,
-            ndim as c_int,
-            shape.as_mut_ptr(),
-            strides,
-            tensor.data.cast::<u8>().wrapping_add(tensor.byte_offset as usize).cast(),
-            flags::NPY_ARRAY_WRITEABLE,
-            null_mut(),
-        );
-        Bound::from_owned_ptr_or_err(py, array)?.cast_into_unchecked()
-    };
-    Ok((array, content))
+    let ndim = tensor.ndim as usize;
+    // SAFETY: the struct's arrays have a length per axis, and live as long as the tensor; strides may be null.
+    let (extents, steps) = unsafe { (lengths(tensor.shape, ndim), lengths(tensor.strides, ndim)) };
+    let shape: Lengths = extents.iter().map(|len| *len as usize).collect();
+    if tensor.data.is_null() && !shape.contains(&0) {
+        return Err(PyBufferError::new_err(format!("{name} must have memory")));
+    }
+    let element = content.element();
+    let (mut step, mut is_contiguous) = (element.size() as isize, true);
+    let mut strides = Steps::from_elem(0, ndim);
+    for axis in (0..ndim).rev() {
+        strides[axis] = steps.get(axis).map_or(step, |stride| *stride as isize * element.size() as isize);
+        is_contiguous &= shape[axis] == 1 || strides[axis] == step;
+        step *= shape[axis] as isize;
+    }
+    let first = tensor.data.cast::<u8>().wrapping_add(tensor.byte_offset as usize);
+    let format = Format { element, swapped: false };
+    Ok((View { owner: object.clone(), first, format, shape, strides, is_contiguous }, content))
 }
 
-/// An array of numbers.
-fn number<'py>((array, content): (Array<'py>, Content), name: &str) -> PyResult<Input<'py>> {
-    let Content::Number(element) = content else {
+/// A tensor of numbers.
+fn number<'py>((view, content): (View<'py>, Content), name: &str) -> PyResult<View<'py>> {
+    let Content::Number(_) = content else {
         return Err(PyTypeError::new_err(format!("{name} must have dtype {DTYPES}")));
     };
-    Ok(Input { array, element })
+    Ok(view)
 }
 
 const DTYPES: &str = "float32, float64, float16 or bfloat16";
@@ -194,12 +195,12 @@ unsafe fn lengths<'a>(first: *const i64, len: usize) -> &'a [i64] {
 /// The key whose bytes are the two int64 of a tensor.
 #[pyfunction]
 pub(super) fn tensor_key<'py>(tensor: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
-    let (array, content) = view(tensor, "key")?;
-    if content != Content::Int64 || array.shape() != [2] || !array.is_c_contiguous() {
+    let (view, content) = view(tensor, "key")?;
+    if content != Content::Int64 || !view.follows(&[2]) {
         return Err(PyTypeError::new_err("key must be a tensor of 2 contiguous int64"));
     }
-    // SAFETY: the array has 16 bytes, and they are read before anybody else runs.
-    let words = unsafe { data(&array).cast::<[u64; 2]>().read_unaligned() };
+    // SAFETY: the tensor has 16 bytes, and they are read before anybody else runs.
+    let words = unsafe { view.first.cast::<[u64; 2]>().read_unaligned() };
     let mut bytes = [0; 16];
     for (bytes, word) in bytes.chunks_exact_mut(8).zip(words) {
         bytes.copy_from_slice(&word.to_le_bytes());
@@ -233,30 +234,35 @@ pub(super) fn forward_tensors<'py>(
     if inputs.len() != names.len() {
         return Err(PyValueError::new_err(format!("the operation takes {} inputs, got {}", names.len(), inputs.len())));
     }
-    let mut arrays = Inputs::new();
+    let mut views = Inputs::new();
     for (object, name) in inputs.iter().zip(names) {
         let input = number(view(&object, name)?, name)?;
-        check_shape(&input.array, arrays.first().map_or(&input.array, |first| &first.array), name)?;
-        arrays.push(input);
+        check_shape(&input, views.first().unwrap_or(&input), name)?;
+        views.push(input);
     }
-    let Input { array: target, element } = number(view(out, "out")?, "out")?;
-    let shape = SmallVec::from_slice(arrays[0].array.shape());
-    if *target.shape() != shape[..] {
+    let target = number(view(out, "out")?, "out")?;
+    let shape = views[0].shape.clone();
+    if target.shape != shape {
         return Err(PyValueError::new_err(format!("out must have the shape of {}", names[0])));
     }
-    let given;
-    let keep = if describe_of(keep).is_some() {
-        given = view(keep, "mask")?.0.into_any();
-        &given
+    let decided;
+    let draw = if describe_of(keep).is_some() {
+        let (given, content) = view(keep, "mask")?;
+        if content != Content::Bool {
+            return Err(PyTypeError::new_err("mask must have dtype bool"));
+        }
+        check_broadcast(&given.shape.iter().map(|len| *len as u64).collect::<Dims>(), &shape)?;
+        Draw::Given(given)
     } else {
-        keep
+        decided = decide(keep, p, &shape, shared)?.0;
+        decided.draw(out.py(), &shape)?
     };
-    let (keep, _) = decide(keep, p, &shape, shared)?;
     if !held && target.len() >= DETACH {
         return Ok(false);
     }
-    let plan = Plan { keep, kind, scale, shift, fill, shape };
-    let run = || plan.run(kind, scale, element, arrays, Some(Output { array: &target, fresh }));
+    let (element, numbers) = (target.format.element, Numbers { kind, scale, shift, fill });
+    let out = Output { view: target, fresh };
+    let run = || numbers.apply(draw, element, &shape, &mut views, Some(&out));
     openmp::with_team(threads, || without_handlers(run))?;
     Ok(true)
 }
