@@ -102,6 +102,14 @@ MUTATIONS = [
         (MEMORY + "a_handler_may_change_the_arrays_of_a_call[pages]",),
     ),
     Mutation(
+        "a compiled function leaves out an operand whose dtype it does not know",
+        "src/python/xla.rs",
+        "    let start = others.next();\n",
+        "    let start = others.next().filter(Operand::is_integer);\n",
+        ("tests/test_jax.py::test_the_handlers_take_nothing_that_they_do_not_know",),
+        modules=("jax",),
+    ),
+    Mutation(
         "inference tensors are overwritten in every mode",
         "python/fastdrop/torch/_call.py",
         "    if x.is_inference() and not torch.is_inference_mode_enabled():\n",
@@ -298,7 +306,8 @@ MUTATIONS = [
     Mutation(
         "a mask that took another shape is read beyond its end",
         "src/python/calls.rs",
-        "    check_broadcast(&view.shape.iter().map(|len| *len as u64).collect::<Dims>(), shape)?;\n"
+        "    check_broadcast(&view.shape.iter().map(|len| *len as u64).collect::<Dims>(), "
+        "shape)?;\n"
         "    Ok(view)\n",
         "    Ok(view)\n",
         ("tests/test_layouts.py::test_a_mask_that_took_another_shape_is_refused",),

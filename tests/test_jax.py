@@ -623,6 +623,40 @@ def test_bad_arguments_get_a_sentence(options: Any, message: str) -> None:
         fj.dropout(**arguments)
 
 
+def test_the_handlers_take_nothing_that_they_do_not_know() -> None:
+    """An operand of another dtype is not one that is absent, and every result is written."""
+    x, key = jnp.ones((4, 8)), jnp.arange(4, dtype=jnp.uint32)
+    start, like = jnp.array([4, 0], dtype=jnp.int32), jax.ShapeDtypeStruct(x.shape, x.dtype)
+    known = {"whole": np.array((8, 8), np.int64), "p": np.float64(0.5)}
+    words, index = jax.ShapeDtypeStruct(key.shape, key.dtype), jnp.uint32(3)
+
+    def call(*operands: Any, name: str = "dropout", results: Any = like, **attributes: Any) -> Any:
+        called = jax.ffi.ffi_call(f"fastdrop.{name}", results)(*operands, **attributes)
+        return jax.block_until_ready(called)
+
+    mask = fd.Mask((8, 8), 0.5, fd.Key.from_bytes(np.arange(4, dtype="<u4").tobytes()))
+    part = mask.region((4, 0), (4, 8)).apply(np.ones((4, 8), np.float32))
+    np.testing.assert_array_equal(call(x, key, start, **known), part)
+    assert call(key, index, name="blocks", results=words, tag=np.int64(255)).shape == (4,)
+    for dtype in ("int8", "uint8", "int16", "uint16", "bool", "float32", "float8_e4m3fn"):
+        for operands in ((x, key, start.astype(dtype)), (x, key.astype(dtype))):
+            with pytest.raises(Exception, match="fastdrop was called with an unexpected"):
+                call(*operands, **known)
+    for operands, results, options in [
+        ((x, key, start, start), like, known),
+        ((x, key, start), (like, like), known),
+        ((x, key, start), like, {**known, "more": np.int64(1)}),
+        ((x, key, start), like, {**known, "p": np.float32(0.25)}),
+        ((x, key, jnp.float16(0.5)), like, {"whole": known["whole"]}),
+        ((x,), like, known),
+        ((key, index, index), words, {"name": "blocks", "tag": np.int64(255)}),
+        ((key, index), (words, words), {"name": "blocks", "tag": np.int64(255)}),
+        ((key, index.astype(jnp.uint8)), words, {"name": "blocks", "tag": np.int64(255)}),
+    ]:
+        with pytest.raises(Exception, match="fastdrop was called with an unexpected"):
+            call(*operands, results=results, **options)
+
+
 def test_values_that_are_known_late_are_checked_late() -> None:
     f = jax.jit(lambda p, n: fj.dropout(X, p, key=KEY, whole=(20, 6), start=(n, 0)))
     assert equal(

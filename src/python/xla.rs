@@ -16,7 +16,7 @@ use crate::driver;
 use crate::error::Error;
 use crate::kernel::Operation;
 use crate::mask::{Dims, Mask};
-use crate::operand::{Element, Operands};
+use crate::operand::{self, Element};
 use crate::stream::key::Key;
 use crate::walk::source::Source;
 use crate::walk::{Axes, Axis, Cursor, positions};
@@ -252,6 +252,8 @@ struct Operand<'a> {
     size: usize,
 }
 
+type Operands<'a> = SmallVec<[Operand<'a>; 5]>;
+
 impl Operand<'_> {
     /// The step in bytes along each of the first `axes` axes; 0 where the length is 1.
     fn steps(&self, axes: usize) -> Steps {
@@ -292,27 +294,29 @@ impl Operand<'_> {
     }
 }
 
+/// All operands, or all results.
+///
 /// # Safety
 /// The buffers must be valid as long as the result lives.
-unsafe fn operand<'a>(buffers: &'a ffi::Buffers, index: usize) -> Option<Operand<'a>> {
-    if index as i64 >= buffers.len {
-        return None;
-    }
-    // SAFETY: there are `len` buffers, each of `rank` lengths.
-    let (buffer, dims) = unsafe {
-        let buffer = &**buffers.values.add(index);
-        let dims =
-            if buffer.rank == 0 { &[][..] } else { std::slice::from_raw_parts(buffer.dims, buffer.rank as usize) };
-        (buffer, dims)
-    };
-    let size = match buffer.dtype {
-        ffi::F16 | ffi::BF16 => 2,
-        ffi::F32 | ffi::U32 | ffi::S32 => 4,
-        ffi::F64 | ffi::C64 | ffi::S64 | ffi::U64 => 8,
-        ffi::C128 => 16,
-        _ => return None,
-    };
-    Some(Operand { dtype: buffer.dtype, first: buffer.data, dims, size })
+unsafe fn buffers(buffers: &ffi::Buffers) -> Result<Operands<'_>, Failure> {
+    (0..buffers.len as usize)
+        .map(|index| {
+            // SAFETY: there are `len` buffers, each of `rank` lengths.
+            let (buffer, dims) = unsafe {
+                let buffer = &**buffers.values.add(index);
+                let rank = buffer.rank as usize;
+                (buffer, if rank == 0 { &[][..] } else { std::slice::from_raw_parts(buffer.dims, rank) })
+            };
+            let size = match buffer.dtype {
+                ffi::F16 | ffi::BF16 => 2,
+                ffi::F32 | ffi::U32 | ffi::S32 => 4,
+                ffi::F64 | ffi::C64 | ffi::S64 | ffi::U64 => 8,
+                ffi::C128 => 16,
+                _ => return Err(unexpected("dtype")),
+            };
+            Ok(Operand { dtype: buffer.dtype, first: buffer.data, dims, size })
+        })
+        .collect()
 }
 
 /// # Safety
@@ -331,9 +335,9 @@ unsafe fn attribute(attributes: &ffi::Attributes, name: &str, kind: c_uint) -> O
 /// # Safety
 /// As for [`handle`].
 unsafe fn apply_masks(frame: &ffi::CallFrame) -> Result<(), Failure> {
-    let (operands, attributes) = (&frame.operands, &frame.attributes);
+    let attributes = &frame.attributes;
     // SAFETY: the frame is valid, and attributes of a kind have its struct.
-    let (out, x, key, whole, fixed) = unsafe {
+    let (results, operands, whole, fixed) = unsafe {
         let whole = attribute(attributes, "whole", ffi::ARRAY).map(|array| &*array.cast::<ffi::Array>());
         let whole =
             whole.filter(|array| array.dtype == ffi::S64 || array.len == 0).ok_or_else(|| unexpected("whole"))?;
@@ -341,20 +345,19 @@ unsafe fn apply_masks(frame: &ffi::CallFrame) -> Result<(), Failure> {
             if whole.len == 0 { &[][..] } else { std::slice::from_raw_parts(whole.data.cast::<i64>(), whole.len) };
         let p = attribute(attributes, "p", ffi::SCALAR).map(|scalar| &*scalar.cast::<ffi::Scalar>());
         let p = p.filter(|scalar| scalar.dtype == ffi::F64).map(|scalar| scalar.value.cast::<f64>().read_unaligned());
-        (operand(&frame.results, 0), operand(operands, 0), operand(operands, 1), whole, p)
+        (buffers(&frame.results)?, buffers(&frame.operands)?, whole, p)
     };
-    let (out, x, key) = match (out, x, key) {
-        (Some(out), Some(x), Some(key)) if frame.stage == ffi::EXECUTE => (out, x, key),
-        _ => return Err(unexpected("operand")),
+    let (&[out], &[x, key, ref others @ ..]) = (&results[..], &operands[..]) else {
+        return Err(unexpected("number of operands or results"));
     };
     let unknown = whole.iter().filter(|len| **len < 0).count();
-    let mut next = 2;
-    let mut take = |given: bool| {
-        next += usize::from(given);
-        // SAFETY: as above.
-        given.then(|| unsafe { operand(operands, next - 1) }).flatten()
-    };
-    let (lengths, p, start) = (take(unknown > 0), take(fixed.is_none()), take(true));
+    let mut others = others.iter().copied();
+    let lengths = if unknown > 0 { others.next() } else { None };
+    let p = if fixed.is_none() { others.next() } else { None };
+    let start = others.next();
+    if others.next().is_some() || attributes.len != 1 + i64::from(fixed.is_some()) || frame.stage != ffi::EXECUTE {
+        return Err(unexpected("operand, attribute or stage"));
+    }
     let element = match out.dtype {
         ffi::F16 => Element::F16,
         ffi::BF16 => Element::Bf16,
@@ -432,7 +435,7 @@ unsafe fn apply_masks(frame: &ffi::CallFrame) -> Result<(), Failure> {
             let [out, x] = [0, 1].map(|which: usize| steps[which][front.len() + axis]);
             Axis { len: *len, steps: [out, x, 0, 0], bit: bits[axis] }
         }));
-        let operands = Operands::new(element, at(out, 0).cast_mut(), &[at(x, 1)]);
+        let operands = operand::Operands::new(element, at(out, 0).cast_mut(), &[at(x, 1)]);
         let operation = Operation::Select { scale: mask.scale(None)? };
         // SAFETY: the axes are those of the buffers, which XLA lends for the call; the result is in C order and shares
         // no memory with the operands, or is the first one.
@@ -446,15 +449,16 @@ unsafe fn apply_masks(frame: &ffi::CallFrame) -> Result<(), Failure> {
 /// As for [`handle`].
 unsafe fn draw_blocks(frame: &ffi::CallFrame) -> Result<(), Failure> {
     // SAFETY: the frame is valid, and an attribute of a kind has its struct.
-    let (out, key, index, tag) = unsafe {
+    let (results, operands, tag) = unsafe {
         let tag = attribute(&frame.attributes, "tag", ffi::SCALAR).map(|scalar| &*scalar.cast::<ffi::Scalar>());
         let tag =
             tag.filter(|scalar| scalar.dtype == ffi::S64).map(|scalar| scalar.value.cast::<i64>().read_unaligned());
-        (operand(&frame.results, 0), operand(&frame.operands, 0), operand(&frame.operands, 1), tag)
+        (buffers(&frame.results)?, buffers(&frame.operands)?, tag)
     };
-    let (Some(out), Some(key), Some(index), Some(tag)) = (out, key, index, tag.and_then(|tag| u8::try_from(tag).ok()))
+    let (&[out], &[key, index], Some(tag), 1) =
+        (&results[..], &operands[..], tag.and_then(|tag| u8::try_from(tag).ok()), frame.attributes.len)
     else {
-        return Err(unexpected("operand"));
+        return Err(unexpected("number of operands, results or attributes"));
     };
     let front = out.dims.strip_suffix(&[4]).ok_or_else(|| unexpected("shape"))?;
     let words = out.dtype == ffi::U32 && key.dtype == ffi::U32 && matches!(index.dtype, ffi::U32 | ffi::U64);
