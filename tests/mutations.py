@@ -314,7 +314,7 @@ MUTATIONS = [
     ),
     Mutation(
         "unsafe code that nobody listed",
-        "src/kernel/convert.rs",
+        "src/kernel/real.rs",
         "impl Real for f64 {",
         "#[allow(dead_code)]\nfn planted() { unsafe {} }\nimpl Real for f64 {",
         ("tests/test_unsafe.py::test_all_unsafe_code_is_listed_with_what_must_hold",),

@@ -5,96 +5,10 @@
 //! computed with, and not only selected, they are widened to floats and rounded once on the way
 //! out. A complex number is two floats.
 
-use half::slice::HalfFloatSliceExt;
-
 use super::element::{Stored, with_element};
-use super::gelu::Arithmetic;
+use super::real::Real;
 use crate::operand::{Format, LARGEST};
 use crate::simd::WORD;
-
-/// The floats that elements are computed in.
-pub(crate) trait Real: Arithmetic + Default + Send + Sync {
-    fn from_halves<T>(from: &[T], to: &mut [Self])
-    where
-        [T]: HalfFloatSliceExt;
-    fn to_halves<T>(from: &[Self], to: &mut [T])
-    where
-        [T]: HalfFloatSliceExt;
-    fn from_singles(from: &[f32], to: &mut [Self]);
-    fn to_singles(from: &[Self], to: &mut [f32]);
-    fn from_doubles(from: &[f64], to: &mut [Self]);
-    fn to_doubles(from: &[Self], to: &mut [f64]);
-}
-
-impl Real for f32 {
-    fn from_halves<T>(from: &[T], to: &mut [Self])
-    where
-        [T]: HalfFloatSliceExt,
-    {
-        from.convert_to_f32_slice(to);
-    }
-    fn to_halves<T>(from: &[Self], to: &mut [T])
-    where
-        [T]: HalfFloatSliceExt,
-    {
-        to.convert_from_f32_slice(from);
-    }
-    fn from_singles(from: &[f32], to: &mut [Self]) {
-        to.copy_from_slice(from);
-    }
-    fn to_singles(from: &[Self], to: &mut [f32]) {
-        to.copy_from_slice(from);
-    }
-    fn from_doubles(_: &[f64], _: &mut [Self]) {
-        unreachable!("float64 is computed in f64")
-    }
-    fn to_doubles(_: &[Self], _: &mut [f64]) {
-        unreachable!("float64 is computed in f64")
-    }
-}
-
-impl Real for f64 {
-    fn from_halves<T>(from: &[T], to: &mut [Self])
-    where
-        [T]: HalfFloatSliceExt,
-    {
-        from.convert_to_f64_slice(to);
-    }
-    fn to_halves<T>(from: &[Self], to: &mut [T])
-    where
-        [T]: HalfFloatSliceExt,
-    {
-        let mut odd = [0.0; 2 * WORD];
-        let odd = &mut odd[..from.len()];
-        odd.iter_mut().zip(from).for_each(|(odd, from)| *odd = to_odd(*from));
-        to.convert_from_f32_slice(odd);
-    }
-    fn from_singles(from: &[f32], to: &mut [Self]) {
-        to.iter_mut().zip(from).for_each(|(to, from)| *to = Self::from(*from));
-    }
-    fn to_singles(from: &[Self], to: &mut [f32]) {
-        to.iter_mut().zip(from).for_each(|(to, from)| *to = *from as f32);
-    }
-    fn from_doubles(from: &[f64], to: &mut [Self]) {
-        to.copy_from_slice(from);
-    }
-    fn to_doubles(from: &[Self], to: &mut [f64]) {
-        to.copy_from_slice(from);
-    }
-}
-
-/// The f32 next to `x` whose last bit is 1, or `x` itself. Rounding it to half precision gives what rounding `x` at once
-/// does (Boldo and Melquiond, "Emulation of a FMA and correctly rounded sums", IEEE Trans. Comput. 57(4), 2008); of the
-/// nearest f32, ties would be rounded twice.
-fn to_odd(x: f64) -> f32 {
-    let nearest = x as f32;
-    let back = f64::from(nearest);
-    let bits = nearest.to_bits();
-    if back == x || x.is_nan() || bits & 1 == 1 {
-        return nearest;
-    }
-    f32::from_bits(if back.abs() < x.abs() { bits + 1 } else { bits - 1 })
-}
 
 /// Room for a word of elements of any type.
 #[repr(align(64))]
@@ -239,34 +153,8 @@ unsafe fn copy(src: *const u8, src_step: isize, dst: *mut u8, dst_step: isize, s
 
 #[cfg(test)]
 mod tests {
-    use half::{bf16, f16};
-
     use super::*;
     use crate::operand::Element;
-
-    /// Would catch a rounding to f32 in between, and one that drops the lower bits of a double.
-    #[test]
-    fn doubles_become_halves_by_one_rounding() {
-        let power = |n| 2f64.powi(n);
-        let (mut halves, mut brains) = ([f16::ZERO; 3], [bf16::ZERO; 3]);
-        for sign in [1.0, -1.0] {
-            let signed = |numbers: [f64; 3]| numbers.map(|x| x * sign);
-            // A tie between two numbers, and a step from it that is lost in f32; the second is subnormal.
-            for (even, next, step) in [(1.0, 1.0 + power(-10), power(-50)), (0.0, power(-24), power(-70))] {
-                let tie = (even + next) / 2.0;
-                f64::to_halves(&signed([tie - step, tie, tie + step]), &mut halves);
-                assert_eq!(halves.map(f16::to_f64), signed([even, even, next]));
-            }
-            let tie = 1.0 + power(-8);
-            f64::to_halves(&signed([tie - power(-50), tie, tie + power(-50)]), &mut brains);
-            assert_eq!(brains.map(bf16::to_f64), signed([1.0, 1.0, 1.0 + power(-7)]));
-            // Beyond the numbers of f32.
-            f64::to_halves(&signed([1e300, f64::INFINITY, 1e-300]), &mut brains);
-            assert_eq!(brains.map(bf16::to_f64), signed([f64::INFINITY, f64::INFINITY, 0.0]));
-        }
-        f64::to_halves(&[f64::NAN], &mut halves[..1]);
-        assert!(halves[0].is_nan());
-    }
 
     #[test]
     fn each_part_of_an_element_has_a_byte_order() {

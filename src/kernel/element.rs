@@ -2,7 +2,7 @@
 
 use half::{bf16, f16};
 
-use super::convert::Real;
+use super::real::Real;
 use crate::simd::{Simd, WORD};
 use crate::words::{to_bytes, twice};
 

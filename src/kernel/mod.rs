@@ -3,7 +3,9 @@
 pub(crate) mod convert;
 mod element;
 pub(crate) mod gelu;
+mod noise;
 pub(crate) mod op;
+mod real;
 pub(crate) mod select;
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -128,10 +130,10 @@ impl Operation<'_> {
                 Self::Noise { std } => match drawn {
                     Drawn::Normals(&[normal]) => {
                         let (words, offset) = drawn.bits();
-                        let scale = op::noise_factor(std, normal, run.operands.element());
+                        let scale = noise::shared_factor(std, normal, run.operands.element());
                         select::run(memory, scale, words, offset, run);
                     }
-                    Drawn::Normals(normals) => op::noise(memory, std, normals, run),
+                    Drawn::Normals(normals) => noise::run(memory, std, normals, run),
                     _ => unreachable!("noise is made of normals"),
                 },
                 Self::Store => match drawn {

@@ -4,8 +4,8 @@
 //! The table of [`Kind`] defines them all. As in `select`, the unit is a word of keep bits;
 //! elements that are not contiguous floats go through `convert`.
 
-use super::convert::Real;
-use super::gelu::{Arithmetic, gelu, slope};
+use super::gelu::{Tail, gelu, slope};
+use super::real::Real;
 use super::{LINE, Memory, Run, WRITE_AHEAD};
 use crate::error::Error;
 use crate::operand::{Each, Element, INPUTS};
@@ -59,7 +59,7 @@ macro_rules! formulas {
             }
 
             #[inline(always)]
-            fn compute<R: Real, S: Simd>(self, simd: S, call: &Contiguous<'_, R>) {
+            fn compute<R: Real + Tail, S: Simd>(self, simd: S, call: &Contiguous<'_, R>) {
                 match self {
                     $(Self::$name => call.all::<S, table::$name>(simd),)+
                 }
@@ -77,7 +77,7 @@ macro_rules! formulas {
 
                     #[inline(always)]
                     #[allow(unused_variables, reason = "few formulas need all")]
-                    fn value<R: Arithmetic>(keep: bool, [$x, $a, $b]: [R; INPUTS], [$scale, $shift, $fill]: [R; 3]) -> R {
+                    fn value<R: Tail>(keep: bool, [$x, $a, $b]: [R; INPUTS], [$scale, $shift, $fill]: [R; 3]) -> R {
                         let $zero = R::from_f64(0.0);
                         let (kept, dropped) = ($kept, $dropped);
                         if keep { kept } else { dropped }
@@ -145,7 +145,7 @@ trait Compute {
     const INPUTS: usize;
 
     /// One element: from the inputs x, a, b and the numbers scale, shift, fill.
-    fn value<R: Arithmetic>(keep: bool, inputs: [R; INPUTS], numbers: [R; 3]) -> R;
+    fn value<R: Tail>(keep: bool, inputs: [R; INPUTS], numbers: [R; 3]) -> R;
 }
 
 /// A kind and its parameters, which are rounded once to the precision of the computation.
@@ -189,7 +189,7 @@ impl Formula {
 
     /// # Safety
     /// As for [`Formula::run`]; no array may be wider than R.
-    unsafe fn run_in<R: Real>(self, memory: &Memory, words: &[u64], offset: usize, run: &Run<'_>) {
+    unsafe fn run_in<R: Real + Tail>(self, memory: &Memory, words: &[u64], offset: usize, run: &Run<'_>) {
         let len = run.len;
         let inputs = self.kind.inputs();
         let size = size_of::<R>();
@@ -237,103 +237,6 @@ impl Formula {
     }
 }
 
-/// `1 + std * z`, in the precision of the computation.
-#[inline(always)]
-fn factor<R: Real>(std: R, normal: f32) -> R {
-    R::from_f64(1.0) + std * R::from_f32(normal)
-}
-
-/// The same as a double, for elements that share one normal.
-pub(super) fn noise_factor(std: f64, normal: f32, element: Element) -> f64 {
-    if element.is_double() { factor(std, normal) } else { f64::from(factor(std as f32, normal)) }
-}
-
-/// Multiplies a run by `1 + std * z`, with a normal z for each element.
-///
-/// # Safety
-/// As for [`super::Operation::run`].
-pub(super) unsafe fn noise(memory: &Memory, std: f64, normals: &[f32], run: &Run<'_>) {
-    assert!(normals.len() == run.len);
-    // SAFETY: the obligations are the same.
-    unsafe {
-        if run.operands.is_double() {
-            noise_in::<f64>(memory, std, normals, run);
-        } else {
-            noise_in::<f32>(memory, std, normals, run);
-        }
-    }
-}
-
-/// # Safety
-/// As for [`noise`]; R must be the float that the elements are computed in.
-unsafe fn noise_in<R: Real>(memory: &Memory, std: f64, normals: &[f32], run: &Run<'_>) {
-    let parts = run.operands.element().parts();
-    let size = size_of::<R>();
-    if run.operands.element().size() == size && run.is_contiguous(size, 1) {
-        let (src, dst) = (run.address(1).cast::<R>().cast_const(), run.address(0).cast::<R>());
-        return memory.level.run(Multiply { std, normals, src, dst });
-    }
-    let mut x = [R::default(); 2 * WORD];
-    let mut twice = [0.0; 2 * WORD];
-    for (at, normals) in (0..).step_by(WORD).zip(normals.chunks(WORD)) {
-        let place = |which: usize| run.address(which).wrapping_offset(at as isize * run.steps[which]);
-        let x = &mut x[..normals.len() * parts];
-        let mut normals = normals;
-        if parts == 2 {
-            // Both parts of a complex number share one normal.
-            for (pair, normal) in twice.as_chunks_mut::<2>().0.iter_mut().zip(normals) {
-                *pair = [*normal; 2];
-            }
-            normals = &twice[..x.len()];
-        }
-        // SAFETY: the normals from `at` on belong to the run, and the caller vouches for its
-        // elements.
-        unsafe {
-            run.layout(1).load(place(1), parts, x);
-            let dst = x.as_mut_ptr();
-            memory.level.run(Multiply { std, normals, src: dst.cast_const(), dst });
-            run.layout(0).store(x, place(0));
-        }
-    }
-}
-
-/// Contiguous elements and their normals. Only [`noise_in`] makes one, from a run's elements or its
-/// own buffer.
-struct Multiply<'a, R> {
-    std: f64,
-    normals: &'a [f32],
-    src: *const R,
-    dst: *mut R,
-}
-
-impl<R: Real> Kernel for Multiply<'_, R> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<S: Simd>(self, _: S) {
-        let Self { std, normals, src, dst } = self;
-        let std = R::from_f64(std);
-        let (words, rest) = normals.as_chunks::<WORD>();
-        for (word, normals) in words.iter().enumerate() {
-            // SAFETY: whoever made this vouches for as many elements as there are normals.
-            unsafe {
-                let mut x = src.cast::<[R; WORD]>().add(word).read_unaligned();
-                for (x, normal) in x.iter_mut().zip(normals) {
-                    *x = *x * factor(std, *normal);
-                }
-                dst.cast::<[R; WORD]>().add(word).write_unaligned(x);
-            }
-        }
-        for (i, normal) in (words.len() * WORD..).zip(rest) {
-            // SAFETY: as above.
-            unsafe {
-                let x = src.add(i).read_unaligned();
-                dst.add(i).write_unaligned(x * factor(std, *normal));
-            }
-        }
-    }
-}
-
 /// Contiguous floats. Only [`Formula::run_in`] makes one, from a run's elements or its own buffers;
 /// inputs that the formula does not take are not read.
 struct Contiguous<'a, R> {
@@ -347,7 +250,7 @@ struct Contiguous<'a, R> {
     len: usize,
 }
 
-impl<R: Real> Kernel for Contiguous<'_, R> {
+impl<R: Real + Tail> Kernel for Contiguous<'_, R> {
     type Output = ();
 
     #[inline(always)]
@@ -356,7 +259,7 @@ impl<R: Real> Kernel for Contiguous<'_, R> {
     }
 }
 
-impl<R: Real> Contiguous<'_, R> {
+impl<R: Real + Tail> Contiguous<'_, R> {
     #[inline(always)]
     fn all<S: Simd, C: Compute>(&self, simd: S) {
         match self.ahead {

@@ -3,8 +3,9 @@
 //! All kernels work on words of 64 elements. `simd` defines what a level does with one word; this
 //! file has what all levels share: element types, heads and tails. No bits are drawn here.
 
-use super::convert::{Buffer, Real};
+use super::convert::Buffer;
 use super::element::{Stored, with_element};
+use super::real::Real;
 use super::{LINE, Memory, Run, WRITE_AHEAD};
 use crate::operand::Element;
 use crate::simd::{Kernel, Simd, WORD};

@@ -1,0 +1,235 @@
+//! The two floats that elements are computed in: arithmetic, 2^x, and conversion to and from what is stored.
+//!
+//! Written with additions, multiplications, divisions and bit operations alone, so that the compiler can vectorise it at any
+//! level with the same result.
+
+#![allow(clippy::excessive_precision, reason = "coefficients as they were fitted")]
+
+use std::ops::{Add, Div, Mul, Neg, Sub};
+
+use half::slice::HalfFloatSliceExt;
+
+use crate::simd::WORD;
+
+/// The arithmetic of one precision.
+pub(crate) trait Arithmetic:
+    Copy
+    + PartialOrd
+    + Add<Output = Self>
+    + Sub<Output = Self>
+    + Mul<Output = Self>
+    + Div<Output = Self>
+    + Neg<Output = Self>
+    + 'static
+{
+    /// Coefficients of 2^x for x in [-1/2, 1/2], with a constant term of 1.
+    const POWER: &'static [Self];
+    fn from_f64(x: f64) -> Self;
+    fn from_f32(x: f32) -> Self;
+    /// 2^x, and infinity above the range. Below the smallest normal number it falls to 0 twice as
+    /// fast, so that subnormal numbers need no special treatment.
+    fn exp2(self) -> Self;
+}
+
+macro_rules! arithmetic {
+    ($float:ty, $bits:ty, $power:expr) => {
+        impl Arithmetic for $float {
+            const POWER: &'static [Self] = even(&$power);
+
+            #[inline(always)]
+            fn from_f64(x: f64) -> Self {
+                x as Self
+            }
+            #[inline(always)]
+            fn from_f32(x: f32) -> Self {
+                x.into()
+            }
+
+            #[inline(always)]
+            fn exp2(self) -> Self {
+                const DIGITS: u32 = <$float>::MANTISSA_DIGITS - 1;
+                const HIGH: $float = <$float>::MAX_EXP as $float;
+                const LOW: $float = 1.0 - HIGH;
+                // Added to a small number, this leaves the nearest integer in the lowest bits.
+                const ROUNDER: $float = (3 as $bits << (DIGITS - 1)) as $float;
+                // Comparisons rather than min and max, so that NaN propagates.
+                let x = if self < LOW { LOW } else { self };
+                let x = if x > HIGH { HIGH } else { x };
+                let rounded = x + ROUNDER;
+                let y = polynomial(x - (rounded - ROUNDER), Self::POWER);
+                // Added to the exponent. At the limits y is 1, and the sums are the bits of 0 and infinity.
+                Self::from_bits(y.to_bits().wrapping_add(rounded.to_bits() << DIGITS))
+            }
+        }
+    };
+}
+
+/// The coefficients of [`polynomial`], which takes them in pairs.
+pub(super) const fn even<T>(coefficients: &[T]) -> &[T] {
+    assert!(coefficients.len().is_multiple_of(2));
+    coefficients
+}
+
+/// (c0 + x c1) + x^2 ((c2 + x c3) + x^2 (...)), with shorter dependency chains than Horner's.
+#[inline(always)]
+pub(super) fn polynomial<R: Arithmetic>(x: R, c: &[R]) -> R {
+    let square = x * x;
+    let pairs = c.as_chunks::<2>().0.iter().rev().map(|[even, odd]| *even + x * *odd);
+    pairs.reduce(|sum, pair| pair + square * sum).unwrap_or(x)
+}
+
+// Single precision: a minimax fit of the relative error by linear programming over Chebyshev points. Coefficients were
+// rounded from the lowest power up, and the others refitted after each. It is accurate to 1e-7.
+arithmetic!(f32, u32, [1.0, 0.693_147_000_37, 0.240_222_468_97, 0.055_507_108_57, 0.009_671_291_34, 0.001_326_952_13]);
+// Double precision: interpolation at Chebyshev points, to 50 digits, accurate to 2e-17.
+arithmetic!(
+    f64,
+    u64,
+    [
+        1.0,
+        std::f64::consts::LN_2,
+        0.240_226_506_959_100_97,
+        0.055_504_108_664_821_6,
+        0.009_618_129_107_606_888,
+        0.001_333_355_814_641_693_6,
+        0.000_154_035_304_417_360_5,
+        1.525_273_382_983_612e-5,
+        1.321_544_258_792_169e-6,
+        1.017_806_244_584_577_4e-7,
+        7.072_585_949_269_223e-9,
+        4.454_960_598_186_518_6e-10,
+    ]
+);
+
+/// The floats that elements are computed in.
+pub(crate) trait Real: Arithmetic + Default + Send + Sync {
+    fn from_halves<T>(from: &[T], to: &mut [Self])
+    where
+        [T]: HalfFloatSliceExt;
+    fn to_halves<T>(from: &[Self], to: &mut [T])
+    where
+        [T]: HalfFloatSliceExt;
+    fn from_singles(from: &[f32], to: &mut [Self]);
+    fn to_singles(from: &[Self], to: &mut [f32]);
+    fn from_doubles(from: &[f64], to: &mut [Self]);
+    fn to_doubles(from: &[Self], to: &mut [f64]);
+}
+
+impl Real for f32 {
+    fn from_halves<T>(from: &[T], to: &mut [Self])
+    where
+        [T]: HalfFloatSliceExt,
+    {
+        from.convert_to_f32_slice(to);
+    }
+    fn to_halves<T>(from: &[Self], to: &mut [T])
+    where
+        [T]: HalfFloatSliceExt,
+    {
+        to.convert_from_f32_slice(from);
+    }
+    fn from_singles(from: &[f32], to: &mut [Self]) {
+        to.copy_from_slice(from);
+    }
+    fn to_singles(from: &[Self], to: &mut [f32]) {
+        to.copy_from_slice(from);
+    }
+    fn from_doubles(_: &[f64], _: &mut [Self]) {
+        unreachable!("float64 is computed in f64")
+    }
+    fn to_doubles(_: &[Self], _: &mut [f64]) {
+        unreachable!("float64 is computed in f64")
+    }
+}
+
+impl Real for f64 {
+    fn from_halves<T>(from: &[T], to: &mut [Self])
+    where
+        [T]: HalfFloatSliceExt,
+    {
+        from.convert_to_f64_slice(to);
+    }
+    fn to_halves<T>(from: &[Self], to: &mut [T])
+    where
+        [T]: HalfFloatSliceExt,
+    {
+        let mut odd = [0.0; 2 * WORD];
+        let odd = &mut odd[..from.len()];
+        odd.iter_mut().zip(from).for_each(|(odd, from)| *odd = to_odd(*from));
+        to.convert_from_f32_slice(odd);
+    }
+    fn from_singles(from: &[f32], to: &mut [Self]) {
+        to.iter_mut().zip(from).for_each(|(to, from)| *to = Self::from(*from));
+    }
+    fn to_singles(from: &[Self], to: &mut [f32]) {
+        to.iter_mut().zip(from).for_each(|(to, from)| *to = *from as f32);
+    }
+    fn from_doubles(from: &[f64], to: &mut [Self]) {
+        to.copy_from_slice(from);
+    }
+    fn to_doubles(from: &[Self], to: &mut [f64]) {
+        to.copy_from_slice(from);
+    }
+}
+
+/// The f32 next to `x` whose last bit is 1, or `x` itself. Rounding it to half precision gives what rounding `x` at once
+/// does (Boldo and Melquiond, "Emulation of a FMA and correctly rounded sums", IEEE Trans. Comput. 57(4), 2008); of the
+/// nearest f32, ties would be rounded twice.
+fn to_odd(x: f64) -> f32 {
+    let nearest = x as f32;
+    let back = f64::from(nearest);
+    let bits = nearest.to_bits();
+    if back == x || x.is_nan() || bits & 1 == 1 {
+        return nearest;
+    }
+    f32::from_bits(if back.abs() < x.abs() { bits + 1 } else { bits - 1 })
+}
+
+#[cfg(test)]
+mod tests {
+    use half::{bf16, f16};
+
+    use super::*;
+
+    #[test]
+    fn powers_are_right_to_rounding_and_reach_both_limits() {
+        for i in -10_210..10_230 {
+            let x = f64::from(i) * 0.1;
+            assert!((Arithmetic::exp2(x) / x.exp2() - 1.0).abs() < 3e-16, "{x}");
+            let x = (x / 8.125) as f32;
+            assert!((f64::from(Arithmetic::exp2(x)) / f64::from(x).exp2() - 1.0).abs() < 2e-7, "{x}");
+        }
+        let (high, low) = ([128.0, 1e30, f32::INFINITY], [-127.0, -1e30, f32::NEG_INFINITY]);
+        assert_eq!([high, low].map(|x| x.map(Arithmetic::exp2)), [[f32::INFINITY; 3], [0.0; 3]]);
+        let (high, low) = ([1024.0, f64::INFINITY], [-1023.0, f64::NEG_INFINITY]);
+        assert_eq!([high, low].map(|x| x.map(Arithmetic::exp2)), [[f64::INFINITY; 2], [0.0; 2]]);
+        for i in 0..=100 {
+            let y = Arithmetic::exp2(-126.0 - 0.01 * i as f32);
+            assert!((0.0..=f32::MIN_POSITIVE).contains(&y), "{i}: {y:e}");
+        }
+    }
+
+    /// Would catch a rounding to f32 in between, and one that drops the lower bits of a double.
+    #[test]
+    fn doubles_become_halves_by_one_rounding() {
+        let power = |n| 2f64.powi(n);
+        let (mut halves, mut brains) = ([f16::ZERO; 3], [bf16::ZERO; 3]);
+        for sign in [1.0, -1.0] {
+            let signed = |numbers: [f64; 3]| numbers.map(|x| x * sign);
+            // A tie between two numbers, and a step from it that is lost in f32; the second is subnormal.
+            for (even, next, step) in [(1.0, 1.0 + power(-10), power(-50)), (0.0, power(-24), power(-70))] {
+                let tie = (even + next) / 2.0;
+                f64::to_halves(&signed([tie - step, tie, tie + step]), &mut halves);
+                assert_eq!(halves.map(f16::to_f64), signed([even, even, next]));
+            }
+            let tie = 1.0 + power(-8);
+            f64::to_halves(&signed([tie - power(-50), tie, tie + power(-50)]), &mut brains);
+            assert_eq!(brains.map(bf16::to_f64), signed([1.0, 1.0, 1.0 + power(-7)]));
+            // Beyond the numbers of f32.
+            f64::to_halves(&signed([1e300, f64::INFINITY, 1e-300]), &mut brains);
+            assert_eq!(brains.map(bf16::to_f64), signed([f64::INFINITY, f64::INFINITY, 0.0]));
+        }
+        f64::to_halves(&[f64::NAN], &mut halves[..1]);
+        assert!(halves[0].is_nan());
+    }
+}
