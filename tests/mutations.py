@@ -44,6 +44,7 @@ class Mutation:
 
 PROCESS, MEMORY = "tests/test_faults_process.py::test_", "tests/test_faults_memory.py::test_"
 FUZZ, STATE, JAX = (f"tests/test_{name}.py::test_" for name in ("fuzz", "state", "jax"))
+TORCH_MEMORY = "tests/test_torch_memory.py::test_"
 FORK = PROCESS + "a_fork_keeps_bits_and_gets_helpers_of_its_own"
 
 MUTATIONS = [
@@ -63,20 +64,43 @@ MUTATIONS = [
         modules=("torch",),
     ),
     Mutation(
-        "the spare blocks are listed in pairs, between which a block may return",
+        "two threads lend one storage",
         "python/fastdrop/torch/_memory.py",
-        "        for number in reversed(list(self._spare)):\n"
-        "            block = self._spare.get(number)\n",
-        "        for number, block in reversed(list(self._spare.items())):\n",
-        ("tests/test_torch_memory.py::test_blocks_may_return_while_one_is_lent",),
+        "            if not self._known.pop(known, False):\n",
+        "            if self._known.pop(known, False) is None:\n",
+        (TORCH_MEMORY + "threads_that_meet_between_any_two_steps_do_not_share_memory",),
         modules=("torch",),
     ),
     Mutation(
-        "two calls take one block",
+        "a storage is lent that a handler lent meanwhile",
         "python/fastdrop/torch/_memory.py",
-        "block.size == size and self._spare.pop(number, None) is block:\n",
-        "block.size == size:\n                self._spare.pop(number, None)\n",
-        ("tests/test_torch_memory.py::test_a_handler_may_lend_and_return_inside_any_step",),
+        "            if known.holders() != known.alone:  # lent meanwhile\n",
+        "            if known.storage is None:\n",
+        (TORCH_MEMORY + "a_handler_may_make_calls_inside_any_step",),
+        modules=("torch",),
+    ),
+    Mutation(
+        "a program that holds only the storage of a large result loses it",
+        "python/fastdrop/torch/_memory.py",
+        "_uses(self.storage._cdata), sys.getrefcount(self.storage)",
+        "_uses(self.storage._cdata), 0",
+        (TORCH_MEMORY + "memory_of_a_result_is_lent_again_only_when_nothing_holds_it[storage]",),
+        modules=("torch",),
+    ),
+    Mutation(
+        "large results get storages that programs have changed",
+        "python/fastdrop/torch/_memory.py",
+        "            elif known.is_whole():\n",
+        "            else:\n",
+        (TORCH_MEMORY + "torch_does_to_a_large_result_what_it_does_to_any_tensor",),
+        modules=("torch",),
+    ),
+    Mutation(
+        "large results count a change that nobody made",
+        "python/fastdrop/torch/_memory.py",
+        "        return y.data, new",
+        "        return y, new",
+        (TORCH_MEMORY + "torch_does_to_a_large_result_what_it_does_to_any_tensor[version]",),
         modules=("torch",),
     ),
     Mutation(
@@ -130,10 +154,7 @@ MUTATIONS = [
         "python/fastdrop/torch/_call.py",
         "        inputs, target = tuple(x.detach() for x in inputs), out.detach()\n",
         "        target = out\n",
-        (
-            "tests/test_torch_memory.py"
-            "::test_another_thread_may_replace_the_memory_of_a_tensor_in_any_call",
-        ),
+        (TORCH_MEMORY + "another_thread_may_replace_the_memory_of_a_tensor_in_any_call",),
         modules=("torch",),
     ),
     Mutation(
@@ -141,7 +162,7 @@ MUTATIONS = [
         "src/python/arguments.rs",
         "    if !deferred && !DEFERRED.get() {\n",
         "    if !deferred && (!DEFERRED.get() || py.version_info().major == 3) {\n",
-        ("tests/test_torch_memory.py::test_a_handler_may_take_the_memory_of_a_tensor_in_any_call",),
+        (TORCH_MEMORY + "a_handler_may_take_the_memory_of_a_tensor_in_any_call",),
         modules=("torch",),
     ),
     Mutation(
@@ -149,10 +170,7 @@ MUTATIONS = [
         "src/python/arguments.rs",
         "        return Err(PyKeyboardInterrupt::new_err(()));\n",
         "        unsafe { ffi::PyErr_SetInterrupt() };\n",
-        (
-            "tests/test_torch_memory.py"
-            "::test_ctrl_c_stops_a_call_and_a_handler_of_it_runs_afterwards",
-        ),
+        (TORCH_MEMORY + "ctrl_c_stops_a_call_and_a_handler_of_it_runs_afterwards",),
         modules=("torch",),
     ),
     Mutation(

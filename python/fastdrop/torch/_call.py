@@ -29,13 +29,13 @@ from fastdrop._key import NO_KEY, Key
 from fastdrop._recipe import Mask, inverse_keep, make_mask
 from fastdrop.blocks import BlockMask, block_mask
 from fastdrop.torch._keys import CallKeys, Share, SharedKey, draw, key_tensor, words_of_call
-from fastdrop.torch._memory import Blocks
+from fastdrop.torch._memory import Storages
 
 LARGE = 2**22
-"""Bytes from which a result gets its memory from `_blocks`."""
+"""Bytes from which a result gets its memory from `_storages`."""
 
 KEPT = 2**28
-"""Bytes of memory that are kept for such results."""
+"""Bytes of memory that are kept for such results, those in use included."""
 
 DTYPES = frozenset([torch.float32, torch.float64, torch.float16, torch.bfloat16])
 
@@ -384,14 +384,11 @@ def _empty_like(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, bool]:
         y = torch.empty_like(x) if dtype is x.dtype else torch.empty_like(x, dtype=dtype)
         return y, True
     like = x if x.is_contiguous() else torch.empty_like(x, device="meta")
-    memory, new = _blocks.lend(size)
-    with torch.no_grad():
-        y = torch.frombuffer(memory, dtype=dtype)
-        return y.as_strided_(like.shape, like.stride()), new
+    return _storages.lend(size, dtype, like.shape, like.stride())
 
 
-_blocks = Blocks(KEPT)
-os.register_at_fork(after_in_child=_blocks.forget)
+_storages = Storages(KEPT)
+os.register_at_fork(after_in_child=_storages.forget)
 
 
 class _Recorded(torch.autograd.Function):

@@ -1,31 +1,54 @@
-"""Memory for large results, which is kept when they are gone and used again.
+"""A cache of storages for large results: each is lent again once nothing else holds it.
 
 The C library returns large blocks to the system, so that each new tensor pays for its pages again:
-more than the rest of a call. These blocks stay, up to a limit.
+more than the rest of a call.
 """
 
-import itertools
+import sys
 import weakref
+from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
+import torch
+from torch import Tensor
 
-Block = NDArray[np.uint8]
-
-LINE = 64
-"""Bytes of a cache line."""
+_uses: Any = getattr(torch._C, "_storage_Use_Count", None)
 
 
-class Blocks:
-    """Blocks of memory that are lent, and return when nobody holds what was lent.
+class _Known:
+    """A storage that torch made, and how it looks while it is whole and nothing else holds it."""
 
-    `most` is the number of bytes that are kept while nobody uses them; those that returned first go
-    first.
+    __slots__ = ("address", "alone", "size", "storage")
 
-    A block returns in a finalizer, which may run inside any method below, and signal handlers and
-    other threads may make calls there. So there is no lock to wait for and no count to keep: each
-    step on `_spare` is one operation of the dictionary, and nothing iterates over the dictionary
-    itself.
+    def __init__(self, size: int) -> None:
+        self.storage = torch.empty(size, dtype=torch.uint8, device="cpu").untyped_storage()
+        self.size, self.address = size, self.storage.data_ptr()
+        self.alone = self.holders()
+
+    def holders(self) -> tuple[int, int]:
+        """Return the number of tensors, and of references of the object that all of them share."""
+        return _uses(self.storage._cdata), sys.getrefcount(self.storage)
+
+    def is_whole(self) -> bool:
+        """Return whether the storage is as it was made, also the object that Python sees.
+
+        `Tensor.numpy` fixes its size, `share_memory_` and `resize_` move it.
+        """
+        return (
+            self.storage.nbytes() == self.size
+            and self.storage.resizable()
+            and not self.storage.is_shared()
+            and self.storage.data_ptr() == self.address
+            and not vars(self.storage)
+            and not weakref.getweakrefcount(self.storage)
+        )
+
+
+class Storages:
+    """Storages of at most `most` bytes together, in use or not; the least recently lent go first.
+
+    Signal handlers, finalizers and other threads may call `lend` inside any step of it. So there is
+    no lock, and each step on `_known` is one operation of the dictionary. Whoever removes a storage
+    is the only one to lend it.
     """
 
     def __init__(self, most: int) -> None:
@@ -33,48 +56,36 @@ class Blocks:
         self.forget()
 
     def forget(self) -> None:
-        """Keep nothing that has returned; for a forked child, which may never use it."""
-        self._spare: dict[int, Block] = {}  # in the order in which they returned
-        self._numbers = itertools.count()
+        """Keep nothing; for a forked child, which may never use it."""
+        self._known: dict[_Known, bool] = {}  # in the order in which they were lent
 
-    def lend(self, size: int) -> tuple[Block, bool]:
-        """Return `size` bytes, and whether they are new to the process."""
-        rounded = _rounded(size)
-        block = self._take(rounded)
-        new = block is None
-        if block is None:
-            block = _aligned(rounded)
-        # Of a buffer, so that its views hold this array: they would hold the block instead.
-        lent = np.frombuffer(block.data, dtype=np.uint8, count=size)
-        weakref.finalize(lent, self._return, block).atexit = False
-        return lent, new
-
-    def _take(self, size: int) -> Block | None:
-        for number in reversed(list(self._spare)):
-            block = self._spare.get(number)
-            # Of several callers that see a block, one removes it.
-            if block is not None and block.size == size and self._spare.pop(number, None) is block:
-                return block
-        return None
-
-    def _return(self, block: Block) -> None:
-        self._spare[next(self._numbers)] = block
-        excess = sum(block.size for block in list(self._spare.values())) - self._most
-        for number in list(self._spare):
+    def lend(
+        self, size: int, dtype: torch.dtype, shape: tuple[int, ...], stride: tuple[int, ...]
+    ) -> tuple[Tensor, bool]:
+        """Return a tensor of `size` bytes, and whether its memory is new to the process."""
+        if size > self._most or _uses is None:
+            return torch.empty_strided(shape, stride, dtype=dtype, device="cpu"), True
+        known = self._take(size)
+        new = known is None
+        if known is None:
+            known = _Known(size)
+        y = torch.empty(0, dtype=dtype, device="cpu").set_(known.storage, 0, shape, stride)
+        self._known[known] = True
+        excess = sum(known.size for known in list(self._known)) - self._most
+        for oldest in list(self._known):
             if excess <= 0:
                 break
-            gone = self._spare.pop(number, None)
-            excess -= 0 if gone is None else gone.size
+            excess -= oldest.size if self._known.pop(oldest, False) else 0
+        return y.data, new  # as new: `set_` has counted as a change of `y`
 
-
-def _aligned(size: int) -> Block:
-    """Return new memory that begins with a cache line, as that of torch does."""
-    memory = np.empty(size + LINE, dtype=np.uint8)
-    first = -memory.ctypes.data % LINE
-    return memory[first : first + size]
-
-
-def _rounded(size: int) -> int:
-    """Return the size with its lowest binary digits rounded up, so that few sizes differ."""
-    step = 1 << max(0, size.bit_length() - 4)
-    return -(-size // step) * step
+    def _take(self, size: int) -> _Known | None:
+        for known in reversed(list(self._known)):
+            if known.size != size or known.holders() != known.alone:
+                continue
+            if not self._known.pop(known, False):
+                continue
+            if known.holders() != known.alone:  # lent meanwhile
+                self._known[known] = True
+            elif known.is_whole():
+                return known
+        return None
