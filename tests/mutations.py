@@ -132,6 +132,15 @@ MUTATIONS = [
         "    let start = others.next().filter(Operand::is_integer);\n",
         ("tests/test_jax.py::test_the_handlers_take_nothing_that_they_do_not_know",),
         modules=("jax",),
+        "draws that meet write their keys into one tensor",
+        "python/fastdrop/torch/_keys.py",
+        "        words = _scratch.pop()",
+        "        words = _scratch[-1]",
+        (
+            "tests/test_torch_keys.py"
+            "::test_a_handler_that_draws_inside_any_step_of_a_call_gets_a_key_of_its_own",
+        ),
+        modules=("torch",),
     ),
     Mutation(
         "inference tensors are overwritten in every mode",

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import pickle
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -16,7 +18,7 @@ torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 
 import fastdrop.torch as ft  # noqa: E402
 from fastdrop.monte_carlo import number_of  # noqa: E402
-from fastdrop.torch import _keys  # noqa: E402
+from fastdrop.torch import _call, _keys  # noqa: E402
 from torch import nn  # noqa: E402
 from torch.utils.checkpoint import checkpoint  # noqa: E402
 
@@ -484,3 +486,44 @@ def test_modules_that_drop_in_a_way_of_their_own_are_not_layers() -> None:
     for layer in (_Own(), nn.Linear(2, 2)):
         with pytest.raises(TypeError, match="layers must be layers of fastdrop"):
             fd.MonteCarlo(layer, layer)
+
+
+# Draws that meet
+
+
+def test_a_handler_that_draws_inside_any_step_of_a_call_gets_a_key_of_its_own() -> None:
+    """A tracer stands for the handler: it comes before instruction n of the modules of a call."""
+    files = {_call.__file__, _keys.__file__}
+    x = torch.ones(64)
+
+    def drawn() -> fd.Key:
+        return F.dropout(x, 0.5, return_mask=True)[1].parts[2]
+
+    def meeting(at: int) -> list[fd.Key]:
+        """The keys of the handler, if it came, and of the call."""
+        found, steps = list[fd.Key](), itertools.count()
+
+        def trace(frame: Any, event: str, argument: Any) -> Any:
+            if frame.f_code.co_filename not in files:
+                return None
+            frame.f_trace_opcodes = True
+            if event == "opcode" and next(steps) == at:
+                sys.settrace(None)
+                found.append(drawn())
+            return trace
+
+        torch.manual_seed(at)
+        sys.settrace(trace)
+        try:
+            found.append(drawn())
+        finally:
+            sys.settrace(None)
+        return found
+
+    for at in itertools.count():
+        found = meeting(at)
+        if len(found) < 2:
+            break
+        torch.manual_seed(at)
+        assert set(found) == {drawn(), drawn()}
+    assert at > 100

@@ -28,7 +28,15 @@ from fastdrop import _core
 from fastdrop._key import NO_KEY, Key
 from fastdrop._recipe import Mask, inverse_keep, make_mask
 from fastdrop.blocks import BlockMask, block_mask
-from fastdrop.torch._keys import CallKeys, Share, SharedKey, draw, key_tensor, words_of_call
+from fastdrop.torch._keys import (
+    CallKeys,
+    Share,
+    SharedKey,
+    draw,
+    draw_key,
+    key_tensor,
+    words_of_call,
+)
 from fastdrop.torch._memory import Storages
 
 LARGE = 2**22
@@ -102,7 +110,7 @@ def call(
             return _of_share(how, inputs, inplace, key, key.share)
         source = _key(key, None)
     elif mask is None:
-        source = _key_of(draw(generator))
+        source = draw_key(generator)
     y = _run(how, source, inputs, inplace)
     return (y, _recipe(how, source, x.shape)) if return_mask else y
 
@@ -110,7 +118,7 @@ def call(
 def _key(key: Key | Tensor | CallKeys | None, generator: torch.Generator | None) -> Any:
     """Return the key of a call on plain tensors."""
     if key is None:
-        return _key_of(draw(generator))
+        return draw_key(generator)
     if type(key) is CallKeys:
         return key.take()
     return key if type(key) is Key else _key_of(key)
@@ -214,7 +222,7 @@ def _in_their_operators(how: How, x: Tensor, *others: Tensor) -> Tensor:
 
 def call_with_mask(how: How, x: Tensor) -> tuple[Tensor, Tensor]:
     """Drop, and return the result and the mask as a tensor of bool."""
-    words = draw(None).clone() if _is_plain((x,)) else _words(None, None)
+    words = draw(None) if _is_plain((x,)) else _words(None, None)
     y = call(how, (x,), False, words, None, None, False)
     with torch.no_grad():
         ones = call(how, (torch.ones_like(x),), False, words, None, None, False)
@@ -680,7 +688,7 @@ def _take_at_place(keys: Tensor) -> Tensor:
 
 
 def _draw_in_order(place: int, *, device: torch.device) -> Tensor:
-    return draw(None).clone()
+    return draw(None)
 
 
 def _take_in_order(keys: Tensor, place: int) -> Tensor:

@@ -6,7 +6,6 @@ that torch repeats in the backward pass, for a checkpoint, takes the key that it
 
 import collections
 import os
-import threading
 import warnings
 import weakref
 from collections.abc import Callable
@@ -28,18 +27,28 @@ _key_of = _core.tensor_key
 _in_backward = torch._C._current_graph_task_id
 
 
-def draw(generator: torch.Generator | None) -> Tensor:
-    """Draw the 16 bytes of a key, valid until the next call in this thread."""
-    words: Tensor | None = getattr(_scratch, "words", None)
+def draw(generator: torch.Generator | None, words: Tensor | None = None) -> Tensor:
+    """Draw the 16 bytes of a key, into `words` if given."""
     if words is None:
-        with torch.inference_mode(False):
-            words = _scratch.words = torch.empty(2, dtype=torch.int64, device="cpu")
+        words = torch.empty(2, dtype=torch.int64, device="cpu")
     if generator is None:
         return words.random_(_LOWEST, _BEYOND)
     return words.random_(_LOWEST, _BEYOND, generator=generator)
 
 
-_scratch = threading.local()
+def draw_key(generator: torch.Generator | None) -> Key:
+    """Draw a key."""
+    try:
+        words = _scratch.pop()  # signal handlers and other threads take others
+    except IndexError:
+        with torch.inference_mode(False):
+            words = torch.empty(2, dtype=torch.int64, device="cpu")
+    key: Key = _key_of(draw(generator, words))
+    _scratch.append(words)
+    return key
+
+
+_scratch: list[Tensor] = []
 
 
 def key_tensor(key: Key) -> Tensor:
@@ -119,7 +128,7 @@ class CallKeys:
                 if self.calls == 2 and not self.held:
                     warnings.warn(_REPEATS.format(self.name), stacklevel=2)
             return self.key
-        token: Key = _key_of(draw(None))
+        token = draw_key(None)
         if _in_backward() != -1:
             return self._repeated(token)
         key = self._current if self.held else None
