@@ -15,6 +15,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
+import fastdrop as fd
 import pytest
 from faults import run, tries
 
@@ -403,6 +404,15 @@ for _ in range(int(sys.argv[1])):
 stop.set()
 thread.join()
 """
+
+
+@pytest.mark.parametrize("n", [_call.DETACHED - 1, _call.DETACHED])
+def test_the_core_asks_for_memory_that_is_held_from_as_many_elements_as_we_hold(n: int) -> None:
+    x = torch.ones(n)
+    done = _call._forward(
+        "select", (x,), torch.empty(n), fd.Key(1), 0.5, (), 2.0, 0.0, 0.0, True, 1, False
+    )
+    assert done is (n < _call.DETACHED)
 
 
 def test_another_thread_may_replace_the_memory_of_a_tensor_in_any_call() -> None:

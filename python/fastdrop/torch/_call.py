@@ -7,6 +7,7 @@ of a linear call is the call itself, so the key is all that is kept.
 """
 
 import itertools
+import operator
 import os
 import sys
 from collections.abc import Iterator
@@ -45,11 +46,15 @@ LARGE = 2**22
 KEPT = 2**28
 """Bytes of memory that are kept for such results, those in use included."""
 
+DETACHED = 2**14
+"""Elements from which the core lets other threads run during a call."""
+
 DTYPES = frozenset([torch.float32, torch.float64, torch.float16, torch.bfloat16])
 
 _PLAIN = (Tensor, torch.nn.Parameter)
 
 _takes_tensors = _core.take_tensors(Tensor)
+_alias = operator.attrgetter("data")
 _forward, _key_of = _core.forward_tensors, _core.tensor_key
 _transforms_are_active = torch._C._are_functorch_transforms_active
 _dispatch_modes = torch._C._len_torch_dispatch_stack
@@ -346,17 +351,14 @@ def compute(how: How, source: Any, inputs: tuple[Tensor, ...], inplace: bool = F
     if not _takes_tensors:
         inputs, target = tuple(_as_array(x) for x in inputs), _as_array(out)
         source = _as_array(source) if isinstance(source, Tensor) else source
-    if not _forward(
-        operation, inputs, target, source, p, shared, scale, shift, fill, fresh, _threads(),
-        not _takes_tensors,
-    ):  # fmt: skip
+    elif x.numel() >= DETACHED:
         # Aliases keep the memory, which other threads may take from the tensors meanwhile.
-        inputs, target = tuple(x.detach() for x in inputs), out.detach()
-        source = source.detach() if isinstance(source, Tensor) else source
-        _forward(
-            operation, inputs, target, source, p, shared, scale, shift, fill, fresh, _threads(),
-            True,
-        )  # fmt: skip
+        inputs = (x.data,) if len(inputs) == 1 else tuple(map(_alias, inputs))
+        target = inputs[0] if inplace else out  # a new one, only this call has
+        source = source.data if type(source) is not Key and isinstance(source, Tensor) else source
+    _forward(
+        operation, inputs, target, source, p, shared, scale, shift, fill, fresh, _threads(), True
+    )
     return out
 
 
