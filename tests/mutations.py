@@ -132,6 +132,8 @@ MUTATIONS = [
         "    let start = others.next().filter(Operand::is_integer);\n",
         ("tests/test_jax.py::test_the_handlers_take_nothing_that_they_do_not_know",),
         modules=("jax",),
+    ),
+    Mutation(
         "draws that meet write their keys into one tensor",
         "python/fastdrop/torch/_keys.py",
         "        words = _scratch.pop()",
