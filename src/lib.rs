@@ -7,6 +7,8 @@ compile_error!("fastdrop indexes elements with 64 bits, and needs a 64-bit CPU")
 #[allow(unsafe_code, reason = "carries the addresses of the caller's arrays to kernels and threads")]
 mod driver;
 mod error;
+#[allow(unsafe_code, reason = "the handler of forks is registered in C")]
+mod fork;
 #[cfg(feature = "rand_core")]
 mod generator;
 #[allow(unsafe_code, reason = "kernels work on strided memory of the caller's through raw pointers")]

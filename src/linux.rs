@@ -1,4 +1,4 @@
-//! What only Linux is asked: on which CPUs a thread may run, and whether threads can start.
+//! Linux-only system calls: the CPUs of a thread, room for more threads, room on a stack.
 
 use std::cell::Cell;
 use std::ffi::{c_int, c_void};
@@ -18,11 +18,56 @@ unsafe extern "C" {
     fn sched_setaffinity(thread: c_int, size: usize, set: *const u64) -> c_int;
     fn mmap(at: *mut c_void, size: usize, access: c_int, flags: c_int, file: c_int, offset: i64) -> *mut c_void;
     fn munmap(at: *mut c_void, size: usize) -> c_int;
+    #[cfg(feature = "python")]
+    fn pthread_self() -> usize;
+    #[cfg(feature = "python")]
+    fn pthread_getattr_np(thread: usize, attributes: *mut Attributes) -> c_int;
+    #[cfg(feature = "python")]
+    fn pthread_attr_getstack(attributes: *const Attributes, end: *mut *mut c_void, size: *mut usize) -> c_int;
+    #[cfg(feature = "python")]
+    fn pthread_attr_destroy(attributes: *mut Attributes) -> c_int;
 }
+
+/// `pthread_attr_t`, which has 56 bytes in the C libraries of 64-bit systems.
+#[cfg(feature = "python")]
+type Attributes = [u64; 16];
 
 thread_local! {
     /// Those that this thread took last.
     static TAKEN: Cell<Option<Cpus>> = const { Cell::new(None) };
+}
+
+#[cfg(feature = "python")]
+thread_local! {
+    /// Where this thread's stack ends, downwards; 0 until first needed.
+    static STACK_END: Cell<usize> = const { Cell::new(0) };
+}
+
+/// Bytes left on this thread's stack; if the system does not tell, as many as an address can have.
+#[cfg(feature = "python")]
+#[inline]
+pub(crate) fn stack_left() -> usize {
+    let end = match STACK_END.get() {
+        0 => find_stack_end(),
+        end => end,
+    };
+    let here = 0_u8;
+    (&raw const here).addr().saturating_sub(end)
+}
+
+#[cfg(feature = "python")]
+#[cold]
+fn find_stack_end() -> usize {
+    let (mut attributes, mut end, mut size) = ([0; 16], std::ptr::without_provenance_mut(1), 0);
+    // SAFETY: the attributes have room, are initialized by the first call, and used only if it succeeds.
+    unsafe {
+        if pthread_getattr_np(pthread_self(), &raw mut attributes) == 0 {
+            pthread_attr_getstack(&raw const attributes, &raw mut end, &raw mut size);
+            pthread_attr_destroy(&raw mut attributes);
+        }
+    }
+    STACK_END.set(end.addr());
+    end.addr()
 }
 
 impl Cpus {

@@ -8,53 +8,81 @@ use std::cell::Cell;
 use std::ffi::{c_uint, c_void};
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, OnceLock};
 
-use crate::pool::Units;
+use crate::fork::Process;
+use crate::pool::{MEMBER_STACK, Units, can_start, stack_left};
 
 thread_local! {
-    /// The most threads that calls of this thread use, and whose.
-    static TEAM: Cell<Team> = const { Cell::new(Team { most: usize::MAX, lent: None }) };
+    static LIMITS: Cell<Limits> = const { Cell::new(Limits { most: usize::MAX, borrow: false }) };
+    /// The size of the team that this thread last found able to start, and in which process.
+    static STARTED: Cell<Option<(Process, usize)>> = const { Cell::new(None) };
 }
 
+/// Thread limit for calls from a thread, and whether they borrow OpenMP's threads.
 #[derive(Clone, Copy)]
-struct Team {
+struct Limits {
     most: usize,
-    lent: Option<Parallel>,
-}
-
-/// OpenMP's `GOMP_parallel`: calls `body` with `data` in each thread of a team, and waits for all.
-pub(crate) type Parallel =
-    unsafe extern "C" fn(body: unsafe extern "C" fn(*mut c_void), data: *mut c_void, threads: c_uint, c_uint);
-
-/// The most threads of a call from here.
-pub(crate) fn most() -> usize {
-    TEAM.get().most
-}
-
-/// How to run a team for a call from here, if that is to be done.
-pub(crate) fn lent() -> Option<Parallel> {
-    TEAM.get().lent
-}
-
-/// Calls `work`, whose calls use at most this many threads: OpenMP's, where [`find`] found
-/// them.
-pub(crate) fn with_team<T>(most: usize, work: impl FnOnce() -> T) -> T {
-    struct Restored(Team);
-    impl Drop for Restored {
-        fn drop(&mut self) {
-            TEAM.set(self.0);
-        }
-    }
-    // OpenMP's threads are gone in a forked child, where its runtime would wait for them forever.
-    let lent = OPENMP.get().and_then(|(process, run)| (*process == std::process::id()).then_some(*run));
-    let _restored = Restored(TEAM.replace(Team { most: most.max(1), lent }));
-    work()
+    borrow: bool,
 }
 
 /// The process that found OpenMP's runtime, and how to run a team of its threads.
-static OPENMP: OnceLock<(u32, Parallel)> = OnceLock::new();
+static OPENMP: OnceLock<(Process, Parallel)> = OnceLock::new();
+
+/// Whether OpenMP's threads have stacks too small for the kernels (`OMP_STACKSIZE`).
+static SHALLOW: AtomicBool = AtomicBool::new(false);
+
+/// OpenMP's `GOMP_parallel`: calls `body` with `data` in each thread of a team, and waits for all.
+type Parallel =
+    unsafe extern "C" fn(body: unsafe extern "C" fn(*mut c_void), data: *mut c_void, threads: c_uint, c_uint);
+
+/// Thread limit for calls from here.
+pub(crate) fn most() -> usize {
+    LIMITS.get().most
+}
+
+/// The team for a call from here, if OpenMP's threads are to be borrowed and can be.
+pub(crate) fn lent() -> Option<Team> {
+    let Limits { most, borrow } = LIMITS.get();
+    if !borrow || SHALLOW.load(Ordering::Relaxed) {
+        return None;
+    }
+    let (process, run) = *OPENMP.get()?;
+    // OpenMP's threads are gone in a forked child, where its runtime would wait for them forever.
+    if process != Process::current() {
+        return None;
+    }
+    // Its runtimes end the process if a thread cannot start, so see to that first.
+    if STARTED.get() != Some((process, most)) {
+        if !can_start(most.saturating_sub(1)) {
+            return None;
+        }
+        STARTED.set(Some((process, most)));
+    }
+    Some(Team { run, threads: most })
+}
+
+/// Calls `work`, whose calls use at most this many threads: OpenMP's, where [`find`] found them.
+pub(crate) fn with_team<T>(most: usize, work: impl FnOnce() -> T) -> T {
+    with(Limits { most: most.max(1), borrow: true }, work)
+}
+
+/// Calls `work`, whose calls use at most this many threads, none of OpenMP's.
+pub(crate) fn limited<T>(most: usize, work: impl FnOnce() -> T) -> T {
+    with(Limits { most, borrow: false }, work)
+}
+
+fn with<T>(limits: Limits, work: impl FnOnce() -> T) -> T {
+    struct Restored(Limits);
+    impl Drop for Restored {
+        fn drop(&mut self) {
+            LIMITS.set(self.0);
+        }
+    }
+    let _restored = Restored(LIMITS.replace(limits));
+    work()
+}
 
 /// Looks for OpenMP's runtime, whose threads [`with_team`] uses from now on.
 #[cfg(target_os = "linux")]
@@ -73,7 +101,7 @@ pub(crate) fn find() {
         std::mem::transmute::<*mut c_void, Option<Parallel>>(symbol)
     };
     if let Some(run) = found {
-        let _ = OPENMP.set((std::process::id(), run)); // a second import finds the same
+        let _ = OPENMP.set((Process::current(), run)); // a second import finds the same
     }
 }
 
@@ -90,31 +118,57 @@ fn was_forked() -> bool {
     flags.is_none_or(|flags| flags & FORKED_WITHOUT_EXEC != 0)
 }
 
-/// Does what `pool::share` does, with a team of OpenMP's threads.
-pub(crate) fn share(run: Parallel, range: Range<usize>, threads: usize, work: &(dyn Fn(Units<'_>) + Sync)) {
-    struct Shared<'a> {
-        work: &'a (dyn Fn(Units<'_>) + Sync),
-        next: AtomicUsize,
-        end: usize,
-        panic: Mutex<Option<Box<dyn Any + Send>>>,
-    }
-    /// # Safety
-    /// `data` must point to a `Shared`.
-    unsafe extern "C" fn member(data: *mut c_void) {
-        // SAFETY: the caller vouches for it.
-        let shared = unsafe { &*data.cast::<Shared<'_>>() };
-        let units = Units { next: &shared.next, end: shared.end };
-        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| (shared.work)(units)))
-            && let Ok(mut first) = shared.panic.lock()
-        {
-            first.get_or_insert(panic);
+/// A team of OpenMP's threads, the caller among them.
+#[derive(Clone, Copy)]
+pub(crate) struct Team {
+    run: Parallel,
+    threads: usize,
+}
+
+impl Team {
+    /// Does what `pool::share` does: calls `work` with the units of `range`, on up to `threads` threads.
+    ///
+    /// The whole team runs, because GCC's runtime ends the threads that a smaller one leaves over. The next operator
+    /// of the program would have to start them again.
+    pub(crate) fn share(self, range: Range<usize>, threads: usize, work: &(dyn Fn(Units<'_>) + Sync)) {
+        struct Shared<'a> {
+            work: &'a (dyn Fn(Units<'_>) + Sync),
+            units: Units<'a>,
+            /// How many more threads may work.
+            seats: AtomicUsize,
+            panic: Mutex<Option<Box<dyn Any + Send>>>,
         }
-    }
-    let shared = Shared { work, next: AtomicUsize::new(range.start), end: range.end, panic: Mutex::new(None) };
-    // SAFETY: the runtime returns when all threads of the team have, so `shared` outlives them; what they share is `Sync`
-    // or behind a lock.
-    unsafe { run(member, (&raw const shared).cast_mut().cast(), threads as c_uint, 0) };
-    if let Some(panic) = shared.panic.into_inner().ok().flatten() {
-        resume_unwind(panic);
+        /// # Safety
+        /// `data` must point to a `Shared`.
+        unsafe extern "C" fn member(data: *mut c_void) {
+            // SAFETY: the caller vouches for it.
+            let shared = unsafe { &*data.cast::<Shared<'_>>() };
+            if stack_left() < MEMBER_STACK {
+                SHALLOW.store(true, Ordering::Relaxed);
+                return;
+            }
+            let seat = |seats: usize| seats.checked_sub(1);
+            if shared.seats.fetch_update(Ordering::Relaxed, Ordering::Relaxed, seat).is_err() {
+                return;
+            }
+            if let Err(panic) = catch_unwind(AssertUnwindSafe(|| (shared.work)(shared.units.clone())))
+                && let Ok(mut first) = shared.panic.lock()
+            {
+                first.get_or_insert(panic);
+            }
+        }
+        let next = AtomicUsize::new(range.start);
+        let units = Units { next: &next, end: range.end };
+        let shared = Shared { work, units, seats: AtomicUsize::new(threads), panic: Mutex::new(None) };
+        // SAFETY: the runtime returns when all threads of the team have, so `shared` outlives them; what they share is
+        // `Sync` or behind a lock.
+        unsafe { (self.run)(member, (&raw const shared).cast_mut().cast(), self.threads as c_uint, 0) };
+        if let Some(panic) = shared.panic.into_inner().ok().flatten() {
+            resume_unwind(panic);
+        }
+        // No thread of the team may have had enough stack.
+        if next.load(Ordering::Relaxed) < range.end {
+            work(Units { next: &next, end: range.end });
+        }
     }
 }

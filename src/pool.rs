@@ -18,6 +18,9 @@ use std::thread::Thread;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use crate::error::Error;
+use crate::fork::Process;
+#[cfg(all(feature = "python", target_os = "linux"))]
+pub(crate) use crate::linux::stack_left;
 #[cfg(target_os = "linux")]
 use crate::linux::{Cpus, has_heaps};
 #[cfg(feature = "python")]
@@ -96,9 +99,9 @@ pub(crate) fn share(range: Range<usize>, threads: usize, work: impl Fn(Units<'_>
     let helpers = threads.min(range.len()).min(MOST_THREADS).saturating_sub(1);
     #[cfg(feature = "python")]
     if helpers > 0
-        && let Some(run) = openmp::lent()
+        && let Some(team) = openmp::lent()
     {
-        return openmp::share(run, range, helpers + 1, &work);
+        return team.share(range, helpers + 1, &work);
     }
     // Sized by the setting, not by this call, so that calls of different sizes share one pool.
     let pool = if helpers == 0 { None } else { pool_of(threads.min(MOST_THREADS) - 1) };
@@ -201,6 +204,11 @@ impl Drop for Closing<'_> {
 
 /// A helper's stack in bytes; the largest kernels use less than a tenth.
 const STACK: usize = 1 << 19;
+/// Stack that units of work need, and a whole call: about twice what the largest use.
+#[cfg(feature = "python")]
+pub(crate) const MEMBER_STACK: usize = 40 << 10;
+#[cfg(feature = "python")]
+pub(crate) const CALL_STACK: usize = 64 << 10;
 /// Bytes that must be available per helper before it starts: its stack, and what the system and the
 /// standard library allocate for a new thread; they abort if that fails.
 const THREAD: usize = 2 * STACK;
@@ -214,14 +222,65 @@ pub(crate) fn has_memory(bytes: usize) -> bool {
     Vec::<u8>::new().try_reserve_exact(bytes).is_ok()
 }
 
+/// Calls `work` on a thread with a stack for every call; `None` if it cannot start.
+#[cfg(feature = "python")]
+pub(crate) fn on_large_stack<T: Send>(work: impl FnOnce() -> T + Send) -> Option<T> {
+    if !has_memory(THREAD) || !has_heaps(1) {
+        return None;
+    }
+    let most = openmp::most();
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().stack_size(STACK);
+        thread.spawn_scoped(scope, || openmp::limited(most, work)).ok()?.join().ok()
+    })
+}
+
+/// Whether this many more threads can start now: starts them, and waits until they have ended.
+#[cfg(feature = "python")]
+pub(crate) fn can_start(threads: usize) -> bool {
+    /// Size of a thread's stack unless its program chooses another.
+    const DEFAULT_STACK: usize = 1 << 23;
+    if !has_memory(threads.saturating_mul(THREAD)) || !has_heaps(threads) {
+        return false;
+    }
+    let gate = Mutex::new(());
+    std::thread::scope(|scope| {
+        let closed = gate.lock();
+        let start = || {
+            let thread = std::thread::Builder::new().stack_size(DEFAULT_STACK);
+            thread.spawn_scoped(scope, || {
+                drop(gate.lock());
+                std::fs::read_link("/proc/thread-self")
+            })
+        };
+        let started: Vec<_> = (0..threads).map_while(|_| start().ok()).collect();
+        drop(closed);
+        let all = started.len() == threads;
+        for thread in started {
+            let name = thread.join();
+            // The system still counts a thread for some microseconds after it was joined.
+            if let Ok(Ok(name)) = name {
+                let place = std::path::Path::new("/proc").join(name);
+                (0..1000).take_while(|_| place.exists()).for_each(|_| std::thread::yield_now());
+            }
+        }
+        all
+    })
+}
+
 #[cfg(not(target_os = "linux"))]
 fn has_heaps(_: usize) -> bool {
     true
 }
 
+#[cfg(all(feature = "python", not(target_os = "linux")))]
+pub(crate) fn stack_left() -> usize {
+    usize::MAX
+}
+
 /// One process's pool and its number of threads.
-struct Process {
-    id: u32,
+struct Entry {
+    process: Process,
     pool: Mutex<Option<(usize, Arc<ThreadPool>)>>,
 }
 
@@ -258,18 +317,18 @@ fn pool_of(threads: usize) -> Option<Arc<ThreadPool>> {
 /// This process's entry, made on first use. A child forked while its parent held the lock would
 /// wait for it forever, so it makes its own entry. It leaves the parent's alone, because those
 /// threads are not the child's to end.
-fn this_process() -> &'static Process {
-    static CURRENT: AtomicPtr<Process> = AtomicPtr::new(std::ptr::null_mut());
-    let id = std::process::id();
+fn this_process() -> &'static Entry {
+    static CURRENT: AtomicPtr<Entry> = AtomicPtr::new(std::ptr::null_mut());
+    let process = Process::current();
     loop {
         let current = CURRENT.load(Ordering::Acquire);
         // SAFETY: the pointer is null or points to an entry leaked below, which lives forever.
-        if let Some(process) = unsafe { current.as_ref() }
-            && process.id == id
+        if let Some(entry) = unsafe { current.as_ref() }
+            && entry.process == process
         {
-            return process;
+            return entry;
         }
-        let new = Box::into_raw(Box::new(Process { id, pool: Mutex::new(None) }));
+        let new = Box::into_raw(Box::new(Entry { process, pool: Mutex::new(None) }));
         if CURRENT.compare_exchange(current, new, Ordering::AcqRel, Ordering::Acquire).is_err() {
             // SAFETY: the pointer was made above, and nobody else has seen it.
             drop(unsafe { Box::from_raw(new) });

@@ -45,23 +45,63 @@ class Mutation:
 PROCESS, MEMORY = "tests/test_faults_process.py::test_", "tests/test_faults_memory.py::test_"
 FUZZ, STATE, JAX = (f"tests/test_{name}.py::test_" for name in ("fuzz", "state", "jax"))
 TORCH_MEMORY = "tests/test_torch_memory.py::test_"
+TORCH = "tests/test_torch_process.py::test_"
 FORK = PROCESS + "a_fork_keeps_bits_and_gets_helpers_of_its_own"
 
 MUTATIONS = [
     Mutation(
         "a forked child takes its parent's pool",
         "src/pool.rs",
-        "            && process.id == id\n",
+        "            && entry.process == process\n",
         "",
         (FORK + "[after it]",),
     ),
     Mutation(
         "a forked child uses the OpenMP of its parent",
         "src/openmp.rs",
-        "(*process == std::process::id()).then_some(*run)",
-        "Some(*run)",
+        "    if process != Process::current() {\n",
+        "    if process != process {\n",
         ("tests/test_torch_models.py::test_a_forked_child_does_not_wait_for_threads_it_lacks",),
         modules=("torch",),
+    ),
+    Mutation(
+        "a process is known by its id alone",
+        "src/fork.rs",
+        "FORKS.fetch_add(1, Ordering::Relaxed);",
+        "FORKS.fetch_add(0, Ordering::Relaxed);",
+        (TORCH + "a_fork_whose_child_has_the_id_of_its_parent_keeps_bits",),
+        modules=("torch",),
+    ),
+    Mutation(
+        "a team is as large as a call needs",
+        "src/openmp.rs",
+        "self.threads as c_uint, 0)",
+        "threads as c_uint, 0)",
+        (TORCH + "torch_keeps_its_threads_whatever_calls_use",),
+        modules=("torch",),
+    ),
+    Mutation(
+        "a team starts whether or not there are threads",
+        "src/openmp.rs",
+        "if !can_start(most.saturating_sub(1)) {",
+        "if most == 0 && !can_start(most) {",
+        (TORCH + "refused_threads_change_no_bit",),
+        modules=("torch",),
+    ),
+    Mutation(
+        "threads of OpenMP work on any stack",
+        "src/openmp.rs",
+        "if stack_left() < MEMBER_STACK {",
+        "if stack_left() < MEMBER_STACK / 100 {",
+        (TORCH + "small_stacks_of_openmp_change_no_bit[16k]",),
+        modules=("torch",),
+    ),
+    Mutation(
+        "calls run on any stack",
+        "src/python/arguments.rs",
+        "if stack_left() >= CALL_STACK {",
+        "if stack_left() >= CALL_STACK / 100 {",
+        (PROCESS + "a_small_stack_of_the_caller_changes_no_bit",),
     ),
     Mutation(
         "two threads lend one storage",
@@ -318,7 +358,7 @@ MUTATIONS = [
     Mutation(
         "an output that overlaps itself is written by all threads",
         "src/python/calls.rs",
-        "openmp::with_team(1, copy)?;",
+        "openmp::limited(1, copy)?;",
         "copy()?;",
         (
             "tests/test_layouts.py"

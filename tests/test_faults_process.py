@@ -230,6 +230,44 @@ def test_refused_threads_change_no_bit(tmp_path: Path) -> None:
     assert set(output.split()) == {"True"}, output
 
 
+STACKS = """
+key, square = fd.Key(1), np.ones((512, 512))
+def digests():
+    found = []
+    for dtype in (np.float16, np.float32, np.float64, np.complex64, np.complex128):
+        x = square.astype(dtype)
+        for y in (x, x.T, x[:, ::2], x[:9, :7], x[:9, :7].T):
+            found.append(fd.dropout(y, 0.3, rng=key))
+            found.append(fd.dropout(y, 0.3, rng=key, broadcast_dims=0))
+            found.append(fd.dropout(y, 0.3, mask=np.ones(y.shape, np.bool_)))
+            found.append(fd.dropout_add(y, y, 0.3, rng=key))
+            if x.dtype.kind == "f":
+                found.append(fd.gaussian_dropout(y, 0.3, rng=key))
+                found.append(fd.gelu_dropout(y, 0.3, rng=key))
+                found.append(fd.relu_dropout_backward(y, y, 0.3, rng=key))
+        y = np.concatenate([x.ravel(), x.ravel()])
+        found.append(fd.dropout(y[:-1], 0.3, rng=key, out=y[1:]))  # by way of a copy
+    mask = fd.Mask((512, 512), 0.3, key)
+    found += [mask.to_numpy(), mask.packbits(), np.array(mask.count())]
+    return [zlib.crc32(np.ascontiguousarray(y)) for y in found]
+fd.set_num_threads(3)
+expected = digests()
+def work():
+    print(digests() == expected)
+for size in (32, 36, 40, 48, 64, 96, 128):
+    threading.stack_size(size << 10)
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+"""
+
+
+def test_a_small_stack_of_the_caller_changes_no_bit() -> None:
+    """From 32 KiB on, the smallest that Python allows."""
+    output = run(STACKS)
+    assert output.split() == ["True"] * 7, output
+
+
 AFFINITY = """
 x, cpus = np.ones(1 << 22, np.float32), sorted(os.sched_getaffinity(0))
 def places():  # the CPUs of this thread, and those of all helpers

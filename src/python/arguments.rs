@@ -14,6 +14,7 @@ use pyo3::{ffi, intern};
 use super::view::Held;
 use crate::driver::Interrupt;
 use crate::error::Error;
+use crate::pool::{CALL_STACK, on_large_stack, stack_left};
 
 /// Below this many elements the interpreter is not released: the work is over before another thread could use it.
 pub(super) const DETACH: usize = 1 << 14;
@@ -74,9 +75,12 @@ pub(super) fn detached<T: Send>(
     held: &Held,
     work: impl FnOnce(Interrupt<'_>) -> Result<T, Error> + Send,
 ) -> PyResult<T> {
-    let guarded = || {
+    let guarded = |polls: bool| {
         let signal = Cell::new(None);
         let interrupt = || {
+            if !polls {
+                return false;
+            }
             let raised = Python::attach(|py| {
                 check_signals(py, held.elsewhere)?;
                 held.check(py)
@@ -94,5 +98,12 @@ pub(super) fn detached<T: Send>(
             }
         }
     };
-    if much { py.detach(guarded) } else { guarded() }
+    let run = || {
+        if stack_left() >= CALL_STACK {
+            return guarded(true);
+        }
+        // Handlers run in the main thread, which has a large stack.
+        on_large_stack(|| guarded(false)).unwrap_or_else(|| Err(Error::Memory.into()))
+    };
+    if much { py.detach(run) } else { run() }
 }

@@ -175,7 +175,7 @@ pub(super) fn elementwise<'py>(
         work(&aside[0], true, inputs, draw, operation, &held)?;
         let copy = || work(target, false, &aside, Draw::Constant(true), Operation::Select { scale: 1.0 }, &held);
         // Its elements may share memory, which two threads must not write.
-        openmp::with_team(1, copy)?;
+        openmp::limited(1, copy)?;
     }
     Ok(target.owner.clone())
 }
