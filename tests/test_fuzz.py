@@ -109,8 +109,9 @@ def hostile() -> list[Any]:
         Lies(np.zeros(0)), Interface(shape=(1 << 40,)), Interface(strides=(3,)),
         Interface(typestr="<f3"), Interface(data=None), Interface(shape="x"),
         fd.Key(0), fd.Mask((3, 50), 0.5, fd.Key(0)), fd.Mask(2**40, 0.5, fd.Key(0)),
-        fd.Mask((), 0.5, fd.Key(0)), fd.Dropout(), np.random.default_rng(0),
-        np.random.PCG64(0), np.random.SeedSequence(0), np.random.RandomState(0),
+        fd.Mask((), 0.5, fd.Key(0)), fd.Dropout(), itertools.repeat(fd.Dropout()),
+        np.random.default_rng(0), np.random.PCG64(0), np.random.SeedSequence(0),
+        np.random.RandomState(0),
     ]  # fmt: skip
 
 
@@ -162,7 +163,8 @@ def test_a_function_answers_or_refuses_and_touches_nothing(row: Any, data: Any) 
 @given(
     name=st.sampled_from(
         ["Mask", "Key", "Key.from_bytes", "region", "fold_in", "split", "apply", "seed", "schedule",
-         "rates", "bernoulli", "threads", "MonteCarlo"]
+         "rates", "bernoulli", "threads", "MonteCarlo", "PSchedule", "BlockMask", "PatchMask",
+         "ConcreteMask"]
     ),
     data=st.data(),
 )  # fmt: skip
@@ -186,7 +188,11 @@ def test_constructors_and_methods_answer_or_refuse(name: str, data: Any) -> None
         "rates": lambda: fd.drop_path_rates(draw(), draw(), stagewise=draw()),
         "bernoulli": lambda: fd.bernoulli(draw(), draw(), rng=draw()),
         "threads": lambda: fd.threads(draw()),
-        "MonteCarlo": lambda: fd.MonteCarlo(draw(), draw(), draw(), rng=draw()),
+        "MonteCarlo": lambda: fd.MonteCarlo(abs, draw(), shared=draw(), rng=draw()),
+        "PSchedule": lambda: fd.PSchedule(fd.Dropout(), abs, factors=draw()),
+        "BlockMask": lambda: fd.BlockMask(mask, draw(), draw()),
+        "PatchMask": lambda: fd.PatchMask(draw(), draw(), fd.Key(0), draw(), draw()),
+        "ConcreteMask": lambda: fd.ConcreteMask(draw(), draw(), draw(), fd.Key(0)),
     }
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

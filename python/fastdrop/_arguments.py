@@ -405,19 +405,44 @@ _MODES = {
 """Other names of modes, and what is meant by them."""
 
 
+MOST_ENTRIES = 10_000
+"""States with more entries, even endless mappings, are refused."""
+
+
+def as_state(state: Any) -> dict[Any, Any]:
+    """Return a state as a dict of its own."""
+    if not isinstance(state, Mapping):
+        raise TypeError(f"state must be a mapping, got {type(state).__name__}")
+    names = list(itertools.islice(state, MOST_ENTRIES + 1))
+    if len(names) > MOST_ENTRIES:
+        raise ValueError(f"state must have at most {MOST_ENTRIES} entries, got more")
+    return {name: state[name] for name in names}
+
+
 def split_state(
     state: Mapping[str, Any], names: tuple[str, ...]
 ) -> tuple[list[Any], dict[str, Any]]:
     """Return the entries of a state with these names, and all other entries."""
-    if not isinstance(state, Mapping):
-        raise TypeError(f"state must be a mapping, got {type(state).__name__}")
-    others = dict(state)
+    others = as_state(state)
     for name in names:
         if name not in others:
             raise ValueError(
-                f"state must have the entry {name}, got {sorted(map(str, state)) or 'none'}"
+                f"state must have the entry {name}, got {sorted(map(str, others)) or 'none'}"
             )
     return [others.pop(name) for name in names], others
+
+
+class Checked:
+    """A frozen dataclass that checks its fields in `__post_init__`, also when it is unpickled."""
+
+    __slots__ = ()
+
+    def __setstate__(self, state: Any) -> None:
+        fields = as_state(state)
+        new = object.__new__(type(self))
+        vars(new).update(fields)
+        new.__post_init__()  # type: ignore[attr-defined]
+        vars(self).update(vars(new))
 
 
 # --- Unknown names -------------------------------------------------------------------------------

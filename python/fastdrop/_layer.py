@@ -5,6 +5,8 @@ A `Layer` has p, the keys of its calls, a mode and the plan of its last call. A 
 """
 
 import inspect
+import itertools
+import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,11 +19,13 @@ from numpy.typing import ArrayLike
 from fastdrop import _core
 from fastdrop._arguments import (
     INVERTED,
+    MOST_ARRAYS,
     Array,
     as_array,
     as_axis_numbers,
     as_flag,
     as_out,
+    as_state,
     as_unsigned,
     check_inplace,
     check_mode,
@@ -41,6 +45,7 @@ from fastdrop._plan import (
     evaluate,
     training_scale,
 )
+from fastdrop._recipe import check_key
 
 Recipe = TypeVar("Recipe")
 
@@ -76,11 +81,18 @@ def _as_mode(mode: Any, name: str) -> Any:
     return mode
 
 
+def _as_samples(samples: Any, name: str) -> Any:
+    if not isinstance(samples, Samples | None):
+        raise TypeError(f"{name} must be Samples or None, got {shown(samples)}")
+    return samples
+
+
 _CHECKS: dict[str, Callable[[Any, str], Any]] = {
     "training": as_flag,
     "inplace": as_flag,
     "mode": _as_mode,
     "broadcast_dims": as_axis_numbers,
+    "_samples": _as_samples,
 }
 """Checks of attributes when they are set."""
 
@@ -358,13 +370,24 @@ class Layer(Generic[Recipe]):
         keys = self.key, *self._keys.state
         return {**vars(self), "_keys": keys, "_last": None, "_stream": STREAM_VERSION}
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        state = dict(state)
-        stream = state.pop("_stream", None)
-        if stream != STREAM_VERSION:
-            raise ValueError(f"a pickled layer must be of stream {STREAM_VERSION}, got {stream}")
-        vars(self).update(state)
-        self._keys, self._last = _core.CallKeys(*state["_keys"]), _LastCall()
+    def __setstate__(self, state: Any) -> None:
+        own = as_state(state)
+        _check_stream(own.pop("_stream", None), "a pickled layer")
+        (keys, p, _), _ = split_state(own, ("_keys", "_p", "training"))
+        if not isinstance(keys, tuple) or len(keys) != 4:
+            raise ValueError(f"state must have a tuple of 4 as _keys, got {shown(keys)}")
+        for name in _CHECKS.keys() & own:
+            own[name] = _CHECKS[name](own[name], name)
+        ours: Any = next(base for base in type(self).__mro__ if vars(base).get("_is_ours"))
+        own.update(ours._checked(own), _p=probability(p), _keys=_call_keys(*keys))
+        vars(self).update(own, _last=_LastCall())
+
+    @classmethod
+    def _checked(cls, state: Mapping[str, Any]) -> dict[str, Any]:
+        """Return attributes of a pickled state as the constructor makes them of its options."""
+        given, _ = split_state(state, tuple(cls._options))
+        made = cls(p=0.0, rng=NO_KEY, **dict(zip(cls._options, given, strict=True)))
+        return {name: getattr(made, name) for name in cls._options}
 
     def _shown(self) -> dict[str, Any]:
         """Return the options that `repr` shows: `inplace`, and all that differ from the default."""
@@ -511,12 +534,14 @@ def as_layers(layers: Any) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
         return (layers,), (one,)
     if not isinstance(layers, Iterable):
         raise TypeError(f"layers must be layers of fastdrop, got {shown(layers)}")
-    several = tuple(layers)
+    several = tuple(itertools.islice(layers, MOST_ARRAYS + 1))
+    if len(several) > MOST_ARRAYS:
+        raise ValueError(f"layers must be at most {MOST_ARRAYS}, got more")
     for layer in several:
         if _as_layer(layer) is None:
             raise TypeError(f"layers must be layers of fastdrop, got {shown(layer)}")
     if len(set(map(id, several))) != len(several):
-        raise ValueError(f"layers must not name a layer twice, got {list(several)}")
+        raise ValueError(f"layers must not name a layer twice, got {shown(several)}")
     if not several:
         raise ValueError("layers must be at least one layer, got none")
     return several, tuple(map(_as_layer, several))
@@ -560,14 +585,25 @@ def _checked_state(state: Mapping[str, Any]) -> tuple[_core.CallKeys, float]:
     if others:
         unknown = sorted(map(str, others))
         raise ValueError(f"state must have the entries {', '.join(_ENTRIES)}, got also {unknown}")
-    if stream != STREAM_VERSION:
-        raise ValueError(f"state must be of stream {STREAM_VERSION}, got {stream!r}")
+    _check_stream(stream, "state")
     try:
-        data = bytes.fromhex(key)
-    except (TypeError, ValueError):
+        data = bytes.fromhex(key) if isinstance(key, str) else b""
+    except ValueError:
         data = b""
     if len(data) != 16:
-        raise ValueError(f"state must have 32 hexadecimal digits as key, got {key!r}")
+        raise ValueError(f"state must have 32 hexadecimal digits as key, got {shown(key)}")
+    return _call_keys(Key.from_bytes(data), calls, held, held_call), probability(p)
+
+
+def _check_stream(stream: Any, owner: str) -> None:
+    """Raise ValueError for the state of another stream, which would go on with other masks."""
+    if not hasattr(stream, "__index__") or operator.index(stream) != STREAM_VERSION:
+        raise ValueError(f"{owner} must be of stream {STREAM_VERSION}, got {shown(stream)}")
+
+
+def _call_keys(key: Any, calls: Any, held: Any, held_call: Any) -> _core.CallKeys:
+    """Return the keys that a state describes."""
+    check_key(key)
     number, is_held = as_unsigned(calls, "calls of a state"), as_flag(held, "held of a state")
     was_called = as_flag(held_call, "held_call of a state") and is_held
-    return _core.CallKeys(Key.from_bytes(data), number, is_held, was_called), probability(p)
+    return _core.CallKeys(key, number, is_held, was_called)

@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from fastdrop._arguments import (
     Array,
+    Checked,
     Lengths,
     as_array,
     as_axis,
@@ -35,7 +36,7 @@ CHUNK = 1 << 20
 
 
 @dataclass(frozen=True)
-class BlockMask(Drawable):
+class BlockMask(Checked, Drawable):
     """A recipe that tells which elements are kept when whole blocks are dropped.
 
     `seeds` is a `Mask` with one decision for every place where a block fits; a dropped place starts

@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from fastdrop import _core
 from fastdrop._arguments import (
     Array,
+    Checked,
     as_count,
     as_number,
     as_shape,
@@ -47,7 +48,7 @@ def probability_of(logit: float) -> float:
 
 
 @dataclass(frozen=True)
-class ConcreteMask(Drawable):
+class ConcreteMask(Checked, Drawable):
     """A recipe of relaxed decisions: each element is kept in part.
 
     `logit` is log(p / (1 - p)) of the probability p to DROP, and may be infinite. `temperature`, in
@@ -481,6 +482,11 @@ class ConcreteDropout(RecipeLayer[ConcreteMask]):
             weight_regularizer=self.weight_regularizer,
             dropout_regularizer=self.dropout_regularizer,
         )
+
+    @classmethod
+    def _checked(cls, state: Mapping[str, Any]) -> dict[str, Any]:
+        (logit,), _ = split_state(state, ("_logit",))
+        return {**super()._checked(state), "_logit": as_number(logit, "logit")}
 
     def state_dict(self) -> dict[str, Any]:
         """Return `Layer.state_dict` and "logit" (float).

@@ -463,6 +463,13 @@ class DropConnectLinear(Layer[Mask]):
             self.bias[...] = bias
         self.grad_weight, self.grad_bias = None, None
 
+    @classmethod
+    def _checked(cls, state: Mapping[str, Any]) -> dict[str, Any]:
+        (weight, bias, _), _ = split_state(state, ("weight", "bias", "mode"))
+        table = float_array(weight, "weight")
+        _, table, offset = _linear_arrays(np.empty((0, *table.shape[1:])), table, bias)
+        return {"weight": table, "bias": offset}
+
     def __repr__(self) -> str:
         outputs, inputs = self.weight.shape
         options = "" if self.bias is not None else ", bias=False"

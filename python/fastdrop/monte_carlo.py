@@ -13,6 +13,7 @@ array([30., 30., 36.])
 
 import copy
 import hashlib
+import itertools
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -21,9 +22,20 @@ from typing import Any, SupportsIndex
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastdrop._arguments import Array, as_count, as_flag, explained, plain_array
+from fastdrop._arguments import (
+    MOST_ARRAYS,
+    Array,
+    as_count,
+    as_flag,
+    as_unsigned,
+    explained,
+    plain_array,
+    shown,
+    split_state,
+)
 from fastdrop._key import RNG, Key, as_key
 from fastdrop._layer import Layer, Samples, as_layers
+from fastdrop._recipe import check_key
 
 __all__ = ["MonteCarlo", "mean", "mutual_information", "predictive_entropy", "variance"]
 
@@ -94,22 +106,34 @@ class MonteCarlo:
         rng: RNG = None,
         shared: bool = False,
     ) -> None:
-        if not callable(model):
-            raise TypeError(f"model must be a function of an input, got {model!r}")
-        shared = as_flag(shared, "shared")
-        self.model = model
-        self._children: Sequence[int] = ()
+        children = None
         if isinstance(layers, Mapping):
-            self._children = [number_of(name) for name in layers]
-            layers = layers.values()
-        self.layers, self._layers = as_layers(layers)
-        self._children = self._children or range(len(self.layers))
-        self.shared = shared
-        if shared:
-            for layer in self._layers:
+            named = dict(itertools.islice(layers.items(), MOST_ARRAYS + 1))
+            children = [number_of(name) for name in named]
+            layers = named.values()
+        self._set(model, layers, children, shared)
+        self._key = as_key(rng)
+
+    def _set(self, model: Any, layers: Any, children: Any, shared: Any) -> None:
+        if not callable(model):
+            raise TypeError(f"model must be a function of an input, got {shown(model)}")
+        given, adapted = as_layers(layers)
+        if as_flag(shared, "shared"):
+            for layer in adapted:
                 if not (layer._takes_rows or layer._of_weights):
                     raise TypeError(f"layers must take one array to share masks, got {layer!r}")
-        self._key = as_key(rng)
+        numbers = range(len(given)) if children is None else children
+        if not isinstance(numbers, Sequence) or len(numbers) != len(given):
+            raise ValueError(f"layers must have a number each, got {shown(children)}")
+        self._children = [as_unsigned(number, "number of a layer") for number in numbers]
+        self.model, self.layers, self._layers, self.shared = model, given, adapted, bool(shared)
+
+    def __setstate__(self, state: Any) -> None:
+        names = ("model", "layers", "_children", "shared", "_key")
+        (model, layers, children, shared, key), others = split_state(state, names)
+        check_key(key)
+        self._set(model, layers, () if children is None else children, shared)
+        vars(self).update(others, _layers=self._layers, _key=key)
 
     @property
     def key(self) -> Key:

@@ -11,6 +11,7 @@ from fastdrop import _core
 from fastdrop._arguments import (
     Array,
     Axes,
+    Checked,
     Lengths,
     as_array,
     as_out,
@@ -24,7 +25,7 @@ from fastdrop._recipe import Drawable, Mask, make_mask
 
 
 @dataclass(frozen=True)
-class Noise(Drawable):
+class Noise(Checked, Drawable):
     """A recipe of normal factors with mean 1, a few dozen bytes for an array of any size.
 
     The mask ``elements`` gives their shape, key and p. Their variance is p / (1 - p); for p = 1

@@ -8,12 +8,23 @@ the p of this step. Schedules keep no count: `PSchedule` counts steps and sets p
 [0.0, 0.25, 0.5, 0.5]
 """
 
+import itertools
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from fastdrop._arguments import as_count, as_flag, as_positive, explained, probability
+from fastdrop._arguments import (
+    MOST_ARRAYS,
+    Checked,
+    as_count,
+    as_flag,
+    as_positive,
+    explained,
+    probability,
+    shown,
+    split_state,
+)
 from fastdrop._layer import Layer, as_layers
 
 __all__ = ["Constant", "Curriculum", "Early", "Late", "Linear", "Schedule"]
@@ -40,7 +51,7 @@ class Schedule:
 
 
 @dataclass(frozen=True)
-class Constant(Schedule):
+class Constant(Checked, Schedule):
     """The same p, the probability to DROP, at every step.
 
     >>> fd.schedules.Constant(0.5)(1000)
@@ -57,7 +68,7 @@ class Constant(Schedule):
 
 
 @dataclass(frozen=True)
-class Linear(Schedule):
+class Linear(Checked, Schedule):
     r"""From one p to another along a line; constant afterwards.
 
     .. math:: p(t) = p_0 + (p_1 - p_0) \min(t / n, 1)
@@ -88,7 +99,7 @@ class Linear(Schedule):
 
 
 @dataclass(frozen=True)
-class Early(Schedule):
+class Early(Checked, Schedule):
     r"""Early dropout: p for the first `steps` steps, then 0; for models that underfit.
 
     .. math:: p(t) = p \, [t < n] \quad \text{or, if falling,} \quad p(t) = p \max(1 - t / n, 0)
@@ -116,7 +127,7 @@ class Early(Schedule):
 
 
 @dataclass(frozen=True)
-class Late(Schedule):
+class Late(Checked, Schedule):
     """Late dropout: 0 for the first `steps` steps, then p; for models that overfit.
 
     The counterpart of `Early`, from the same paper.
@@ -137,7 +148,7 @@ class Late(Schedule):
 
 
 @dataclass(frozen=True)
-class Curriculum(Schedule):
+class Curriculum(Checked, Schedule):
     r"""Curriculum dropout: from 0 towards p, fast at first.
 
     .. math:: p(t) = p \, (1 - e^{-\gamma t})
@@ -200,22 +211,30 @@ class PSchedule:
         *,
         factors: Iterable[float] | None = None,
     ) -> None:
-        self.layers, self._layers = as_layers(layers)
-        if not callable(schedule):
-            raise TypeError(f"schedule must be a function of the step, got {schedule!r}")
-        if factors is None:
-            factors = [1.0] * len(self.layers)
-        if not isinstance(factors, Iterable):
-            raise TypeError(f"factors must be a sequence of numbers, got {factors!r}")
-        several = tuple(factors)
-        if len(several) != len(self.layers):
-            raise ValueError(
-                f"factors must have length {len(self.layers)}, one per layer, got {len(several)}"
-            )
-        self.schedule = schedule
-        self.factors = tuple(probability(factor, "factors") for factor in several)
-        self._steps = 0
+        self._set(layers, schedule, factors, 0)
         self._at(0)
+
+    def _set(self, layers: Any, schedule: Any, factors: Any, steps: Any) -> None:
+        given, adapted = as_layers(layers)
+        if not callable(schedule):
+            raise TypeError(f"schedule must be a function of the step, got {shown(schedule)}")
+        if factors is None:
+            factors = [1.0] * len(given)
+        if not isinstance(factors, Iterable):
+            raise TypeError(f"factors must be a sequence of numbers, got {shown(factors)}")
+        several = tuple(itertools.islice(factors, MOST_ARRAYS + 1))
+        if len(several) != len(given):
+            got = "more" if len(several) > MOST_ARRAYS else len(several)
+            raise ValueError(f"factors must have length {len(given)}, one per layer, got {got}")
+        checked = tuple(probability(factor, "factors") for factor in several)
+        self._steps = as_count(steps, "steps")
+        self.layers, self._layers, self.schedule, self.factors = given, adapted, schedule, checked
+
+    def __setstate__(self, state: Any) -> None:
+        names = ("layers", "schedule", "factors", "_steps")
+        fields, others = split_state(state, names)
+        self._set(*fields)
+        vars(self).update(others, _layers=self._layers)
 
     @property
     def steps(self) -> int:
@@ -235,11 +254,10 @@ class PSchedule:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore a `state_dict`, and give the layers the p of the last step done."""
-        if not isinstance(state, Mapping):
-            raise TypeError(f"state must be a mapping, got {type(state).__name__}")
-        if set(state) != {"steps"}:
+        (number,), others = split_state(state, ("steps",))
+        if others:
             raise ValueError(f"state must have the entry steps, got {sorted(map(str, state))}")
-        steps = as_count(state["steps"], "steps")
+        steps = as_count(number, "steps")
         if steps:
             self._apply(self._at(steps - 1))
         self._steps = steps

@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from fastdrop import _core
 from fastdrop._arguments import (
     Array,
+    Checked,
     as_count,
     as_flag,
     as_indices,
@@ -21,6 +22,7 @@ from fastdrop._arguments import (
     float_array,
     probability,
     refuse,
+    shown,
 )
 from fastdrop._key import NO_KEY, RNG, Key
 from fastdrop._layer import Layer, call_key
@@ -37,14 +39,16 @@ BLOCK = 2**20
 def kept_tokens(p: float, tokens: int, prefix: int) -> int:
     """Return how many of `tokens` stay, including the first `prefix`."""
     if prefix > tokens:
-        raise ValueError(f"prefix must be at most the number of tokens, {tokens}, got {prefix}")
+        raise ValueError(
+            f"prefix must be at most the number of tokens, {tokens}, got {shown(prefix)}"
+        )
     number = tokens - prefix
     kept = int((1 - Fraction(p) + ROUNDING) * number)
     return prefix + min(number, max(1, kept))
 
 
 @dataclass(frozen=True)
-class PatchMask(Drawable):
+class PatchMask(Checked, Drawable):
     """A recipe that tells which tokens of a batch stay.
 
     ``shape`` is the number of sequences, and of tokens in each. ``p`` is the fraction of the tokens
