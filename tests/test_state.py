@@ -179,7 +179,7 @@ RECORDS: list[Any] = [
 ]
 
 
-def unset(kind: type[Any], state: Any) -> Any:
+def unset(kind: Any, state: Any) -> Any:
     """Return an object as `pickle` makes it of a state."""
     made = kind.__new__(kind)
     made.__setstate__(state)
@@ -318,7 +318,7 @@ def test_endless_layers_factors_and_states_are_refused() -> None:
     [*{row.layer: None for row in ROWS}, *map(type, RECORDS), fd.PSchedule, fd.MonteCarlo],
     ids=lambda kind: kind.__name__,
 )
-def test_an_object_that_was_never_made_is_refused_plainly(kind: type[Any]) -> None:
+def test_an_object_that_was_never_made_is_refused_plainly(kind: Any) -> None:
     for name in dir(kind):
         if name in ("__class__", "__init__", "__new__", "__setattr__", "__delattr__"):
             continue
