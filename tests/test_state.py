@@ -212,7 +212,7 @@ def wrong_values() -> Iterator[Any]:
 
 @pytest.mark.parametrize("record", RECORDS, ids=lambda record: type(record).__name__)
 def test_an_edited_pickle_of_a_recipe_is_read_as_the_constructor_would(record: Any) -> None:
-    kind = type(record)
+    kind: Any = type(record)
     assert unset(kind, vars(record)) == record == copy.copy(record) == copy.deepcopy(record)
     for name in vars(record):
         for one, other in zip(wrong_values(), wrong_values(), strict=True):
@@ -232,7 +232,8 @@ def test_an_edited_pickle_of_a_layer_is_refused_or_works(member: Member) -> None
     """An option is read as the constructor would read it."""
     layer = member.make()
     layer(*member.inputs())
-    state, kind = layer.__getstate__(), type(layer)
+    state = layer.__getstate__()
+    kind: Any = type(layer)
     given = {name: state[name] for name in kind._options if name in state}
     for name in state:
         for one, other in zip(wrong_values(), wrong_values(), strict=True):
