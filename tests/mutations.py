@@ -425,6 +425,16 @@ MUTATIONS = [
         (STATE + "a_pickle_of_another_stream_is_refused",),
     ),
     Mutation(
+        "a free-threaded interpreter loads a module of the stable ABI",
+        "python/fastdrop/__init__.py",
+        'str(_found.origin).endswith(".abi3.so"):',
+        'str(_found.origin).endswith(".abi4.so"):',
+        (
+            "tests/test_settings.py"
+            "::test_a_free_threaded_interpreter_refuses_a_module_of_the_stable_abi",
+        ),
+    ),
+    Mutation(
         "a pickled recipe is taken as it is",
         "python/fastdrop/_arguments.py",
         "        new.__post_init__()  # type: ignore[attr-defined]\n",

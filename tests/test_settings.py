@@ -89,6 +89,17 @@ def test_wrong_results_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found == [f"{level}: noise, activations and sums" for level in _core.simd_levels()]
 
 
+@pytest.mark.skipif(
+    not str(_core.__file__).endswith(".abi3.so"), reason="not built for the stable ABI"
+)
+def test_a_free_threaded_interpreter_refuses_a_module_of_the_stable_abi() -> None:
+    """It would load the module, and could crash."""
+    code = "import sys; sys.abiflags += 't'; import fastdrop"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert run.returncode == 1
+    assert "ImportError: this build of fastdrop needs a CPython with the GIL, got" in run.stderr
+
+
 def test_the_command_says_what_it_checked() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "fastdrop", "selftest"], capture_output=True, text=True, check=True

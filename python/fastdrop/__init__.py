@@ -10,6 +10,19 @@ not stored: they are drawn again when needed.
 All examples assume ``import numpy as np`` and ``import fastdrop as fd``.
 """
 
+import sys as _sys
+from importlib.util import find_spec as _find_spec
+
+# Objects are laid out otherwise in a free-threaded interpreter, which finds modules of the stable
+# ABI all the same, and may crash on them.
+if "t" in getattr(_sys, "abiflags", ""):
+    _found = _find_spec("fastdrop._core")
+    if _found is not None and str(_found.origin).endswith(".abi3.so"):
+        raise ImportError(
+            "this build of fastdrop needs a CPython with the GIL, got a free-threaded one: build "
+            "fastdrop from source with this interpreter"
+        )
+
 from fastdrop import monte_carlo, schedules
 from fastdrop._config import get_num_threads, set_num_threads, show_config, threads
 from fastdrop._core import __version__
