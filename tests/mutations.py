@@ -185,6 +185,14 @@ MUTATIONS = [
         modules=("torch",),
     ),
     Mutation(
+        "a pickled module may have the part of a rank that does not exist",
+        "python/fastdrop/torch/_keys.py",
+        "    if rank >= ranks:\n",
+        "    if rank > ranks:\n",
+        ("tests/test_torch_keys.py::test_edited_keys_of_a_pickled_module_are_refused",),
+        modules=("torch",),
+    ),
+    Mutation(
         "inference tensors are overwritten in every mode",
         "python/fastdrop/torch/_call.py",
         "    if x.is_inference() and not torch.is_inference_mode_enabled():\n",

@@ -527,3 +527,22 @@ def test_a_handler_that_draws_inside_any_step_of_a_call_gets_a_key_of_its_own() 
         torch.manual_seed(at)
         assert set(found) == {drawn(), drawn()}
     assert at > 100
+
+
+@pytest.mark.parametrize("name", ["key", "share", "numbered", "held", "name"])
+def test_edited_keys_of_a_pickled_module_are_refused(name: str) -> None:
+    good: dict[str, Any] = {
+        "key": KEY,
+        "share": _keys.Share(1, 3, False),
+        "numbered": True,
+        "held": False,
+    }
+    assert copy.copy(_keys.CallKeys(**good, name="a")).share == good["share"]
+    shares: list[Any] = [(3, 3, False), (-1, 3, False), (0, 0, False), (0, 3, 1), (None, 3, 0)]
+    for wrong in ["x", 5, 1.5, [KEY], fd.Mask(3, 0.5, KEY), *(_keys.Share(*s) for s in shares)]:
+        if name == "name" and isinstance(wrong, str):
+            continue
+        make, arguments = _keys.CallKeys(**good).__reduce__()
+        edited = dict(zip(("key", "share", "numbered", "held", "name"), arguments, strict=True))
+        with pytest.raises((TypeError, ValueError), match=" must be "):
+            make(**{**edited, name: wrong})

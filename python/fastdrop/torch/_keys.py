@@ -16,7 +16,9 @@ from torch import Tensor
 from torch.nn.modules.dropout import _DropoutNd
 
 from fastdrop import _core
+from fastdrop._arguments import as_count, as_flag, shown
 from fastdrop._key import Key
+from fastdrop._recipe import check_key
 
 _LOWEST, _BEYOND = -(2**63), 2**63 - 1
 
@@ -71,6 +73,16 @@ class Share(NamedTuple):
     """Whether the ranks take examples in turn, as of `DistributedSampler`; else adjacent ones."""
 
 
+def as_share(share: Any) -> Share:
+    """Return the share of a rank that exists."""
+    if not isinstance(share, Share):
+        raise TypeError(f"share must be a Share, got {shown(share)}")
+    ranks, rank = as_count(share.world_size, "world_size", 1), as_count(share.rank, "rank")
+    if rank >= ranks:
+        raise ValueError(f"rank must be below world_size, {ranks}, got {shown(rank)}")
+    return Share(rank, ranks, as_flag(share.interleaved, "interleaved"))
+
+
 class SharedKey(NamedTuple):
     """Keys of masks that all rows along axis 0 share."""
 
@@ -104,6 +116,12 @@ class CallKeys:
         held: bool = False,
         name: str = "",
     ) -> None:
+        if key is not None:
+            check_key(key)
+        if not isinstance(name, str):
+            raise TypeError(f"name must be a str, got {shown(name)}")
+        share = None if share is None else as_share(share)
+        numbered, held = as_flag(numbered, "numbered"), as_flag(held, "held")
         # A number that no other process has, where a stored program may take it.
         number = int.from_bytes(os.urandom(8), "little", signed=True)
         self.words = torch.tensor([number], device="cpu")

@@ -10,12 +10,20 @@ from torch import Tensor, nn
 from torch.fx import Proxy
 from torch.nn.modules.dropout import _DropoutNd
 
-from fastdrop._arguments import as_count, as_flag, shown
+from fastdrop._arguments import as_flag, shown
 from fastdrop._key import Key
 from fastdrop._layer import Samples, adapt
 from fastdrop.monte_carlo import number_of
 from fastdrop.torch._call import takes
-from fastdrop.torch._keys import CallKeys, Parts, Share, drop, left_to_torch, site_names
+from fastdrop.torch._keys import (
+    CallKeys,
+    Parts,
+    Share,
+    as_share,
+    drop,
+    left_to_torch,
+    site_names,
+)
 from fastdrop.torch.modules import (
     AlphaDropout,
     BiasDropoutAdd,
@@ -172,11 +180,8 @@ def set_keys(
         raise TypeError(f"model must be a Module, got {shown(model)}")
     if key is not None and type(key) is not Key:
         raise TypeError(f"key must be a Key or None, got {shown(key)}")
-    ranks, mine = as_count(world_size, "world_size", 1), as_count(rank, "rank")
-    if mine >= ranks:
-        raise ValueError(f"rank must be below world_size, {ranks}, got {mine}")
-    in_turn, counts = as_flag(interleaved, "interleaved"), as_flag(numbered, "numbered")
-    share = Share(mine, ranks, in_turn) if ranks > 1 else None
+    part, counts = as_share(Share(rank, world_size, interleaved)), as_flag(numbered, "numbered")
+    share = part if part.world_size > 1 else None
     sites = site_names(model)
     modules = {name: module for name, module in sites.items() if _takes_keys(module)}
     others = [name for name in sites if name not in modules]
