@@ -443,6 +443,13 @@ MUTATIONS = [
         ),
     ),
     Mutation(
+        "a layer has no attributes while they are restored",
+        "python/fastdrop/_layer.py",
+        "    vars(thing).update(before)\n",
+        "    vars(thing).clear()\n    vars(thing).update(before)\n",
+        ("tests/test_monte_carlo.py::test_ctrl_c_at_any_step_leaves_layers_that_work",),
+    ),
+    Mutation(
         "a pickled recipe is taken as it is",
         "python/fastdrop/_arguments.py",
         "        new.__post_init__()  # type: ignore[attr-defined]\n",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import itertools
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -437,3 +439,35 @@ def test_more_copies_than_fit_in_memory_are_refused_at_once(n: int) -> None:
 def test_a_batch_keeps_axes_without_elements() -> None:
     drop = fd.Dropout()
     assert fd.MonteCarlo(drop, drop).batch(np.ones((3, 0)), 2).shape == (2, 3, 0)
+
+
+def test_ctrl_c_at_any_step_leaves_layers_that_work() -> None:
+    """It may come while the layers of a run are restored."""
+    left = 0
+
+    def interrupt(frame: Any, event: str, _: Any) -> Any:
+        nonlocal left
+        if "fastdrop" not in frame.f_code.co_filename:
+            return None
+        left -= event == "line"
+        if event == "line" and left == 0:
+            raise KeyboardInterrupt
+        return interrupt
+
+    before = sys.gettrace()
+    for step in itertools.count(1):
+        drop = fd.Dropout(rng=0)
+        mc = fd.MonteCarlo(drop, drop, rng=0)
+        left = step
+        sys.settrace(interrupt)
+        try:
+            mc.sample(np.ones(3), 0)
+        except KeyboardInterrupt:
+            pass
+        finally:
+            sys.settrace(before)
+        assert drop(np.ones(3)).shape == (3,)
+        assert drop.p == 0.5
+        if left > 0:
+            break
+    assert step > 20

@@ -64,6 +64,13 @@ def call_key(keys: _core.CallKeys) -> Iterator[Key]:
         raise
 
 
+def put_back(thing: object, before: dict[str, Any]) -> None:
+    """Restore an object's attributes; Ctrl-C in the middle must not leave it without any."""
+    vars(thing).update(before)
+    for name in vars(thing).keys() - before.keys():
+        vars(thing).pop(name, None)
+
+
 class _LastCall:
     """What a layer keeps of its last call, beside its attributes: these are checked when set."""
 
@@ -363,8 +370,7 @@ class Layer(Generic[Recipe]):
             self._samples, self._last = samples, _LastCall()
             yield
         finally:
-            vars(self).clear()
-            vars(self).update(before)
+            put_back(self, before)
 
     def __getstate__(self) -> dict[str, Any]:
         keys = self.key, *self._keys.state

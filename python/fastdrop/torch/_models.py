@@ -12,7 +12,7 @@ from torch.nn.modules.dropout import _DropoutNd
 
 from fastdrop._arguments import as_flag, shown
 from fastdrop._key import Key
-from fastdrop._layer import Samples, adapt
+from fastdrop._layer import Samples, adapt, put_back
 from fastdrop.monte_carlo import number_of
 from fastdrop.torch._call import takes
 from fastdrop.torch._keys import (
@@ -253,8 +253,7 @@ class _ModuleLayer:
             module.training = True
             yield
         finally:
-            vars(module).clear()
-            vars(module).update(before)
+            put_back(module, before)
 
     def __repr__(self) -> str:
         return repr(self._module)
