@@ -106,8 +106,8 @@ MUTATIONS = [
     Mutation(
         "two threads lend one storage",
         "python/fastdrop/torch/_memory.py",
-        "            if not self._known.pop(known, False):\n",
-        "            if self._known.pop(known, False) is None:\n",
+        "            if not self._spare.pop(known, False):\n",
+        "            if self._spare.pop(known, False) is None:\n",
         (TORCH_MEMORY + "threads_that_meet_between_any_two_steps_do_not_share_memory",),
         modules=("torch",),
     ),
@@ -354,11 +354,21 @@ MUTATIONS = [
         (MEMORY + "calls_leave_nothing_behind",),
     ),
     Mutation(
+        "a layer keeps the plan of a call and the inputs of another",
+        "python/fastdrop/_layer.py",
+        "        self._last.plan_and_inputs = plan, kept\n",
+        "        self._last.plan_and_inputs = plan, self._last.plan_and_inputs[1]\n"
+        "        self._last.plan_and_inputs = self._last.plan_and_inputs[0], kept\n",
+        (
+            "tests/test_layers.py"
+            "::test_a_handler_that_calls_the_layer_in_any_step_of_a_call_leaves_one_of_both",
+        ),
+    ),
+    Mutation(
         "a layer keeps the plans of all its calls",
         "python/fastdrop/_layer.py",
-        "            y, self._last.plan = self._train(inputs, out, self._keys, False)\n"
-        "        else:\n",
-        "            y, self._last.plan = self._train(inputs, out, self._keys, False)\n"
+        "            y, plan = self._train(inputs, out, self._keys, False)\n        else:\n",
+        "            y, plan = self._train(inputs, out, self._keys, False)\n"
         '            vars(self).setdefault("_plans", []).append(self._last.plan)\n'
         "        else:\n",
         (MEMORY + "calls_leave_nothing_behind",),

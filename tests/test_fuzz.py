@@ -261,7 +261,7 @@ class Training(RuleBasedStateMachine):
         assert self.last is not None
         x = self.layer.mask
         child, p = self.last
-        shape = self.layer._last.plan.recipe.shape if x is not None else None
+        shape = self.layer._last.plan_and_inputs[0].recipe.shape if x is not None else None
         if shape is None:
             return
         dy = np.ones(shape, np.float32)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import sys
+from importlib import import_module
 from typing import Any
 
 import fastdrop as fd
@@ -308,3 +311,42 @@ def test_a_subclass_with_its_own_constructor_works() -> None:
     assert repr(drop).startswith("Scheduled(p=0.25")
     x = values((300,), np.float32)
     assert_same(drop.forward(x), ref.dropout(x, 0.25, call_key(0), mode="standard"))
+
+
+def test_a_handler_that_calls_the_layer_in_any_step_of_a_call_leaves_one_of_both() -> None:
+    """A tracer stands for the handler: it comes before instruction n of the layers' modules."""
+    layer = fd.DropoutAdd(0.5, rng=0)
+    files = {import_module(f"fastdrop.{name}").__file__ for name in ("_layer", "fused")}
+    outer, inner = np.ones((2, 3)), np.ones((4, 3))
+
+    def meets(at: int) -> bool:
+        """Return whether there is such an instruction."""
+        came, steps = False, itertools.count()
+
+        def trace(frame: Any, event: str, argument: Any) -> Any:
+            nonlocal came
+            if frame.f_code.co_filename not in files:
+                return None
+            frame.f_trace_opcodes = True
+            if event == "opcode" and next(steps) == at:
+                came = True
+                sys.settrace(None)
+                layer(inner, np.ones((4, 1)))
+            return trace
+
+        sys.settrace(trace)
+        try:
+            layer(outer, np.ones(3))
+        finally:
+            sys.settrace(None)
+        return came
+
+    at = 0
+    while meets(at):
+        mask = layer.mask
+        assert mask is not None
+        of_residual = {(2, 3): (3,), (4, 3): (4, 1)}[mask.shape]
+        dx, dresidual = layer.backward(np.ones(mask.shape))
+        assert (dx.shape, dresidual.shape) == (mask.shape, of_residual)
+        at += 1
+    assert at > 50

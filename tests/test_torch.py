@@ -567,7 +567,7 @@ def test_threads_follow_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     forward = _call._forward
 
     def recorded(*arguments: Any) -> Any:
-        seen.append(arguments[-2])
+        seen.append(arguments[-1])
         return forward(*arguments)
 
     monkeypatch.setattr(_call, "_forward", recorded)

@@ -15,7 +15,6 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
-import fastdrop as fd
 import pytest
 from faults import run, tries
 
@@ -185,7 +184,7 @@ def test_memory_of_a_result_is_lent_again() -> None:
     for _ in range(3):
         y, new = lend(storages, 4096)
         assert not new
-    assert y.data_ptr() == address or len(storages._known) == 2
+    assert y.data_ptr() == address or len(storages._spare) == 2
     assert lend(storages, 4095)[1]
 
 
@@ -193,15 +192,15 @@ def test_no_more_memory_is_kept_than_the_limit_in_use_or_not() -> None:
     storages = Storages(25_000)
     large, new = lend(storages, 25_001)
     assert new
-    assert not storages._known
+    assert not storages._spare
     lent = [lend(storages, size)[0] for size in (8192, 10240, 12288)]
-    assert [known.size for known in storages._known] == [10240, 12288]
+    assert [known.size for known in storages._spare] == [10240, 12288]
     del large, lent
     assert [lend(storages, size)[1] for size in (12288, 10240, 8192)] == [False, False, True]
 
 
 def held_by(storages: Storages) -> int:
-    return sum(known.size for known in storages._known)
+    return sum(known.size for known in storages._spare)
 
 
 def test_a_handler_may_make_calls_inside_any_step() -> None:
@@ -280,10 +279,10 @@ def test_threads_that_meet_between_any_two_steps_do_not_share_memory() -> None:
 def test_a_forked_child_keeps_no_spare_memory() -> None:
     """It would keep pages that its parent writes, which the system then copies."""
     dropped()
-    assert _call._storages._known
+    assert _call._blocks._spare
     child = os.fork()
     if child == 0:
-        os._exit(len(_call._storages._known))
+        os._exit(len(_call._blocks._spare))
     assert os.waitpid(child, 0)[1] == 0
 
 
@@ -296,7 +295,7 @@ def test_where_torch_does_not_count_holders_nothing_is_kept(
         y, new = storages.lend(4096, torch.float32, (2, 512), (1, 2))
         assert new
         assert (y.shape, y.stride(), y.untyped_storage().nbytes()) == ((2, 512), (1, 2), 4096)
-    assert not storages._known
+    assert not storages._spare
 
 
 def test_results_that_live_do_not_share_memory() -> None:
@@ -404,15 +403,6 @@ for _ in range(int(sys.argv[1])):
 stop.set()
 thread.join()
 """
-
-
-@pytest.mark.parametrize("n", [_call.DETACHED - 1, _call.DETACHED])
-def test_the_core_asks_for_memory_that_is_held_from_as_many_elements_as_we_hold(n: int) -> None:
-    x = torch.ones(n)
-    done = _call._forward(
-        "select", (x,), torch.empty(n), fd.Key(1), 0.5, (), 2.0, 0.0, 0.0, True, 1, False
-    )
-    assert done is (n < _call.DETACHED)
 
 
 def test_another_thread_may_replace_the_memory_of_a_tensor_in_any_call() -> None:

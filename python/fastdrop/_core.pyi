@@ -7,6 +7,7 @@ from typing_extensions import disjoint_base
 import fastdrop
 
 __version__: str
+DETACH: int
 __all__ = [
     "CallKeys",
     "Key",
@@ -120,8 +121,7 @@ def forward_tensors(
     fill: float,
     fresh: bool,
     threads: int,
-    held: bool,
-) -> bool: ...
+) -> None: ...
 def get_num_threads() -> int: ...
 def noise(
     mask: Mask, x: NDArray[Any], std: float, out: NDArray[Any] | None = None

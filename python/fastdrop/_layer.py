@@ -72,14 +72,16 @@ def put_back(thing: object, before: dict[str, Any]) -> None:
 
 
 class _LastCall:
-    """What a layer keeps of its last call, beside its attributes: these are checked when set."""
+    """What a layer keeps of its last call, beside its attributes: these are checked when set.
 
-    __slots__ = ("inputs", "plan", "x")
+    The plan and what `backward` needs of the inputs are one tuple: a signal handler may call the
+    layer between any two assignments.
+    """
+
+    __slots__ = ("plan_and_inputs",)
 
     def __init__(self) -> None:
-        self.plan: Any = None
-        self.inputs: tuple[InputOf, ...] = ()
-        self.x: Any = None
+        self.plan_and_inputs: tuple[Any, tuple[Any, ...]] = (None, ())
 
 
 def _as_mode(mode: Any, name: str) -> Any:
@@ -239,7 +241,7 @@ class Layer(Generic[Recipe]):
     @property
     def mask(self) -> Recipe | None:
         """Mask of the last call; None before the first call and after a call in evaluation."""
-        plan = self._last.plan
+        plan, _ = self._last.plan_and_inputs
         return None if plan is None else plan.recipe
 
     def train(self, mode: bool = True) -> Self:
@@ -302,14 +304,22 @@ class Layer(Generic[Recipe]):
         self._keys, self._p = _checked_state(state)
         self._last = _LastCall()
 
-    def _run(self, inputs: tuple[Array, ...], out: Array | None, training: bool | None) -> Array:
-        """Make a call's plan, keep it, and return the result."""
-        if self.training if training is None else self._trains(training):
-            if self._samples is not None:
-                return self._sample(inputs, out, self._samples)
-            y, self._last.plan = self._train(inputs, out, self._keys, False)
+    def _run(
+        self,
+        inputs: tuple[Array, ...],
+        out: Array | None,
+        training: bool | None,
+        kept: tuple[InputOf, ...] = (),
+    ) -> Array:
+        """Make a call's plan, keep it with what is `kept` of the inputs, and return the result."""
+        plan: Plan | None
+        if not (self.training if training is None else self._trains(training)):
+            y, plan = self._evaluate(inputs, out)
+        elif self._samples is None:
+            y, plan = self._train(inputs, out, self._keys, False)
         else:
-            y, self._last.plan = self._evaluate(inputs, out)
+            y, plan = self._sample(inputs, out, self._samples)
+        self._last.plan_and_inputs = plan, kept
         return y
 
     def _trains(self, training: bool | None) -> bool:
@@ -318,18 +328,18 @@ class Layer(Generic[Recipe]):
             return self.training
         return as_flag(training, "training") or self._samples is not None
 
-    def _sample(self, inputs: tuple[Array, ...], out: Array | None, samples: Samples) -> Array:
-        """Return the result of a call in a Monte Carlo run of one sample."""
-        y, self._last.plan = self._train(inputs, out, self._keys, False)
-        return y
+    def _sample(
+        self, inputs: tuple[Array, ...], out: Array | None, samples: Samples
+    ) -> tuple[Array, Plan | None]:
+        """Return the result and the plan of a call in a Monte Carlo run of one sample."""
+        return self._train(inputs, out, self._keys, False)
 
     def _run_several(
         self, inputs: tuple[Array, ...], out: Array | None, training: bool | None
     ) -> Array:
         """Do the same as `_run`, for a call with several inputs and the user's `out`."""
         target = None if out is None else as_out(out)
-        y = self._run(inputs, target, training)
-        self._last.inputs = tuple(InputOf(x.shape, x.dtype) for x in inputs)
+        y = self._run(inputs, target, training, tuple(InputOf(x.shape, x.dtype) for x in inputs))
         return y if out is None else out
 
     def _train(
@@ -343,11 +353,15 @@ class Layer(Generic[Recipe]):
         plan: RecipePlan[Any] = RecipePlan(None, inputs[0].shape)
         return plan.forward(inputs[0], out), plan
 
-    def _last_plan(self) -> Any:
-        plan = self._last.plan
+    def _last_call(self) -> tuple[Any, tuple[Any, ...]]:
+        """Return the plan of the last call, and what it kept of its inputs."""
+        plan, inputs = self._last.plan_and_inputs
         if plan is None:
             raise RuntimeError("backward needs a forward call before it")
-        return plan
+        return plan, inputs
+
+    def _last_plan(self) -> Any:
+        return self._last_call()[0]
 
     @property
     def _takes_rows(self) -> bool:
@@ -459,13 +473,14 @@ class ElementwiseLayer(Layer[Recipe]):
         y = self._run((array,), out, training)
         return x if y is array and isinstance(x, _ndarray) else y
 
-    def _sample(self, inputs: tuple[Array, ...], out: Array | None, samples: Samples) -> Array:
+    def _sample(
+        self, inputs: tuple[Array, ...], out: Array | None, samples: Samples
+    ) -> tuple[Array, Plan | None]:
         """Return the result of a Monte Carlo run: each part of axis 0 has its own key."""
         (x,) = inputs
         if self._of_weights or len(samples.keys) == 1:
             whole = samples.shared and not self._of_weights
-            y, self._last.plan = self._train(inputs, out, self._keys, whole)
-            return y
+            return self._train(inputs, out, self._keys, whole)
         if x.ndim == 0 or x.shape[0] % samples.rows:
             raise ValueError(
                 f"x must have the rows of {len(samples.keys)} samples, a multiple of "
@@ -477,8 +492,7 @@ class ElementwiseLayer(Layer[Recipe]):
         split = (len(samples.keys), x.shape[0] // len(samples.keys), *x.shape[1:])  # always views
         for part, target, key in zip(x.reshape(split), y.reshape(split), samples.keys, strict=True):
             self._train((part,), target, _core.CallKeys(key, call), samples.shared)
-        self._last.plan = None
-        return y
+        return y, None
 
     @property
     def _takes_rows(self) -> bool:

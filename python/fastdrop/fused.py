@@ -296,8 +296,8 @@ class DropoutAdd(_Fused):
 
     def backward(self, dy: ArrayLike) -> tuple[Array, Array]:
         """Return the gradients with respect to both inputs of the last call, in their dtypes."""
-        plan, array = self._last_plan(), as_array(dy, "dy")
-        x, residual = self._last.inputs
+        array = as_array(dy, "dy")
+        plan, (x, residual) = self._last_call()
         return gradient_of(x, plan.backward, array), sum_to(residual, array)
 
 
@@ -336,8 +336,8 @@ class BiasDropoutAdd(_Fused):
     def backward(self, dy: ArrayLike) -> tuple[Array, Array, Array]:
         """Return the gradients with respect to all inputs of the last call, in their dtypes."""
         array = as_array(dy, "dy")
-        dx = self._last_plan().backward(array)  # rounded to the dtypes of x and bias at the end
-        x, bias, residual = self._last.inputs
+        plan, (x, bias, residual) = self._last_call()
+        dx = plan.backward(array)  # rounded to the dtypes of x and bias at the end
         return sum_to(x, dx), sum_to(bias, dx), sum_to(residual, array)
 
 

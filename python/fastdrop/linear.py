@@ -432,13 +432,13 @@ class DropConnectLinear(Layer[Mask]):
         with call_key(self._keys) if train else nullcontext(NO_KEY) as key:
             plan = _connections(array, weight, self._p, train, self.mode, key, None)
             y = plan.forward(array, weight, bias)
-        self._last.x, self._last.plan = array, plan
+        self._last.plan_and_inputs = plan, (array,)
         return y
 
     def backward(self, dy: ArrayLike) -> Array:
         """Return the gradient with respect to the last input; set `grad_weight`, `grad_bias`."""
-        gradients = self._last_plan().backward(float_array(dy, "dy"), self._last.x, self.weight)
-        dx, self.grad_weight, grad_bias = gradients
+        plan, (x,) = self._last_call()
+        dx, self.grad_weight, grad_bias = plan.backward(float_array(dy, "dy"), x, self.weight)
         self.grad_bias = None if self.bias is None else grad_bias
         array: Array = dx
         return array

@@ -127,6 +127,6 @@ class Zoneout(MaskedLayer[Mask]):
 
     def backward(self, dy: ArrayLike) -> tuple[Array, Array]:
         """Return the gradients with respect to both inputs of the last call, in their dtypes."""
-        plan, array = self._last_plan(), as_array(dy, "dy")
-        new, previous = self._last.inputs
+        array = as_array(dy, "dy")
+        plan, (new, previous) = self._last_call()
         return gradient_of(new, plan.backward, array), sum_to(previous, plan.backward_other(array))

@@ -320,11 +320,11 @@ class PatchDropout(Layer[PatchMask]):
                 mask = PatchMask(shape, self._p, key, self.prefix, self.ordered)
                 indices = mask.indices()
                 tokens = _taken(array, mask, indices)
-            self._last.plan = _Tokens(mask, array.shape)
+            self._last.plan_and_inputs = _Tokens(mask, array.shape), ()
         else:
             everything = PatchMask(shape, 0.0, NO_KEY, self.prefix, self.ordered)
             tokens, indices = array, everything.indices()
-            self._last.plan = _Tokens(None, array.shape)
+            self._last.plan_and_inputs = _Tokens(None, array.shape), ()
         return x if tokens is array and isinstance(x, np.ndarray) else tokens, indices
 
     def backward(self, dy: ArrayLike) -> Array:

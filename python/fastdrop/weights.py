@@ -252,7 +252,7 @@ class EmbeddingDropout(_OfWeights):
         with call_key(self._keys) if train else nullcontext(NO_KEY) as key:
             plan = _lookup(table.shape, words, self._p, train, self.mode, key, None)
             y = plan.forward(table[words], None)
-        self._last.plan = plan
+        self._last.plan_and_inputs = plan, ()
         return y
 
     def _shared(self, x: Array) -> tuple[int, ...]:
@@ -421,7 +421,8 @@ class WeightDrop(Layer[list[Mask]]):
         else:
             results = [evaluate("select", (array,), None, self._p, self.mode) for array in arrays]
         shapes = [array.shape for array in arrays]
-        self._last.plan = _Several([plan for _, plan in results], shapes, train)
+        several = _Several([plan for _, plan in results], shapes, train)
+        self._last.plan_and_inputs = several, ()
         return [y for y, _ in results]
 
     def backward(self, gradients: Sequence[ArrayLike]) -> list[Array]:

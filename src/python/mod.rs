@@ -106,6 +106,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     Level::current()?;
     pool::num_threads()?;
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
+    module.add("DETACH", DETACH)?;
     module.add_class::<key::PyKey>()?;
     module.add_class::<mask::PyMask>()?;
     module.add_class::<key::CallKeys>()?;

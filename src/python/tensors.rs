@@ -11,7 +11,7 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyCapsule, PyTuple};
 
-use super::arguments::{DETACH, without_handlers};
+use super::arguments::without_handlers;
 use super::arrays::{Lengths, Steps, dtype};
 use super::calls::{Draw, Inputs, Output, check_broadcast};
 use super::key::public_key;
@@ -211,8 +211,7 @@ pub(super) fn tensor_key<'py>(tensor: &Bound<'py, PyAny>) -> PyResult<Bound<'py,
 /// Does what `forward` does, to tensors: into `out`, which has the shape of the first input and any dtype, on at most
 /// `threads` threads. `out` is `fresh` if it was made for this call. `keep` may be a boolean tensor.
 ///
-/// A call that would release the interpreter does nothing and returns false, unless the memory of its tensors is `held`
-/// whatever other threads assign to them.
+/// In a call of `DETACH` elements or more, the caller holds the memory of the tensors, whatever other threads assign to them.
 #[pyfunction]
 #[expect(clippy::too_many_arguments, reason = "as for `forward`")]
 pub(super) fn forward_tensors<'py>(
@@ -227,8 +226,7 @@ pub(super) fn forward_tensors<'py>(
     fill: f64,
     fresh: bool,
     threads: usize,
-    held: bool,
-) -> PyResult<bool> {
+) -> PyResult<()> {
     let kind = kind_of(operation)?;
     let names = kind.map_or(&["x"][..], crate::kernel::op::Kind::input_names);
     if inputs.len() != names.len() {
@@ -257,12 +255,9 @@ pub(super) fn forward_tensors<'py>(
         decided = decide(keep, p, &shape, shared)?.0;
         decided.draw(out.py(), &shape)?
     };
-    if !held && target.len() >= DETACH {
-        return Ok(false);
-    }
     let (element, numbers) = (target.format.element, Numbers { kind, scale, shift, fill });
     let out = Output { view: target, fresh };
     let run = || numbers.apply(draw, element, &shape, &mut views, Some(&out));
     openmp::with_team(threads, || without_handlers(run))?;
-    Ok(true)
+    Ok(())
 }

@@ -41,13 +41,10 @@ from fastdrop.torch._keys import (
 from fastdrop.torch._memory import Storages
 
 LARGE = 2**22
-"""Bytes from which a result gets its memory from `_storages`."""
+"""Bytes from which a result gets its memory from `_blocks`."""
 
 KEPT = 2**28
 """Bytes of memory that are kept for such results, those in use included."""
-
-DETACHED = 2**14
-"""Elements from which the core lets other threads run during a call."""
 
 DTYPES = frozenset([torch.float32, torch.float64, torch.float16, torch.bfloat16])
 
@@ -351,14 +348,12 @@ def compute(how: How, source: Any, inputs: tuple[Tensor, ...], inplace: bool = F
     if not _takes_tensors:
         inputs, target = tuple(_as_array(x) for x in inputs), _as_array(out)
         source = _as_array(source) if isinstance(source, Tensor) else source
-    elif x.numel() >= DETACHED:
+    elif x.numel() >= _core.DETACH:
         # Aliases keep the memory, which other threads may take from the tensors meanwhile.
         inputs = (x.data,) if len(inputs) == 1 else tuple(map(_alias, inputs))
         target = inputs[0] if inplace else out  # a new one, only this call has
         source = source.data if type(source) is not Key and isinstance(source, Tensor) else source
-    _forward(
-        operation, inputs, target, source, p, shared, scale, shift, fill, fresh, _threads(), True
-    )
+    _forward(operation, inputs, target, source, p, shared, scale, shift, fill, fresh, _threads())
     return out
 
 
@@ -394,11 +389,11 @@ def _empty_like(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, bool]:
         y = torch.empty_like(x) if dtype is x.dtype else torch.empty_like(x, dtype=dtype)
         return y, True
     like = x if x.is_contiguous() else torch.empty_like(x, device="meta")
-    return _storages.lend(size, dtype, like.shape, like.stride())
+    return _blocks.lend(size, dtype, like.shape, like.stride())
 
 
-_storages = Storages(KEPT)
-os.register_at_fork(after_in_child=_storages.forget)
+_blocks = Storages(KEPT)
+os.register_at_fork(after_in_child=_blocks.forget)
 
 
 class _Recorded(torch.autograd.Function):

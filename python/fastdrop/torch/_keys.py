@@ -5,6 +5,7 @@ that torch repeats in the backward pass, for a checkpoint, takes the key that it
 """
 
 import collections
+import itertools
 import os
 import warnings
 import weakref
@@ -134,6 +135,7 @@ class CallKeys:
         """Start again with another key."""
         self.key, self.share, self.numbered = key, share, numbered
         self.calls = 0
+        self._numbers = itertools.count()
         self._current: Key | None = None
         # Ordered, because a signal handler may make a call here while the oldest is removed.
         self._taken: collections.OrderedDict[Key, Key | None] = collections.OrderedDict()
@@ -151,8 +153,9 @@ class CallKeys:
             return self._repeated(token)
         key = self._current if self.held else None
         if key is None:
-            key = self._current = token if self.key is None else self.key.fold_in(self.calls)
-            self.calls += 1
+            number = next(self._numbers)  # at once: a signal handler may make a call here
+            self.calls = number + 1
+            key = self._current = token if self.key is None else self.key.fold_in(number)
         # Two calls from one state of the generator cannot be told apart later.
         self._taken[token] = key if self._taken.get(token, key) == key else None
         if len(self._taken) > MOST_REPEATED:

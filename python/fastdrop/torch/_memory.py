@@ -47,7 +47,7 @@ class Storages:
     """Storages of at most `most` bytes together, in use or not; the least recently lent go first.
 
     Signal handlers, finalizers and other threads may call `lend` inside any step of it. So there is
-    no lock, and each step on `_known` is one operation of the dictionary. Whoever removes a storage
+    no lock, and each step on `_spare` is one operation of the dictionary. Whoever removes a storage
     is the only one to lend it.
     """
 
@@ -57,7 +57,7 @@ class Storages:
 
     def forget(self) -> None:
         """Keep nothing; for a forked child, which may never use it."""
-        self._known: dict[_Known, bool] = {}  # in the order in which they were lent
+        self._spare: dict[_Known, bool] = {}  # in the order in which they were lent
 
     def lend(
         self, size: int, dtype: torch.dtype, shape: tuple[int, ...], stride: tuple[int, ...]
@@ -70,22 +70,22 @@ class Storages:
         if known is None:
             known = _Known(size)
         y = torch.empty(0, dtype=dtype, device="cpu").set_(known.storage, 0, shape, stride)
-        self._known[known] = True
-        excess = sum(known.size for known in list(self._known)) - self._most
-        for oldest in list(self._known):
+        self._spare[known] = True
+        excess = sum(known.size for known in list(self._spare)) - self._most
+        for oldest in list(self._spare):
             if excess <= 0:
                 break
-            excess -= oldest.size if self._known.pop(oldest, False) else 0
+            excess -= oldest.size if self._spare.pop(oldest, False) else 0
         return y.data, new  # as new: `set_` has counted as a change of `y`
 
     def _take(self, size: int) -> _Known | None:
-        for known in reversed(list(self._known)):
+        for known in reversed(list(self._spare)):
             if known.size != size or known.holders() != known.alone:
                 continue
-            if not self._known.pop(known, False):
+            if not self._spare.pop(known, False):
                 continue
             if known.holders() != known.alone:  # lent meanwhile
-                self._known[known] = True
+                self._spare[known] = True
             elif known.is_whole():
                 return known
         return None
