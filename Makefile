@@ -31,6 +31,7 @@ lint:  ## Check formatting, lints and types
 	zizmor --quiet --offline --strict-collection --pedantic .github
 	ruff format --check .
 	ruff check .
+	lint-imports --no-cache
 	mypy python/fastdrop examples
 	MYPYPATH=tests mypy --follow-imports=silent docs/conf.py docs/drawings.py
 	MYPYPATH=tests mypy --follow-imports=silent fuzz/extension.py

@@ -234,7 +234,7 @@ MUTATIONS = [
     ),
     Mutation(
         "the number of a call is taken after its work",
-        "python/fastdrop/_layer.py",
+        "python/fastdrop/_base/layers.py",
         "            return _forward(self._operation, inputs, out, keys, p, shared, scale)\n",
         "            key = keys.key.fold_in(keys.state[0])\n"
         "            done = _forward(self._operation, inputs, out, key, p, shared, scale)\n"
@@ -294,7 +294,7 @@ MUTATIONS = [
     ),
     Mutation(
         "all block masks are made in one step",
-        "python/fastdrop/blocks.py",
+        "python/fastdrop/_family/blocks.py",
         "CHUNK = 1 << 20\n",
         "CHUNK = 1 << 62\n",
         ("tests/test_memory.py::test_a_block_mask_takes_no_more_memory_than_itself_and_its_seeds",),
@@ -355,7 +355,7 @@ MUTATIONS = [
     ),
     Mutation(
         "a layer keeps the plan of a call and the inputs of another",
-        "python/fastdrop/_layer.py",
+        "python/fastdrop/_base/layers.py",
         "        self._last.plan_and_inputs = plan, kept\n",
         "        self._last.plan_and_inputs = plan, self._last.plan_and_inputs[1]\n"
         "        self._last.plan_and_inputs = self._last.plan_and_inputs[0], kept\n",
@@ -366,7 +366,7 @@ MUTATIONS = [
     ),
     Mutation(
         "a layer keeps the plans of all its calls",
-        "python/fastdrop/_layer.py",
+        "python/fastdrop/_base/layers.py",
         "            y, plan = self._train(inputs, out, self._keys, False)\n        else:\n",
         "            y, plan = self._train(inputs, out, self._keys, False)\n"
         '            vars(self).setdefault("_plans", []).append(self._last.plan)\n'
@@ -408,7 +408,7 @@ MUTATIONS = [
     ),
     Mutation(
         "a refused p stays",
-        "python/fastdrop/_layer.py",
+        "python/fastdrop/_base/layers.py",
         "        self._p = probability(p)\n",
         "        self._p = p\n",
         ("tests/test_fuzz.py::TestTraining",),
@@ -422,14 +422,14 @@ MUTATIONS = [
     ),
     Mutation(
         "weights without end are taken",
-        "python/fastdrop/_arguments.py",
+        "python/fastdrop/_base/arguments.py",
         "    if len(arrays) > MOST_ARRAYS:\n",
         "    if len(arrays) > 2 * MOST_ARRAYS:\n",
         ("tests/test_fuzz.py::test_endless_weights_are_refused",),
     ),
     Mutation(
         "a call that is refused has written its output",
-        "python/fastdrop/_plan.py",
+        "python/fastdrop/_base/plans.py",
         "    target = out if out is None or type(out) is _ndarray else as_out(out)\n",
         "    target = out if out is None or type(out) is _ndarray else as_out(out)\n"
         "    if target is not None:\n        target.fill(0)\n",
@@ -437,7 +437,7 @@ MUTATIONS = [
     ),
     Mutation(
         "a pickled layer is of any stream",
-        "python/fastdrop/_layer.py",
+        "python/fastdrop/_base/layers.py",
         'hasattr(stream, "__index__") or operator.index(stream) != STREAM_VERSION:',
         'hasattr(stream, "__index__") and stream is not None:',
         (STATE + "a_pickle_of_another_stream_is_refused",),
@@ -454,28 +454,28 @@ MUTATIONS = [
     ),
     Mutation(
         "a layer has no attributes while they are restored",
-        "python/fastdrop/_layer.py",
+        "python/fastdrop/_base/layers.py",
         "    vars(thing).update(before)\n",
         "    vars(thing).clear()\n    vars(thing).update(before)\n",
         ("tests/test_monte_carlo.py::test_ctrl_c_at_any_step_leaves_layers_that_work",),
     ),
     Mutation(
         "a pickled recipe is taken as it is",
-        "python/fastdrop/_arguments.py",
+        "python/fastdrop/_base/arguments.py",
         "        new.__post_init__()  # type: ignore[attr-defined]\n",
         "",
         (STATE + "an_edited_pickle_of_a_recipe_is_read_as_the_constructor_would",),
     ),
     Mutation(
         "the options of a pickled layer are taken as they are",
-        "python/fastdrop/_layer.py",
+        "python/fastdrop/_base/layers.py",
         "own.update(ours._checked(own), ",
         "own.update(",
         (STATE + "an_edited_pickle_of_a_layer_is_refused_or_works",),
     ),
     Mutation(
         "a pickled layer may release what was not held",
-        "python/fastdrop/_layer.py",
+        "python/fastdrop/_base/layers.py",
         'as_flag(held_call, "held_call of a state") and is_held',
         'as_flag(held_call, "held_call of a state")',
         (STATE + "a_call_that_no_hold_counted_is_not_read_from_a_pickle",),
@@ -490,28 +490,28 @@ MUTATIONS = [
     ),
     Mutation(
         "layers without end are taken",
-        "python/fastdrop/_layer.py",
+        "python/fastdrop/_base/layers.py",
         "    if len(several) > MOST_ARRAYS:\n",
         "    if len(several) > 2 * MOST_ARRAYS:\n",
         (STATE + "endless_layers_factors_and_states_are_refused",),
     ),
     Mutation(
         "states without end are taken",
-        "python/fastdrop/_arguments.py",
+        "python/fastdrop/_base/arguments.py",
         "    if len(names) > MOST_ENTRIES:\n",
         "    if len(names) > 2 * MOST_ENTRIES:\n",
         (STATE + "endless_layers_factors_and_states_are_refused",),
     ),
     Mutation(
         "a saved state forgets how many calls there were",
-        "python/fastdrop/_layer.py",
+        "python/fastdrop/_base/layers.py",
         '            "calls": calls,\n',
         '            "calls": 0,\n',
         (STATE + "training_resumes_in_another_process_on_another_machine[state]",),
     ),
     Mutation(
         "a state with more entries is loaded",
-        "python/fastdrop/_layer.py",
+        "python/fastdrop/_base/layers.py",
         "    if others:\n        unknown",
         "    if not _ENTRIES:\n        unknown",
         (STATE + "a_state_with_a_wrong_entry_changes_nothing",),

@@ -11,7 +11,7 @@ import fastdrop as fd
 import numpy as np
 import pytest
 import reference as ref
-from fastdrop.blocks import seed_rate
+from fastdrop._family.blocks import seed_rate
 from numpy.typing import NDArray
 from support import DTYPES, KEY, SWAPPABLE, as_key, assert_same, running_on, values
 

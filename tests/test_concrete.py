@@ -11,7 +11,7 @@ import fastdrop as fd
 import numpy as np
 import pytest
 import reference as ref
-from fastdrop import concrete
+from fastdrop._family import concrete
 from numpy.typing import NDArray
 from support import DTYPES, KEY, SWAPPABLE, as_key, assert_same, values
 

@@ -10,7 +10,7 @@ import fastdrop as fd
 import numpy as np
 import pytest
 import reference as ref
-from fastdrop import linear
+from fastdrop._family import connect
 from numpy.typing import NDArray
 from support import BFLOAT16, DTYPES, KEY, SWAPPABLE, as_key, assert_same, values
 
@@ -50,7 +50,7 @@ def close(actual: NDArray[Any], expected: NDArray[Any], dtype: Any) -> None:
 @pytest.fixture(params=[2**18, 64, 1], ids=["one tile", "tiles", "rows"])
 def tile(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
     """All examples at once; some, with what is left at the end; some outputs of one."""
-    monkeypatch.setattr(linear, "TILE", request.param)
+    monkeypatch.setattr(connect, "TILE", request.param)
     return int(request.param)
 
 

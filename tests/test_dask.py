@@ -89,12 +89,12 @@ def test_arrays_of_no_or_one_element(shape: tuple[int, ...]) -> None:
 
 def test_masks_become_dask_arrays() -> None:
     mask = fd.Mask((7, 11), 0.4, KEY_).region((2, 3), (5, 8))
-    lazily = mask.to_dask(chunks=(2, 3))
+    lazily = lazy.from_mask(mask, chunks=(2, 3))
     assert lazily.dtype == np.bool_
     assert_same(lazily.compute(), mask.to_numpy())
     assert_same(lazily[1:3, ::2].compute(), mask.to_numpy()[1:3, ::2])
     for scalar in (fd.Mask((), p, KEY_) for p in (0.0, 1.0)):
-        assert_same(np.asarray(scalar.to_dask().compute()), scalar.to_numpy())
+        assert_same(np.asarray(lazy.from_mask(scalar).compute()), scalar.to_numpy())
 
 
 # Keys

@@ -316,7 +316,9 @@ def test_a_subclass_with_its_own_constructor_works() -> None:
 def test_a_handler_that_calls_the_layer_in_any_step_of_a_call_leaves_one_of_both() -> None:
     """A tracer stands for the handler: it comes before instruction n of the layers' modules."""
     layer = fd.DropoutAdd(0.5, rng=0)
-    files = {import_module(f"fastdrop.{name}").__file__ for name in ("_layer", "fused")}
+    files = {
+        import_module(f"fastdrop.{name}").__file__ for name in ("_base.layers", "_family.fused")
+    }
     outer, inner = np.ones((2, 3)), np.ones((4, 3))
 
     def meets(at: int) -> bool:

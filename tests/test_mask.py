@@ -332,7 +332,7 @@ def test_a_shape_may_be_an_array_or_a_numpy_int() -> None:
 def test_keys_and_masks_have_no_public_names_but_those_of_users() -> None:
     """What the core offers to the package alone checks less; `part` and `parts` check enough."""
     keys = {"fold_in", "from_bytes", "split"}
-    methods = {"apply", "count", "packbits", "region", "to_dask", "to_numpy"}
+    methods = {"apply", "count", "packbits", "region", "to_numpy"}
     masks = methods | {"key", "ndim", "p", "part", "parts", "shape", "size"}
     for kind, names in [(fd.Key, keys), (fd.Mask, masks)]:
         assert {name for name in dir(kind) if not name.startswith("_")} == names

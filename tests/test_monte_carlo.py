@@ -12,7 +12,7 @@ import fastdrop as fd
 import numpy as np
 import pytest
 import reference as ref
-from fastdrop._layer import ElementwiseLayer, Layer
+from fastdrop._base.layers import ElementwiseLayer, Layer
 from numpy.typing import NDArray
 from support import DTYPES, KEY, as_key, assert_same, values
 

@@ -8,8 +8,8 @@ import fastdrop as fd
 import numpy as np
 import pytest
 import reference as ref
-from fastdrop import tokens as patches
-from fastdrop.tokens import kept_tokens
+from fastdrop._family import patches
+from fastdrop._family.patches import kept_tokens
 from numpy.typing import NDArray
 from support import DTYPES, KEY, SWAPPABLE, as_key, assert_same, values
 

@@ -24,19 +24,19 @@ if "t" in getattr(_sys, "abiflags", ""):
         )
 
 from fastdrop import monte_carlo, schedules
+from fastdrop._base.keys import Key
+from fastdrop._base.layers import ElementwiseLayer, Layer
+from fastdrop._base.masks import Mask
 from fastdrop._config import get_num_threads, set_num_threads, show_config, threads
 from fastdrop._core import __version__
-from fastdrop._key import Key
-from fastdrop._layer import ElementwiseLayer, Layer
-from fastdrop._recipe import Mask
-from fastdrop.alpha import (
+from fastdrop._family.alpha import (
     AlphaDropout,
     FeatureAlphaDropout,
     alpha_dropout,
     feature_alpha_dropout,
 )
-from fastdrop.bits import bernoulli
-from fastdrop.blocks import (
+from fastdrop._family.bernoulli import bernoulli
+from fastdrop._family.blocks import (
     BlockMask,
     DropBlock1d,
     DropBlock2d,
@@ -45,15 +45,20 @@ from fastdrop.blocks import (
     drop_block2d,
     drop_block3d,
 )
-from fastdrop.concrete import (
+from fastdrop._family.concrete import (
     ConcreteDropout,
     ConcreteMask,
     concrete_dropout,
     concrete_dropout_backward,
     concrete_regularization,
 )
-from fastdrop.elements import Dropout, dropout
-from fastdrop.fused import (
+from fastdrop._family.connect import (
+    DropConnectLinear,
+    drop_connect_linear,
+    drop_connect_linear_backward,
+)
+from fastdrop._family.dropout import Dropout, dropout
+from fastdrop._family.fused import (
     BiasDropoutAdd,
     DropoutAdd,
     GeluDropout,
@@ -65,16 +70,9 @@ from fastdrop.fused import (
     relu_dropout,
     relu_dropout_backward,
 )
-from fastdrop.linear import (
-    DropConnectLinear,
-    drop_connect_linear,
-    drop_connect_linear_backward,
-)
-from fastdrop.monte_carlo import MonteCarlo
-from fastdrop.noise import GaussianDropout, Noise, gaussian_dropout
-from fastdrop.recurrent import Zoneout, zoneout, zoneout_backward
-from fastdrop.schedules import PSchedule
-from fastdrop.shared import (
+from fastdrop._family.gaussian import GaussianDropout, Noise, gaussian_dropout
+from fastdrop._family.patches import PatchDropout, PatchMask, patch_dropout, patch_dropout_backward
+from fastdrop._family.shared import (
     Dropout1d,
     Dropout2d,
     Dropout3d,
@@ -89,8 +87,7 @@ from fastdrop.shared import (
     feature_dropout,
     locked_dropout,
 )
-from fastdrop.tokens import PatchDropout, PatchMask, patch_dropout, patch_dropout_backward
-from fastdrop.weights import (
+from fastdrop._family.weights import (
     DropConnect,
     EmbeddingDropout,
     WeightDrop,
@@ -99,6 +96,9 @@ from fastdrop.weights import (
     embedding_dropout_backward,
     weight_drop,
 )
+from fastdrop._family.zoneout import Zoneout, zoneout, zoneout_backward
+from fastdrop.monte_carlo import MonteCarlo
+from fastdrop.schedules import PSchedule
 
 __all__ = [
     "AlphaDropout",

@@ -5,9 +5,8 @@ from contextlib import contextmanager
 from typing import Literal, SupportsIndex, overload
 
 from fastdrop import _core
-from fastdrop._arguments import as_count
-
-STREAM_VERSION = 2
+from fastdrop._base.arguments import as_count
+from fastdrop._base.keys import STREAM_VERSION
 
 
 def set_num_threads(n: SupportsIndex) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 
 import fastdrop as fd
 from fastdrop import _core
-from fastdrop._arguments import Array
+from fastdrop._base.arguments import Array
 
 KEY = fd.Key.from_bytes(bytes(range(16)))
 PROBABILITIES = (0.5, 0.1, 1 / 3, 0.999, 2.0**-40)

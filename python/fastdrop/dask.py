@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 import fastdrop as fd
-from fastdrop._arguments import (
+from fastdrop._base.arguments import (
     Array,
     as_flag,
     check_broadcast,
@@ -31,10 +31,10 @@ from fastdrop._arguments import (
     probability,
     shown,
 )
-from fastdrop._key import NO_KEY, RNG
-from fastdrop._layer import MaskedLayer
-from fastdrop._plan import draw_key
-from fastdrop._recipe import Mask, make_mask
+from fastdrop._base.keys import NO_KEY, RNG
+from fastdrop._base.layers import MaskedLayer
+from fastdrop._base.masks import Mask, make_mask
+from fastdrop._base.plans import draw_key
 
 try:
     import dask.array as da
@@ -72,10 +72,10 @@ def _(mask: Mask) -> tuple[str, str]:
 def from_mask(mask: Mask, chunks: Any = "auto") -> Any:
     """Return a mask as a Dask array of bool, True where an element is kept.
 
-    `chunks` is as for ``dask.array.ones``; `Mask.to_dask` is the same.
+    `chunks` is as for ``dask.array.ones``. Blocks are drawn when they are computed.
 
     >>> mask = fd.Mask((4, 6), 0.5, fd.Key(0))
-    >>> np.array_equal(mask.to_dask(chunks=(2, 3)).compute(), mask.to_numpy())
+    >>> np.array_equal(from_mask(mask, chunks=(2, 3)).compute(), mask.to_numpy())
     True
     """
     if not isinstance(mask, Mask):

@@ -12,7 +12,6 @@ array([30., 30., 36.])
 """
 
 import copy
-import hashlib
 import itertools
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -22,7 +21,7 @@ from typing import Any, SupportsIndex
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastdrop._arguments import (
+from fastdrop._base.arguments import (
     MOST_ARRAYS,
     Array,
     as_count,
@@ -33,9 +32,9 @@ from fastdrop._arguments import (
     shown,
     split_state,
 )
-from fastdrop._key import RNG, Key, as_key
-from fastdrop._layer import Layer, Samples, as_layers
-from fastdrop._recipe import check_key
+from fastdrop._base.keys import RNG, Key, as_key, number_of
+from fastdrop._base.layers import Layer, Samples, as_layers
+from fastdrop._base.masks import check_key
 
 __all__ = ["MonteCarlo", "mean", "mutual_information", "predictive_entropy", "variance"]
 
@@ -215,13 +214,6 @@ class MonteCarlo:
 
     def __repr__(self) -> str:
         return f"MonteCarlo({self.model!r}, {list(self.layers)}, shared={self.shared})"
-
-
-def number_of(name: object) -> int:
-    """Return the number that a layer's name folds into a key: the BLAKE2b hash of 8 bytes."""
-    if not isinstance(name, str):
-        raise TypeError(f"layers must have names of type str, got {name!r}")
-    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little")
 
 
 def _is_tensor(x: object) -> bool:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from fastdrop._arguments import (
+from fastdrop._base.arguments import (
     MOST_ARRAYS,
     Checked,
     as_count,
@@ -25,7 +25,7 @@ from fastdrop._arguments import (
     shown,
     split_state,
 )
-from fastdrop._layer import Layer, as_layers
+from fastdrop._base.layers import Layer, as_layers
 
 __all__ = ["Constant", "Curriculum", "Early", "Late", "Linear", "Schedule"]
 

@@ -16,7 +16,7 @@ from typing import Any, Never, Self
 import numpy as np
 
 import fastdrop as fd
-from fastdrop._arguments import Array, shown
+from fastdrop._base.arguments import Array, shown
 
 try:
     from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin

@@ -25,8 +25,17 @@ from typing import Any
 import numpy as np
 
 import fastdrop as fd
-from fastdrop import _core, _key
-from fastdrop._arguments import DTYPES, MOST_AXES, Axes, as_axes, as_flag, as_shape, probability
+from fastdrop import _core
+from fastdrop._base.arguments import (
+    DTYPES,
+    MOST_AXES,
+    Axes,
+    as_axes,
+    as_flag,
+    as_shape,
+    probability,
+)
+from fastdrop._base.keys import READERS
 
 try:
     import jax
@@ -449,4 +458,4 @@ def _bytes_of(key: Any) -> bytes | None:
     return words.astype("<u4").tobytes()
 
 
-_key.READERS.append(_bytes_of)
+READERS.append(_bytes_of)

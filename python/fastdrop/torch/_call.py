@@ -26,9 +26,9 @@ from torch.nn import functional
 from torch.utils.checkpoint import CheckpointPolicy
 
 from fastdrop import _core
-from fastdrop._key import NO_KEY, Key
-from fastdrop._recipe import Mask, inverse_keep, make_mask
-from fastdrop.blocks import BlockMask, block_mask
+from fastdrop._base.keys import NO_KEY, Key
+from fastdrop._base.masks import Mask, inverse_keep, make_mask
+from fastdrop._family.blocks import BlockMask, block_mask
 from fastdrop.torch._keys import (
     CallKeys,
     Share,
@@ -137,9 +137,7 @@ def _transformed(
     drawn = mask is None and generator is None and (how.p == 0.0 or type(key) in (_NONE, CallKeys))
     distributed = any(_is_distributed(x) for x in inputs)
     if distributed and not (drawn and how.p == 0.0):
-        from fastdrop.torch._distributed import call_distributed
-
-        return call_distributed(how, inputs, key, generator, mask)
+        return _on_ranks(how, inputs, key, generator, mask)
     if drawn and (distributed or torch.compiler.is_exporting() or _tracing() is not None):
         if not how.block and _tracing() is None:
             return _in_their_operators(how, *inputs)
@@ -152,6 +150,34 @@ def _transformed(
 
 
 _NONE = type(None)
+
+
+def _on_ranks(
+    how: How,
+    inputs: tuple[Tensor, ...],
+    key: Key | Tensor | CallKeys | None,
+    generator: torch.Generator | None,
+    mask: Mask | BlockMask | None,
+) -> Tensor:
+    """Drop in the local part of a DTensor, as one process would in the whole."""
+    from fastdrop.torch import _distributed
+
+    x = inputs[0]
+    local, start, shape = _distributed.parts(inputs)
+    if how.block:
+        raise RuntimeError("input of DropBlock must not be a DTensor, got one")
+    if type(key) is CallKeys and key.share is not None:
+        raise RuntimeError("set_keys must be given no rank for a model of DTensors, got one")
+    if mask is None:
+        y = call_part(how, local, False, key, generator, start, tuple(x.shape))
+    elif not isinstance(mask, Mask):
+        raise TypeError(f"mask must be a Mask for a DTensor, got {type(mask).__name__}")
+    else:
+        last = [axis - mask.ndim for axis in range(mask.ndim)]
+        at = [0 if mask.shape[axis] == 1 else start[axis] for axis in last]
+        extent = [min(mask.shape[axis], shape[axis]) for axis in last]
+        y = call(how, local, False, None, None, mask.region(at, extent), False)
+    return _distributed.whole(y, x)
 
 
 def _is_distributed(x: Tensor) -> bool:

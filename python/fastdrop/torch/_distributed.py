@@ -1,26 +1,22 @@
-"""Calls on distributed tensors: each rank drops its part of the mask of the whole."""
+"""Distributed tensors: what a rank has of them. Only a call on one loads this file."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard
 
-from fastdrop._key import Key
-from fastdrop._recipe import Mask
-from fastdrop.blocks import BlockMask
-from fastdrop.torch._call import How, call, call_part
-from fastdrop.torch._keys import CallKeys
+
+class Parts(NamedTuple):
+    """What this rank has of the tensors of a call."""
+
+    local: tuple[Tensor, ...]
+    start: tuple[int, ...]
+    """Position of the first input's local part in the whole."""
+    shape: tuple[int, ...]
 
 
-def call_distributed(
-    how: How,
-    inputs: tuple[Tensor, ...],
-    key: Key | Tensor | CallKeys | None,
-    generator: torch.Generator | None,
-    mask: Mask | BlockMask | None,
-) -> DTensor:
-    """Drop in the local part of the first input, as one process would in the whole.
+def parts(inputs: tuple[Tensor, ...]) -> Parts:
+    """Return the local parts of the tensors of a call, which broadcast to that of the first.
 
     Every rank must draw the same key: seed torch alike on all of them, as DTensor requires.
     """
@@ -35,21 +31,11 @@ def call_distributed(
         raise RuntimeError(
             f"input must be placed by Shard or Replicate, got {x.placements}; redistribute it first"
         )
-    if how.block:
-        raise RuntimeError("input of DropBlock must not be a DTensor, got one")
-    if type(key) is CallKeys and key.share is not None:
-        raise RuntimeError("set_keys must be given no rank for a model of DTensors, got one")
-    local = (x.to_local(), *(_local_like(y, x) for y in others))
-    start, shape = _place(x)
-    if mask is None:
-        y = call_part(how, local, False, key, generator, start, tuple(x.shape))
-    elif not isinstance(mask, Mask):
-        raise TypeError(f"mask must be a Mask for a DTensor, got {type(mask).__name__}")
-    else:
-        last = [axis - mask.ndim for axis in range(mask.ndim)]
-        at = [0 if mask.shape[axis] == 1 else start[axis] for axis in last]
-        extent = [min(mask.shape[axis], shape[axis]) for axis in last]
-        y = call(how, local, False, None, None, mask.region(at, extent), False)
+    return Parts((x.to_local(), *(_local_like(y, x) for y in others)), *_place(x))
+
+
+def whole(y: Tensor, x: Any) -> DTensor:
+    """Return the tensor of the shape and placements of `x` whose local part is `y`."""
     return DTensor.from_local(
         y, x.device_mesh, x.placements, run_check=False, shape=x.shape, stride=x.stride()
     )

@@ -11,8 +11,8 @@ import torch.compiler.config
 from torch import Tensor
 
 from fastdrop import _core
-from fastdrop._recipe import inverse_keep
-from fastdrop.alpha import alpha_numbers
+from fastdrop._base.masks import inverse_keep
+from fastdrop._family.alpha import alpha_numbers
 from fastdrop.torch._call import How, call, call_with_mask, compute, takes
 
 _aten = torch.ops.aten

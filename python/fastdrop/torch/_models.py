@@ -10,10 +10,9 @@ from torch import Tensor, nn
 from torch.fx import Proxy
 from torch.nn.modules.dropout import _DropoutNd
 
-from fastdrop._arguments import as_flag, shown
-from fastdrop._key import Key
-from fastdrop._layer import Samples, adapt, put_back
-from fastdrop.monte_carlo import number_of
+from fastdrop._base.arguments import as_flag, shown
+from fastdrop._base.keys import Key, number_of
+from fastdrop._base.layers import Samples, adapt, put_back
 from fastdrop.torch._call import takes
 from fastdrop.torch._keys import (
     CallKeys,

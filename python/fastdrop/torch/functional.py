@@ -24,11 +24,11 @@ import torch
 import torch.fx
 from torch import Tensor
 
-from fastdrop._arguments import as_flag, as_lengths, check_choice, check_given, shown
-from fastdrop._key import NO_KEY, Key
-from fastdrop._recipe import Mask, inverse_keep, make_mask
-from fastdrop.alpha import alpha_numbers
-from fastdrop.blocks import BlockMask
+from fastdrop._base.arguments import as_flag, as_lengths, check_choice, check_given, shown
+from fastdrop._base.keys import NO_KEY, Key
+from fastdrop._base.masks import Mask, inverse_keep, make_mask
+from fastdrop._family.alpha import alpha_numbers
+from fastdrop._family.blocks import BlockMask
 from fastdrop.torch._call import How, call, no_key, takes
 from fastdrop.torch._keys import CallKeys, SharedKey
 

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.fx import Proxy
 from torch.nn.modules.dropout import _DropoutNd
 
-from fastdrop._arguments import as_flag, as_lengths, check_choice
-from fastdrop._key import RNG, Key, as_key
+from fastdrop._base.arguments import as_flag, as_lengths, check_choice
+from fastdrop._base.keys import RNG, Key, as_key
 from fastdrop.torch import functional
 from fastdrop.torch._call import takes
 from fastdrop.torch._keys import CallKeys, drop, left_to_torch

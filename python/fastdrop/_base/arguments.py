@@ -371,6 +371,16 @@ def feature_axes(
     return (*range(1, channel), *range(channel + 1, len(shape)))
 
 
+def as_channel_axis(channel_axis: Any, ndim: int | None) -> int:
+    """Return the channel axis of inputs that are not known yet."""
+    if ndim is not None:
+        feature_axes((1,) * ndim, channel_axis)
+    number = as_axis_number(channel_axis, "channel_axis")
+    if number == 0:
+        raise ValueError("channel_axis must not be axis 0, the batch, got 0")
+    return number
+
+
 # --- Choices and states --------------------------------------------------------------------------
 
 

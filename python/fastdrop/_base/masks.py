@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
 from fastdrop import _core
-from fastdrop._arguments import (
+from fastdrop._base.arguments import (
     Array,
     Lengths,
     as_array,
@@ -20,7 +20,7 @@ from fastdrop._arguments import (
     probability,
     refuse,
 )
-from fastdrop._key import Key
+from fastdrop._base.keys import Key
 
 
 class Recipe(Protocol):
@@ -141,15 +141,6 @@ class Mask(Drawable, _core.Mask):
             return _core.apply(self, array, factor)
         _core.apply(self, array, factor, as_out(out))
         return out
-
-    def to_dask(self, chunks: Any = "auto") -> Any:
-        """Return the mask as a Dask array of bool, whose blocks are drawn when they are computed.
-
-        `chunks` is as for ``dask.array.ones``.
-        """
-        from fastdrop.dask import from_mask
-
-        return from_mask(self, chunks)
 
     def __repr__(self) -> str:
         whole, p, key, start, shape = self.parts

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from fastdrop import _core
-from fastdrop._arguments import (
+from fastdrop._base.arguments import (
     Array,
     Mode,
     as_count,
@@ -27,9 +27,10 @@ from fastdrop._arguments import (
     probability,
     refuse,
 )
-from fastdrop._key import NO_KEY, RNG
-from fastdrop._layer import Layer, call_key
-from fastdrop._plan import (
+from fastdrop._base.keys import NO_KEY, RNG
+from fastdrop._base.layers import Layer, call_key
+from fastdrop._base.masks import Mask, make_mask
+from fastdrop._base.plans import (
     Keep,
     as_keep,
     check_forward_mask,
@@ -39,8 +40,7 @@ from fastdrop._plan import (
     select,
     training_scale,
 )
-from fastdrop._recipe import Mask, make_mask
-from fastdrop.elements import Dropout
+from fastdrop._family.dropout import Dropout
 
 
 def embedding_dropout(

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastdrop import _core
-from fastdrop._arguments import (
+from fastdrop._base.arguments import (
     Array,
     Checked,
     as_count,
@@ -24,10 +24,10 @@ from fastdrop._arguments import (
     refuse,
     shown,
 )
-from fastdrop._key import NO_KEY, RNG, Key
-from fastdrop._layer import Layer, call_key
-from fastdrop._plan import check_recipe, draw_key, select
-from fastdrop._recipe import Drawable, check_key
+from fastdrop._base.keys import NO_KEY, RNG, Key
+from fastdrop._base.layers import Layer, call_key
+from fastdrop._base.masks import Drawable, check_key
+from fastdrop._base.plans import check_recipe, draw_key, select
 
 ROUNDING = Fraction(1, 2**50)
 """Fractions up to this size count as rounding of p: (1 - 0.1) * 10 is 9, not 8.999..."""

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastdrop import _core
-from fastdrop._arguments import (
+from fastdrop._base.arguments import (
     Array,
     Checked,
     as_count,
@@ -25,10 +25,10 @@ from fastdrop._arguments import (
     refuse,
     split_state,
 )
-from fastdrop._key import RNG, Key
-from fastdrop._layer import RecipeLayer
-from fastdrop._plan import RecipePlan, check_forward_mask, check_recipe, run_recipe, select
-from fastdrop._recipe import Drawable, check_key
+from fastdrop._base.keys import RNG, Key
+from fastdrop._base.layers import RecipeLayer
+from fastdrop._base.masks import Drawable, check_key
+from fastdrop._base.plans import RecipePlan, check_forward_mask, check_recipe, run_recipe, select
 
 CHUNK = 2**13
 """Elements per step, so that intermediate results stay in the cache."""

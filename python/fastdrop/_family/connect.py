@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
 from fastdrop import _core
-from fastdrop._arguments import (
+from fastdrop._base.arguments import (
     Array,
     Mode,
     as_count,
@@ -26,10 +26,10 @@ from fastdrop._arguments import (
     refuse,
     split_state,
 )
-from fastdrop._key import NO_KEY, RNG, Key
-from fastdrop._layer import Layer, call_key
-from fastdrop._plan import check_forward_mask, check_recipe, draw_key, select, training_scale
-from fastdrop._recipe import Mask, make_mask
+from fastdrop._base.keys import NO_KEY, RNG, Key
+from fastdrop._base.layers import Layer, call_key
+from fastdrop._base.masks import Mask, make_mask
+from fastdrop._base.plans import check_forward_mask, check_recipe, draw_key, select, training_scale
 
 TILE = 2**18
 """Weights in a tile: a megabyte of float32. Half of it is slower, because it needs more calls."""

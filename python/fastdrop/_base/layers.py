@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from fastdrop import _core
-from fastdrop._arguments import (
+from fastdrop._base.arguments import (
     INVERTED,
     MOST_ARRAYS,
     Array,
@@ -37,15 +37,14 @@ from fastdrop._arguments import (
     shown,
     split_state,
 )
-from fastdrop._config import STREAM_VERSION
-from fastdrop._key import NO_KEY, RNG, Key, as_key
-from fastdrop._plan import (
+from fastdrop._base.keys import NO_KEY, RNG, STREAM_VERSION, Key, as_key
+from fastdrop._base.masks import check_key
+from fastdrop._base.plans import (
     Plan,
     RecipePlan,
     evaluate,
     training_scale,
 )
-from fastdrop._recipe import check_key
 
 Recipe = TypeVar("Recipe")
 

@@ -7,11 +7,11 @@ from typing import Any, Never
 
 from numpy.typing import ArrayLike
 
-from fastdrop._arguments import Array, as_array, as_operands, probability, refuse
-from fastdrop._key import RNG
-from fastdrop._layer import MaskedLayer, gradient_of, sum_to
-from fastdrop._plan import Keep, check_forward_mask, run, select
-from fastdrop._recipe import Mask
+from fastdrop._base.arguments import Array, as_array, as_operands, probability, refuse
+from fastdrop._base.keys import RNG
+from fastdrop._base.layers import MaskedLayer, gradient_of, sum_to
+from fastdrop._base.masks import Mask
+from fastdrop._base.plans import Keep, check_forward_mask, run, select
 
 
 def zoneout(

@@ -5,18 +5,18 @@ from typing import Any, Never
 
 from numpy.typing import ArrayLike
 
-from fastdrop._arguments import (
+from fastdrop._base.arguments import (
     Array,
     Axes,
     as_array,
+    as_channel_axis,
     feature_axes,
     refuse,
 )
-from fastdrop._key import RNG
-from fastdrop._layer import ElementwiseLayer, MaskedLayer
-from fastdrop._plan import Keep, Numbers, as_shared, run
-from fastdrop._recipe import Mask
-from fastdrop.shared import as_channel_axis
+from fastdrop._base.keys import RNG
+from fastdrop._base.layers import ElementwiseLayer, MaskedLayer
+from fastdrop._base.masks import Mask
+from fastdrop._base.plans import Keep, Numbers, as_shared, run
 
 ALPHA = -1.7580993408473766
 """SELU's lower limit: minus its scale times its alpha (Klambauer et al., section 3)."""

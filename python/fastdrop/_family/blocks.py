@@ -12,12 +12,13 @@ from typing import Any, ClassVar, Never, SupportsFloat
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastdrop._arguments import (
+from fastdrop._base.arguments import (
     Array,
     Checked,
     Lengths,
     as_array,
     as_axis,
+    as_channel_axis,
     as_finite,
     as_flag,
     as_lengths,
@@ -25,11 +26,10 @@ from fastdrop._arguments import (
     probability,
     refuse,
 )
-from fastdrop._key import RNG, Key
-from fastdrop._layer import RecipeLayer
-from fastdrop._plan import RecipePlan, run_recipe, select
-from fastdrop._recipe import Drawable, Mask, inverse_keep, make_mask
-from fastdrop.shared import as_channel_axis
+from fastdrop._base.keys import RNG, Key
+from fastdrop._base.layers import RecipeLayer
+from fastdrop._base.masks import Drawable, Mask, inverse_keep, make_mask
+from fastdrop._base.plans import RecipePlan, run_recipe, select
 
 CHUNK = 1 << 20
 """Elements of a mask that are made at a time."""

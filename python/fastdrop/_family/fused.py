@@ -8,11 +8,19 @@ from typing import Any, Literal, Never
 from numpy.typing import ArrayLike
 
 from fastdrop import _core
-from fastdrop._arguments import Array, Mode, as_array, as_operands, check_choice, check_mode, refuse
-from fastdrop._key import RNG
-from fastdrop._layer import ElementwiseLayer, MaskedLayer, gradient_of, sum_to
-from fastdrop._plan import Keep, Plan, check_forward_mask, run
-from fastdrop._recipe import Mask
+from fastdrop._base.arguments import (
+    Array,
+    Mode,
+    as_array,
+    as_operands,
+    check_choice,
+    check_mode,
+    refuse,
+)
+from fastdrop._base.keys import RNG
+from fastdrop._base.layers import ElementwiseLayer, MaskedLayer, gradient_of, sum_to
+from fastdrop._base.masks import Mask
+from fastdrop._base.plans import Keep, Plan, check_forward_mask, run
 
 Approximate = Literal["none", "tanh"]
 

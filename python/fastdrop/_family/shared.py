@@ -9,12 +9,13 @@ from typing import Any, ClassVar, Literal, Never, overload
 
 from numpy.typing import ArrayLike
 
-from fastdrop._arguments import (
+from fastdrop._base.arguments import (
     Array,
     Mode,
     as_array,
     as_axis,
     as_axis_number,
+    as_channel_axis,
     as_count,
     as_flag,
     check_choice,
@@ -23,9 +24,9 @@ from fastdrop._arguments import (
     probability,
     refuse,
 )
-from fastdrop._key import RNG
-from fastdrop._plan import Keep, run
-from fastdrop.elements import Dropout
+from fastdrop._base.keys import RNG
+from fastdrop._base.plans import Keep, run
+from fastdrop._family.dropout import Dropout
 
 Per = Literal["sample", "batch"]
 
@@ -226,16 +227,6 @@ class Dropout3d(FeatureDropout):
     """
 
     _ndim = 5
-
-
-def as_channel_axis(channel_axis: Any, ndim: int | None) -> int:
-    """Return the channel axis of inputs that are not known yet."""
-    if ndim is not None:
-        feature_axes((1,) * ndim, channel_axis)
-    number = as_axis_number(channel_axis, "channel_axis")
-    if number == 0:
-        raise ValueError("channel_axis must not be axis 0, the batch, got 0")
-    return number
 
 
 def locked_dropout(

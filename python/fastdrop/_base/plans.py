@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastdrop import _core
-from fastdrop._arguments import (
+from fastdrop._base.arguments import (
     INVERTED,
     Array,
     Axes,
@@ -35,8 +35,8 @@ from fastdrop._arguments import (
     probability,
     shown,
 )
-from fastdrop._key import NO_KEY, RNG, Key, as_key, check_rng
-from fastdrop._recipe import Drawable, Mask, Recipe, inverse_keep, make_mask
+from fastdrop._base.keys import NO_KEY, RNG, Key, as_key, check_rng
+from fastdrop._base.masks import Drawable, Mask, Recipe, inverse_keep, make_mask
 
 Keep: TypeAlias = Mask | Recipe | NDArray[np.bool_]
 """The type of `mask` arguments: a recipe that keeps or drops elements, or a boolean array."""

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from fastdrop import _core
-from fastdrop._arguments import (
+from fastdrop._base.arguments import (
     Array,
     Axes,
     Checked,
@@ -18,10 +18,10 @@ from fastdrop._arguments import (
     probability,
     refuse,
 )
-from fastdrop._key import RNG, Key
-from fastdrop._layer import RecipeLayer
-from fastdrop._plan import as_shared, run_recipe, select
-from fastdrop._recipe import Drawable, Mask, make_mask
+from fastdrop._base.keys import RNG, Key
+from fastdrop._base.layers import RecipeLayer
+from fastdrop._base.masks import Drawable, Mask, make_mask
+from fastdrop._base.plans import as_shared, run_recipe, select
 
 
 @dataclass(frozen=True)

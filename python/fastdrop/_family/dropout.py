@@ -8,7 +8,7 @@ from typing import Any, Literal, Never, overload
 import numpy as np
 from numpy.typing import ArrayLike
 
-from fastdrop._arguments import (
+from fastdrop._base.arguments import (
     INVERTED,
     Array,
     Axes,
@@ -19,10 +19,10 @@ from fastdrop._arguments import (
     probability,
     refuse,
 )
-from fastdrop._key import RNG
-from fastdrop._layer import ElementwiseLayer, MaskedLayer
-from fastdrop._plan import NO_AXES, Keep, as_shared, run
-from fastdrop._recipe import Mask
+from fastdrop._base.keys import RNG
+from fastdrop._base.layers import ElementwiseLayer, MaskedLayer
+from fastdrop._base.masks import Mask
+from fastdrop._base.plans import NO_AXES, Keep, as_shared, run
 
 _ndarray = np.ndarray
 

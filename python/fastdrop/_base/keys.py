@@ -1,5 +1,6 @@
 """Keys, and the seeds they are drawn from: all entropy that fastdrop uses enters here."""
 
+import hashlib
 import os
 import sys
 from collections.abc import Callable
@@ -8,7 +9,10 @@ from typing import Any, Self, SupportsIndex, TypeAlias, final
 import numpy as np
 
 from fastdrop import _core
-from fastdrop._arguments import as_unsigned, shown
+from fastdrop._base.arguments import as_unsigned, shown
+
+STREAM_VERSION = 2
+"""Version of the stream of random bits that keys name."""
 
 RNG: TypeAlias = Any
 """The type of `rng` arguments: a Key, or a seed that `Key` takes."""
@@ -161,3 +165,10 @@ def _without_type(seed: Any) -> Any:
 def _is_torch(seed: object) -> bool:
     torch = sys.modules.get("torch")
     return torch is not None and isinstance(seed, torch.Generator)
+
+
+def number_of(name: object) -> int:
+    """Return the number that a layer's name folds into a key: the BLAKE2b hash of 8 bytes."""
+    if not isinstance(name, str):
+        raise TypeError(f"layers must have names of type str, got {name!r}")
+    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little")

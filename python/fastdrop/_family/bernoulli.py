@@ -5,9 +5,9 @@ from typing import Literal, Never, SupportsFloat, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from fastdrop._arguments import Lengths, as_flag, as_shape, probability, refuse
-from fastdrop._key import NO_KEY, RNG, as_key
-from fastdrop._recipe import make_mask
+from fastdrop._base.arguments import Lengths, as_flag, as_shape, probability, refuse
+from fastdrop._base.keys import NO_KEY, RNG, as_key
+from fastdrop._base.masks import make_mask
 
 
 @overload
