@@ -1,14 +1,14 @@
 //! Drives every call: plans a walk over the arrays and their random values, splits it into units,
 //! and lets the threads draw and apply them tile by tile.
 
-use std::time::{Duration, Instant};
-
 use crate::error::Error;
 use crate::kernel::{LINE, Memory, Operation, PREFETCH_BYTES, Run};
 use crate::operand::{Element, Operands};
-use crate::pool;
 use crate::simd::Level;
 use crate::stream::bernoulli::Sampler;
+use crate::threads::batches::{self, Interrupt};
+use crate::threads::room::has_memory;
+use crate::threads::threads_of_call;
 use crate::walk::short_rows::{ShortRows, joins};
 use crate::walk::source::{Drawn, Source, TileBuffer};
 use crate::walk::transposed::{Buffers, Transposed};
@@ -16,9 +16,6 @@ use crate::walk::{
     Axes, Axis, Cursor, Place, REPEATED, TILE, along_the_stream, blocks_of, cut_repeated, normalize, positions,
     repeat_inside,
 };
-
-/// Polled between the pieces of a long call; `true` stops it with [`Error::Interrupted`].
-pub(crate) type Interrupt<'a> = &'a dyn Fn() -> bool;
 
 /// From this many bytes on, an output does not fit the caches that matter, and is written with
 /// streaming stores, which bypass them.
@@ -28,10 +25,6 @@ const STREAM_BYTES: usize = 1 << 24;
 /// blocks. The system zeroes each page on first touch, which leaves its lines in the cache, where
 /// streaming stores are slower.
 const UNMAPPED_BYTES: usize = 1 << 25;
-
-/// Batches that took less than `QUICK` grow, and those that took more than `SLOW` shrink.
-const QUICK: Duration = Duration::from_millis(5);
-const SLOW: Duration = Duration::from_millis(20);
 
 /// More bytes than a thread ever needs besides the arrays.
 const SCRATCH: usize = 3 << 16;
@@ -82,9 +75,9 @@ pub(crate) unsafe fn run(
         return Ok(());
     }
     let sizes = Sizes::of(source, &operation);
-    let threads = if total < sizes.parallel { 1 } else { pool::threads_of_call()? };
+    let threads = if total < sizes.parallel { 1 } else { threads_of_call()? };
     // `rows` makes no more units than this, and no more threads find one.
-    if total >= sizes.parallel && !pool::has_memory(threads.min(total.div_ceil(sizes.unit)) * SCRATCH) {
+    if total >= sizes.parallel && !has_memory(threads.min(total.div_ceil(sizes.unit)) * SCRATCH) {
         return Err(Error::Memory);
     }
     if let Source::Constant(_) = source {
@@ -184,7 +177,7 @@ impl Call<'_> {
         let total = positions(axes);
         let phase = self.phase();
         let visit = |place: Place, drawn: Drawn<'_>, len| self.tile(memory, &inner, place, drawn, len);
-        self.batches(total.div_ceil(unit_size), unit_size, interrupt, |units| {
+        batches::run(total.div_ceil(unit_size), sizes.batch / unit_size, self.threads, interrupt, |units| {
             let mut buffer = TileBuffer::new(source, memory.level);
             let mut short_rows = join.then(ShortRows::new);
             for unit in units {
@@ -225,10 +218,10 @@ impl Call<'_> {
         let unit_size = lane_side.min(lanes.len) * inner_side.min(inner.len);
         let units = positions(&outer);
         // Even small calls allocate these buffers on the heap.
-        if !pool::has_memory(self.threads.min(units) * SCRATCH) {
+        if !has_memory(self.threads.min(units) * SCRATCH) {
             return Err(Error::Memory);
         }
-        self.batches(units, unit_size, interrupt, |units| {
+        batches::run(units, self.sizes.batch / unit_size, self.threads, interrupt, |units| {
             let mut buffers = Buffers::default();
             let mut short_rows = join.then(ShortRows::new);
             for unit in units {
@@ -261,60 +254,6 @@ impl Call<'_> {
     fn fence(&self) {
         if self.memory.stream {
             self.memory.level.fence();
-        }
-    }
-
-    /// Shares units among the threads, and polls the interrupt between batches, every few milliseconds.
-    ///
-    /// The time of an element depends on caches and on pages that have no memory yet, by a factor of a
-    /// hundred. So a batch is as large as the time of the one before it allows.
-    fn batches(
-        &self,
-        units: usize,
-        unit_size: usize,
-        interrupt: Interrupt<'_>,
-        work: impl Fn(pool::Units<'_>) + Sync,
-    ) -> Result<(), Error> {
-        let most = (self.sizes.batch / unit_size).max(1);
-        let (mut first, mut batch) = (0, most.div_ceil(4));
-        while first + batch < units {
-            let start = Instant::now();
-            pool::share(first..first + batch, self.threads, &work);
-            let time = start.elapsed();
-            if interrupt() {
-                return Err(Error::Interrupted);
-            }
-            first += batch;
-            batch = next_batch(batch, time).clamp(1, most);
-        }
-        pool::share(first..units, self.threads, &work);
-        Ok(())
-    }
-}
-
-/// The size of the batch after one of this size, which took this time.
-fn next_batch(batch: usize, time: Duration) -> usize {
-    match time {
-        time if time < QUICK => 2 * batch,
-        time if time > SLOW => batch / 2,
-        _ => batch,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Ctrl-C is heard within the time of a batch. One fixed size took 0.3 s where each element had a page of its own.
-    #[test]
-    fn batches_take_some_milliseconds_whatever_an_element_takes() {
-        for nanoseconds in [1, 100, 10_000] {
-            let mut batch = 1 << 20;
-            let time = |batch: usize| Duration::from_nanos(nanoseconds * batch as u64 / 10);
-            for _ in 0..20 {
-                batch = next_batch(batch, time(batch));
-            }
-            assert!((QUICK..=SLOW).contains(&time(batch)), "{batch} elements of {nanoseconds} ns");
         }
     }
 }

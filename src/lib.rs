@@ -7,23 +7,13 @@ compile_error!("fastdrop indexes elements with 64 bits, and needs a 64-bit CPU")
 #[allow(unsafe_code, reason = "carries the addresses of the caller's arrays to kernels and threads")]
 mod driver;
 mod error;
-#[allow(unsafe_code, reason = "the handler of forks is registered in C")]
-mod fork;
 #[cfg(feature = "rand_core")]
 mod generator;
 #[allow(unsafe_code, reason = "kernels work on strided memory of the caller's through raw pointers")]
 mod kernel;
-#[cfg(target_os = "linux")]
-#[allow(unsafe_code, reason = "the system is asked in C")]
-mod linux;
 mod mask;
-#[cfg(feature = "python")]
-#[allow(unsafe_code, reason = "the runtime of OpenMP is C")]
-mod openmp;
 #[allow(unsafe_code, reason = "addresses of the caller's arrays are shared among threads")]
 mod operand;
-#[allow(unsafe_code, reason = "hands a borrowed closure to threads, and keeps what a fork must not lock")]
-mod pool;
 #[cfg(feature = "python")]
 #[allow(rustdoc::broken_intra_doc_links, reason = "docstrings for Python are not rustdoc")]
 #[allow(unsafe_code, reason = "NumPy's arrays are reached through its C interface")]
@@ -33,6 +23,7 @@ mod simd;
 #[allow(unsafe_code, reason = "borrowed slices become addresses")]
 mod slices;
 mod stream;
+mod threads;
 #[cfg(feature = "ndarray")]
 #[allow(unsafe_code, reason = "borrowed views become addresses")]
 mod views;
@@ -46,9 +37,9 @@ pub use generator::KeyRng;
 pub use kernel::op::{Formula, Kind};
 pub use mask::Mask;
 pub use operand::Float;
-pub use pool::{num_threads, set_num_threads};
 pub use simd::Level;
 pub use slices::apply_bools;
 pub use stream::ars::ars;
 pub use stream::bernoulli::{Probability, Threshold, keep_group};
 pub use stream::key::Key;
+pub use threads::{num_threads, set_num_threads};

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::AtomicU64;
 
-use crate::driver::{self, Interrupt};
+use crate::driver;
 use crate::error::Error;
 use crate::kernel::Operation;
 use crate::kernel::op::Formula;
@@ -10,6 +10,7 @@ use crate::mask::Mask;
 use crate::operand::{Each, Element, Float, INPUTS, Operands, element_of};
 use crate::stream::bernoulli::Threshold;
 use crate::stream::key::Key;
+use crate::threads::batches::Interrupt;
 use crate::walk::source::{MaskArray, Source};
 use crate::walk::{Axes, Axis};
 

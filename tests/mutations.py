@@ -51,14 +51,14 @@ FORK = PROCESS + "a_fork_keeps_bits_and_gets_helpers_of_its_own"
 MUTATIONS = [
     Mutation(
         "a forked child takes its parent's pool",
-        "src/pool.rs",
+        "src/threads/pool.rs",
         "            && entry.process == process\n",
         "",
         (FORK + "[after it]",),
     ),
     Mutation(
         "a forked child uses the OpenMP of its parent",
-        "src/openmp.rs",
+        "src/threads/openmp.rs",
         "    if process != Process::current() {\n",
         "    if process != process {\n",
         ("tests/test_torch_models.py::test_a_forked_child_does_not_wait_for_threads_it_lacks",),
@@ -66,7 +66,7 @@ MUTATIONS = [
     ),
     Mutation(
         "a process is known by its id alone",
-        "src/fork.rs",
+        "src/threads/fork.rs",
         "FORKS.fetch_add(1, Ordering::Relaxed);",
         "FORKS.fetch_add(0, Ordering::Relaxed);",
         (TORCH + "a_fork_whose_child_has_the_id_of_its_parent_keeps_bits",),
@@ -74,7 +74,7 @@ MUTATIONS = [
     ),
     Mutation(
         "a team is as large as a call needs",
-        "src/openmp.rs",
+        "src/threads/openmp.rs",
         "self.threads as c_uint, 0)",
         "threads as c_uint, 0)",
         (TORCH + "torch_keeps_its_threads_whatever_calls_use",),
@@ -82,7 +82,7 @@ MUTATIONS = [
     ),
     Mutation(
         "a team starts whether or not there are threads",
-        "src/openmp.rs",
+        "src/threads/openmp.rs",
         "if !can_start(most.saturating_sub(1)) {",
         "if most == 0 && !can_start(most) {",
         (TORCH + "refused_threads_change_no_bit",),
@@ -90,7 +90,7 @@ MUTATIONS = [
     ),
     Mutation(
         "threads of OpenMP work on any stack",
-        "src/openmp.rs",
+        "src/threads/openmp.rs",
         "if stack_left() < MEMBER_STACK {",
         "if stack_left() < MEMBER_STACK / 100 {",
         (TORCH + "small_stacks_of_openmp_change_no_bit[16k]",),
@@ -244,28 +244,28 @@ MUTATIONS = [
     ),
     Mutation(
         "refused threads are an error",
-        "src/pool.rs",
+        "src/threads/pool.rs",
         "                .ok()?;",
         '                .expect("threads");',
         (PROCESS + "refused_threads_change_no_bit",),
     ),
     Mutation(
         "helpers stay on the CPUs where they started",
-        "src/pool.rs",
+        "src/threads/pool.rs",
         "        self.cpus.take();\n",
         "        let _ = &self.cpus;\n",
         (PROCESS + "helpers_stay_on_the_cpus_of_the_call",),
     ),
     Mutation(
         "CPUs that the process must not use are counted",
-        "src/pool.rs",
+        "src/threads/mod.rs",
         "std::thread::available_parallelism().map_or(1, usize::from)",
         "64",
         (PROCESS + "at_first_there_are_as_many_threads_as_cpus_to_run_on",),
     ),
     Mutation(
         "pools of former settings are kept",
-        "src/pool.rs",
+        "src/threads/pool.rs",
         "            let (_, new) = pool.insert(",
         "            std::mem::forget(pool.take());\n            let (_, new) = pool.insert(",
         (PROCESS + "the_number_of_threads_stays_bounded",),
@@ -287,8 +287,8 @@ MUTATIONS = [
     ),
     Mutation(
         "Ctrl-C is heard at the end of a call",
-        "src/driver.rs",
-        "            if interrupt() {\n",
+        "src/threads/batches.rs",
+        "        if interrupt() {\n",
         "            if units == 0 && interrupt() {\n",
         (MEMORY + "ctrl_c_stops_a_call_on_gigabytes[plain]",),
     ),
@@ -315,18 +315,18 @@ MUTATIONS = [
     ),
     Mutation(
         "one call at a time",
-        "src/driver.rs",
-        "        let most = (self.sizes.batch / unit_size).max(1);\n",
-        "        static ONE: std::sync::Mutex<()> = std::sync::Mutex::new(());\n"
-        "        let _one = ONE.lock();\n"
-        "        let most = (self.sizes.batch / unit_size).max(1);\n",
+        "src/threads/batches.rs",
+        "    let most = at_once.max(1);\n",
+        "    static ONE: std::sync::Mutex<()> = std::sync::Mutex::new(());\n"
+        "    let _one = ONE.lock();\n"
+        "    let most = at_once.max(1);\n",
         (MEMORY + "a_handler_may_call_or_raise[calls]",),
     ),
     Mutation(
         "a call needs memory for all threads of the setting",
         "src/driver.rs",
-        "!pool::has_memory(threads.min(total.div_ceil(sizes.unit)) * SCRATCH) {\n",
-        "!pool::has_memory(threads * SCRATCH) {\n",
+        "!has_memory(threads.min(total.div_ceil(sizes.unit)) * SCRATCH) {\n",
+        "!has_memory(threads * SCRATCH) {\n",
         (
             "tests/test_process.py"
             "::test_a_call_needs_memory_for_the_threads_that_run_not_for_the_setting",
@@ -341,8 +341,8 @@ MUTATIONS = [
     ),
     Mutation(
         "threads start whether or not there is memory",
-        "src/pool.rs",
-        "        _ if !has_memory(threads * THREAD) || !has_heaps(threads) => None,\n",
+        "src/threads/pool.rs",
+        "        _ if !has_room(threads) => None,\n",
         "",
         (MEMORY + "no_limit_of_memory_aborts_any_call[kept]",),
     ),

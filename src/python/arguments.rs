@@ -12,9 +12,9 @@ use pyo3::prelude::*;
 use pyo3::{ffi, intern};
 
 use super::view::Held;
-use crate::driver::Interrupt;
 use crate::error::Error;
-use crate::pool::{CALL_STACK, on_large_stack, stack_left};
+use crate::threads::batches::Interrupt;
+use crate::threads::room::{CALL_STACK, on_large_stack, stack_left};
 
 /// Below this many elements the interpreter is not released: the work is over before another thread could use it.
 pub(super) const DETACH: usize = 1 << 14;

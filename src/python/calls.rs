@@ -15,10 +15,10 @@ use super::view::{Held, View};
 use crate::driver;
 use crate::kernel::Operation;
 use crate::mask::{Dims, Mask};
-use crate::openmp;
 use crate::operand::{Each, Element, INPUTS, Operands};
 use crate::slices::finite;
 use crate::stream::bernoulli::Threshold;
+use crate::threads::openmp;
 use crate::walk::source::{MaskArray, Source};
 use crate::walk::{Axes, Axis};
 

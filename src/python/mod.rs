@@ -26,7 +26,7 @@ use crate::operand::{Element, INPUTS, Operands};
 use crate::simd::Level;
 use crate::walk::source::Source;
 use crate::walk::{Axes, Axis};
-use crate::{driver, pool};
+use crate::{driver, threads};
 use arguments::{DETACH, detached};
 use arrays::{data, empty};
 use view::Held;
@@ -34,26 +34,26 @@ use view::Held;
 /// Use this many threads in large calls, at least 1.
 #[pyfunction]
 fn set_num_threads(n: usize) -> PyResult<()> {
-    Ok(pool::set_num_threads(n)?)
+    Ok(threads::set_num_threads(n)?)
 }
 
 /// How many threads large calls use.
 #[pyfunction]
 fn get_num_threads() -> PyResult<usize> {
-    Ok(pool::num_threads()?)
+    Ok(threads::num_threads()?)
 }
 
 /// How many threads large calls use, for programs that find this library in the process.
 #[unsafe(no_mangle)]
 pub extern "C" fn fastdrop_get_num_threads() -> c_int {
-    pool::num_threads().map_or(1, |threads| threads.try_into().unwrap_or(c_int::MAX))
+    threads::num_threads().map_or(1, |threads| threads.try_into().unwrap_or(c_int::MAX))
 }
 
 /// Use this many threads in large calls; fewer than 1 count as 1.
 #[unsafe(no_mangle)]
 pub extern "C" fn fastdrop_set_num_threads(threads: c_int) {
     // At least 1, so it cannot fail.
-    let _ = pool::set_num_threads(threads.max(1).unsigned_abs() as usize);
+    let _ = threads::set_num_threads(threads.max(1).unsigned_abs() as usize);
 }
 
 /// The SIMD level in use.
@@ -104,7 +104,7 @@ fn uniforms<'py>(shape: &Bound<'py, PyTuple>, key: PyRef<'py, key::PyKey>) -> Py
 fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     // Reports a bad setting in the environment at import, not in the middle of a run.
     Level::current()?;
-    pool::num_threads()?;
+    threads::num_threads()?;
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     module.add("DETACH", DETACH)?;
     module.add_class::<key::PyKey>()?;

@@ -18,9 +18,9 @@ use super::key::public_key;
 use super::plan::{Numbers, check_shape, decide, kind_of};
 use super::view::View;
 use crate::mask::Dims;
-use crate::openmp;
 use crate::operand::{Element, Format};
 use crate::stream::key::Key;
+use crate::threads::openmp;
 
 /// The parts of DLPack 1 that are used here, as its header `dlpack.h` declares them.
 mod dlpack {

@@ -3,16 +3,15 @@
 //! Such a program keeps its threads spinning between its parallel regions. They answer at once, and
 //! leave no CPU to a second pool. The runtime is looked up in the process, not linked.
 
-use std::any::Any;
 use std::cell::Cell;
 use std::ffi::{c_uint, c_void};
 use std::ops::Range;
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Mutex, OnceLock};
 
-use crate::fork::Process;
-use crate::pool::{MEMBER_STACK, Units, can_start, stack_left};
+use super::fork::Process;
+use super::room::{MEMBER_STACK, can_start, stack_left};
+use super::work::{FirstPanic, Units};
 
 thread_local! {
     static LIMITS: Cell<Limits> = const { Cell::new(Limits { most: usize::MAX, borrow: false }) };
@@ -38,12 +37,12 @@ type Parallel =
     unsafe extern "C" fn(body: unsafe extern "C" fn(*mut c_void), data: *mut c_void, threads: c_uint, c_uint);
 
 /// Thread limit for calls from here.
-pub(crate) fn most() -> usize {
+pub(super) fn most() -> usize {
     LIMITS.get().most
 }
 
 /// The team for a call from here, if OpenMP's threads are to be borrowed and can be.
-pub(crate) fn lent() -> Option<Team> {
+pub(super) fn lent() -> Option<Team> {
     let Limits { most, borrow } = LIMITS.get();
     if !borrow || SHALLOW.load(Ordering::Relaxed) {
         return None;
@@ -120,23 +119,23 @@ fn was_forked() -> bool {
 
 /// A team of OpenMP's threads, the caller among them.
 #[derive(Clone, Copy)]
-pub(crate) struct Team {
+pub(super) struct Team {
     run: Parallel,
     threads: usize,
 }
 
 impl Team {
-    /// Does what `pool::share` does: calls `work` with the units of `range`, on up to `threads` threads.
+    /// Calls `work` with the units of `range`, on up to `threads` threads.
     ///
     /// The whole team runs, because GCC's runtime ends the threads that a smaller one leaves over. The next operator
     /// of the program would have to start them again.
-    pub(crate) fn share(self, range: Range<usize>, threads: usize, work: &(dyn Fn(Units<'_>) + Sync)) {
+    pub(super) fn share(self, range: Range<usize>, threads: usize, work: &(dyn Fn(Units<'_>) + Sync)) {
         struct Shared<'a> {
             work: &'a (dyn Fn(Units<'_>) + Sync),
             units: Units<'a>,
             /// How many more threads may work.
             seats: AtomicUsize,
-            panic: Mutex<Option<Box<dyn Any + Send>>>,
+            panic: FirstPanic,
         }
         /// # Safety
         /// `data` must point to a `Shared`.
@@ -151,21 +150,15 @@ impl Team {
             if shared.seats.fetch_update(Ordering::Relaxed, Ordering::Relaxed, seat).is_err() {
                 return;
             }
-            if let Err(panic) = catch_unwind(AssertUnwindSafe(|| (shared.work)(shared.units.clone())))
-                && let Ok(mut first) = shared.panic.lock()
-            {
-                first.get_or_insert(panic);
-            }
+            shared.panic.caught(|| (shared.work)(shared.units.clone()));
         }
         let next = AtomicUsize::new(range.start);
         let units = Units { next: &next, end: range.end };
-        let shared = Shared { work, units, seats: AtomicUsize::new(threads), panic: Mutex::new(None) };
+        let shared = Shared { work, units, seats: AtomicUsize::new(threads), panic: FirstPanic::default() };
         // SAFETY: the runtime returns when all threads of the team have, so `shared` outlives them; what they share is
         // `Sync` or behind a lock.
         unsafe { (self.run)(member, (&raw const shared).cast_mut().cast(), self.threads as c_uint, 0) };
-        if let Some(panic) = shared.panic.into_inner().ok().flatten() {
-            resume_unwind(panic);
-        }
+        shared.panic.resume();
         // No thread of the team may have had enough stack.
         if next.load(Ordering::Relaxed) < range.end {
             work(Units { next: &next, end: range.end });
