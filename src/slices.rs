@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicU64;
 use crate::driver;
 use crate::error::Error;
 use crate::kernel::Operation;
-use crate::kernel::op::Formula;
+use crate::kernel::formula::Formula;
 use crate::mask::Mask;
 use crate::operand::{Each, Element, Float, INPUTS, Operands, element_of};
 use crate::stream::bernoulli::Threshold;

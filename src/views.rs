@@ -5,7 +5,7 @@ use ndarray::{ArrayView, ArrayViewMut, Dimension};
 use crate::driver;
 use crate::error::{Error, Extents};
 use crate::kernel::Operation;
-use crate::kernel::op::Formula;
+use crate::kernel::formula::Formula;
 use crate::mask::Mask;
 use crate::operand::{Each, Float, INPUTS, Operands, element_of};
 use crate::slices::finite;

@@ -167,7 +167,7 @@ MUTATIONS = [
     ),
     Mutation(
         "a compiled function leaves out an operand whose dtype it does not know",
-        "src/python/xla.rs",
+        "src/python/xla/mod.rs",
         "    let start = others.next();\n",
         "    let start = others.next().filter(Operand::is_integer);\n",
         ("tests/test_jax.py::test_the_handlers_take_nothing_that_they_do_not_know",),
@@ -280,7 +280,7 @@ MUTATIONS = [
     ),
     Mutation(
         "a rectifier scales what it drops",
-        "src/kernel/op.rs",
+        "src/kernel/formula.rs",
         "if a <= zero { zero } else { x * scale }, zero;",
         "if a <= zero { zero } else { x * scale }, x * zero;",
         (PROCESS + "the_soak_compares_calls_of_all_kinds",),

@@ -2,9 +2,9 @@
 
 pub(crate) mod convert;
 mod element;
+pub(crate) mod formula;
 pub(crate) mod gelu;
 mod noise;
-pub(crate) mod op;
 mod real;
 pub(crate) mod select;
 
@@ -77,7 +77,7 @@ pub(crate) enum Operation<'a> {
     /// computation.
     Select { scale: f64 },
     /// A formula of the table in [`op`].
-    Formula(op::Formula),
+    Formula(formula::Formula),
     /// `x * (1 + std * z)` with drawn normals z, in the precision of the computation.
     Noise { std: f64 },
     /// Stores the drawn values: keep bits as bytes, normals or uniforms in a contiguous array.

@@ -7,6 +7,7 @@
 mod arguments;
 mod arrays;
 mod calls;
+mod dlpack;
 mod key;
 mod mask;
 mod plan;

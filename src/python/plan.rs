@@ -13,7 +13,7 @@ use super::mask::{PyMask, public_mask};
 use super::view::View;
 use crate::error::Extents;
 use crate::kernel::Operation;
-use crate::kernel::op::{Formula, Kind};
+use crate::kernel::formula::{Formula, Kind};
 use crate::mask::{Dims, Mask};
 use crate::operand::Element;
 use crate::stream::bernoulli::Probability;

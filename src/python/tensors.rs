@@ -14,6 +14,7 @@ use pyo3::types::{PyCapsule, PyTuple};
 use super::arguments::without_handlers;
 use super::arrays::{Lengths, Steps, dtype};
 use super::calls::{Draw, Inputs, Output, check_broadcast};
+use super::dlpack;
 use super::key::public_key;
 use super::plan::{Numbers, check_shape, decide, kind_of};
 use super::view::View;
@@ -21,43 +22,6 @@ use crate::mask::Dims;
 use crate::operand::{Element, Format};
 use crate::stream::key::Key;
 use crate::threads::openmp;
-
-/// The parts of DLPack 1 that are used here, as its header `dlpack.h` declares them.
-mod dlpack {
-    use std::ffi::{CStr, c_int, c_void};
-
-    pub(super) const CAPSULE: &CStr = c"dlpack_exchange_api";
-    pub(super) const MAJOR: u32 = 1;
-    pub(super) const CPU: i32 = 1;
-    pub(super) const INT: u8 = 0;
-    pub(super) const FLOAT: u8 = 2;
-    pub(super) const BFLOAT: u8 = 4;
-    pub(super) const BOOL: u8 = 6;
-
-    #[repr(C)]
-    pub(super) struct Tensor {
-        pub(super) data: *mut c_void,
-        pub(super) device: [i32; 2],
-        pub(super) ndim: i32,
-        pub(super) code: u8,
-        pub(super) bits: u8,
-        pub(super) lanes: u16,
-        pub(super) shape: *const i64,
-        /// In elements; null for C order.
-        pub(super) strides: *const i64,
-        pub(super) byte_offset: u64,
-    }
-
-    #[repr(C)]
-    pub(super) struct Exchange {
-        pub(super) version: [u32; 2],
-        previous: *const c_void,
-        unused: [*const c_void; 3],
-        /// Describes an object in place; 0 on success, else an exception is set.
-        pub(super) describe: Option<unsafe extern "C" fn(object: *mut c_void, tensor: *mut Tensor) -> c_int>,
-        stream: *const c_void,
-    }
-}
 
 type Describe = unsafe extern "C" fn(object: *mut c_void, tensor: *mut dlpack::Tensor) -> c_int;
 
@@ -228,7 +192,7 @@ pub(super) fn forward_tensors<'py>(
     threads: usize,
 ) -> PyResult<()> {
     let kind = kind_of(operation)?;
-    let names = kind.map_or(&["x"][..], crate::kernel::op::Kind::input_names);
+    let names = kind.map_or(&["x"][..], crate::kernel::formula::Kind::input_names);
     if inputs.len() != names.len() {
         return Err(PyValueError::new_err(format!("the operation takes {} inputs, got {}", names.len(), inputs.len())));
     }

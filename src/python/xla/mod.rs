@@ -1,6 +1,8 @@
 //! What compiled JAX programs call: handlers for XLA's foreign function interface, which is plain C,
 //! so that jaxlib is neither built against nor linked. They run without the interpreter.
 
+mod abi;
+
 use std::any::Any;
 use std::ffi::{CString, c_uint, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -21,143 +23,7 @@ use crate::stream::key::Key;
 use crate::walk::source::Source;
 use crate::walk::{Axes, Axis, Cursor, positions};
 
-/// The parts of the interface that are used here, as jaxlib's header `xla/ffi/api/c_api.h` declares them. Each struct
-/// begins with its size, which grows from version to version.
-mod ffi {
-    use std::ffi::{c_char, c_int, c_uint, c_void};
-
-    pub(super) const MAJOR: c_int = 0;
-    /// The minor version of the header that this was written after.
-    pub(super) const MINOR: c_int = 3;
-    pub(super) const METADATA: c_uint = 1;
-    pub(super) const EXECUTE: c_uint = 3;
-
-    pub(super) const SCALAR: c_uint = 3;
-    pub(super) const ARRAY: c_uint = 1;
-
-    pub(super) const S32: c_uint = 4;
-    pub(super) const S64: c_uint = 5;
-    pub(super) const U32: c_uint = 8;
-    pub(super) const U64: c_uint = 9;
-    pub(super) const F16: c_uint = 10;
-    pub(super) const F32: c_uint = 11;
-    pub(super) const F64: c_uint = 12;
-    pub(super) const C64: c_uint = 15;
-    pub(super) const BF16: c_uint = 16;
-    pub(super) const C128: c_uint = 18;
-
-    pub(super) const INVALID_ARGUMENT: c_uint = 3;
-    pub(super) const RESOURCE_EXHAUSTED: c_uint = 8;
-    pub(super) const INTERNAL: c_uint = 13;
-
-    #[repr(C)]
-    pub(super) struct Extension {
-        size: usize,
-        pub(super) kind: c_uint,
-        next: *mut Extension,
-    }
-
-    #[repr(C)]
-    pub(super) struct Version {
-        pub(super) size: usize,
-        pub(super) extension: *mut Extension,
-        pub(super) major: c_int,
-        pub(super) minor: c_int,
-    }
-
-    #[repr(C)]
-    pub(super) struct ErrorCreate {
-        pub(super) size: usize,
-        pub(super) extension: *mut Extension,
-        pub(super) message: *const c_char,
-        pub(super) code: c_uint,
-    }
-
-    #[repr(C)]
-    pub(super) struct Api {
-        size: usize,
-        extension: *mut Extension,
-        pub(super) version: Version,
-        internal: *const c_void,
-        pub(super) error_create: unsafe extern "C" fn(*mut ErrorCreate) -> *mut c_void,
-    }
-
-    #[repr(C)]
-    pub(super) struct Buffer {
-        size: usize,
-        extension: *mut Extension,
-        pub(super) dtype: c_uint,
-        pub(super) data: *mut u8,
-        pub(super) rank: i64,
-        pub(super) dims: *const i64,
-    }
-
-    /// Operands or results, all of them buffers.
-    #[repr(C)]
-    pub(super) struct Buffers {
-        size: usize,
-        extension: *mut Extension,
-        pub(super) len: i64,
-        types: *const c_uint,
-        pub(super) values: *const *const Buffer,
-    }
-
-    #[repr(C)]
-    pub(super) struct Name {
-        pub(super) first: *const u8,
-        pub(super) len: usize,
-    }
-
-    #[repr(C)]
-    pub(super) struct Scalar {
-        pub(super) dtype: c_uint,
-        pub(super) value: *const c_void,
-    }
-
-    #[repr(C)]
-    pub(super) struct Array {
-        pub(super) dtype: c_uint,
-        pub(super) len: usize,
-        pub(super) data: *const c_void,
-    }
-
-    #[repr(C)]
-    pub(super) struct Attributes {
-        size: usize,
-        extension: *mut Extension,
-        pub(super) len: i64,
-        pub(super) types: *const c_uint,
-        pub(super) names: *const *const Name,
-        pub(super) values: *const *const c_void,
-    }
-
-    #[repr(C)]
-    pub(super) struct CallFrame {
-        size: usize,
-        pub(super) extension: *mut Extension,
-        pub(super) api: *const Api,
-        context: *mut c_void,
-        pub(super) stage: c_uint,
-        pub(super) operands: Buffers,
-        pub(super) results: Buffers,
-        pub(super) attributes: Attributes,
-    }
-
-    #[repr(C)]
-    pub(super) struct Metadata {
-        size: usize,
-        pub(super) version: Version,
-        pub(super) traits: u32,
-    }
-
-    #[repr(C)]
-    pub(super) struct MetadataExtension {
-        base: Extension,
-        pub(super) metadata: *mut Metadata,
-    }
-}
-
-type Handler = unsafe extern "C" fn(frame: *mut ffi::CallFrame) -> *mut c_void;
+type Handler = unsafe extern "C" fn(frame: *mut abi::CallFrame) -> *mut c_void;
 
 /// The handlers by name, as capsules for `jax.ffi.register_ffi_target`.
 #[pyfunction]
@@ -177,13 +43,13 @@ struct Failure(c_uint, String);
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
-        let code = if error == Error::Memory { ffi::RESOURCE_EXHAUSTED } else { ffi::INVALID_ARGUMENT };
+        let code = if error == Error::Memory { abi::RESOURCE_EXHAUSTED } else { abi::INVALID_ARGUMENT };
         Self(code, error.to_string())
     }
 }
 
 fn unexpected(what: &str) -> Failure {
-    Failure(ffi::INVALID_ARGUMENT, format!("fastdrop was called with an unexpected {what}"))
+    Failure(abi::INVALID_ARGUMENT, format!("fastdrop was called with an unexpected {what}"))
 }
 
 /// Multiplies kept elements by 1 / (1 - p) and sets the others to 0.
@@ -193,7 +59,7 @@ fn unexpected(what: &str) -> Failure {
 /// axis. All may have more axes in front, as many as the first operand, along which there is a call for each position;
 /// there a length of 1 broadcasts. Attributes: `whole`, the mask's whole shape, which is 1 along axes that share
 /// decisions; and `p`.
-unsafe extern "C" fn dropout(frame: *mut ffi::CallFrame) -> *mut c_void {
+unsafe extern "C" fn dropout(frame: *mut abi::CallFrame) -> *mut c_void {
     // SAFETY: XLA promises a frame that is valid for the call.
     unsafe { handle(frame, apply_masks) }
 }
@@ -201,27 +67,27 @@ unsafe extern "C" fn dropout(frame: *mut ffi::CallFrame) -> *mut c_void {
 /// The blocks of keys.
 ///
 /// Operands: the key, 4 uint32; the index, a uint32 or uint64. Axes in front as for `dropout`. Attribute: `tag`, an int64.
-unsafe extern "C" fn blocks(frame: *mut ffi::CallFrame) -> *mut c_void {
+unsafe extern "C" fn blocks(frame: *mut abi::CallFrame) -> *mut c_void {
     // SAFETY: as above.
     unsafe { handle(frame, draw_blocks) }
 }
 
 /// # Safety
 /// The frame must be valid, with its buffers and attributes, and only this call may use its results.
-unsafe fn handle(frame: *mut ffi::CallFrame, work: unsafe fn(&ffi::CallFrame) -> Result<(), Failure>) -> *mut c_void {
+unsafe fn handle(frame: *mut abi::CallFrame, work: unsafe fn(&abi::CallFrame) -> Result<(), Failure>) -> *mut c_void {
     // SAFETY: the caller vouches for the frame. An extension of this kind has this struct.
     let (frame, metadata) = unsafe {
         let frame = &*frame;
-        let asked = frame.extension.as_ref().is_some_and(|extension| extension.kind == ffi::METADATA);
-        (frame, if asked { (*frame.extension.cast::<ffi::MetadataExtension>()).metadata } else { null_mut() })
+        let asked = frame.extension.as_ref().is_some_and(|extension| extension.kind == abi::METADATA);
+        (frame, if asked { (*frame.extension.cast::<abi::MetadataExtension>()).metadata } else { null_mut() })
     };
     // SAFETY: the interface is there in every frame, also where metadata is asked for, from jaxlib 0.9 on.
     let api = unsafe { &*frame.api };
     // SAFETY: null, or to be filled in by this call.
     if let Some(metadata) = unsafe { metadata.as_mut() } {
         // The parts in use are the same in all versions so far, so an older runtime can be served, too.
-        let (major, minor) = (ffi::MAJOR, api.version.minor.min(ffi::MINOR));
-        metadata.version = ffi::Version { size: size_of::<ffi::Version>(), extension: null_mut(), major, minor };
+        let (major, minor) = (abi::MAJOR, api.version.minor.min(abi::MINOR));
+        metadata.version = abi::Version { size: size_of::<abi::Version>(), extension: null_mut(), major, minor };
         metadata.traits = 0;
         return null_mut();
     }
@@ -231,15 +97,15 @@ unsafe fn handle(frame: *mut ffi::CallFrame, work: unsafe fn(&ffi::CallFrame) ->
         return null_mut();
     };
     let message = CString::new(message).unwrap_or_default();
-    let size = size_of::<ffi::ErrorCreate>();
-    let mut arguments = ffi::ErrorCreate { size, extension: null_mut(), message: message.as_ptr(), code };
+    let size = size_of::<abi::ErrorCreate>();
+    let mut arguments = abi::ErrorCreate { size, extension: null_mut(), message: message.as_ptr(), code };
     // SAFETY: the function copies the message.
     unsafe { (api.error_create)(&raw mut arguments) }
 }
 
 fn bug(panic: &Box<dyn Any + Send>) -> Failure {
     let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
-    Failure(ffi::INTERNAL, format!("a bug in fastdrop: {}", text.unwrap_or("no message")))
+    Failure(abi::INTERNAL, format!("a bug in fastdrop: {}", text.unwrap_or("no message")))
 }
 
 /// A buffer of a frame, in C order.
@@ -274,7 +140,7 @@ impl Operand<'_> {
     }
 
     fn is_integer(&self) -> bool {
-        matches!(self.dtype, ffi::S32 | ffi::S64)
+        matches!(self.dtype, abi::S32 | abi::S64)
     }
 
     /// The integer at a position after an offset in bytes; a negative one exceeds every length.
@@ -286,7 +152,7 @@ impl Operand<'_> {
         // SAFETY: the caller vouches for it.
         let number = unsafe {
             match self.dtype {
-                ffi::S32 => i64::from(from.cast::<i32>().add(index).read_unaligned()),
+                abi::S32 => i64::from(from.cast::<i32>().add(index).read_unaligned()),
                 _ => from.cast::<i64>().add(index).read_unaligned(),
             }
         };
@@ -298,7 +164,7 @@ impl Operand<'_> {
 ///
 /// # Safety
 /// The buffers must be valid as long as the result lives.
-unsafe fn buffers(buffers: &ffi::Buffers) -> Result<Operands<'_>, Failure> {
+unsafe fn buffers(buffers: &abi::Buffers) -> Result<Operands<'_>, Failure> {
     (0..buffers.len as usize)
         .map(|index| {
             // SAFETY: there are `len` buffers, each of `rank` lengths.
@@ -308,10 +174,10 @@ unsafe fn buffers(buffers: &ffi::Buffers) -> Result<Operands<'_>, Failure> {
                 (buffer, if rank == 0 { &[][..] } else { std::slice::from_raw_parts(buffer.dims, rank) })
             };
             let size = match buffer.dtype {
-                ffi::F16 | ffi::BF16 => 2,
-                ffi::F32 | ffi::U32 | ffi::S32 => 4,
-                ffi::F64 | ffi::C64 | ffi::S64 | ffi::U64 => 8,
-                ffi::C128 => 16,
+                abi::F16 | abi::BF16 => 2,
+                abi::F32 | abi::U32 | abi::S32 => 4,
+                abi::F64 | abi::C64 | abi::S64 | abi::U64 => 8,
+                abi::C128 => 16,
                 _ => return Err(unexpected("dtype")),
             };
             Ok(Operand { dtype: buffer.dtype, first: buffer.data, dims, size })
@@ -321,11 +187,11 @@ unsafe fn buffers(buffers: &ffi::Buffers) -> Result<Operands<'_>, Failure> {
 
 /// # Safety
 /// The attributes must be valid.
-unsafe fn attribute(attributes: &ffi::Attributes, name: &str, kind: c_uint) -> Option<*const c_void> {
+unsafe fn attribute(attributes: &abi::Attributes, name: &str, kind: c_uint) -> Option<*const c_void> {
     (0..attributes.len as usize).find_map(|index| {
         // SAFETY: there are `len` names, types and values; a name has `len` bytes.
         unsafe {
-            let ffi::Name { first, len } = **attributes.names.add(index);
+            let abi::Name { first, len } = **attributes.names.add(index);
             let found = std::slice::from_raw_parts(first, len) == name.as_bytes();
             (found && *attributes.types.add(index) == kind).then(|| *attributes.values.add(index))
         }
@@ -334,17 +200,17 @@ unsafe fn attribute(attributes: &ffi::Attributes, name: &str, kind: c_uint) -> O
 
 /// # Safety
 /// As for [`handle`].
-unsafe fn apply_masks(frame: &ffi::CallFrame) -> Result<(), Failure> {
+unsafe fn apply_masks(frame: &abi::CallFrame) -> Result<(), Failure> {
     let attributes = &frame.attributes;
     // SAFETY: the frame is valid, and attributes of a kind have its struct.
     let (results, operands, whole, fixed) = unsafe {
-        let whole = attribute(attributes, "whole", ffi::ARRAY).map(|array| &*array.cast::<ffi::Array>());
+        let whole = attribute(attributes, "whole", abi::ARRAY).map(|array| &*array.cast::<abi::Array>());
         let whole =
-            whole.filter(|array| array.dtype == ffi::S64 || array.len == 0).ok_or_else(|| unexpected("whole"))?;
+            whole.filter(|array| array.dtype == abi::S64 || array.len == 0).ok_or_else(|| unexpected("whole"))?;
         let whole =
             if whole.len == 0 { &[][..] } else { std::slice::from_raw_parts(whole.data.cast::<i64>(), whole.len) };
-        let p = attribute(attributes, "p", ffi::SCALAR).map(|scalar| &*scalar.cast::<ffi::Scalar>());
-        let p = p.filter(|scalar| scalar.dtype == ffi::F64).map(|scalar| scalar.value.cast::<f64>().read_unaligned());
+        let p = attribute(attributes, "p", abi::SCALAR).map(|scalar| &*scalar.cast::<abi::Scalar>());
+        let p = p.filter(|scalar| scalar.dtype == abi::F64).map(|scalar| scalar.value.cast::<f64>().read_unaligned());
         (buffers(&frame.results)?, buffers(&frame.operands)?, whole, p)
     };
     let (&[out], &[x, key, ref others @ ..]) = (&results[..], &operands[..]) else {
@@ -355,24 +221,24 @@ unsafe fn apply_masks(frame: &ffi::CallFrame) -> Result<(), Failure> {
     let lengths = if unknown > 0 { others.next() } else { None };
     let p = if fixed.is_none() { others.next() } else { None };
     let start = others.next();
-    if others.next().is_some() || attributes.len != 1 + i64::from(fixed.is_some()) || frame.stage != ffi::EXECUTE {
+    if others.next().is_some() || attributes.len != 1 + i64::from(fixed.is_some()) || frame.stage != abi::EXECUTE {
         return Err(unexpected("operand, attribute or stage"));
     }
     let element = match out.dtype {
-        ffi::F16 => Element::F16,
-        ffi::BF16 => Element::Bf16,
-        ffi::F32 => Element::F32,
-        ffi::F64 => Element::F64,
-        ffi::C64 => Element::Complex64,
-        ffi::C128 => Element::Complex128,
+        abi::F16 => Element::F16,
+        abi::BF16 => Element::Bf16,
+        abi::F32 => Element::F32,
+        abi::F64 => Element::F64,
+        abi::C64 => Element::Complex64,
+        abi::C128 => Element::Complex128,
         _ => return Err(unexpected("dtype")),
     };
     let (front, inner) = out.dims.split_at(out.dims.len().checked_sub(whole.len()).ok_or_else(|| unexpected("shape"))?);
     let fits = x.dtype == out.dtype
         && x.fits(front, inner)
-        && key.dtype == ffi::U32
+        && key.dtype == abi::U32
         && key.fits(front, &[4])
-        && (fixed.is_some() || p.is_some_and(|p| matches!(p.dtype, ffi::F32 | ffi::F64) && p.fits(front, &[])))
+        && (fixed.is_some() || p.is_some_and(|p| matches!(p.dtype, abi::F32 | abi::F64) && p.fits(front, &[])))
         && (unknown == 0
             || lengths
                 .is_some_and(|lengths| lengths.is_integer() && lengths.dims.iter().product::<i64>() == unknown as i64))
@@ -413,7 +279,7 @@ unsafe fn apply_masks(frame: &ffi::CallFrame) -> Result<(), Failure> {
         // SAFETY: offsets along axes of the operands stay inside them.
         let (bytes, rate) = unsafe {
             let rate = match (fixed, p) {
-                (None, Some(p)) if p.dtype == ffi::F32 => f64::from(at(p, 3).cast::<f32>().read_unaligned()),
+                (None, Some(p)) if p.dtype == abi::F32 => f64::from(at(p, 3).cast::<f32>().read_unaligned()),
                 (None, Some(p)) => at(p, 3).cast::<f64>().read_unaligned(),
                 (fixed, _) => fixed.unwrap_or(f64::NAN),
             };
@@ -447,12 +313,12 @@ unsafe fn apply_masks(frame: &ffi::CallFrame) -> Result<(), Failure> {
 
 /// # Safety
 /// As for [`handle`].
-unsafe fn draw_blocks(frame: &ffi::CallFrame) -> Result<(), Failure> {
+unsafe fn draw_blocks(frame: &abi::CallFrame) -> Result<(), Failure> {
     // SAFETY: the frame is valid, and an attribute of a kind has its struct.
     let (results, operands, tag) = unsafe {
-        let tag = attribute(&frame.attributes, "tag", ffi::SCALAR).map(|scalar| &*scalar.cast::<ffi::Scalar>());
+        let tag = attribute(&frame.attributes, "tag", abi::SCALAR).map(|scalar| &*scalar.cast::<abi::Scalar>());
         let tag =
-            tag.filter(|scalar| scalar.dtype == ffi::S64).map(|scalar| scalar.value.cast::<i64>().read_unaligned());
+            tag.filter(|scalar| scalar.dtype == abi::S64).map(|scalar| scalar.value.cast::<i64>().read_unaligned());
         (buffers(&frame.results)?, buffers(&frame.operands)?, tag)
     };
     let (&[out], &[key, index], Some(tag), 1) =
@@ -461,8 +327,8 @@ unsafe fn draw_blocks(frame: &ffi::CallFrame) -> Result<(), Failure> {
         return Err(unexpected("number of operands, results or attributes"));
     };
     let front = out.dims.strip_suffix(&[4]).ok_or_else(|| unexpected("shape"))?;
-    let words = out.dtype == ffi::U32 && key.dtype == ffi::U32 && matches!(index.dtype, ffi::U32 | ffi::U64);
-    if frame.stage != ffi::EXECUTE || !words || !key.fits(front, &[4]) || !index.fits(front, &[]) {
+    let words = out.dtype == abi::U32 && key.dtype == abi::U32 && matches!(index.dtype, abi::U32 | abi::U64);
+    if frame.stage != abi::EXECUTE || !words || !key.fits(front, &[4]) || !index.fits(front, &[]) {
         return Err(unexpected("shape"));
     }
     if front.contains(&0) {
@@ -483,7 +349,7 @@ unsafe fn draw_blocks(frame: &ffi::CallFrame) -> Result<(), Failure> {
             let key = Key::from_bytes(key_at(key.first.wrapping_offset(from)));
             let from = index.first.wrapping_offset(at).cast_const();
             let index = match index.dtype {
-                ffi::U32 => u64::from(from.cast::<u32>().read_unaligned()),
+                abi::U32 => u64::from(from.cast::<u32>().read_unaligned()),
                 _ => from.cast::<u64>().read_unaligned(),
             };
             let block = key.block(index, tag);
