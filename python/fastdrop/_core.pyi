@@ -109,6 +109,17 @@ def forward(
     shift: float = 0.0,
     fill: float = 0.0,
 ) -> tuple[NDArray[Any], Plan]: ...
+def compute(
+    operation: str,
+    inputs: tuple[NDArray[Any], ...],
+    out: NDArray[Any] | None,
+    keep: Key | Mask | NDArray[np.bool_] | None,
+    p: float,
+    shared: tuple[int, ...],
+    scale: float | None = None,
+    shift: float = 0.0,
+    fill: float = 0.0,
+) -> NDArray[Any]: ...
 def forward_tensors(
     operation: str,
     inputs: tuple[Any, ...],

@@ -50,6 +50,12 @@ pub(super) struct Numbers {
 }
 
 impl Numbers {
+    /// Those of an operation by its name. Without a `scale`, it is that of inverted dropout.
+    fn new(operation: &str, p: f64, scale: Option<f64>, shift: f64, fill: f64) -> PyResult<Self> {
+        let scale = scale.map_or_else(|| Ok(Probability::new(p)?.inverted_scale()), PyResult::Ok)?;
+        Ok(Self { kind: kind_of(operation)?, scale, shift, fill })
+    }
+
     /// Applies the operation to checked inputs, which broadcast to `shape`. The result has elements of this type.
     pub(super) fn apply<'py>(
         self,
@@ -180,8 +186,7 @@ pub(super) fn forward<'py>(
     shift: f64,
     fill: f64,
 ) -> PyResult<(Bound<'py, PyAny>, Bound<'py, Plan>)> {
-    let scale = scale.map_or_else(|| Ok(Probability::new(p)?.inverted_scale()), PyResult::Ok)?;
-    let numbers = Numbers { kind: kind_of(operation)?, scale, shift, fill };
+    let numbers = Numbers::new(operation, p, scale, shift, fill)?;
     let mut views = Inputs::new();
     let element = checked_call(&mut views, numbers.kind, inputs, out)?;
     let shape = Lengths::from_slice(&views[0].shape);
@@ -193,6 +198,31 @@ pub(super) fn forward<'py>(
         keys.undo(taken);
     }
     Ok((y?, plan))
+}
+
+/// The result of `forward`, whose plan nobody needs. `keep` must not be `CallKeys`.
+#[pyfunction]
+#[pyo3(signature = (operation, inputs, out, keep, p, shared, scale=None, shift=0.0, fill=0.0))]
+#[expect(clippy::too_many_arguments, reason = "as for `forward`")]
+pub(super) fn compute<'py>(
+    py: Python<'py>,
+    operation: &str,
+    inputs: &Bound<'py, PyTuple>,
+    out: Option<&Array<'py>>,
+    keep: &Bound<'py, PyAny>,
+    p: f64,
+    shared: &Bound<'py, PyTuple>,
+    scale: Option<f64>,
+    shift: f64,
+    fill: f64,
+) -> PyResult<Bound<'py, PyAny>> {
+    let numbers = Numbers::new(operation, p, scale, shift, fill)?;
+    let mut views = Inputs::new();
+    let element = checked_call(&mut views, numbers.kind, inputs, out)?;
+    let shape = Lengths::from_slice(&views[0].shape);
+    let (keep, _) = decide(keep, p, &shape, shared)?;
+    let out = out.map(|out| Output::given(out, element));
+    numbers.apply(keep.draw(py, &shape)?, element, &shape, &mut views, out.as_ref())
 }
 
 /// Which elements a call keeps, by the argument `keep` of `forward`, and the call number that was taken for it.

@@ -365,10 +365,16 @@ def feature_axes(
             f"x must have {ndim or 'at least 2'} axes, with the batch first "
             f"(x[np.newaxis] for one sample), got shape {shape}"
         )
-    channel = as_axis(channel_axis, len(shape), "channel_axis")
-    if channel == 0:
-        raise ValueError("channel_axis must not be axis 0, the batch, got 0")
-    return (*range(1, channel), *range(channel + 1, len(shape)))
+    if type(channel_axis) is not int or not 0 < channel_axis < len(shape):
+        channel_axis = as_axis(channel_axis, len(shape), "channel_axis")
+        if channel_axis == 0:
+            raise ValueError("channel_axis must not be axis 0, the batch, got 0")
+    return _all_but(channel_axis, len(shape))
+
+
+@functools.cache
+def _all_but(channel: int, ndim: int) -> tuple[int, ...]:
+    return (*range(1, channel), *range(channel + 1, ndim))
 
 
 def as_channel_axis(channel_axis: Any, ndim: int | None) -> int:

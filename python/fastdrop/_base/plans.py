@@ -45,7 +45,7 @@ Kind = TypeVar("Kind", bound=Recipe)
 
 NO_AXES: tuple[int, ...] = ()
 
-_forward, _check = _core.forward, _core.check
+_forward, _compute, _check = _core.forward, _core.compute, _core.check
 _ndarray = np.ndarray
 
 
@@ -129,6 +129,9 @@ def run(
         y, plan = _forward(operation, inputs, target, keep, p, shared, *numbers(p))
     else:
         scale = None if mode is INVERTED else training_scale(p, mode)
+        if not return_mask:
+            y = _compute(operation, inputs, target, keep, p, shared, scale)
+            return y if out is target else out
         y, plan = _forward(operation, inputs, target, keep, p, shared, scale)
     if out is not target:
         y = out

@@ -23,6 +23,7 @@ from fastdrop._base.keys import RNG
 from fastdrop._base.layers import ElementwiseLayer, MaskedLayer
 from fastdrop._base.masks import Mask
 from fastdrop._base.plans import NO_AXES, Keep, as_shared, run
+from fastdrop._core import works_on
 
 _ndarray = np.ndarray
 
@@ -138,9 +139,9 @@ def dropout(
     if mode is not INVERTED:
         check_mode(mode)
     shared = () if broadcast_dims is NO_AXES else as_shared(broadcast_dims, array.ndim, mask)
-    if training is return_mask is False and mode == INVERTED and rng is mask is out is None:
+    if training is return_mask is False and mode is INVERTED and rng is mask is out is None:
         probability(p)
-        return float_array(array, "x")  # a shortcut: `run` would return the same
+        return array if works_on(array) else float_array(array, "x")  # as `run` would
     return run("select", (array,), p, training, mode, shared, rng, mask, return_mask, out)
 
 

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal, Never, overload
 from numpy.typing import ArrayLike
 
 from fastdrop._base.arguments import (
+    INVERTED,
     Array,
     Mode,
     as_array,
@@ -163,7 +164,8 @@ def _features(
     return_mask: bool,
     out: Array | None,
 ) -> Any:
-    check_mode(mode)
+    if mode is not INVERTED:
+        check_mode(mode)
     array = as_array(x, "x")
     shared = feature_axes(array.shape, channel_axis, ndim)
     return run("select", (array,), p, training, mode, shared, rng, mask, return_mask, out)
