@@ -9,6 +9,7 @@ import fastdrop
 __version__: str
 DETACH: int
 __all__ = [
+    "DETACH",
     "CallKeys",
     "Key",
     "Mask",
@@ -18,6 +19,7 @@ __all__ = [
     "apply",
     "ars",
     "check",
+    "compute",
     "forward",
     "forward_tensors",
     "get_num_threads",

@@ -76,7 +76,7 @@ pub(crate) enum Operation<'a> {
     /// `kept ? x * scale : 0`. The scale is finite, and is rounded once to the precision of the
     /// computation.
     Select { scale: f64 },
-    /// A formula of the table in [`op`].
+    /// A formula of the table in [`formula`].
     Formula(formula::Formula),
     /// `x * (1 + std * z)` with drawn normals z, in the precision of the computation.
     Noise { std: f64 },
