@@ -54,23 +54,11 @@ html_static_path = ["_static"]
 html_css_files = ["fastdrop.css"]
 html_copy_source = False
 html_show_sourcelink = False
-ALONE = [
-    "index",
-    "start",
-    "how",
-    "coming",
-    "family",
-    "rust",
-    "stream",
-    "performance",
-    "unsafe",
-    "contributing",
-    "changelog",
-]
 # No pages stand beside these that a sidebar could show.
+ALONE = ["index", "install", "tutorial", "torch", "jax", "genindex", "py-modindex", "search"]
 html_sidebars: dict[str, list[str]] = {page: [] for page in ALONE}
 html_theme_options = {
-    "header_links_before_dropdown": 6,
+    "header_links_before_dropdown": 7,
     "navbar_align": "left",
     "show_toc_level": 2,
     "secondary_sidebar_items": ["page-toc"],

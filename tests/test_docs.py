@@ -31,7 +31,7 @@ WITHOUT_EXAMPLES = {
     "docs/family.md",
     "docs/guide/index.md",
     "docs/performance.md",
-    "docs/platforms.md",
+    "docs/more.md",
     "docs/reliability.md",
     "docs/statistics.md",
     "docs/stream.md",
@@ -106,7 +106,7 @@ def test_documents_show_what_happens(path: Path) -> None:
 def test_the_pages_are_found() -> None:
     """Would catch a pattern that matches nothing, and an excuse for a page that is gone."""
     names = {named(path) for path in PAGES}
-    assert {"docs/index.md", "docs/start.md", "docs/guide/seeds.md"} <= names
+    assert {"docs/index.md", "docs/tutorial.md", "docs/guide/seeds.md"} <= names
     assert names >= WITHOUT_EXAMPLES, "a page that is gone is excused from examples"
     assert not any(name.startswith("docs/_build/") for name in names)
 
@@ -137,10 +137,12 @@ def test_the_index_of_the_reference_lists_every_name() -> None:
     assert sorted(listed) == sorted(names - {"__version__", "schedules", "monte_carlo"})
 
 
-def test_the_drawing_is_up_to_date() -> None:
+def test_the_drawings_are_up_to_date() -> None:
     spec = importlib.util.spec_from_file_location("drawings", ROOT / "docs" / "drawings.py")
     assert spec is not None
     assert spec.loader is not None
     drawings = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(drawings)
-    assert drawings.FILE.read_text(encoding="utf-8") == drawings.drawing()
+    assert len(drawings.DRAWINGS) == len(list((ROOT / "docs" / "figures").glob("*.svg")))
+    for path, draw in drawings.DRAWINGS.items():
+        assert path.read_text(encoding="utf-8") == draw(), path.name
