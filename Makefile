@@ -33,7 +33,7 @@ lint:  ## Check formatting, lints and types
 	ruff check .
 	lint-imports --no-cache
 	mypy python/fastdrop examples
-	MYPYPATH=tests mypy --follow-imports=silent docs/conf.py docs/drawings.py
+	MYPYPATH=tests mypy --follow-imports=silent docs/conf.py docs/drawings.py docs/notebook.py
 	MYPYPATH=tests mypy --follow-imports=silent fuzz/extension.py
 	cd benches && MYPYPATH=../examples mypy peers.py calls.py family.py sweep.py instructions.py training_step.py torch_step.py jax_dropout.py dask_throughput.py
 	cd examples && python -m mypy.stubtest fastdrop._core --mypy-config-file ../pyproject.toml
@@ -132,6 +132,12 @@ figures:  ## Run every example in full, into docs/figures/ (half an hour)
 .PHONY: docs
 docs:  ## Build the documentation into docs/_build/html; a warning is an error
 	sphinx-build -E -W --keep-going -q -b html docs docs/_build/html
+
+.PHONY: notebook
+notebook:  ## Make a notebook of the tutorial in results/, and run its cells
+	mkdir -p results
+	python docs/notebook.py results/tutorial.ipynb
+	jupyter execute --inplace results/tutorial.ipynb
 
 .PHONY: wheel
 wheel:  ## Build the wheel for this platform into dist/

@@ -1,6 +1,8 @@
 """How Sphinx builds this documentation: `make docs`, into docs/_build. Needs fastdrop installed."""
 
 import inspect
+import sys
+from pathlib import Path
 from typing import Any, cast
 
 import fastdrop
@@ -9,6 +11,9 @@ from docutils.utils.math.latex2mathml import tex2mathml
 from sphinx.addnodes import pending_xref
 from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
+
+sys.path.insert(0, str(Path(__file__).parent))
+import notebook
 
 project = "fastdrop"
 author = "The fastdrop developers"
@@ -28,7 +33,7 @@ nitpicky = True  # `make docs` makes an error of every link that goes nowhere
 nitpick_ignore_regex = [(r"py:.*", r"(numpy|np)\..*")]  # no inventory of NumPy's is fetched
 nitpick_ignore = [("py:obj", "inplace")]  # an attribute that several classes describe
 
-myst_enable_extensions = ["colon_fence"]
+myst_enable_extensions = ["colon_fence", "dollarmath"]
 myst_heading_anchors = 3
 
 # `name` in a docstring links to what has this name, and is set in italics if nothing has.
@@ -97,7 +102,8 @@ def link_inherited(
 
 
 def setup(app: Sphinx) -> None:
-    """Register what is defined here."""
+    """Register what is defined here, and write the notebook that the tutorial offers."""
+    notebook.write(Path(app.srcdir) / "_build" / "tutorial.ipynb")
     app.connect("missing-reference", link_inherited)
     app.add_html_math_renderer("mathml", (visit_inline, None), (visit_block, None))
 

@@ -103,6 +103,13 @@ def test_documents_show_what_happens(path: Path) -> None:
         assert results.attempted > 0, "the page shows no example"
 
 
+def test_snippets_of_the_tutorial_have_at_most_twenty_lines() -> None:
+    text = (ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8")
+    snippets = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    assert snippets
+    assert all(snippet.count("\n") <= 20 for snippet in snippets)
+
+
 def test_the_pages_are_found() -> None:
     """Would catch a pattern that matches nothing, and an excuse for a page that is gone."""
     names = {named(path) for path in PAGES}
