@@ -103,6 +103,21 @@ def test_documents_show_what_happens(path: Path) -> None:
         assert results.attempted > 0, "the page shows no example"
 
 
+def test_lines_of_the_cheat_sheet_run() -> None:
+    text = (ROOT / "docs" / "guide" / "cheatsheet.md").read_text(encoding="utf-8")
+    x = np.ones((4, 8, 5, 5), np.float32)
+    names: dict[str, Any] = {"fd": fd, "np": np, "x": x, "dy": x, "residual": x, "key": fd.Key(0)}
+    names |= {"p": 0.5, "shape": (4, 4), "start": (0, 0), "mask": fd.Mask(x.shape, 0.5, fd.Key(0))}
+    exec("drop = fd.Dropout(); state = drop.state_dict(); model = lambda x: drop(x)", names)
+    table = re.search(r"^\| to do .*?\n\n", text, re.MULTILINE | re.DOTALL)
+    assert table is not None
+    spans = re.findall("`([^`]+)`", table[0])
+    code = [span for span in spans if "(" in span and "fastdrop." not in span]
+    assert len(code) > 25
+    for line in code:
+        exec(line, names)
+
+
 def test_snippets_of_the_tutorial_have_at_most_twenty_lines() -> None:
     text = (ROOT / "docs" / "tutorial.md").read_text(encoding="utf-8")
     snippets = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
