@@ -21,6 +21,7 @@ project_copyright = f"2026 {author}. MIT or Apache-2.0"
 version = release = fastdrop.__version__
 
 extensions = [
+    "from_source",
     "myst_parser",
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
@@ -30,7 +31,7 @@ extensions = [
 ]
 exclude_patterns = ["_build"]
 nitpicky = True  # `make docs` makes an error of every link that goes nowhere
-nitpick_ignore_regex = [(r"py:.*", r"(numpy|np)\..*")]  # no inventory of NumPy's is fetched
+nitpick_ignore_regex = [(r"py:.*", r"(numpy|np|sklearn)\..*")]  # no inventory of theirs is fetched
 nitpick_ignore = [("py:obj", "inplace")]  # an attribute that several classes describe
 
 myst_enable_extensions = ["colon_fence", "dollarmath"]
@@ -40,6 +41,11 @@ myst_heading_anchors = 3
 default_role = "autolink"
 toc_object_entries_show_parents = "hide"
 autosummary_generate = False  # the pages of reference/ are written by hand
+autodoc_mock_imports = [
+    "dask",
+    "sklearn",
+    "xarray",
+]  # only to be imported, so that they are not needed
 autodoc_typehints = "none"  # the docstrings say it in words
 autodoc_preserve_defaults = True
 autodoc_member_order = "bysource"

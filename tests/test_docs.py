@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import doctest
 import importlib
 import importlib.util
@@ -133,30 +134,50 @@ def test_the_pages_are_found() -> None:
     assert not any(name.startswith("docs/_build/") for name in names)
 
 
+def public(module: str) -> list[str]:
+    """Return the public names of a module, which may need what is not installed."""
+    path = ROOT.joinpath("python", "fastdrop", *module.split("."))
+    file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    body = ast.parse(file.read_text(encoding="utf-8")).body
+    for node in body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+            return list(ast.literal_eval(node.value))
+    functions = [node.name for node in body if isinstance(node, ast.FunctionDef)]
+    return [name for name in functions if not name.startswith("_")]
+
+
+def described(path: Path) -> list[str]:
+    """Return the names that a page of the reference describes."""
+    names, module, lists = [], "", False
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if match := re.fullmatch(r"\.\. (?:(?:current)?module|from-source):: (\S+)", line):
+            module, lists = match[1], line.startswith(".. from-source")
+        pattern = r"   (\w+)(?:\(.*\))?" if lists else r"\.\. auto(?:function|class):: (\S+)"
+        if match := re.fullmatch(pattern, line):
+            names.append(f"{module}.{match[1]}")
+    return names
+
+
 def test_the_reference_describes_every_public_name_once() -> None:
-    """Each name in one place."""
-    described = []
-    for path in sorted((ROOT / "docs" / "reference").glob("*.md")):
-        module = ""
-        for line in path.read_text(encoding="utf-8").splitlines():
-            if match := re.fullmatch(r"\.\. (?:current)?module:: (\S+)", line):
-                module = match[1]
-            elif match := re.fullmatch(r"\.\. auto(?:function|class):: (\S+)", line):
-                described.append(f"{module}.{match[1]}")
+    """Each name in one place, those of modules that are not installed as well."""
+    pages = sorted((ROOT / "docs" / "reference").glob("*.md"))
     names = {f"fastdrop.{name}" for name in fd.__all__}
     names -= {"fastdrop.__version__", "fastdrop.schedules", "fastdrop.monte_carlo"}
-    names |= {f"fastdrop.schedules.{name}" for name in fd.schedules.__all__}
-    names |= {f"fastdrop.monte_carlo.{name}" for name in fd.monte_carlo.__all__}
-    names -= {"fastdrop.monte_carlo.MonteCarlo"}  # is fastdrop.MonteCarlo
-    assert sorted(described) == sorted(names)
+    modules = ["schedules", "monte_carlo", "dask", "sklearn", "jax", "jax.nnx", "jax.linen"]
+    for module in [*modules, "torch", "torch.functional"]:
+        names |= {f"fastdrop.{module}.{name}" for name in public(module)}
+    names -= {"fastdrop.monte_carlo.MonteCarlo", "fastdrop.torch.functional"}  # are elsewhere
+    assert sorted(name for path in pages for name in described(path)) == sorted(names)
 
 
-def test_the_index_of_the_reference_lists_every_name() -> None:
+def test_the_index_of_the_reference_lists_the_names_of_every_page() -> None:
     text = (ROOT / "docs" / "reference" / "index.md").read_text(encoding="utf-8")
-    listed = re.findall(r"^   (\w\S*)$", text, flags=re.MULTILINE)
-    names = {*fd.__all__, *(f"schedules.{name}" for name in fd.schedules.__all__)}
-    names |= {f"monte_carlo.{name}" for name in fd.monte_carlo.__all__ if name != "MonteCarlo"}
-    assert sorted(listed) == sorted(names - {"__version__", "schedules", "monte_carlo"})
+    for path in (ROOT / "docs" / "reference").glob("*.md"):
+        names = described(path)
+        if any(name.removeprefix("fastdrop.") in fd.__all__ for name in names):
+            assert f".. names:: {path.stem}\n" in text, path.stem
+        elif names:
+            assert f"({path.stem}.md)" in text, path.stem
 
 
 def test_the_drawings_are_up_to_date() -> None:
