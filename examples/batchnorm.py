@@ -287,6 +287,7 @@ def main() -> None:
     ]
     title = f"Errors: mean ± standard deviation, {options.seeds} seeds"
     study.save_table(rows, title, options.output / "batchnorm.csv")
+    study.too_short(options)
     errors = np.array([[one.test_error for one in case] for case in found])
     errors = errors.reshape(len(options.train_sizes), 2, len(KINDS), options.seeds)
     study.save_figure(plot(options.train_sizes, errors), options.output / "batchnorm.png")

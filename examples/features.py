@@ -176,7 +176,7 @@ def main() -> None:
                     "dropout": "with" if dropout else "without",
                     "silent %": study.spread([one.silent() for one in layers], 1),
                     "mean": study.spread([one.mean_activation() for one in layers]),
-                    "paper": PAPER[dropout] if i == 0 else "",
+                    **({} if options.quick else {"paper": PAPER[dropout] if i == 0 else ""}),
                     "near zero %": study.spread([one.near_zero() for one in layers], 1),
                     "correlation": study.spread([one.correlation() for one in layers], 3),
                     "squared error": study.spread([kind.reconstruction for kind in kinds], 1)
@@ -187,6 +187,7 @@ def main() -> None:
     rows.sort(key=lambda row: row["layer"])
     title = f"Hidden layers on test digits: mean ± standard deviation, {options.seeds} seeds"
     study.save_table(rows, title, options.output / "features.csv")
+    study.too_short(options)
     study.save_figure(plot(found[0], found[options.seeds]), options.output / "features.png")
 
 

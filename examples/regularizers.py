@@ -117,11 +117,13 @@ def main() -> None:
                     "dropout": "with" if dropout else "without",
                     "test %": study.spread(test),
                     "chosen": ", ".join(strengths),
-                    "paper %": f"{paper[dropout]:.2f}" if paper[dropout] else "",
                 }
             )
+            if not options.quick:
+                rows[-1]["paper %"] = f"{paper[dropout]:.2f}" if paper[dropout] else ""
     title = f"Test error: mean ± standard deviation, {options.seeds} seeds"
     study.save_table(rows, title, options.output / "regularizers.csv")
+    study.too_short(options)
     study.save_figure(
         plot([name for name, *_ in ROWS], chosen), options.output / "regularizers.png"
     )

@@ -17,7 +17,7 @@ import study
 from matplotlib.figure import Figure
 from network import CLASSES, DROPOUT, MAX_NORM, NO_DROPOUT, Mode, Training, percent_wrong, prepare
 
-QUICK = {"seeds": 2, "epochs": 5, "hidden": [64, 64], "draws": 2}
+QUICK = {"seeds": 2, "epochs": 25, "hidden": [128, 128], "draws": 2}
 SHARES = np.array([0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9])
 SCALING: tuple[Mode, Mode] = ("inverted", "standard")  # the rest scaled up; left as it is
 TEST_SIZE = 2000

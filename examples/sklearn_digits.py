@@ -63,6 +63,7 @@ def main() -> None:
         )
     title = f"mean ± standard deviation of {options.seeds} seeds, {options.train} digits"
     study.save_table(rows, title, options.output / "sklearn_digits.csv")
+    study.too_short(options)
 
 
 if __name__ == "__main__":

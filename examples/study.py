@@ -169,6 +169,12 @@ def spread(values: Sequence[float] | Array, digits: int = 2, sign: str = "") -> 
     return f"{array.mean():{sign}.{digits}f} ± {array.std(ddof=1):.{digits}f}"
 
 
+def too_short(options: argparse.Namespace) -> None:
+    """Say of a quick run that it does not show what the full one shows."""
+    if options.quick:
+        say("This run is too short to show what the full one shows: run it without --quick.")
+
+
 def save_table(rows: Sequence[Mapping[str, str]], title: str, path: Path) -> None:
     """Show rows, which map the columns' headings to cells, and save them as CSV."""
     table = Table(title=title, title_justify="left")

@@ -182,6 +182,7 @@ def main() -> None:
         rows.append(row)
     title = f"Doubt in nats, area under the ROC curve: mean ± deviation, {options.seeds} seeds"
     study.save_table(rows, title, options.output / "uncertainty.csv")
+    study.too_short(options)
     study.save_figure(plot(found), options.output / "uncertainty.png")
 
 

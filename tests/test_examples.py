@@ -345,7 +345,7 @@ def test_a_warning_names_the_network_and_layer_of_most_silent_units() -> None:
 def test_overfitting_learns_each_data_set_at_its_own_rate(
     name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """One rate serves all data; or the warning is lost, or goes to the wrong stream."""
+    """One rate serves all data; or the warning is lost; or a paper stands beside a quick run."""
     rates = []
 
     def learn(
@@ -361,7 +361,10 @@ def test_overfitting_learns_each_data_set_at_its_own_rate(
     monkeypatch.setattr(sys, "argv", command)
     overfitting.main()
     assert set(rates) == {network.SOURCES[name].learning_rate}
-    assert capsys.readouterr().err.count("Warning: ") == 1
+    printed = capsys.readouterr()
+    assert printed.err.count("Warning: ") == 1
+    assert "paper" not in printed.out
+    assert "paper" not in next(tmp_path.glob("*.csv")).read_text(encoding="utf-8")
 
 
 def test_results_come_in_another_order_than_jobs() -> None:
