@@ -38,7 +38,6 @@ WITHOUT_EXAMPLES = {
     "docs/stream.md",
     "docs/unsafe.md",
     *(f"docs/reference/{path.name}" for path in ROOT.glob("docs/reference/*.md")),
-    *(f"docs/why/{path.name}" for path in ROOT.glob("docs/why/*.md")),
 }
 
 MODULES = ["fastdrop"] + [
