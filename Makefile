@@ -33,7 +33,7 @@ lint:  ## Check formatting, lints and types
 	ruff check .
 	lint-imports --no-cache
 	mypy python/fastdrop examples
-	MYPYPATH=tests mypy --follow-imports=silent docs/conf.py docs/drawings.py docs/notebook.py docs/from_source.py
+	MYPYPATH=tests mypy --follow-imports=silent docs/conf.py docs/drawings.py docs/notebook.py docs/directives.py
 	MYPYPATH=tests mypy --follow-imports=silent fuzz/extension.py
 	cd benches && MYPYPATH=../examples mypy peers.py calls.py family.py sweep.py instructions.py training_step.py torch_step.py jax_dropout.py dask_throughput.py
 	cd examples && python -m mypy.stubtest fastdrop._core --mypy-config-file ../pyproject.toml

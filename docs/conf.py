@@ -21,7 +21,7 @@ project_copyright = f"2026 {author}. MIT or Apache-2.0"
 version = release = fastdrop.__version__
 
 extensions = [
-    "from_source",
+    "directives",
     "myst_parser",
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",

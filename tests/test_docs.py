@@ -147,13 +147,10 @@ def public(module: str) -> list[str]:
 
 def described(path: Path) -> list[str]:
     """Return the names that a page of the reference describes."""
-    names, module, lists = [], "", False
-    for line in path.read_text(encoding="utf-8").splitlines():
-        if match := re.fullmatch(r"\.\. (?:(?:current)?module|from-source):: (\S+)", line):
-            module, lists = match[1], line.startswith(".. from-source")
-        pattern = r"   (\w+)(?:\(.*\))?" if lists else r"\.\. auto(?:function|class):: (\S+)"
-        if match := re.fullmatch(pattern, line):
-            names.append(f"{module}.{match[1]}")
+    text = path.read_text(encoding="utf-8")
+    names = re.findall(r"^\.\. autoclass:: (\S+)$", text, re.MULTILINE)
+    for module, listed in re.findall(r"^\.\. [\w-]+:: (\S+)\n\n((?:   .*\n)+)", text, re.MULTILINE):
+        names += [f"{module}.{entry.strip().partition('(')[0]}" for entry in listed.splitlines()]
     return names
 
 

@@ -1,7 +1,8 @@
-"""Directives of the reference: names described from source, and the names of a page.
+"""Directives of the reference.
 
-`from-source` describes names of a module without importing it, because `fastdrop.torch` and
-`fastdrop.jax` need PyTorch and JAX, which the site is built without:
+`objects` describes names of a module by autodoc. `from-source` describes them without importing the
+module, because `fastdrop.torch` and `fastdrop.jax` need PyTorch and JAX, which the site is built
+without:
 
     .. from-source:: fastdrop.torch
 
@@ -9,7 +10,7 @@
        Dropout(p=0.5, inplace=False)
 
 A signature is needed only where a class inherits its constructor from another library. `names`
-lists the names that another page of the folder describes, with the first line of each.
+lists the names of `objects` on another page of the folder, with the first line of each.
 """
 
 import ast
@@ -128,6 +129,21 @@ class FromSource(SphinxDirective):
         return [f"   {line}" if line else "" for line in lines]
 
 
+class Objects(SphinxDirective):
+    """Describe names of a module that can be imported, by autodoc."""
+
+    required_arguments = 1
+    has_content = True
+
+    def run(self) -> list[nodes.Node]:
+        """Return the descriptions."""
+        lines = [f".. currentmodule:: {self.arguments[0]}", ""]
+        for name in filter(None, map(str.strip, self.content)):
+            kind = "class" if name[0].isupper() else "function"
+            lines.append(f".. auto{kind}:: {name}")
+        return self.parse_text_to_nodes("\n".join(lines))
+
+
 class Names(Autosummary):
     """List the names that a page describes."""
 
@@ -137,14 +153,11 @@ class Names(Autosummary):
     def run(self) -> list[nodes.Node]:
         """Return the table."""
         page = Path(self.env.doc2path(self.env.docname)).with_name(f"{self.arguments[0]}.md")
-        module, names = "", []
-        for kind, name in re.findall(
-            r"^\.\. (\w+):: (\S+)$", page.read_text("utf-8"), re.MULTILINE
-        ):
-            if kind in ("module", "currentmodule"):
-                module = name.removeprefix("fastdrop").lstrip(".")
-            elif kind in ("autofunction", "autoclass"):
-                names.append(f"{module}.{name}".lstrip("."))
+        names = []
+        pattern = r"^\.\. objects:: (\S+)\n\n((?:   .*\n)+)"
+        for module, listed in re.findall(pattern, page.read_text("utf-8"), re.MULTILINE):
+            prefix = f"{module}.".removeprefix("fastdrop.")
+            names += [prefix + name for name in listed.split()]
         self.env.ref_context["py:module"] = "fastdrop"
         self.content = StringList(names, source=str(page))
         self.options["nosignatures"] = None
@@ -154,4 +167,5 @@ class Names(Autosummary):
 def setup(app: Sphinx) -> None:
     """Register the directives."""
     app.add_directive("from-source", FromSource)
+    app.add_directive("objects", Objects)
     app.add_directive("names", Names)
