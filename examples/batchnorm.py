@@ -3,9 +3,9 @@
     python examples/batchnorm.py
 
 trains two convolutions and a linear layer on 1,000 and on 4,000 digits, without and with batch
-normalization, each with four kinds of dropout: none; single elements behind each convolution, with
+normalization, each with four kinds of dropout: none; single elements after each convolution, with
 p = 0.5; whole channels there, with p = 0.2; and single elements in front of the linear layer only,
-behind all normalization, with p = 0.5. Convolutions have few weights for what they see, and batch
+after all normalization, with p = 0.5. Convolutions have few weights for what they see, and batch
 normalization adds noise of its own, so there is less for dropout to do. Where dropout stands in
 front of a batch normalization, moreover, the variance in evaluation is another than the one that
 was averaged in training. Li et al. ("Understanding the disharmony between dropout and batch
@@ -47,7 +47,7 @@ QUICK = {"seeds": 2, "steps": 3, "train_sizes": [100, 300]}
 
 @dataclass(frozen=True)
 class Kind:
-    """Which dropout: p behind the convolutions, whether of channels, p in front of the linear."""
+    """Which dropout: p after the convolutions, whether of channels, p in front of the linear."""
 
     name: str
     p_maps: float = 0.0
@@ -86,7 +86,7 @@ def unpatch(gradient: Floats, shape: tuple[int, ...]) -> Floats:
 class BatchNorm:
     """Normalization over all but the channels (Ioffe and Szegedy, ICML 2015), then x + shift.
 
-    There is no scale: behind a ReLU the next layer's weights can do as much.
+    There is no scale: after a ReLU the next layer's weights can do as much.
 
     Attributes
     ----------
