@@ -37,6 +37,7 @@ WITHOUT_EXAMPLES = {
     "docs/statistics.md",
     "docs/stream.md",
     "docs/unsafe.md",
+    "docs/why/index.md",
     *(f"docs/reference/{path.name}" for path in ROOT.glob("docs/reference/*.md")),
 }
 
