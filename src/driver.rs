@@ -17,11 +17,11 @@ use crate::walk::{
     repeat_inside,
 };
 
-/// From this many bytes on, an output does not fit the caches that matter, and is written with
+/// Size in bytes from which an output does not fit the caches that matter, and is written with
 /// streaming stores, which bypass them.
 const STREAM_BYTES: usize = 1 << 24;
 
-/// From this many bytes on, a new output has no pages mapped yet: Linux's C library reuses smaller
+/// Size in bytes from which a new output has no pages mapped yet: Linux's C library reuses smaller
 /// blocks. The system zeroes each page on first touch, which leaves its lines in the cache, where
 /// streaming stores are slower.
 const UNMAPPED_BYTES: usize = 1 << 25;
@@ -126,7 +126,7 @@ struct Call<'a> {
 impl Call<'_> {
     fn walk(&self, axes: &mut Axes, interrupt: Interrupt<'_>) -> Result<(), Error> {
         match (self.source, &axes[..]) {
-            // What `rows` does for a single run, without its setup, which small calls would notice.
+            // What `rows` does for a single run, without its setup, which is measurable in small calls.
             (Source::Drawn(sampler, origin), [axis]) if axis.bit == 1 && axis.len <= TILE => {
                 let mut buffer = TileBuffer::new(self.source, self.memory.level);
                 let (words, offset) = buffer.draw(sampler, *origin, axis.len, axis.len);
@@ -150,7 +150,7 @@ impl Call<'_> {
     #[inline]
     fn tile(&self, memory: &Memory, inner: &Axis, place: Place, drawn: Drawn<'_>, len: usize) {
         let run = Run { operands: &self.operands, place, steps: inner.steps, len };
-        // SAFETY: `run` vouches for all places of the walk, and units are disjoint.
+        // SAFETY: `run` guarantees all places of the walk, and units are disjoint.
         unsafe { self.operation.run(memory, drawn, &run) };
     }
 

@@ -86,7 +86,7 @@ pub enum Error {
     NotFinite {
         /// What is wrong.
         what: &'static str,
-        /// Its value.
+        /// The value.
         got: f64,
     },
     /// A thread count that is not positive.

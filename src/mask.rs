@@ -24,8 +24,8 @@ pub(crate) type Dims = SmallVec<[u64; 6]>;
 pub struct Mask {
     key: Key,
     p: Probability,
-    /// Its shape, the whole's shape, and its start in the whole. One vector, because small calls
-    /// would notice three.
+    /// Shape, shape of the whole, and start in the whole. One vector, because three are measurable in
+    /// small calls.
     extents: SmallVec<[u64; 15]>,
 }
 

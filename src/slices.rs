@@ -41,10 +41,10 @@ impl Mask {
         unsafe { self.run(&Source::keep_bits(self), operation, operands, NEVER) }
     }
 
-    /// As [`Mask::apply`], in place.
+    /// [`Mask::apply`] in place.
     ///
     /// # Errors
-    /// As [`Mask::apply`].
+    /// See [`Mask::apply`].
     pub fn apply_in_place<T: Float>(&self, x: &mut [T], scale: Option<f64>) -> Result<(), Error> {
         self.check_length("x", x.len())?;
         let operation = Operation::Select { scale: self.scale(scale)? };
@@ -91,7 +91,7 @@ impl Mask {
     /// elements. The mask's p plays no part; dropout with p makes noise of `std` sqrt(p / (1 - p)).
     ///
     /// # Errors
-    /// As [`Mask::apply`]; `std` must be finite, too.
+    /// See [`Mask::apply`]; `std` must be finite as well.
     pub fn gaussian<T: Float>(&self, std: f64, x: &[T], out: &mut [T]) -> Result<(), Error> {
         self.check_length("x", x.len())?;
         self.check_length("out", out.len())?;
@@ -138,7 +138,7 @@ impl Mask {
         self.count_until(NEVER)
     }
 
-    /// As [`Mask::count`], until the interrupt asks to stop.
+    /// [`Mask::count`] until the interrupt asks to stop.
     pub(crate) fn count_until(&self, interrupt: Interrupt<'_>) -> Result<u64, Error> {
         match self.probability().threshold() {
             Threshold::KeepAll => return Ok(self.size()),
@@ -178,7 +178,7 @@ impl Mask {
             axes.insert(0, Axis { len: *len as usize, steps: [step; 1 + INPUTS], bit: *bit as isize });
             step = step.wrapping_mul(*len as isize);
         }
-        // SAFETY: the axes reach the elements that the caller vouches for.
+        // SAFETY: the axes reach the elements that the caller guarantees.
         unsafe { driver::run(source, operation, operands, &mut axes, interrupt) }
     }
 }
@@ -223,7 +223,7 @@ fn store<T>(source: &Source, element: Element, out: &mut [T]) -> Result<(), Erro
 /// ```
 ///
 /// # Errors
-/// As [`Mask::apply`].
+/// See [`Mask::apply`].
 pub fn apply_bools<T: Float>(keep: &[bool], x: &[T], out: &mut [T], scale: f64) -> Result<(), Error> {
     check_length("x", keep.len() as u64, x.len())?;
     check_length("out", keep.len() as u64, out.len())?;

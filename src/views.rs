@@ -13,7 +13,7 @@ use crate::walk::source::Source;
 use crate::walk::{Axes, Axis};
 
 impl Mask {
-    /// As [`Mask::apply`], for views of the mask's shape in any layout. Only the logical index
+    /// [`Mask::apply`] for views of the mask's shape in any layout. Only the logical index
     /// decides which elements are kept.
     ///
     /// ```
@@ -40,10 +40,10 @@ impl Mask {
         self.run_views(&Source::keep_bits(self), operation, &[x], out)
     }
 
-    /// As [`Mask::apply_view`], in place.
+    /// [`Mask::apply_view`] in place.
     ///
     /// # Errors
-    /// As [`Mask::apply_view`].
+    /// See [`Mask::apply_view`].
     pub fn apply_view_in_place<T: Float, D: Dimension>(
         &self,
         mut x: ArrayViewMut<'_, T, D>,
@@ -58,7 +58,7 @@ impl Mask {
         unsafe { driver::run(&Source::keep_bits(self), operation, operands, &mut self.axes::<T>(steps), &|| false) }
     }
 
-    /// As [`Mask::fused`], for views of the mask's shape in any layout.
+    /// [`Mask::fused`] for views of the mask's shape in any layout.
     ///
     /// # Errors
     /// [`Error::Shape`] if a view's shape is not the mask's; otherwise as [`Mask::fused`].
@@ -72,7 +72,7 @@ impl Mask {
         self.run_views(&Source::keep_bits(self), Operation::Formula(formula), inputs, out)
     }
 
-    /// As [`Mask::gaussian`], for views of the mask's shape in any layout.
+    /// [`Mask::gaussian`] for views of the mask's shape in any layout.
     ///
     /// # Errors
     /// [`Error::Shape`] if a view's shape is not the mask's; otherwise as [`Mask::gaussian`].

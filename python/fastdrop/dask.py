@@ -7,7 +7,7 @@
 >>> np.array_equal(y.compute(), fd.dropout(x.compute(), 0.5, rng=fd.Key(0)))
 True
 
-Nothing is computed before Dask is asked to. The key is drawn when the graph is made and is part of
+Dask computes nothing before `compute`. The key is drawn when the graph is made and is part of
 it, so a mask does not depend on chunks, schedulers, workers, or how often a block is computed. Each
 block draws its region of the mask of the whole array, and needs no other block.
 

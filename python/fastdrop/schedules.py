@@ -52,7 +52,7 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Constant(Checked, Schedule):
-    """The same p, the probability to DROP, at every step.
+    """One p, the probability to DROP, at every step.
 
     >>> fd.schedules.Constant(0.5)(1000)
     0.5

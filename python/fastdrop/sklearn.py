@@ -34,7 +34,7 @@ except ImportError as error:
 __all__ = ["DropoutMLPClassifier", "DropoutMLPRegressor"]
 
 DECAY = (0.9, 0.999)
-"""Of Adam's averages of gradients and their squares."""
+"""Decay rates of Adam's averages of gradients and their squares."""
 
 
 class _DropoutMLP(BaseEstimator):

@@ -28,7 +28,7 @@ impl Buffer {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Layout {
     pub(crate) format: Format,
-    /// From one element to the next, in bytes.
+    /// Step from one element to the next, in bytes.
     pub(crate) step: isize,
 }
 
@@ -40,7 +40,7 @@ impl Layout {
     pub(crate) unsafe fn read(self, src: *const u8, len: usize, buffer: &mut Buffer) {
         let size = self.format.element.size();
         let bytes = &mut buffer.0[..len * size];
-        // SAFETY: the caller vouches for the elements; the buffer is not one of them.
+        // SAFETY: the caller guarantees the elements; the buffer is not one of them.
         unsafe { copy(src, self.step, bytes.as_mut_ptr(), size as isize, size, len) };
         self.swap(bytes);
     }
@@ -53,7 +53,7 @@ impl Layout {
         let size = self.format.element.size();
         let bytes = &mut buffer.0[..len * size];
         self.swap(bytes);
-        // SAFETY: the caller vouches for the elements; the buffer is not one of them.
+        // SAFETY: the caller guarantees the elements; the buffer is not one of them.
         unsafe { copy(bytes.as_ptr(), size as isize, dst, self.step, size, len) };
     }
 
@@ -89,7 +89,7 @@ impl Layout {
             widen(src, &mut to[..stored]);
         } else {
             let mut buffer = Buffer::new();
-            // SAFETY: the caller vouches for the elements.
+            // SAFETY: the caller guarantees the elements.
             unsafe { self.read(src, len, &mut buffer) };
             widen(buffer.0.as_ptr(), &mut to[..stored]);
         }
@@ -107,13 +107,13 @@ impl Layout {
     pub(crate) unsafe fn store<R: Real>(self, from: &[R], dst: *mut u8) {
         let len = from.len() / self.format.element.parts();
         if self.is_plain(dst) {
-            // SAFETY: the caller vouches for the elements, and they are aligned.
+            // SAFETY: the caller guarantees the elements, and they are aligned.
             return unsafe { with_element!(self.format.element, T => T::narrow(from, dst)) };
         }
         let mut buffer = Buffer::new();
         // SAFETY: the buffer is aligned for any type, and has room for `len` elements.
         unsafe { with_element!(self.format.element, T => T::narrow(from, buffer.0.as_mut_ptr())) };
-        // SAFETY: the caller vouches for the elements.
+        // SAFETY: the caller guarantees the elements.
         unsafe { self.write(&mut buffer, len, dst) };
     }
 }
@@ -124,11 +124,11 @@ impl Layout {
 /// The elements must be readable and writeable, and must not overlap.
 unsafe fn copy(src: *const u8, src_step: isize, dst: *mut u8, dst_step: isize, size: usize, len: usize) {
     /// # Safety
-    /// As above, for elements of `SIZE` bytes.
+    /// `copy` for elements of `SIZE` bytes.
     #[inline(always)]
     unsafe fn sized<const SIZE: usize>(src: *const u8, src_step: isize, dst: *mut u8, dst_step: isize, len: usize) {
         for i in 0..len as isize {
-            // SAFETY: the caller vouches for each element; byte arrays need no alignment.
+            // SAFETY: the caller guarantees each element; byte arrays need no alignment.
             unsafe {
                 let element = src.offset(i * src_step).cast::<[u8; SIZE]>().read();
                 dst.offset(i * dst_step).cast::<[u8; SIZE]>().write(element);

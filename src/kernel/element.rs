@@ -42,7 +42,7 @@ pub(super) trait Stored {
     const STAGE: Self::Stage;
 
     /// # Safety
-    /// As for [`Simd`]'s methods on elements.
+    /// See [`Simd`]'s methods on elements.
     unsafe fn select<S: Simd, const STREAM: bool>(simd: S, keep: u64, src: *const u8, dst: *mut u8, scale: f64);
 
     /// Reads `to.len()` floats from contiguous elements.
@@ -81,11 +81,11 @@ macro_rules! select {
                 unsafe { simd.$method::<STREAM>(keep, src.cast(), dst.cast(), scale as $scale) };
             }
             unsafe fn widen<R: Real>(from: *const u8, to: &mut [R]) {
-                // SAFETY: the caller vouches for that many elements, and any bits are valid.
+                // SAFETY: the caller guarantees that many elements, and any bits are valid.
                 R::$from(unsafe { std::slice::from_raw_parts(from.cast::<$number>(), to.len()) }, to);
             }
             unsafe fn narrow<R: Real>(from: &[R], to: *mut u8) {
-                // SAFETY: the caller vouches for that many elements, and any bits are valid.
+                // SAFETY: the caller guarantees that many elements, and any bits are valid.
                 R::$to(from, unsafe { std::slice::from_raw_parts_mut(to.cast::<$number>(), from.len()) });
             }
         }
@@ -138,7 +138,7 @@ impl Stored for Byte {
     #[inline(always)]
     unsafe fn select<S: Simd, const STREAM: bool>(_: S, keep: u64, _: *const u8, dst: *mut u8, _: f64) {
         for (i, bits) in keep.to_le_bytes().into_iter().enumerate() {
-            // SAFETY: the caller vouches for 64 bytes at `dst`.
+            // SAFETY: the caller guarantees 64 bytes at `dst`.
             unsafe { dst.add(8 * i).cast::<[u8; 8]>().write(to_bytes(bits)) };
         }
     }

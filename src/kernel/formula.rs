@@ -34,7 +34,7 @@ macro_rules! formulas {
             /// All of them.
             pub const ALL: &[Self] = &[$(Self::$name,)+];
 
-            /// Its name in Python.
+            /// Name in Python.
             #[must_use]
             pub const fn name(self) -> &'static str {
                 match self {
@@ -114,9 +114,9 @@ formulas! {
     Gelu, "gelu", ["x"], false, gelu::<R, false>(x) * scale, zero;
     /// `kept ? x * scale * gelu'(a) : 0`
     GeluGradient, "gelu_gradient", ["dy", "x"], false, x * slope::<R, false>(a) * scale, zero;
-    /// As `Gelu`, with the approximation by tanh.
+    /// `Gelu` with the approximation by tanh.
     GeluTanh, "gelu_tanh", ["x"], false, gelu::<R, true>(x) * scale, zero;
-    /// As `GeluGradient`, with the approximation by tanh.
+    /// `GeluGradient` with the approximation by tanh.
     GeluTanhGradient, "gelu_tanh_gradient", ["dy", "x"], false, x * slope::<R, true>(a) * scale, zero;
 }
 
@@ -174,7 +174,7 @@ impl Formula {
     /// spare word.
     ///
     /// # Safety
-    /// As for [`super::Operation::run`].
+    /// See [`super::Operation::run`].
     pub(super) unsafe fn run(&self, memory: &Memory, words: &[u64], offset: usize, run: &Run<'_>) {
         assert!(offset + run.len <= (words.len() - 1) * 64 || run.len == 0);
         // SAFETY: the obligations are the same.
@@ -188,7 +188,7 @@ impl Formula {
     }
 
     /// # Safety
-    /// As for [`Formula::run`]; no array may be wider than R.
+    /// See [`Formula::run`]; no array may be wider than R.
     unsafe fn run_in<R: Real + Tail>(self, memory: &Memory, words: &[u64], offset: usize, run: &Run<'_>) {
         let len = run.len;
         let inputs = self.kind.inputs();
@@ -214,7 +214,7 @@ impl Formula {
             let place = |which: usize| run.address(which).wrapping_offset(at as isize * run.steps[which]);
             for (buffer, which) in buffers[..inputs].iter_mut().zip(1..) {
                 if !direct[which] {
-                    // SAFETY: `at < len`, and the caller vouches for the elements.
+                    // SAFETY: `at < len`, and the caller guarantees the elements.
                     unsafe { run.layout(which).load(place(which), parts, &mut buffer[..floats]) };
                 }
             }
@@ -230,7 +230,7 @@ impl Formula {
             let (inputs, words, len) = (inputs.map(|input| input.cast_const()), &bits, floats);
             memory.level.run(Contiguous { formula: self, ahead: None, inputs, dst, words, offset: 0, len });
             if !direct[0] {
-                // SAFETY: `at < len`, and the caller vouches for the elements.
+                // SAFETY: `at < len`, and the caller guarantees the elements.
                 unsafe { run.layout(0).store(&buffers[0][..floats], place(0)) };
             }
         }
@@ -281,7 +281,7 @@ impl<R: Real + Tail> Contiguous<'_, R> {
         let mut at = start;
         while at < end {
             let keep = word_at(words, offset + at);
-            // SAFETY: whoever made this vouches for `len` floats of each input in use and of the
+            // SAFETY: whoever made this guarantees `len` floats of each input in use and of the
             // output; at least as many as are computed are left from `at` on.
             at += unsafe {
                 if end - at >= WORD {
@@ -317,7 +317,7 @@ impl<R: Real + Tail> Contiguous<'_, R> {
     ) {
         let Self { inputs, dst, .. } = *self;
         let zeros = [R::from_f64(0.0); COMPUTED];
-        // SAFETY: the caller vouches for the elements and the alignment.
+        // SAFETY: the caller guarantees the elements and the alignment.
         unsafe {
             let read = |i: usize| {
                 if i < C::INPUTS { inputs[i].add(at).cast::<[R; COMPUTED]>().read_unaligned() } else { zeros }

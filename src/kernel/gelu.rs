@@ -16,7 +16,7 @@ pub(crate) trait Tail: Arithmetic {
     const TAIL: &'static [Self];
 }
 
-// Minimax fits of the relative error, as of the powers of 2. 33.35 is raised by one ulp, so that Q(0) comes out as 1/2. They
+// Minimax fits of the relative error, like those of the powers of 2. 33.35 is raised by one ulp, so that Q(0) comes out as 1/2. They
 // are accurate to 1.3e-7 and 1.4e-16.
 impl Tail for f32 {
     const TAIL: &'static [Self] = even(&[

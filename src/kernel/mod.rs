@@ -38,9 +38,9 @@ pub(crate) struct Memory {
 #[derive(Clone, Copy)]
 pub(crate) struct Run<'a> {
     pub(crate) operands: &'a Operands,
-    /// Of the first element.
+    /// Position of the first element.
     pub(crate) place: Place,
-    /// From one element to the next, for each array.
+    /// Step from one element to the next, for each array.
     pub(crate) steps: Each<isize>,
     pub(crate) len: usize,
 }
@@ -165,10 +165,10 @@ impl Operation<'_> {
 /// Writes keep bits as bits.
 ///
 /// # Safety
-/// As for [`Operation::run`].
+/// See [`Operation::run`].
 unsafe fn pack(words: &[u64], offset: usize, run: &Run<'_>) {
     let first = run.place.offsets[0] as usize;
-    // SAFETY: the caller vouches for the output's bits from `first` on, which begin in this byte.
+    // SAFETY: the caller guarantees the output's bits from `first` on, which begin in this byte.
     let bytes = unsafe {
         let begin = run.operands.first[0].add(first / 8);
         std::slice::from_raw_parts_mut(begin, (first % 8 + run.len).div_ceil(8))

@@ -11,7 +11,7 @@ fn factor<R: Real>(std: R, normal: f32) -> R {
     R::from_f64(1.0) + std * R::from_f32(normal)
 }
 
-/// The same as a double, for elements that share one normal.
+/// `factor` as a double, for elements that share one normal.
 pub(super) fn shared_factor(std: f64, normal: f32, element: Element) -> f64 {
     if element.is_double() { factor(std, normal) } else { f64::from(factor(std as f32, normal)) }
 }
@@ -19,7 +19,7 @@ pub(super) fn shared_factor(std: f64, normal: f32, element: Element) -> f64 {
 /// Multiplies a run by `1 + std * z`, with a normal z for each element.
 ///
 /// # Safety
-/// As for [`super::Operation::run`].
+/// See [`super::Operation::run`].
 pub(super) unsafe fn run(memory: &Memory, std: f64, normals: &[f32], run: &Run<'_>) {
     assert!(normals.len() == run.len);
     // SAFETY: the obligations are the same.
@@ -33,7 +33,7 @@ pub(super) unsafe fn run(memory: &Memory, std: f64, normals: &[f32], run: &Run<'
 }
 
 /// # Safety
-/// As for [`run`]; R must be the float that the elements are computed in.
+/// See [`run`]; R must be the float that the elements are computed in.
 unsafe fn run_in<R: Real>(memory: &Memory, std: f64, normals: &[f32], run: &Run<'_>) {
     let parts = run.operands.element().parts();
     let size = size_of::<R>();
@@ -54,7 +54,7 @@ unsafe fn run_in<R: Real>(memory: &Memory, std: f64, normals: &[f32], run: &Run<
             }
             normals = &twice[..x.len()];
         }
-        // SAFETY: the normals from `at` on belong to the run, and the caller vouches for its
+        // SAFETY: the normals from `at` on belong to the run, and the caller guarantees its
         // elements.
         unsafe {
             run.layout(1).load(place(1), parts, x);
@@ -83,7 +83,7 @@ impl<R: Real> Kernel for Multiply<'_, R> {
         let std = R::from_f64(std);
         let (words, rest) = normals.as_chunks::<WORD>();
         for (word, normals) in words.iter().enumerate() {
-            // SAFETY: whoever made this vouches for as many elements as there are normals.
+            // SAFETY: whoever made this guarantees as many elements as there are normals.
             unsafe {
                 let mut x = src.cast::<[R; WORD]>().add(word).read_unaligned();
                 for (x, normal) in x.iter_mut().zip(normals) {

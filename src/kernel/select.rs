@@ -21,7 +21,7 @@ const PAGE: usize = 4096;
 /// word.
 ///
 /// # Safety
-/// As for [`super::Operation::run`].
+/// See [`super::Operation::run`].
 pub(super) unsafe fn run(memory: &Memory, scale: f64, words: &[u64], offset: usize, run: &Run<'_>) {
     let len = run.len;
     assert!(offset + len <= (words.len() - 1) * 64 || len == 0);
@@ -48,7 +48,7 @@ pub(super) unsafe fn run(memory: &Memory, scale: f64, words: &[u64], offset: usi
     for at in (0..len).step_by(WORD) {
         let len = WORD.min(len - at);
         let place = |which: usize| run.address(which).wrapping_offset(at as isize * run.steps[which]);
-        // SAFETY: `at + len` is at most the run's length, and the caller vouches for its elements.
+        // SAFETY: `at + len` is at most the run's length, and the caller guarantees its elements.
         unsafe {
             if inputs == 1 {
                 input.read(place(1), len, &mut buffer);
@@ -63,10 +63,10 @@ pub(super) unsafe fn run(memory: &Memory, scale: f64, words: &[u64], offset: usi
     }
 }
 
-/// The same for an output of another element type than the input, neither of which is wider than R.
+/// `run` for an output whose element type differs from the input's. Neither is wider than R.
 ///
 /// # Safety
-/// As for [`super::Operation::run`].
+/// See [`super::Operation::run`].
 unsafe fn run_in<R: Real>(memory: &Memory, scale: f64, words: &[u64], offset: usize, run: &Run<'_>) {
     let parts = run.operands.element().parts();
     let element = Element::number(size_of::<R>() == size_of::<f64>(), parts);
@@ -75,7 +75,7 @@ unsafe fn run_in<R: Real>(memory: &Memory, scale: f64, words: &[u64], offset: us
         let len = WORD.min(run.len - at);
         let place = |which: usize| run.address(which).wrapping_offset(at as isize * run.steps[which]);
         let x = &mut x[..len * parts];
-        // SAFETY: `at + len` is at most the run's length, and the caller vouches for its elements.
+        // SAFETY: `at + len` is at most the run's length, and the caller guarantees its elements.
         unsafe { run.layout(1).load(place(1), parts, x) };
         let dst = x.as_mut_ptr().cast::<u8>();
         let (src, offset) = (dst.cast_const(), offset + at);
@@ -88,7 +88,7 @@ unsafe fn run_in<R: Real>(memory: &Memory, scale: f64, words: &[u64], offset: us
 /// Zeroes a run whose elements are all dropped, without reading the input.
 ///
 /// # Safety
-/// As for [`super::Operation::run`].
+/// See [`super::Operation::run`].
 pub(super) unsafe fn zero(memory: &Memory, run: &Run<'_>) {
     let size = run.operands.element().size();
     let dst = run.address(0);
@@ -97,11 +97,11 @@ pub(super) unsafe fn zero(memory: &Memory, run: &Run<'_>) {
         if memory.stream && bytes >= 2 * LINE {
             return memory.level.run(Zeros { dst, bytes });
         }
-        // SAFETY: the caller vouches for `len` contiguous elements at `dst`.
+        // SAFETY: the caller guarantees `len` contiguous elements at `dst`.
         unsafe { dst.write_bytes(0, bytes) };
     } else {
         for i in 0..run.len as isize {
-            // SAFETY: the caller vouches for each element.
+            // SAFETY: the caller guarantees each element.
             unsafe { dst.offset(i * run.steps[0]).write_bytes(0, size) };
         }
     }
@@ -121,7 +121,7 @@ impl Kernel for Zeros {
         let Self { dst, bytes } = self;
         let head = (dst.addr().wrapping_neg() % LINE).min(bytes);
         let tail = (bytes - head) % LINE;
-        // SAFETY: whoever made this vouches for the bytes; lines start at multiples of LINE and end
+        // SAFETY: whoever made this guarantees the bytes; lines start at multiples of LINE and end
         // within the run.
         unsafe {
             dst.write_bytes(0, head);
@@ -160,7 +160,7 @@ impl Contiguous<'_> {
     #[inline(always)]
     fn of<S: Simd, T: Stored>(self, simd: S) {
         let aligned = self.dst.addr().is_multiple_of(T::SIZE);
-        // SAFETY: whoever made this vouches for the elements.
+        // SAFETY: whoever made this guarantees the elements.
         unsafe {
             if self.stream && aligned {
                 self.words::<S, T, true>(simd);
@@ -177,7 +177,7 @@ impl Contiguous<'_> {
     #[inline(always)]
     unsafe fn word<S: Simd, T: Stored, const STREAM: bool>(&self, simd: S, at: usize) {
         let keep = word_at(self.words, self.offset + at);
-        // SAFETY: the caller vouches for the word.
+        // SAFETY: the caller guarantees the word.
         unsafe {
             T::select::<S, STREAM>(simd, keep, self.src.add(at * T::SIZE), self.dst.add(at * T::SIZE), self.scale)
         };

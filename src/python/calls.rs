@@ -29,7 +29,7 @@ pub(super) type Inputs<'py> = SmallVec<[View<'py>; INPUTS]>;
 
 /// What a call draws. A mask or an array broadcasts to the result's shape.
 pub(super) enum Draw<'a, 'py> {
-    /// The same keep bit for all elements.
+    /// One keep bit for all elements.
     Constant(bool),
     /// The keep bits of a mask.
     Keep(&'a Mask),
@@ -56,7 +56,7 @@ impl Draw<'_, '_> {
         match self {
             Self::Constant(keep) => Source::Constant(*keep),
             Self::Keep(mask) => Source::keep_bits(mask),
-            // SAFETY: the caller vouches for the array.
+            // SAFETY: the caller guarantees the array.
             Self::Given(given) => Source::Given(unsafe { MaskArray::new(given.first) }),
             Self::Normals(mask) => Source::normals(mask.key(), mask.origin()),
         }
@@ -174,7 +174,7 @@ pub(super) fn elementwise<'py>(
         let aside = [View::temporary(target, element)?];
         work(&aside[0], true, inputs, draw, operation, &held)?;
         let copy = || work(target, false, &aside, Draw::Constant(true), Operation::Select { scale: 1.0 }, &held);
-        // Its elements may share memory, which two threads must not write.
+        // Elements of the target may share memory, which two threads must not write.
         openmp::limited(1, copy)?;
     }
     Ok(target.owner.clone())

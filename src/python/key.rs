@@ -14,7 +14,7 @@ use crate::stream::key::Key;
 /// The public classes `Key` and `Mask`, which add no fields to those of this module.
 static PUBLIC: PyOnceLock<[Py<PyType>; 2]> = PyOnceLock::new();
 
-/// From now on, the core returns keys and masks as objects of these classes.
+/// Makes the core return keys and masks as objects of these classes.
 #[pyfunction]
 pub(super) fn publish(key: Py<PyType>, mask: Py<PyType>, py: Python<'_>) {
     // The first import wins.
@@ -158,7 +158,7 @@ impl CallKeys {
         (calls, held, used)
     }
 
-    /// From now on, gives all calls the key of the next one.
+    /// Gives all later calls the key of the next one.
     fn hold(&self) {
         self.state().held = true;
     }

@@ -50,7 +50,7 @@ pub(super) struct Numbers {
 }
 
 impl Numbers {
-    /// Those of an operation by its name. Without a `scale`, it is that of inverted dropout.
+    /// The numbers of an operation by its name. `scale` defaults to that of inverted dropout.
     fn new(operation: &str, p: f64, scale: Option<f64>, shift: f64, fill: f64) -> PyResult<Self> {
         let scale = scale.map_or_else(|| Ok(Probability::new(p)?.inverted_scale()), PyResult::Ok)?;
         Ok(Self { kind: kind_of(operation)?, scale, shift, fill })
@@ -91,7 +91,7 @@ impl Numbers {
 pub(super) struct Plan {
     keep: Keep,
     numbers: Numbers,
-    /// Of the first input, and so of the result and its gradient.
+    /// Shape of the first input, of the result and of its gradient.
     shape: Lengths,
 }
 

@@ -67,7 +67,7 @@ enum Content {
 }
 
 impl Content {
-    /// As which element the core sees it, if it ever does.
+    /// The element that the core reads it as.
     fn element(self) -> Element {
         match self {
             Self::Number(element) => element,
@@ -152,7 +152,7 @@ unsafe fn lengths<'a>(first: *const i64, len: usize) -> &'a [i64] {
     if first.is_null() || len == 0 {
         return &[];
     }
-    // SAFETY: the caller vouches for it.
+    // SAFETY: the caller guarantees it.
     unsafe { std::slice::from_raw_parts(first, len) }
 }
 

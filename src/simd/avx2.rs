@@ -93,7 +93,7 @@ static BITS_16: [u16; 16] = {
 /// Sixteen float16 or bfloat16 at once: `scaled`, or zero where dropped.
 ///
 /// # Safety
-/// As for [`Simd`]'s methods on elements.
+/// See [`Simd`]'s methods on elements.
 #[inline(always)]
 unsafe fn select_16<const VAES: bool, const STREAM: bool>(
     _: Avx2<VAES>,
@@ -103,7 +103,7 @@ unsafe fn select_16<const VAES: bool, const STREAM: bool>(
     scaled: impl Fn(__m256i) -> __m256i,
 ) {
     for at in (0..WORD).step_by(16) {
-        // SAFETY: `at + 16 <= WORD`, and the caller vouches for WORD elements and the alignment; the token proves
+        // SAFETY: `at + 16 <= WORD`, and the caller guarantees WORD elements and the alignment; the token proves
         // AVX2.
         unsafe {
             let lanes =
@@ -152,10 +152,14 @@ impl<const VAES: bool> Simd for Avx2<VAES> {
 
     #[inline(always)]
     fn vectorize<K: Kernel>(self, kernel: K) -> K::Output {
+        /// # Safety
+        /// The CPU must have AVX2, AES and F16C.
         #[target_feature(enable = "avx2,aes,f16c")]
         fn inner<const VAES: bool, K: Kernel>(simd: Avx2<VAES>, kernel: K) -> K::Output {
             kernel.run(simd)
         }
+        /// # Safety
+        /// The CPU must have AVX2, AES, F16C and VAES.
         #[target_feature(enable = "avx2,aes,f16c,vaes")]
         fn with_vaes<const VAES: bool, K: Kernel>(simd: Avx2<VAES>, kernel: K) -> K::Output {
             kernel.run(simd)
@@ -193,7 +197,7 @@ impl<const VAES: bool> Simd for Avx2<VAES> {
             for (vector, bits) in BITS_32.iter().enumerate() {
                 let at = half * WORD / 2 + vector * 8;
                 let dropped = as_floats(dropped_lanes(self, lanes, bits));
-                // SAFETY: `at + 8 <= WORD`, and the caller vouches for WORD elements and the alignment; the token
+                // SAFETY: `at + 8 <= WORD`, and the caller guarantees WORD elements and the alignment; the token
                 // proves AVX2.
                 unsafe {
                     let x = _mm256_mul_ps(_mm256_loadu_ps(src.add(at)), _mm256_set1_ps(scale));
@@ -214,7 +218,7 @@ impl<const VAES: bool> Simd for Avx2<VAES> {
             for (vector, bits) in BITS_64.iter().enumerate() {
                 let at = half * WORD / 2 + vector * 4;
                 let dropped = dropped_lanes(self, lanes, bits);
-                // SAFETY: `at + 4 <= WORD`, and the caller vouches for WORD elements and the alignment; the token
+                // SAFETY: `at + 4 <= WORD`, and the caller guarantees WORD elements and the alignment; the token
                 // proves AVX2.
                 unsafe {
                     let x = _mm256_mul_pd(_mm256_loadu_pd(src.add(at)), _mm256_set1_pd(scale));
@@ -268,7 +272,7 @@ impl<const VAES: bool> Simd for Avx2<VAES> {
 
     #[inline(always)]
     unsafe fn stream_zeros(self, dst: *mut u8) {
-        // SAFETY: the token proves AVX2; the caller vouches for 64 bytes and their alignment.
+        // SAFETY: the token proves AVX2; the caller guarantees 64 bytes and their alignment.
         unsafe {
             _mm256_stream_si256(dst.cast(), _mm256_setzero_si256());
             _mm256_stream_si256(dst.add(32).cast(), _mm256_setzero_si256());
@@ -276,7 +280,7 @@ impl<const VAES: bool> Simd for Avx2<VAES> {
     }
     #[inline(always)]
     unsafe fn stream(self, dst: *mut u8, a: Self::V) {
-        // SAFETY: the token proves AVX2; the caller vouches for 64 bytes and their alignment.
+        // SAFETY: the token proves AVX2; the caller guarantees 64 bytes and their alignment.
         unsafe {
             _mm256_stream_si256(dst.cast(), a[0]);
             _mm256_stream_si256(dst.add(32).cast(), a[1]);

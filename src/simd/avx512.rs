@@ -24,7 +24,7 @@ impl Avx512 {
 /// Sixteen float16 or bfloat16 at once: widen, select, narrow.
 ///
 /// # Safety
-/// As for [`Simd`]'s methods on elements.
+/// See [`Simd`]'s methods on elements.
 #[inline(always)]
 unsafe fn select_16<const STREAM: bool>(
     keep: u64,
@@ -35,7 +35,7 @@ unsafe fn select_16<const STREAM: bool>(
     narrow: impl Fn(__m512) -> __m256i,
 ) {
     for at in (0..WORD).step_by(16) {
-        // SAFETY: `at + 16 <= WORD`, and the caller vouches for WORD elements, the alignment and AVX-512.
+        // SAFETY: `at + 16 <= WORD`, and the caller guarantees WORD elements, the alignment and AVX-512.
         unsafe {
             let x = widen(_mm256_loadu_si256(src.add(at).cast()));
             let y = narrow(_mm512_maskz_mul_ps((keep >> at) as u16, x, _mm512_set1_ps(scale)));
@@ -53,6 +53,8 @@ impl Simd for Avx512 {
 
     #[inline(always)]
     fn vectorize<K: Kernel>(self, kernel: K) -> K::Output {
+        /// # Safety
+        /// The CPU must have AVX-512 and VAES.
         #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,vaes")]
         fn inner<K: Kernel>(simd: Avx512, kernel: K) -> K::Output {
             kernel.run(simd)
@@ -80,7 +82,7 @@ impl Simd for Avx512 {
     #[inline(always)]
     unsafe fn select_f32<const STREAM: bool>(self, keep: u64, src: *const f32, dst: *mut f32, scale: f32) {
         for at in (0..WORD).step_by(16) {
-            // SAFETY: `at + 16 <= WORD`, and the caller vouches for WORD elements and the alignment; the token
+            // SAFETY: `at + 16 <= WORD`, and the caller guarantees WORD elements and the alignment; the token
             // proves AVX-512.
             unsafe {
                 let x = _mm512_loadu_ps(src.add(at));
@@ -96,7 +98,7 @@ impl Simd for Avx512 {
     #[inline(always)]
     unsafe fn select_f64<const STREAM: bool>(self, keep: u64, src: *const f64, dst: *mut f64, scale: f64) {
         for at in (0..WORD).step_by(8) {
-            // SAFETY: `at + 8 <= WORD`, and the caller vouches for WORD elements and the alignment; the token
+            // SAFETY: `at + 8 <= WORD`, and the caller guarantees WORD elements and the alignment; the token
             // proves AVX-512.
             unsafe {
                 let x = _mm512_loadu_pd(src.add(at));
@@ -151,12 +153,12 @@ impl Simd for Avx512 {
 
     #[inline(always)]
     unsafe fn stream_zeros(self, dst: *mut u8) {
-        // SAFETY: the token proves AVX-512; the caller vouches for 64 bytes and their alignment.
+        // SAFETY: the token proves AVX-512; the caller guarantees 64 bytes and their alignment.
         unsafe { _mm512_stream_si512(dst.cast(), _mm512_setzero_si512()) };
     }
     #[inline(always)]
     unsafe fn stream(self, dst: *mut u8, a: Self::V) {
-        // SAFETY: the token proves AVX-512; the caller vouches for 64 bytes and their alignment.
+        // SAFETY: the token proves AVX-512; the caller guarantees 64 bytes and their alignment.
         unsafe { _mm512_stream_si512(dst.cast(), a) };
     }
 }

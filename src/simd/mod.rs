@@ -67,7 +67,7 @@ pub(crate) trait Simd: Copy {
     /// ShiftRows, SubBytes and MixColumns of AES on each block. The xor with `key` comes last, or
     /// first: see [`Simd::KEY_FIRST`].
     fn aes_round(self, a: Self::V, key: Self::V) -> Self::V;
-    /// As [`Simd::aes_round`], without MixColumns.
+    /// [`Simd::aes_round`] without MixColumns.
     fn aes_last_round(self, a: Self::V, key: Self::V) -> Self::V;
     /// Whether any bit is set.
     fn any(self, a: Self::V) -> bool;
@@ -106,7 +106,7 @@ pub(crate) trait Simd: Copy {
     /// Prefetches the cache line at `address`, which need not be valid.
     #[inline(always)]
     fn prefetch(self, _address: *const u8) {}
-    /// The same, for memory that will be written.
+    /// Prefetches memory that will be written.
     #[inline(always)]
     fn prefetch_write(self, _address: *const u8) {}
     /// Makes streamed writes visible to other threads.
@@ -220,7 +220,7 @@ impl Level {
 
     #[inline]
     fn chosen() -> Option<Self> {
-        /// By position in [`Level::NAMES`]. Small calls would notice comparing names and detecting
+        /// By position in [`Level::NAMES`]. Comparing names is measurable in small calls, and so is detecting
         /// features.
         static DETECTED: OnceLock<[Option<Level>; Level::NAMES.len()]> = OnceLock::new();
         match CHOSEN.load(Ordering::Relaxed) {

@@ -31,6 +31,9 @@ macro_rules! each {
 }
 
 /// AESE: xor with `key`, then ShiftRows and SubBytes.
+///
+/// # Safety
+/// The CPU must have AES.
 #[inline]
 #[target_feature(enable = "aes")]
 fn aese(a: uint64x2_t, key: uint64x2_t) -> uint64x2_t {
@@ -38,6 +41,9 @@ fn aese(a: uint64x2_t, key: uint64x2_t) -> uint64x2_t {
 }
 
 /// AESE and AESMC (MixColumns), which CPUs fuse.
+///
+/// # Safety
+/// The CPU must have AES.
 #[inline]
 #[target_feature(enable = "aes")]
 fn aese_aesmc(a: uint64x2_t, key: uint64x2_t) -> uint64x2_t {
@@ -63,6 +69,9 @@ static BITS_32: [[u16; 8]; 4] = lane_bits();
 static BITS_64: [[u16; 8]; 8] = lane_bits();
 
 /// All ones in the lanes where `a` has any of `bits`.
+///
+/// # Safety
+/// The CPU must have NEON.
 #[inline]
 #[target_feature(enable = "neon")]
 fn any_of(a: uint16x8_t, bits: uint16x8_t) -> uint16x8_t {
@@ -82,7 +91,7 @@ fn any_of(a: uint16x8_t, bits: uint16x8_t) -> uint16x8_t {
 /// A word of elements: `scaled`, or zero where dropped. N vectors hold [`SHARED`] elements.
 ///
 /// # Safety
-/// As for [`Simd`]'s methods on elements; N vectors must hold exactly [`SHARED`] elements of type
+/// See [`Simd`]'s methods on elements; N vectors must hold exactly [`SHARED`] elements of type
 /// T.
 #[inline(always)]
 unsafe fn select<T, const N: usize>(
@@ -94,7 +103,7 @@ unsafe fn select<T, const N: usize>(
     scaled: impl Fn(uint16x8_t) -> uint16x8_t,
 ) {
     for at in (0..WORD).step_by(SHARED) {
-        // SAFETY: `at + SHARED <= WORD`, and the caller vouches for WORD elements; the token proves NEON.
+        // SAFETY: `at + SHARED <= WORD`, and the caller guarantees WORD elements; the token proves NEON.
         unsafe {
             let copies = vdupq_n_u16((keep >> at) as u16);
             // All are read before any is written, so that the compiler can pair the loads, and the
@@ -175,6 +184,8 @@ impl Simd for Neon {
 
     #[inline(always)]
     fn vectorize<K: Kernel>(self, kernel: K) -> K::Output {
+        /// # Safety
+        /// The CPU must have NEON and AES.
         #[target_feature(enable = "neon,aes")]
         fn inner<K: Kernel>(simd: Neon, kernel: K) -> K::Output {
             kernel.run(simd)

@@ -29,10 +29,10 @@ fn blocks(a: [u64; LANES], b: [u64; LANES], f: impl Fn(aes::Block, aes::Block) -
 /// Reads a word of elements, and writes each as `f(element)` or as all-zero bits.
 ///
 /// # Safety
-/// As for [`Simd`]'s methods on elements.
+/// See [`Simd`]'s methods on elements.
 #[inline(always)]
 unsafe fn select<T: Copy + Default>(keep: u64, src: *const T, dst: *mut T, f: impl Fn(T) -> T) {
-    // SAFETY: the caller vouches for WORD elements at `src`; unaligned reads need no more.
+    // SAFETY: the caller guarantees WORD elements at `src`; unaligned reads need no more.
     let mut elements = unsafe { src.cast::<[T; WORD]>().read_unaligned() };
     for (half, elements) in elements.chunks_exact_mut(WORD / 2).enumerate() {
         let keep = (keep >> (half * WORD / 2)) as u32;
@@ -41,7 +41,7 @@ unsafe fn select<T: Copy + Default>(keep: u64, src: *const T, dst: *mut T, f: im
             *element = if keep & 1 << i == 0 { T::default() } else { new };
         }
     }
-    // SAFETY: the caller vouches for WORD elements at `dst`; unaligned writes need no more.
+    // SAFETY: the caller guarantees WORD elements at `dst`; unaligned writes need no more.
     unsafe { dst.cast::<[T; WORD]>().write_unaligned(elements) };
 }
 

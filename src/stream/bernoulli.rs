@@ -34,7 +34,7 @@ const TAGGED_PLANES: usize = 16;
 /// The probability to drop, with the integer that uniforms are compared with.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Probability {
-    /// Of the double, which is neither NaN nor -0.0, so equal probabilities have equal bits.
+    /// Bits of the double. It is neither NaN nor -0.0, so equal probabilities have equal bits.
     bits: u64,
     threshold: Threshold,
 }
@@ -90,7 +90,7 @@ impl Probability {
 pub enum Threshold {
     /// None: T = 0.
     KeepAll,
-    /// Those below this positive number.
+    /// Drops uniforms below this positive number.
     Below(u64),
     /// All: T = 2^64.
     DropAll,

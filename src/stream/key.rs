@@ -34,7 +34,7 @@ impl Key {
         Self { bytes }
     }
 
-    /// Its bytes.
+    /// The key as bytes.
     #[must_use]
     pub const fn to_bytes(self) -> [u8; 16] {
         self.bytes
@@ -95,7 +95,7 @@ impl Key {
     }
 }
 
-/// As hexadecimal digits, the first byte first.
+/// Hexadecimal digits, the first byte first.
 impl std::fmt::Display for Key {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         self.bytes.iter().try_for_each(|byte| write!(f, "{byte:02x}"))

@@ -53,7 +53,7 @@ fn next_batch(batch: usize, time: Duration) -> usize {
 mod tests {
     use super::*;
 
-    /// Ctrl-C is heard within the time of a batch. One fixed size took 0.3 s where each element had a page of its own.
+    /// Ctrl-C ends a call within the time of a batch. One fixed size took 0.3 s where each element had a page of its own.
     #[test]
     fn batches_take_some_milliseconds_whatever_an_element_takes() {
         for nanoseconds in [1, 100, 10_000] {

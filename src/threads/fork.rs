@@ -24,6 +24,9 @@ impl Process {
 }
 
 /// Runs in each child.
+///
+/// # Safety
+/// Nothing is required: `pthread_atfork` takes unsafe functions.
 #[cfg(unix)]
 unsafe extern "C" fn count() {
     FORKS.fetch_add(1, Ordering::Relaxed);

@@ -33,13 +33,13 @@ unsafe extern "C" {
 type Attributes = [u64; 16];
 
 thread_local! {
-    /// Those that this thread took last.
+    /// The affinity this thread last applied.
     static TAKEN: Cell<Option<Cpus>> = const { Cell::new(None) };
 }
 
 #[cfg(feature = "python")]
 thread_local! {
-    /// Where this thread's stack ends, downwards; 0 until first needed.
+    /// Lowest address of this thread's stack; 0 until first needed.
     static STACK_END: Cell<usize> = const { Cell::new(0) };
 }
 
@@ -71,7 +71,7 @@ fn find_stack_end() -> usize {
 }
 
 impl Cpus {
-    /// Those that this thread may run on; none if the system does not tell.
+    /// The CPUs that this thread may run on; none if the system does not tell.
     pub(crate) fn of_this_thread() -> Self {
         let mut set = [0; WORDS];
         // SAFETY: 0 is this thread, and the array has as many bytes as are named.

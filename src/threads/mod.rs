@@ -4,7 +4,7 @@ pub(crate) mod batches;
 #[allow(unsafe_code, reason = "the handler of forks is registered in C")]
 mod fork;
 #[cfg(target_os = "linux")]
-#[allow(unsafe_code, reason = "the system is asked in C")]
+#[allow(unsafe_code, reason = "system calls are C")]
 mod linux;
 #[cfg(feature = "python")]
 #[allow(unsafe_code, reason = "the runtime of OpenMP is C")]

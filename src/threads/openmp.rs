@@ -52,7 +52,7 @@ pub(super) fn lent() -> Option<Team> {
     if process != Process::current() {
         return None;
     }
-    // Its runtimes end the process if a thread cannot start, so see to that first.
+    // OpenMP's runtimes end the process if a thread cannot start, so see to that first.
     if STARTED.get() != Some((process, most)) {
         if !can_start(most.saturating_sub(1)) {
             return None;
@@ -140,7 +140,7 @@ impl Team {
         /// # Safety
         /// `data` must point to a `Shared`.
         unsafe extern "C" fn member(data: *mut c_void) {
-            // SAFETY: the caller vouches for it.
+            // SAFETY: the caller guarantees it.
             let shared = unsafe { &*data.cast::<Shared<'_>>() };
             if stack_left() < MEMBER_STACK {
                 SHALLOW.store(true, Ordering::Relaxed);

@@ -61,7 +61,7 @@ struct Job {
     /// The number of helpers at work, plus [`CLOSED`] once it is set.
     inside: AtomicUsize,
     caller: Thread,
-    /// Where helpers may run.
+    /// CPUs that helpers may run on.
     #[cfg(target_os = "linux")]
     cpus: Cpus,
     panic: FirstPanic,

@@ -30,7 +30,7 @@ pub(crate) struct Axis {
 }
 
 impl Axis {
-    /// The same axis, traversed from its other end.
+    /// The axis traversed from its other end.
     pub(crate) fn reversed(self) -> Self {
         Self { steps: self.steps.map(|step| -step), bit: -self.bit, ..self }
     }
@@ -142,7 +142,7 @@ pub(crate) fn positions(axes: &[Axis]) -> usize {
 /// Moves axes that share drawn bits inside those that do not, so that bits are drawn once per
 /// stretch instead of once per repetition. Returns whether it did.
 ///
-/// This pays for runs long enough to be read in any order, and short enough for their bits to be
+/// Worth it for runs long enough to be read in any order, and short enough for their bits to be
 /// kept.
 pub(crate) fn repeat_inside(axes: &mut [Axis]) -> bool {
     let Some((inner, outer)) = axes.split_last_mut() else {

@@ -48,7 +48,7 @@ impl MaskArray {
 #[derive(Debug, Clone)]
 #[allow(clippy::large_enum_variant, reason = "a call has one, and passes it by reference")]
 pub(crate) enum Source {
-    /// The same keep bit everywhere.
+    /// One keep bit for all elements.
     Constant(bool),
     /// Keep bits of a stream.
     Drawn(Sampler, u64),
@@ -80,7 +80,7 @@ impl Source {
         Self::Uniforms(key.schedule(), origin)
     }
 
-    /// The same source, starting at another place.
+    /// The source, starting at another place.
     pub(crate) fn from(&self, place: Place) -> Self {
         let mut source = self.clone();
         match &mut source {
@@ -120,7 +120,7 @@ impl<'a> Drawn<'a> {
     }
 }
 
-/// Where values are in a buffer, whether they must be drawn first, and how many elements they are for.
+/// Position of values in a buffer, whether they must be drawn first, and how many elements they are for.
 struct Values {
     missing: bool,
     at: Range<usize>,
@@ -135,7 +135,7 @@ pub(crate) struct TileBuffer<'a> {
     normals: SmallVec<[[f32; GROUP]; NORMAL_GROUPS]>,
     first_group: u64,
     groups: usize,
-    /// Where the remaining rows start in `words`, the next one last.
+    /// Starts of the remaining rows in `words`, the next one last.
     rows: SmallVec<[usize; GATHERED]>,
 }
 
@@ -254,7 +254,7 @@ impl<'a> TileBuffer<'a> {
     }
 
     /// Locates the values of up to `left` elements from `place` on, whose indices are `step` apart.
-    /// A value that all share is there once. If values are missing, the caller must draw
+    /// A value that all share is stored once. If values are missing, the caller must draw
     /// `self.groups` groups, at most `most`, from `self.first_group` on.
     fn seek(&mut self, origin: u64, place: Place, step: isize, left: usize, most: usize) -> Values {
         let index = origin.wrapping_add_signed(place.bit as i64);
@@ -340,7 +340,7 @@ impl<'a> TileBuffer<'a> {
         for at in (0..len).step_by(64) {
             let mut bytes = [0u8; 64];
             let count = 64.min(len - at);
-            // SAFETY: `MaskArray::new` vouches for the bytes that the walk's strides reach.
+            // SAFETY: `MaskArray::new` guarantees the bytes that the walk's strides reach.
             unsafe {
                 let first = given.0.offset(first + step * at as isize);
                 if step == 1 {

@@ -30,7 +30,7 @@ _ndarray = np.ndarray
 INVERTED = "inverted"
 
 MOST_AXES = 64
-"""As in NumPy. Longer shapes, even endless iterators, are refused after this many axes."""
+"""NumPy's limit. Longer shapes, even endless iterators, are refused after this many axes."""
 
 MOST_ARRAYS = 100_000
 """Longer lists of weights, even endless iterators, are refused after this many."""

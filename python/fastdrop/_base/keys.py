@@ -33,7 +33,7 @@ class Key(_core.Key):
     seed : None, int, sequence or array of int, SeedSequence, BitGenerator or Generator, optional
         As for `numpy.random.default_rng`. None takes fresh entropy from the operating system. A
         BitGenerator or Generator is advanced by two draws of 64 bits. A `torch.Generator` is
-        accepted, and advanced, too. A key of `fastdrop.jax.key` is used as it is; another key of
+        accepted and advanced as well. A key of `fastdrop.jax.key` is used as it is; another key of
         JAX, or any object whose `__array__` has integers, counts as an array of int.
 
     Notes

@@ -71,7 +71,7 @@ class Mask(Drawable, _core.Mask):
     """A recipe of some 50 bytes that tells which elements of an array are kept.
 
     Whether an element is kept depends on the key, p and the element's C-order index alone. Masks of
-    one key are nested: an element that a small p drops is dropped by every larger p, too.
+    one key are nested: every larger p drops an element that a small p drops.
 
     Parameters
     ----------

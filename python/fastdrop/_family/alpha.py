@@ -56,7 +56,7 @@ def alpha_dropout(
     p : float, default 0.5
         Probability to DROP an element, in [0, 1]. For 1, the result is 0.
     training, broadcast_dims, rng, mask, return_mask, out
-        As for `dropout`, and so is the result.
+        See `dropout`. Returns the same.
 
     Examples
     --------

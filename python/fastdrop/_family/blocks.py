@@ -78,7 +78,7 @@ class BlockMask(Checked, Drawable):
     def to_numpy(self) -> NDArray[np.bool_]:
         """Return the mask as an array, True where an element is kept."""
         kept, seeds = np.empty(self.shape, dtype=np.bool_), self.seeds.to_numpy()
-        # Some maps at a time: they stay cached, and Ctrl-C is heard in between.
+        # Process maps in chunks, so that they stay in cache and Ctrl-C is handled between chunks.
         alone = next((axis for axis, size in enumerate(self.block) if size > 1), len(self.block))
         count = math.prod(self.shape[:alone])
         maps = kept.reshape(count, *self.shape[alone:])
@@ -224,7 +224,7 @@ def drop_block2d(
     mask : BlockMask, optional
         Mask to apply instead of drawing one from `rng`; `p` and `block_size` are then not used.
     training, rng, return_mask, out
-        As for `dropout`, and so is the result.
+        See `dropout`. Returns the same.
 
     Notes
     -----

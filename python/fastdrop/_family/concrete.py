@@ -185,7 +185,7 @@ def concrete_dropout(
         Mask to apply instead of drawing one from `rng`; `logit` and `temperature` are then not
         used.
     training, rng, return_mask, out
-        As for `dropout`, and so is the result.
+        See `dropout`. Returns the same.
 
     Notes
     -----

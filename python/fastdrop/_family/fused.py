@@ -55,7 +55,7 @@ def dropout_add(
         promotes both to. It is computed in the widest precision of all arrays, without converted
         copies, and rounded once.
     p, training, mode, rng, mask, return_mask, out
-        As for `dropout`, and so is the result; `out` may be `x` or `residual`.
+        See `dropout`. Returns the same; `out` may be `x` or `residual`.
 
     Examples
     --------
@@ -180,7 +180,7 @@ def gelu_dropout(
     approximate : {"none", "tanh"}, default "none"
         Whether Phi, the normal distribution function, is exact or the paper's approximation.
     p, training, mode, rng, mask, return_mask, out
-        As for `dropout`, and so is the result.
+        See `dropout`. Returns the same.
 
     Examples
     --------

@@ -116,7 +116,7 @@ def gaussian_dropout(
     mask : Noise, optional
         Noise to apply instead of drawing it from `rng`; `p` is then not used.
     training, rng, return_mask, out
-        As for `dropout`, and so is the result.
+        See `dropout`. Returns the same.
 
     Examples
     --------

@@ -61,7 +61,7 @@ def feature_dropout(
     channel_axis : int, default 1
         Axis of the channels; -1 for (batch, ..., channels). The batch is axis 0.
     training, mode, rng, mask, return_mask, out
-        As for `dropout`, and so is the result.
+        See `dropout`. Returns the same.
 
     Examples
     --------
@@ -259,7 +259,7 @@ def locked_dropout(
     time_axis : int, default 0
         Axis along which elements share a decision.
     p, training, mode, rng, mask, return_mask, out
-        As for `dropout`, and so is the result.
+        See `dropout`. Returns the same.
 
     Examples
     --------
@@ -337,7 +337,7 @@ def drop_path(
     scale_by_keep : bool, default True
         Whether to divide kept elements by 1 - p. Evaluation never changes `x`.
     training, rng, mask, return_mask, out
-        As for `dropout`, and so is the result.
+        See `dropout`. Returns the same.
 
     Examples
     --------

@@ -8,7 +8,7 @@ Array([[2., 2., 2., 0.],
        [2., 0., 2., 0.]], dtype=float32)
 
 A `fastdrop.Key` gives the mask that NumPy's functions draw with it; `key` makes a JAX key of it,
-for compiled functions. Any other JAX key works, too. Nothing but the key is kept for the gradient.
+for compiled functions. Any other JAX key works as well. Only the key is kept for the gradient.
 
 `fastdrop.jax.nnx` and `fastdrop.jax.linen` have Flax's modules.
 """

@@ -453,7 +453,7 @@ class _Recorded(torch.autograd.Function):
         if words is None:
             y = compute(how, source, inputs, inplace)
         elif _transforms_are_active():
-            # An outer transform records this call, too, which this function has switched off.
+            # An outer transform also records this call, which this function has switched off.
             with torch.enable_grad(), forward_ad._set_fwd_grad_enabled(True):
                 y = _below_autograd(keyset, _arguments(how, words, source, inputs))
         else:
@@ -515,7 +515,7 @@ class _Recorded(torch.autograd.Function):
 
 
 def _sum(*tangents: Tensor | None) -> Any:
-    """Return the sum of the tangents that are there."""
+    """Return the sum of the tangents that are not None."""
     there = [tangent for tangent in tangents if tangent is not None]
     return sum(there[1:], there[0]) if there else None
 
@@ -540,7 +540,7 @@ def _again(how: How, source: Any, words: Tensor | None, inputs: tuple[Tensor, ..
     return _operate(how, *_words_of(source), inputs)
 
 
-# The operator. A key is a tensor of two int64. It is drawn by an operator, too: `key` becomes
+# The operator. A key is a tensor of two int64. An operator draws it: `key` becomes
 # `draw_key` with another number at each place where a graph is made, so that no pass takes two
 # draws for one.
 

@@ -71,7 +71,7 @@ class Share(NamedTuple):
     rank: int
     world_size: int
     interleaved: bool
-    """Whether the ranks take examples in turn, as of `DistributedSampler`; else adjacent ones."""
+    """Whether the ranks take examples in turn, like `DistributedSampler`; else adjacent ones."""
 
 
 def as_share(share: Any) -> Share:
@@ -178,7 +178,7 @@ class CallKeys:
         return key
 
     def hold(self) -> None:
-        """From now on, give all calls the key of the next one."""
+        """Give all later calls the key of the next one."""
         self.held, self._current = True, None
 
     def release(self) -> None:

@@ -1,7 +1,7 @@
 """A cache of storages for large results: each is lent again once nothing else holds it.
 
-The C library returns large blocks to the system, so that each new tensor pays for its pages again:
-more than the rest of a call.
+The C library returns large blocks to the system, and each new tensor takes fresh pages, which
+cost more than the rest of a call.
 """
 
 import sys

@@ -142,7 +142,7 @@ def set_keys(
     parallel, sharded, checkpointed and averaged models, and PEFT's.
 
     A module that runs again applies the same mask, and warns, unless its calls are numbered.
-    Activation checkpointing repeats calls, too, and they draw the masks they had: set the keys
+    Activation checkpointing also repeats calls, and they draw the masks they had: set the keys
     before the forward pass, and leave them until the backward pass is over.
 
     None goes back to torch's generator. Dropout that is not a module, as inside attention, keeps

@@ -1,6 +1,6 @@
 """Functions of tensors. Each draws its key from torch's generator, or takes the one it is given.
 
-Arguments that torch's functions have are as there, and so are warnings and classes of errors. All
+Arguments, warnings and classes of errors are those of torch's functions, where torch has them. All
 functions also take:
 
 key : Key or tensor of 2 int64, optional
@@ -540,7 +540,7 @@ def _fused(
     mask: Mask | None,
     return_mask: bool,
 ) -> Any:
-    """Run a fused operation, which does its other part in evaluation, too."""
+    """Run a fused operation. Evaluation does its other part."""
     p = _checked(inputs[0], p, True, key, generator, mask)
     if not _keeps_all(p, training, mask):
         return _drop(operation, inputs, p, False, (), key, generator, mask, return_mask)

@@ -59,6 +59,9 @@ fn unexpected(what: &str) -> Failure {
 /// axis. All may have more axes in front, as many as the first operand, along which there is a call for each position;
 /// there a length of 1 broadcasts. Attributes: `whole`, the mask's whole shape, which is 1 along axes that share
 /// decisions; and `p`.
+///
+/// # Safety
+/// See [`handle`].
 unsafe extern "C" fn dropout(frame: *mut abi::CallFrame) -> *mut c_void {
     // SAFETY: XLA promises a frame that is valid for the call.
     unsafe { handle(frame, apply_masks) }
@@ -67,6 +70,9 @@ unsafe extern "C" fn dropout(frame: *mut abi::CallFrame) -> *mut c_void {
 /// The blocks of keys.
 ///
 /// Operands: the key, 4 uint32; the index, a uint32 or uint64. Axes in front as for `dropout`. Attribute: `tag`, an int64.
+///
+/// # Safety
+/// See [`handle`].
 unsafe extern "C" fn blocks(frame: *mut abi::CallFrame) -> *mut c_void {
     // SAFETY: as above.
     unsafe { handle(frame, draw_blocks) }
@@ -75,23 +81,23 @@ unsafe extern "C" fn blocks(frame: *mut abi::CallFrame) -> *mut c_void {
 /// # Safety
 /// The frame must be valid, with its buffers and attributes, and only this call may use its results.
 unsafe fn handle(frame: *mut abi::CallFrame, work: unsafe fn(&abi::CallFrame) -> Result<(), Failure>) -> *mut c_void {
-    // SAFETY: the caller vouches for the frame. An extension of this kind has this struct.
+    // SAFETY: the caller guarantees the frame. An extension of this kind has this struct.
     let (frame, metadata) = unsafe {
         let frame = &*frame;
         let asked = frame.extension.as_ref().is_some_and(|extension| extension.kind == abi::METADATA);
         (frame, if asked { (*frame.extension.cast::<abi::MetadataExtension>()).metadata } else { null_mut() })
     };
-    // SAFETY: the interface is there in every frame, also where metadata is asked for, from jaxlib 0.9 on.
+    // SAFETY: every frame has the interface, also a request for metadata, from jaxlib 0.9 on.
     let api = unsafe { &*frame.api };
     // SAFETY: null, or to be filled in by this call.
     if let Some(metadata) = unsafe { metadata.as_mut() } {
-        // The parts in use are the same in all versions so far, so an older runtime can be served, too.
+        // The parts in use are the same in all versions so far, so an older runtime works as well.
         let (major, minor) = (abi::MAJOR, api.version.minor.min(abi::MINOR));
         metadata.version = abi::Version { size: size_of::<abi::Version>(), extension: null_mut(), major, minor };
         metadata.traits = 0;
         return null_mut();
     }
-    // SAFETY: the caller vouches for the frame.
+    // SAFETY: the caller guarantees the frame.
     let result = catch_unwind(AssertUnwindSafe(|| unsafe { work(frame) })).unwrap_or_else(|panic| Err(bug(&panic)));
     let Err(Failure(code, message)) = result else {
         return null_mut();
@@ -149,7 +155,7 @@ impl Operand<'_> {
     /// The operand must be of integers, and have one there.
     unsafe fn integer(&self, offset: isize, index: usize) -> u64 {
         let from = self.first.wrapping_offset(offset).cast_const();
-        // SAFETY: the caller vouches for it.
+        // SAFETY: the caller guarantees it.
         let number = unsafe {
             match self.dtype {
                 abi::S32 => i64::from(from.cast::<i32>().add(index).read_unaligned()),
@@ -199,7 +205,7 @@ unsafe fn attribute(attributes: &abi::Attributes, name: &str, kind: c_uint) -> O
 }
 
 /// # Safety
-/// As for [`handle`].
+/// See [`handle`].
 unsafe fn apply_masks(frame: &abi::CallFrame) -> Result<(), Failure> {
     let attributes = &frame.attributes;
     // SAFETY: the frame is valid, and attributes of a kind have its struct.
@@ -312,7 +318,7 @@ unsafe fn apply_masks(frame: &abi::CallFrame) -> Result<(), Failure> {
 }
 
 /// # Safety
-/// As for [`handle`].
+/// See [`handle`].
 unsafe fn draw_blocks(frame: &abi::CallFrame) -> Result<(), Failure> {
     // SAFETY: the frame is valid, and an attribute of a kind has its struct.
     let (results, operands, tag) = unsafe {
@@ -368,7 +374,7 @@ unsafe fn draw_blocks(frame: &abi::CallFrame) -> Result<(), Failure> {
 /// # Safety
 /// The words must be readable.
 unsafe fn key_at(words: *const u8) -> [u8; 16] {
-    // SAFETY: the caller vouches for it.
+    // SAFETY: the caller guarantees it.
     let words = unsafe { words.cast::<[u32; 4]>().read_unaligned() };
     let mut bytes = [0; 16];
     for (bytes, word) in bytes.chunks_exact_mut(4).zip(words) {
