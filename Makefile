@@ -33,6 +33,8 @@ lint:  ## Check formatting, lints and types
 	ruff check .
 	lint-imports --no-cache
 	mypy python/fastdrop examples
+	mypy --strict tests/typed.py
+	pyright tests/typed.py
 	MYPYPATH=tests mypy --follow-imports=silent docs/conf.py docs/drawings.py docs/notebook.py docs/directives.py
 	MYPYPATH=tests mypy --follow-imports=silent fuzz/extension.py
 	cd benches && MYPYPATH=../examples mypy peers.py calls.py family.py sweep.py instructions.py training_step.py torch_step.py jax_dropout.py dask_throughput.py

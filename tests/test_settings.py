@@ -118,3 +118,7 @@ def test_the_command_says_what_it_checked() -> None:
     )
     assert done.returncode == 1
     assert "WRONG" in done.stdout
+
+
+def test_completion_shows_public_names() -> None:
+    assert dir(fd) == sorted(fd.__all__)

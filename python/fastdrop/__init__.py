@@ -178,6 +178,11 @@ __all__ = [
     "zoneout_backward",
 ]
 
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
 # Public names belong to the package, so that no pickle depends on the layout of the files.
 for _name in __all__:
     if getattr(globals()[_name], "__module__", "").startswith("fastdrop."):

@@ -3,8 +3,8 @@
 import hashlib
 import os
 import sys
-from collections.abc import Callable
-from typing import Any, Self, SupportsIndex, TypeAlias, final
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, Self, SupportsIndex, TypeAlias, final
 
 import numpy as np
 
@@ -14,7 +14,23 @@ from fastdrop._base.arguments import as_unsigned, shown
 STREAM_VERSION = 2
 """Version of the stream of random bits that keys name."""
 
-RNG: TypeAlias = Any
+
+class _Array(Protocol):
+    """An array of any library."""
+
+    def __array__(self, *arguments: Any, **options: Any) -> Any: ...
+
+
+class _TorchGenerator(Protocol):
+    """A `torch.Generator`."""
+
+    def initial_seed(self) -> int: ...
+
+
+RNG: TypeAlias = (
+    "Key | SupportsIndex | Sequence[SupportsIndex] | _Array | np.random.SeedSequence | "
+    "np.random.BitGenerator | np.random.Generator | _TorchGenerator | None"
+)
 """The type of `rng` arguments: a Key, or a seed that `Key` takes."""
 
 _SEED = (
@@ -117,7 +133,7 @@ def check_rng(rng: RNG) -> None:
         as_key(rng)
 
 
-def _draw(seed: RNG, must: str) -> bytes:
+def _draw(seed: Any, must: str) -> bytes:
     """Draw the 16 bytes of a key; `must` begins the message if `seed` is not a seed.
 
     They come from a generator's stream, not from its seed sequence: this works for every

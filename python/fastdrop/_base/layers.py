@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, ClassVar, Generic, NamedTuple, Never, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, Never, Self
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -46,7 +46,14 @@ from fastdrop._base.plans import (
     training_scale,
 )
 
-Recipe = TypeVar("Recipe")
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar  # with defaults, which Python has from 3.13 on
+
+    Recipe = TypeVar("Recipe", default=Any)
+else:
+    from typing import TypeVar
+
+    Recipe = TypeVar("Recipe")
 
 _forward = _core.forward
 _ndarray = np.ndarray

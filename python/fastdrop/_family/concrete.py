@@ -25,7 +25,7 @@ from fastdrop._base.arguments import (
     refuse,
     split_state,
 )
-from fastdrop._base.keys import RNG, Key
+from fastdrop._base.keys import RNG, Key, as_key
 from fastdrop._base.layers import RecipeLayer
 from fastdrop._base.masks import Drawable, check_key
 from fastdrop._base.plans import RecipePlan, check_forward_mask, check_recipe, run_recipe, select
@@ -248,7 +248,7 @@ def concrete_dropout_backward(
     gradient, array = float_array(dy, "dy"), float_array(x, "x")
     value, t = as_number(logit, "logit"), as_temperature(temperature)
     if mask is None:
-        mask = ConcreteMask(array.shape, value, t, rng)
+        mask = ConcreteMask(array.shape, value, t, as_key(rng))
     else:
         check_recipe(mask, ConcreteMask, rng)
         check_broadcast(mask.shape, array.shape)
