@@ -1,4 +1,4 @@
-"""A program of a user's, as mypy --strict and pyright see it. `make lint` checks it; nothing runs it."""
+"""A program of a user, as mypy --strict and pyright see it. `make lint` checks it; nothing runs it."""
 
 from typing import Any, assert_type
 

@@ -4,7 +4,7 @@
 //! [`ars`] is the definition. The vector body is [`Schedule::blocks`], in two halves because blocks that share an index
 //! share the first round. Nothing here knows what the bits are for.
 
-use crate::simd::{Simd, aes};
+use crate::simd::{Kernel, Simd, aes};
 
 const ROUNDS: usize = 7;
 /// Increments of the key's two halves from round to round: the golden ratio and the square root of
@@ -38,6 +38,24 @@ pub fn ars(key: [u8; 16], counter: [u8; 16]) -> [u8; 16] {
         block = aes::round(block, *key);
     }
     joined(aes::last_round(block, keys[ROUNDS]))
+}
+
+/// One block by a level's instructions.
+pub(crate) struct Block {
+    pub(crate) key: [u8; 16],
+    pub(crate) counter: [u64; 2],
+}
+
+impl Kernel for Block {
+    type Output = [u8; 16];
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) -> [u8; 16] {
+        let [low, high] = self.counter;
+        let counters = simd.load(&[low, high, low, high, low, high, low, high]);
+        let words = simd.to_array(Schedule::new(self.key).blocks(simd, counters));
+        joined([words[0], words[1]])
+    }
 }
 
 /// An expanded key: its round keys.
@@ -126,7 +144,7 @@ impl Schedule {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::simd::{Kernel, LANES, Level};
+    use crate::simd::{LANES, Level};
 
     struct Blocks([[u8; 16]; 5]);
 
@@ -165,6 +183,8 @@ mod tests {
                 let [[whole, shared]] = level.run(Blocks([key, counters[0], counters[1], counters[2], counters[3]]));
                 assert_eq!(whole, expected.as_flattened(), "{level:?} tag {tag}");
                 assert_eq!(shared, expected.as_flattened(), "{level:?} tag {tag}");
+                let one = level.run(Block { key, counter: halves(counters[0]) });
+                assert_eq!(halves(one)[..], expected.as_flattened()[..2], "{level:?} tag {tag}");
             }
         }
     }

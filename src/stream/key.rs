@@ -3,8 +3,9 @@
 //! Only [`Key::from_entropy`] draws entropy; otherwise the Python layer (or the caller) supplies
 //! the bytes.
 
-use super::ars::{Schedule, ars, joined};
+use super::ars::{Block, Schedule, ars, joined};
 use crate::error::Error;
+use crate::simd::Level;
 
 const TAG_SPLIT: u8 = 254;
 const TAG_FOLD_IN: u8 = 255;
@@ -87,7 +88,12 @@ impl Key {
 
     /// Block `index` of this key's stream for the purpose `tag`.
     pub(crate) fn block(self, index: u64, tag: u8) -> [u8; 16] {
-        ars(self.bytes, joined([index, u64::from(tag)]))
+        let counter = [index, u64::from(tag)];
+        match Level::current() {
+            // In the middle of a training step the tables of AES in software, 4 KiB, are in no cache.
+            Ok(level) if level != Level::portable() => level.run(Block { key: self.bytes, counter }),
+            _ => ars(self.bytes, joined(counter)),
+        }
     }
 
     pub(crate) fn schedule(self) -> Schedule {
