@@ -1,4 +1,4 @@
-"""A program of a user, as mypy --strict and pyright see it. `make lint` checks it; nothing runs it."""
+"""A program of a user. mypy --strict and pyright check it in `make lint`; nothing runs it."""
 
 from typing import Any, assert_type
 
