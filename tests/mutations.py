@@ -376,7 +376,7 @@ MUTATIONS = [
     Mutation(
         "an output that overlaps itself is written by all threads",
         "src/python/calls.rs",
-        "openmp::limited(1, copy)?;",
+        "limits::limited(1, copy)?;",
         "copy()?;",
         (
             "tests/test_layouts.py"

@@ -18,7 +18,7 @@ use crate::mask::{Dims, Mask};
 use crate::operand::{Each, Element, INPUTS, Operands};
 use crate::slices::finite;
 use crate::stream::bernoulli::Threshold;
-use crate::threads::openmp;
+use crate::threads::limits;
 use crate::walk::source::{MaskArray, Source};
 use crate::walk::{Axes, Axis};
 
@@ -175,7 +175,7 @@ pub(super) fn elementwise<'py>(
         work(&aside[0], true, inputs, draw, operation, &held)?;
         let copy = || work(target, false, &aside, Draw::Constant(true), Operation::Select { scale: 1.0 }, &held);
         // Elements of the target may share memory, which two threads must not write.
-        openmp::limited(1, copy)?;
+        limits::limited(1, copy)?;
     }
     Ok(target.owner.clone())
 }

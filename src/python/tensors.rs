@@ -21,7 +21,7 @@ use super::view::View;
 use crate::mask::Dims;
 use crate::operand::{Element, Format};
 use crate::stream::key::Key;
-use crate::threads::openmp;
+use crate::threads::{limits, openmp};
 
 type Describe = unsafe extern "C" fn(object: *mut c_void, tensor: *mut dlpack::Tensor) -> c_int;
 
@@ -222,6 +222,6 @@ pub(super) fn forward_tensors<'py>(
     let (element, numbers) = (target.format.element, Numbers { kind, scale, shift, fill });
     let out = Output { view: target, fresh };
     let run = || numbers.apply(draw, element, &shape, &mut views, Some(&out));
-    openmp::with_team(threads, || without_handlers(run))?;
+    limits::with_team(threads, || without_handlers(run))?;
     Ok(())
 }

@@ -3,6 +3,8 @@
 pub(crate) mod batches;
 #[allow(unsafe_code, reason = "the handler of forks is registered in C")]
 mod fork;
+#[cfg(feature = "python")]
+pub(crate) mod limits;
 #[cfg(target_os = "linux")]
 #[allow(unsafe_code, reason = "system calls are C")]
 mod linux;
@@ -66,7 +68,7 @@ pub fn set_num_threads(threads: usize) -> Result<(), Error> {
 pub(crate) fn threads_of_call() -> Result<usize, Error> {
     let threads = num_threads()?.min(MOST_THREADS);
     #[cfg(feature = "python")]
-    let threads = threads.min(openmp::most());
+    let threads = threads.min(limits::current().most);
     Ok(threads)
 }
 

@@ -10,20 +10,13 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use super::fork::Process;
+use super::limits::{self, Limits};
 use super::room::{MEMBER_STACK, can_start, stack_left};
 use super::work::{FirstPanic, Units};
 
 thread_local! {
-    static LIMITS: Cell<Limits> = const { Cell::new(Limits { most: usize::MAX, borrow: false }) };
     /// The size of the team that this thread last found able to start, and in which process.
     static STARTED: Cell<Option<(Process, usize)>> = const { Cell::new(None) };
-}
-
-/// Thread limit for calls from a thread, and whether they borrow OpenMP's threads.
-#[derive(Clone, Copy)]
-struct Limits {
-    most: usize,
-    borrow: bool,
 }
 
 /// The process that found OpenMP's runtime, and how to run a team of its threads.
@@ -36,14 +29,9 @@ static SHALLOW: AtomicBool = AtomicBool::new(false);
 type Parallel =
     unsafe extern "C" fn(body: unsafe extern "C" fn(*mut c_void), data: *mut c_void, threads: c_uint, c_uint);
 
-/// Thread limit for calls from here.
-pub(super) fn most() -> usize {
-    LIMITS.get().most
-}
-
 /// The team for a call from here, if OpenMP's threads are to be borrowed and can be.
 pub(super) fn lent() -> Option<Team> {
-    let Limits { most, borrow } = LIMITS.get();
+    let Limits { most, borrow } = limits::current();
     if !borrow || SHALLOW.load(Ordering::Relaxed) {
         return None;
     }
@@ -62,28 +50,7 @@ pub(super) fn lent() -> Option<Team> {
     Some(Team { run, threads: most })
 }
 
-/// Calls `work`, whose calls use at most this many threads: OpenMP's, where [`find`] found them.
-pub(crate) fn with_team<T>(most: usize, work: impl FnOnce() -> T) -> T {
-    with(Limits { most: most.max(1), borrow: true }, work)
-}
-
-/// Calls `work`, whose calls use at most this many threads, none of OpenMP's.
-pub(crate) fn limited<T>(most: usize, work: impl FnOnce() -> T) -> T {
-    with(Limits { most, borrow: false }, work)
-}
-
-fn with<T>(limits: Limits, work: impl FnOnce() -> T) -> T {
-    struct Restored(Limits);
-    impl Drop for Restored {
-        fn drop(&mut self) {
-            LIMITS.set(self.0);
-        }
-    }
-    let _restored = Restored(LIMITS.replace(limits));
-    work()
-}
-
-/// Looks for OpenMP's runtime, whose threads [`with_team`] uses from now on.
+/// Looks for OpenMP's runtime, whose threads calls `with_team` use from now on.
 #[cfg(target_os = "linux")]
 pub(crate) fn find() {
     use std::ffi::c_char;

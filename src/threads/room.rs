@@ -3,12 +3,12 @@
 #[cfg(feature = "python")]
 use std::sync::Mutex;
 
+#[cfg(feature = "python")]
+use super::limits;
 #[cfg(target_os = "linux")]
 use super::linux::has_heaps;
 #[cfg(all(feature = "python", target_os = "linux"))]
 pub(crate) use super::linux::stack_left;
-#[cfg(feature = "python")]
-use super::openmp;
 
 /// A helper's stack in bytes; the largest kernels use less than a tenth.
 pub(super) const STACK: usize = 1 << 19;
@@ -41,10 +41,10 @@ pub(crate) fn on_large_stack<T: Send>(work: impl FnOnce() -> T + Send) -> Option
     if !has_room(1) {
         return None;
     }
-    let most = openmp::most();
+    let most = limits::current().most;
     std::thread::scope(|scope| {
         let thread = std::thread::Builder::new().stack_size(STACK);
-        thread.spawn_scoped(scope, || openmp::limited(most, work)).ok()?.join().ok()
+        thread.spawn_scoped(scope, || limits::limited(most, work)).ok()?.join().ok()
     })
 }
 
