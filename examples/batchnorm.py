@@ -86,7 +86,7 @@ def unpatch(gradient: Floats, shape: tuple[int, ...]) -> Floats:
 class BatchNorm:
     """Normalization over all but the channels (Ioffe and Szegedy, ICML 2015), then x + shift.
 
-    There is no scale: after a ReLU the next layer's weights can do as much.
+    It has no scale parameter: after a ReLU the next layer's weights can scale.
 
     Attributes
     ----------

@@ -200,7 +200,7 @@ pub(super) fn forward<'py>(
     Ok((y?, plan))
 }
 
-/// The result of `forward`, whose plan nobody needs. `keep` must not be `CallKeys`.
+/// `forward` without a plan, for calls that need none. `keep` must not be `CallKeys`.
 #[pyfunction]
 #[pyo3(signature = (operation, inputs, out, keep, p, shared, scale=None, shift=0.0, fill=0.0))]
 #[expect(clippy::too_many_arguments, reason = "as for `forward`")]
