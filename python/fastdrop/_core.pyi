@@ -8,8 +8,10 @@ import fastdrop
 
 __version__: str
 DETACH: int
+DTYPES: tuple[str, ...]
 __all__ = [
     "DETACH",
+    "DTYPES",
     "CallKeys",
     "Key",
     "Mask",
@@ -24,6 +26,7 @@ __all__ = [
     "forward_tensors",
     "get_num_threads",
     "noise",
+    "operations",
     "publish",
     "set_num_threads",
     "set_simd",
@@ -139,6 +142,7 @@ def get_num_threads() -> int: ...
 def noise(
     mask: Mask, x: NDArray[Any], std: float, out: NDArray[Any] | None = None
 ) -> NDArray[Any]: ...
+def operations() -> dict[str, tuple[tuple[str, ...], str | None, bool]]: ...
 def publish(key: type, mask: type) -> None: ...
 def set_num_threads(n: int) -> None: ...
 def set_simd(name: str) -> None: ...

@@ -29,6 +29,24 @@ const F16: i32 = 23;
 /// The number that ml_dtypes registered for bfloat16; 0 until first seen.
 static BFLOAT16: AtomicI32 = AtomicI32::new(0);
 
+/// Dtypes that fastdrop works on, by name.
+pub(super) const DTYPES: [(&str, Element); 6] = [
+    ("float32", Element::F32),
+    ("float64", Element::F64),
+    ("float16", Element::F16),
+    ("bfloat16", Element::Bf16),
+    ("complex64", Element::Complex64),
+    ("complex128", Element::Complex128),
+];
+
+/// The names of `DTYPES` as error messages list them: "a, b or c".
+pub(super) fn dtype_list(takes_complex: bool) -> String {
+    let names = DTYPES.iter().filter(|(_, element)| takes_complex || element.parts() == 1);
+    let names: Vec<_> = names.map(|(name, _)| *name).collect();
+    let (last, others) = names.split_last().expect("there are names");
+    format!("{} or {last}", others.join(", "))
+}
+
 /// The element type of a dtype that fastdrop works on.
 pub(super) fn element(dtype: &Bound<'_, PyArrayDescr>) -> Option<Element> {
     const FIRST_USER_TYPE: i32 = 256;
@@ -83,15 +101,8 @@ pub(super) fn mend(dtype: &Bound<'_, PyArrayDescr>, name: &str) -> String {
 }
 
 pub(super) fn element_name(element: Element) -> &'static str {
-    match element {
-        Element::F16 => "float16",
-        Element::Bf16 => "bfloat16",
-        Element::F32 => "float32",
-        Element::F64 => "float64",
-        Element::Complex64 => "complex64",
-        Element::Complex128 => "complex128",
-        Element::Bool | Element::U64 | Element::Bit => unreachable!("results are numbers"),
-    }
+    let found = DTYPES.iter().find(|(_, one)| *one == element);
+    found.expect("results are numbers").0
 }
 
 /// The element type that NumPy promotes two others to; `None` if it refuses them.

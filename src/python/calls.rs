@@ -7,8 +7,8 @@ use smallvec::SmallVec;
 
 use super::arguments::{DETACH, detached};
 use super::arrays::{
-    Array, Lengths, Steps, axes, broadcast, check_out, dtype, dtype_name, dtype_of, element, empty, empty_like, mend,
-    mismatch, shared_steps,
+    Array, Lengths, Steps, axes, broadcast, check_out, dtype, dtype_list, dtype_name, dtype_of, element, empty,
+    empty_like, mend, mismatch, shared_steps,
 };
 use super::mask::PyMask;
 use super::view::{Held, View};
@@ -21,9 +21,6 @@ use crate::stream::bernoulli::Threshold;
 use crate::threads::limits;
 use crate::walk::source::{MaskArray, Source};
 use crate::walk::{Axes, Axis};
-
-/// In error messages.
-const DTYPES: &str = "float32, float64, float16, bfloat16, complex64 or complex128";
 
 pub(super) type Inputs<'py> = SmallVec<[View<'py>; INPUTS]>;
 
@@ -182,8 +179,8 @@ pub(super) fn elementwise<'py>(
 
 pub(super) fn checked_element(x: &Array<'_>, name: &str) -> PyResult<Element> {
     element(&dtype(x)).ok_or_else(|| {
-        let (dtype, mend) = (dtype_name(&dtype(x)), mend(&dtype(x), name));
-        PyTypeError::new_err(format!("{name} must have dtype {DTYPES}, got {dtype}{mend}"))
+        let (dtypes, dtype, mend) = (dtype_list(true), dtype_name(&dtype(x)), mend(&dtype(x), name));
+        PyTypeError::new_err(format!("{name} must have dtype {dtypes}, got {dtype}{mend}"))
     })
 }
 

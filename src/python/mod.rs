@@ -108,6 +108,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     threads::num_threads()?;
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     module.add("DETACH", DETACH)?;
+    module.add("DTYPES", PyTuple::new(module.py(), arrays::DTYPES.map(|(name, _)| name))?)?;
     module.add_class::<key::PyKey>()?;
     module.add_class::<mask::PyMask>()?;
     module.add_class::<key::CallKeys>()?;
@@ -117,6 +118,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(plan::forward, module)?)?;
     module.add_function(wrap_pyfunction!(plan::compute, module)?)?;
     module.add_function(wrap_pyfunction!(plan::check, module)?)?;
+    module.add_function(wrap_pyfunction!(plan::operations, module)?)?;
     module.add_function(wrap_pyfunction!(calls::apply, module)?)?;
     module.add_function(wrap_pyfunction!(get_num_threads, module)?)?;
     module.add_function(wrap_pyfunction!(calls::noise, module)?)?;

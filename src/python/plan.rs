@@ -4,7 +4,7 @@
 use numpy::{PyArrayDescr, PyUntypedArray, PyUntypedArrayMethods};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::PyTuple;
+use pyo3::types::{PyDict, PyTuple};
 
 use super::arrays::{Array, Lengths, broadcast, check_out, dtype, dtype_name, element, element_name, promoted};
 use super::calls::{Draw, Inputs, Output, check_broadcast, checked_element, checked_given, elementwise, is_bool};
@@ -261,6 +261,19 @@ pub(super) fn decide<'a>(
 #[pyfunction]
 pub(super) fn check<'py>(operation: &str, inputs: &Bound<'py, PyTuple>, out: Option<&Array<'py>>) -> PyResult<()> {
     checked_call(&mut Inputs::new(), kind_of(operation)?, inputs, out).map(|_| ())
+}
+
+/// The operations by name: the names of their inputs, the operation that computes the gradient with respect to the first
+/// (`None` if it is `SELECT`), and whether they take complex numbers.
+#[pyfunction]
+pub(super) fn operations(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
+    let table = PyDict::new(py);
+    table.set_item(SELECT, (PyTuple::new(py, names_of(None))?, None::<&str>, true))?;
+    for kind in Kind::ALL {
+        let inputs = PyTuple::new(py, kind.input_names())?;
+        table.set_item(kind.name(), (inputs, kind.gradient().map(Kind::name), kind.takes_complex()))?;
+    }
+    Ok(table)
 }
 
 /// The kind of an operation, `None` for `SELECT`.

@@ -12,7 +12,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyCapsule, PyTuple};
 
 use super::arguments::without_handlers;
-use super::arrays::{Lengths, Steps, dtype};
+use super::arrays::{Lengths, Steps, dtype, dtype_list};
 use super::calls::{Draw, Inputs, Output, check_broadcast};
 use super::dlpack;
 use super::key::public_key;
@@ -88,7 +88,7 @@ fn view<'py>(object: &Bound<'py, PyAny>, name: &str) -> PyResult<(View<'py>, Con
             (b'u', 2) => Content::Number(Element::Bf16),
             (b'b', _) => Content::Bool,
             (b'i', 8) => Content::Int64,
-            _ => return Err(PyTypeError::new_err(format!("{name} must have dtype {DTYPES}"))),
+            _ => return Err(wrong_dtype(name)),
         };
         return Ok((View::new(array, content.element()), content));
     }
@@ -114,7 +114,7 @@ fn view<'py>(object: &Bound<'py, PyAny>, name: &str) -> PyResult<(View<'py>, Con
         (dlpack::BFLOAT, 16, 1) => Content::Number(Element::Bf16),
         (dlpack::BOOL, 8, 1) => Content::Bool,
         (dlpack::INT, 64, 1) => Content::Int64,
-        _ => return Err(PyTypeError::new_err(format!("{name} must have dtype {DTYPES}"))),
+        _ => return Err(wrong_dtype(name)),
     };
     let ndim = tensor.ndim as usize;
     // SAFETY: the struct's arrays have a length per axis, and live as long as the tensor; strides may be null.
@@ -139,12 +139,14 @@ fn view<'py>(object: &Bound<'py, PyAny>, name: &str) -> PyResult<(View<'py>, Con
 /// A tensor of numbers.
 fn number<'py>((view, content): (View<'py>, Content), name: &str) -> PyResult<View<'py>> {
     let Content::Number(_) = content else {
-        return Err(PyTypeError::new_err(format!("{name} must have dtype {DTYPES}")));
+        return Err(wrong_dtype(name));
     };
     Ok(view)
 }
 
-const DTYPES: &str = "float32, float64, float16 or bfloat16";
+fn wrong_dtype(name: &str) -> PyErr {
+    PyTypeError::new_err(format!("{name} must have dtype {}", dtype_list(false)))
+}
 
 /// # Safety
 /// `first` must be null, or point to `len` numbers that stay.
