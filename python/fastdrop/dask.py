@@ -16,6 +16,7 @@ The functions are those of NumPy, with their arguments, apart from `out`: see th
 coordinates and attributes.
 """
 
+import inspect
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -32,9 +33,14 @@ from fastdrop._base.arguments import (
     shown,
 )
 from fastdrop._base.keys import NO_KEY, RNG
-from fastdrop._base.layers import MaskedLayer
 from fastdrop._base.masks import Mask, make_mask
+from fastdrop._base.members import Member, drawn_shape
 from fastdrop._base.plans import draw_key
+from fastdrop._family.alpha import ALPHA, CHANNELS_ALPHA
+from fastdrop._family.dropout import DROPOUT
+from fastdrop._family.fused import GELU, RELU
+from fastdrop._family.shared import CHANNELS, CHANNELS_1D, CHANNELS_2D, CHANNELS_3D, LOCKED, PATH
+from fastdrop._family.weights import CONNECTIONS
 
 try:
     import dask.array as da
@@ -110,9 +116,14 @@ def _applied(
     return y
 
 
-def _lazy(function: Callable[..., Any], layer: type[MaskedLayer[Any]]) -> Callable[..., Any]:
-    """Return the form of a function for Dask arrays; its layer knows the shape of its masks."""
-    name = function.__name__
+def _lazy(member: Member) -> Callable[..., Any]:
+    """Return the function of a member for Dask arrays."""
+    function = getattr(fd, member.name)
+    defaults = {
+        name: parameter.default
+        for name, parameter in inspect.signature(function).parameters.items()
+        if name not in ("out", "unknown")
+    }
 
     def lazily(
         x: Any,
@@ -136,14 +147,13 @@ def _lazy(function: Callable[..., Any], layer: type[MaskedLayer[Any]]) -> Callab
             raise ValueError(f"x must have a known shape, got {x.shape}")
         rate = probability(p)
         training, return_mask = as_flag(training, "training"), as_flag(return_mask, "return_mask")
-        like = np.broadcast_to(np.zeros((), x.dtype), x.shape)
-        float_array(like, "x")
-        unknown = sorted(options.keys() - layer._options.keys() | options.keys() & {"inplace"})
+        like = float_array(np.empty((0,) * x.ndim, x.dtype), "x")
+        unknown = sorted(options.keys() - defaults.keys())
         if unknown:
-            raise TypeError(f"{name}() got unexpected keyword arguments {unknown}")
-        shared = layer(rate, rng=NO_KEY, **options)._shared(like)
+            raise TypeError(f"{member.name}() got unexpected keyword arguments {unknown}")
+        function(like, rate, training=False, **options)  # checks the options
         if mask is None:
-            drawn = tuple(1 if axis in shared else n for axis, n in enumerate(x.shape))
+            drawn = drawn_shape(x.shape, member.axes(x.shape, member.option(defaults | options)))
             make_mask(drawn, rate, NO_KEY)  # raises before a Generator advances
             mask = make_mask(drawn, rate, draw_key(rng, training and rate > 0.0))
         elif rng is not None:
@@ -158,23 +168,23 @@ def _lazy(function: Callable[..., Any], layer: type[MaskedLayer[Any]]) -> Callab
             return y
         return y, mask if training else make_mask(x.shape, 0.0, NO_KEY)
 
-    lazily.__name__ = lazily.__qualname__ = name
-    lazily.__doc__ = f"""Do what `fastdrop.{name}` does, to a Dask array.
+    lazily.__name__ = lazily.__qualname__ = member.name
+    lazily.__doc__ = f"""Do what `fastdrop.{member.name}` does, to a Dask array.
 
-    Arguments are those of `fastdrop.{name}`, apart from ``out``. The key is drawn now.
+    Arguments are those of `fastdrop.{member.name}`, apart from ``out``. The key is drawn now.
     """
     return lazily
 
 
-dropout = _lazy(fd.dropout, fd.Dropout)
-feature_dropout = _lazy(fd.feature_dropout, fd.FeatureDropout)
-dropout1d = _lazy(fd.dropout1d, fd.Dropout1d)
-dropout2d = _lazy(fd.dropout2d, fd.Dropout2d)
-dropout3d = _lazy(fd.dropout3d, fd.Dropout3d)
-locked_dropout = _lazy(fd.locked_dropout, fd.LockedDropout)
-drop_path = _lazy(fd.drop_path, fd.DropPath)
-drop_connect = _lazy(fd.drop_connect, fd.DropConnect)
-alpha_dropout = _lazy(fd.alpha_dropout, fd.AlphaDropout)
-feature_alpha_dropout = _lazy(fd.feature_alpha_dropout, fd.FeatureAlphaDropout)
-relu_dropout = _lazy(fd.relu_dropout, fd.ReluDropout)
-gelu_dropout = _lazy(fd.gelu_dropout, fd.GeluDropout)
+dropout = _lazy(DROPOUT)
+feature_dropout = _lazy(CHANNELS)
+dropout1d = _lazy(CHANNELS_1D)
+dropout2d = _lazy(CHANNELS_2D)
+dropout3d = _lazy(CHANNELS_3D)
+locked_dropout = _lazy(LOCKED)
+drop_path = _lazy(PATH)
+drop_connect = _lazy(CONNECTIONS)
+alpha_dropout = _lazy(ALPHA)
+feature_alpha_dropout = _lazy(CHANNELS_ALPHA)
+relu_dropout = _lazy(RELU)
+gelu_dropout = _lazy(GELU)

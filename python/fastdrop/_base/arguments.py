@@ -83,11 +83,12 @@ def as_array(x: Any, name: str) -> Array:
     return x if type(x) is _ndarray else float_array(x, name)
 
 
-def as_operands(**several: Any) -> tuple[Array, ...]:
-    """Return arrays to be combined as plain arrays, by their names.
+def as_operands(names: tuple[str, ...], inputs: tuple[Any, ...]) -> tuple[Array, ...]:
+    """Return arrays to be combined as plain arrays.
 
     A Python float or complex gets the dtype that NumPy's sum of it and the first other array has.
     """
+    several = dict(zip(names, inputs, strict=True))
     for name, x in several.items():
         check_given(x, name, "an array")
     arrays = {name: as_array(x, name) for name, x in several.items()}
@@ -354,37 +355,6 @@ def as_axes(axes: Axes, ndim: int, name: str) -> tuple[int, ...]:
     if len(set(several)) != len(several):
         raise ValueError(f"{name} must not name an axis twice, got {axes!r}")
     return several
-
-
-def feature_axes(
-    shape: tuple[int, ...], channel_axis: Any, ndim: int | None = None
-) -> tuple[int, ...]:
-    """Return all axes except the batch, axis 0, and the channels."""
-    if len(shape) < 2 or ndim not in (None, len(shape)):
-        raise ValueError(
-            f"x must have {ndim or 'at least 2'} axes, with the batch first "
-            f"(x[np.newaxis] for one sample), got shape {shape}"
-        )
-    if type(channel_axis) is not int or not 0 < channel_axis < len(shape):
-        channel_axis = as_axis(channel_axis, len(shape), "channel_axis")
-        if channel_axis == 0:
-            raise ValueError("channel_axis must not be axis 0, the batch, got 0")
-    return _all_but(channel_axis, len(shape))
-
-
-@functools.cache
-def _all_but(channel: int, ndim: int) -> tuple[int, ...]:
-    return (*range(1, channel), *range(channel + 1, ndim))
-
-
-def as_channel_axis(channel_axis: Any, ndim: int | None) -> int:
-    """Return the channel axis of inputs that are not known yet."""
-    if ndim is not None:
-        feature_axes((1,) * ndim, channel_axis)
-    number = as_axis_number(channel_axis, "channel_axis")
-    if number == 0:
-        raise ValueError("channel_axis must not be axis 0, the batch, got 0")
-    return number
 
 
 # --- Choices and states --------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """Layers: the state that training keeps between calls. The formulas are in the functions.
 
-A `Layer` has p, the keys of its calls, a mode and the plan of its last call. A subclass implements
-`_train`, which decides a training call; everything else is common to all layers.
+A `Layer` has p, the keys of its calls, a mode and the plan of its last call. A subclass names the
+record of its member, and has the options that the record reads.
 """
 
 import inspect
@@ -24,6 +24,7 @@ from fastdrop._base.arguments import (
     as_array,
     as_axis_numbers,
     as_flag,
+    as_operands,
     as_out,
     as_state,
     as_unsigned,
@@ -39,12 +40,8 @@ from fastdrop._base.arguments import (
 )
 from fastdrop._base.keys import NO_KEY, RNG, STREAM_VERSION, Key, as_key
 from fastdrop._base.masks import check_key
-from fastdrop._base.plans import (
-    Plan,
-    RecipePlan,
-    evaluate,
-    training_scale,
-)
+from fastdrop._base.members import NO_AXES, Member, scaled
+from fastdrop._base.plans import Plan, apply_recipe, evaluate, plan_of_recipe
 
 if TYPE_CHECKING:
     from typing_extensions import TypeVar  # with defaults, which Python has from 3.13 on
@@ -179,10 +176,15 @@ class Layer(Generic[Recipe]):
     """
 
     training: bool
+    _member: ClassVar[Member]
+    _option: ClassVar[Any]  # a function, from the layer to what its record reads
+    _no_option = None
     _is_ours: ClassVar[bool] = True  # whether fastdrop defines the class
     _of_weights: ClassVar[bool] = False  # whether inputs are weights, with no examples along axis 0
     _options: ClassVar[dict[str, Any]] = {}  # the constructor's options and their defaults
     _samples: Samples | None = None
+    if TYPE_CHECKING:
+        mode: Any
 
     def __init_subclass__(cls) -> None:
         """Make `forward` the call, and record the constructor's options for `repr`."""
@@ -191,6 +193,8 @@ class Layer(Generic[Recipe]):
             cls.__init__ = explained(cls.__init__)  # type: ignore[method-assign]
         if "__call__" in vars(cls):
             cls.forward = cls.__call__  # type: ignore[attr-defined]
+        if isinstance(member := vars(cls).get("_member"), Member):
+            cls._option = operator.attrgetter(*(member.options or ("_no_option",)))
         parameters = list(inspect.signature(cls.__init__).parameters.values())[1:]
         cls._options = {
             parameter.name: parameter.default
@@ -315,10 +319,10 @@ class Layer(Generic[Recipe]):
         inputs: tuple[Array, ...],
         out: Array | None,
         training: bool | None,
-        kept: tuple[InputOf, ...] = (),
+        kept: tuple[Any, ...] = (),
     ) -> Array:
         """Make a call's plan, keep it with what is `kept` of the inputs, and return the result."""
-        plan: Plan | None
+        plan: Any
         if not (self.training if training is None else self._trains(training)):
             y, plan = self._evaluate(inputs, out)
         elif self._samples is None:
@@ -328,6 +332,10 @@ class Layer(Generic[Recipe]):
         self._last.plan_and_inputs = plan, kept
         return y
 
+    def _keep(self, plan: Plan, kept: tuple[Any, ...] = ()) -> None:
+        """Keep the plan of a call, and what its gradient needs of the inputs."""
+        self._last.plan_and_inputs = plan, kept
+
     def _trains(self, training: bool | None) -> bool:
         """Return whether a call drops; in a Monte Carlo run it always does."""
         if training is None:
@@ -336,38 +344,69 @@ class Layer(Generic[Recipe]):
 
     def _sample(
         self, inputs: tuple[Array, ...], out: Array | None, samples: Samples
-    ) -> tuple[Array, Plan | None]:
+    ) -> tuple[Array, Any]:
         """Return the result and the plan of a call in a Monte Carlo run of one sample."""
         return self._train(inputs, out, self._keys, False)
 
-    def _run_several(
-        self, inputs: tuple[Array, ...], out: Array | None, training: bool | None
-    ) -> Array:
-        """Do the same as `_run`, for a call with several inputs and the user's `out`."""
+    def _combine(self, inputs: tuple[Any, ...], out: Array | None, training: bool | None) -> Array:
+        """Return the result of a call with several arrays and the user's `out`."""
+        arrays = as_operands(self._member.names, inputs)
         target = None if out is None else as_out(out)
-        y = self._run(inputs, target, training, tuple(InputOf(x.shape, x.dtype) for x in inputs))
+        y = self._run(arrays, target, training, tuple(InputOf(x.shape, x.dtype) for x in arrays))
         return y if out is None else out
 
     def _train(
         self, inputs: tuple[Array, ...], out: Array | None, keys: _core.CallKeys, whole: bool
-    ) -> tuple[Array, Plan]:
+    ) -> tuple[Array, Any]:
         """Return a training call's result and plan; `whole` shares one mask along axis 0."""
-        raise NotImplementedError
+        member, p, option = self._member, self._p, self._option(self)
+        if member.draw is not None:
+            return self._train_recipe(member.draw, inputs[0], out, keys, whole)
+        shared = option if option is NO_AXES else member.axes(inputs[0].shape, option)
+        if whole and 0 not in shared and inputs[0].ndim:
+            shared = (0, *shared)
+        mode = self.mode
+        if mode is INVERTED and member.numbers is scaled:
+            return _forward(member.operation, inputs, out, keys, p, shared)
+        return _forward(member.operation, inputs, out, keys, p, shared, *member.numbers(p, mode))
 
-    def _evaluate(self, inputs: tuple[Array, ...], out: Array | None) -> tuple[Array, Plan]:
+    def _train_recipe(
+        self, draw: Any, x: Array, out: Array | None, keys: _core.CallKeys, whole: bool
+    ) -> tuple[Array, Plan]:
+        """Do the same as `_train`, where a recipe does the work itself."""
+        float_array(x, "x")
+        with call_key(keys) as key:
+            shape = (1, *x.shape[1:]) if whole and x.ndim else x.shape
+            recipe = draw(shape, self._p, key, self._option(self))
+            return apply_recipe(recipe, self._scaling, x, out), self._plan(recipe, x)
+
+    @property
+    def _scaling(self) -> str | None:
+        """The mode, which recipes know that do more than to keep or drop."""
+        return getattr(self, "mode", INVERTED)
+
+    def _plan(self, recipe: Any, x: Array) -> Plan:
+        """Return the plan of a call whose recipe does the work itself."""
+        return plan_of_recipe(recipe, self._scaling, x.shape)
+
+    def _evaluate(self, inputs: tuple[Array, ...], out: Array | None) -> tuple[Array, Any]:
         """Return the result and the plan of a call in evaluation."""
-        plan: RecipePlan[Any] = RecipePlan(None, inputs[0].shape)
-        return plan.forward(inputs[0], out), plan
+        member, shape, option = self._member, inputs[0].shape, self._option(self)
+        if member.draw is not None:
+            member.draw(shape, self._p, NO_KEY, option)  # only to check the shape
+            return _forward("select", inputs, out, None, 0.0, (), 1.0)
+        if option is not NO_AXES:
+            member.axes(shape, option)
+        return evaluate(member, inputs, out, self._p, self.mode)
 
     def _last_call(self) -> tuple[Any, tuple[Any, ...]]:
         """Return the plan of the last call, and what it kept of its inputs."""
-        plan, inputs = self._last.plan_and_inputs
+        if self._samples is not None and len(self._samples.keys) > 1 and not self._of_weights:
+            raise RuntimeError("backward needs one sample at a time, not a batch of them")
+        plan, kept = self._last.plan_and_inputs
         if plan is None:
             raise RuntimeError("backward needs a forward call before it")
-        return plan, inputs
-
-    def _last_plan(self) -> Any:
-        return self._last_call()[0]
+        return plan, kept
 
     @property
     def _takes_rows(self) -> bool:
@@ -428,33 +467,6 @@ class Layer(Generic[Recipe]):
         return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in shown.items())})"
 
 
-class MaskedLayer(Layer[Recipe]):
-    """A layer whose plan is compiled: each element is kept or not."""
-
-    _operation = "select"
-    _numbers: ClassVar[Any] = None  # maps p to the constants, if not `training_scale`
-    mode: str | None = "inverted"
-
-    def _train(
-        self, inputs: tuple[Array, ...], out: Array | None, keys: _core.CallKeys, whole: bool
-    ) -> tuple[Array, Plan]:
-        p, shared = self._p, self._shared(inputs[0])
-        if whole and 0 not in shared and inputs[0].ndim:
-            shared = (0, *shared)
-        if self._numbers is None:
-            scale = None if self.mode is INVERTED else training_scale(p, self.mode)
-            return _forward(self._operation, inputs, out, keys, p, shared, scale)
-        return _forward(self._operation, inputs, out, keys, p, shared, *self._numbers(p))
-
-    def _evaluate(self, inputs: tuple[Array, ...], out: Array | None) -> tuple[Array, Plan]:
-        self._shared(inputs[0])
-        return evaluate(self._operation, inputs, out, self._p, self.mode)
-
-    def _shared(self, x: Array) -> tuple[int, ...]:
-        """Return the axes along which the elements of an input share a decision."""
-        return ()
-
-
 class ElementwiseLayer(Layer[Recipe]):
     """A layer that takes one array and returns one of the same shape.
 
@@ -476,12 +488,13 @@ class ElementwiseLayer(Layer[Recipe]):
             refuse(unknown, self.__call__)
         array = x if type(x) is _ndarray else as_array(x, "x")
         out = check_inplace(x, array) if self.inplace else None
-        y = self._run((array,), out, training)
+        kept = (array,) if self._member.gradient is not None else ()
+        y = self._run((array,), out, training, kept)
         return x if y is array and isinstance(x, _ndarray) else y
 
     def _sample(
         self, inputs: tuple[Array, ...], out: Array | None, samples: Samples
-    ) -> tuple[Array, Plan | None]:
+    ) -> tuple[Array, Any]:
         """Return the result of a Monte Carlo run: each part of axis 0 has its own key."""
         (x,) = inputs
         if self._of_weights or len(samples.keys) == 1:
@@ -510,39 +523,9 @@ class ElementwiseLayer(Layer[Recipe]):
         `dy`, the gradient with respect to the output, has the shape of this input. The result has
         the dtype of `dy`, and is `dy` itself if there is nothing to do.
         """
-        if self._samples is not None and len(self._samples.keys) > 1 and not self._of_weights:
-            raise RuntimeError("backward needs one sample at a time, not a batch of them")
-        return self._gradient(self._last_plan(), as_array(dy, "dy"))
-
-    def _gradient(self, plan: Any, dy: Array) -> Array:
-        gradient: Array = plan.backward(dy)
+        plan, kept = self._last_call()
+        gradient: Array = plan.backward(as_array(dy, "dy"), *kept)
         return gradient
-
-
-class RecipeLayer(ElementwiseLayer[Recipe]):
-    """A layer of one array whose recipe does the work itself."""
-
-    def _draw(self, shape: tuple[int, ...], key: Key) -> Any:
-        """Return the recipe of a training call with an input of this shape."""
-        raise NotImplementedError
-
-    def _plan_of(self, recipe: Any, x: Array) -> Any:
-        """Return the plan of a recipe for an input."""
-        return RecipePlan(recipe, x.shape)
-
-    def _train(
-        self, inputs: tuple[Array, ...], out: Array | None, keys: _core.CallKeys, whole: bool
-    ) -> tuple[Array, Plan]:
-        (x,) = inputs
-        float_array(x, "x")
-        with call_key(keys) as key:
-            shape = (1, *x.shape[1:]) if whole and x.ndim else x.shape
-            plan = self._plan_of(self._draw(shape, key), x)
-            return plan.forward(x, out), plan
-
-    def _evaluate(self, inputs: tuple[Array, ...], out: Array | None) -> tuple[Array, Plan]:
-        self._draw(inputs[0].shape, NO_KEY)  # only to check the shape
-        return super()._evaluate(inputs, out)
 
 
 _adapters: list[Callable[[object], Any]] = []

@@ -4,19 +4,18 @@ A function runs its plan forward, a layer keeps the last one, and a gradient run
 backward. All members follow these rules:
 
 - In evaluation, and for p = 0, nothing is drawn. The result is the input itself (or its copy in
-  `out`), unless the formula changes it: in "standard" mode, zoneout and fused operations.
+  `out`), unless the operation changes it: in "standard" mode, zoneout and fused operations.
 - For p = 1 all elements are dropped, forward and backward: neither Inf nor NaN passes.
   (`patch_dropout` keeps one token.)
 - A `Key` is used as it is. From any other `rng` a key is drawn after all arguments were checked,
   and only by a call that drops: only then does a Generator advance.
 - A `mask` replaces `rng` and `p`, except that `p` sets the scale of a boolean array.
 - Arguments are checked even if the call does not use them.
-
-The compiled `Plan` is for calls that keep or drop elements. `RecipePlan` is for other linear calls.
 """
 
 from collections.abc import Callable
-from typing import Any, Generic, NamedTuple, Protocol, TypeAlias, TypeVar
+from functools import partial
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,85 +24,64 @@ from fastdrop import _core
 from fastdrop._base.arguments import (
     INVERTED,
     Array,
-    Axes,
-    as_axes,
+    as_array,
     as_flag,
+    as_operands,
     as_out,
     check_broadcast,
+    check_mode,
     float_array,
     plain_array,
     probability,
     shown,
 )
 from fastdrop._base.keys import NO_KEY, RNG, Key, as_key, check_rng
-from fastdrop._base.masks import Drawable, Mask, Recipe, inverse_keep, make_mask
+from fastdrop._base.masks import Drawable, Mask, Recipe, make_mask
+from fastdrop._base.members import NO_AXES, Member, broadcast_axes, scaled
 
 Keep: TypeAlias = Mask | Recipe | NDArray[np.bool_]
 """The type of `mask` arguments: a recipe that keeps or drops elements, or a boolean array."""
 
-Kind = TypeVar("Kind", bound=Recipe)
+Request: TypeAlias = tuple[float, bool, str | None, RNG, Any, bool, Array | None]
+"""The arguments that all functions share: p, training, mode, rng, mask, return_mask and out.
 
-NO_AXES: tuple[int, ...] = ()
+The mode is None if neither training nor evaluation scales.
+"""
 
 _forward, _compute, _check = _core.forward, _core.compute, _core.check
 _ndarray = np.ndarray
 
 
-class Plan(Protocol):
-    """The decisions of one call."""
+class Plan(NamedTuple):
+    """The decisions of one call, of members that do more than the core's plan, which looks alike.
 
-    @property
-    def recipe(self) -> Any:
-        """The mask, drawn or given; None in evaluation."""
+    `recipe` is the mask, drawn or given, and None in evaluation. `backward` returns the gradients.
+    """
 
-    @property
-    def backward(self) -> Callable[..., Any]:
-        """Return the gradient with respect to the input (the first of several)."""
-
-
-class Numbers(NamedTuple):
-    """Constants of the core's formulas; most only multiply kept elements by `scale`."""
-
-    scale: float
-    shift: float = 0.0
-    fill: float = 0.0
-
-
-def training_scale(p: float, mode: str | None) -> float:
-    """Return the factor of kept elements in training; 0 if none is kept."""
-    if mode == "inverted":
-        return inverse_keep(p)
-    return 0.0 if p == 1.0 else 1.0
+    recipe: Any
+    backward: Callable[..., Any]
 
 
 def evaluate(
-    operation: str, inputs: tuple[Array, ...], out: Array | None, p: float, mode: str | None
-) -> tuple[Array, Plan]:
+    member: Member, inputs: tuple[Array, ...], out: Array | None, p: float, mode: str | None
+) -> tuple[Array, _core.Plan]:
     """Return the result and the plan of evaluation, where the expectation replaces the mask."""
     scale = 1.0 - p if mode == "standard" else 1.0
-    if operation == "switch" and 0.0 < p < 1.0:
-        return _forward("mix", inputs, out, None, 0.0, (), scale, p)
-    return _forward(operation, inputs, out, None, 0.0, (), scale)
+    if member.expectation is not None and 0.0 < p < 1.0:
+        return _forward(member.expectation, inputs, out, None, 0.0, (), scale, p)
+    return _forward(member.operation, inputs, out, None, 0.0, (), scale)
 
 
-def run(
-    operation: str,
-    inputs: tuple[Array, ...],
-    p: float,
-    training: bool,
-    mode: str | None,
-    shared: tuple[int, ...],
-    rng: RNG,
-    mask: Keep | None,
-    return_mask: bool,
-    out: Array | None,
-    numbers: Any = None,
-) -> Any:
-    """Do the work of a function: decide, and run the plan forward.
-
-    `mode` is None if neither training nor evaluation scales. `numbers` maps p to the constants of
-    an operation in training, if `training_scale` is not enough.
-    """
+def run(member: Member, inputs: tuple[Any, ...], request: Request, option: Any = NO_AXES) -> Any:
+    """Do the work of a function: check its arguments, decide, and run the plan forward."""
+    p, training, mode, rng, mask, return_mask, out = request
+    if mode is not INVERTED and mode is not None:
+        check_mode(mode)
+    if member.combines:
+        inputs = as_operands(member.names, inputs)
+    elif type(inputs[0]) is not _ndarray:
+        inputs = (float_array(inputs[0], member.names[0]),)
+    shared = option if option is NO_AXES else member.axes(inputs[0].shape, option)
     if type(p) is not float or not 0.0 < p < 1.0:
         p = probability(p)
     if training is not True:
@@ -114,6 +92,7 @@ def run(
     keep: Any
     y: Array | None
     if mask is not None:
+        check_alone(member, shared)
         keep, p = as_keep(mask, p, rng)
         if not training:
             check_broadcast(keep.shape, inputs[0].shape)
@@ -121,18 +100,18 @@ def run(
         keep = rng
     else:
         if rng is not None:
-            _check(operation, inputs, target)
+            _check(member.operation, inputs, target)
         keep = draw_key(rng, training and p > 0.0)
     if not training:
-        y, _ = evaluate(operation, inputs, target, p, mode)
-    elif numbers is not None:
-        y, plan = _forward(operation, inputs, target, keep, p, shared, *numbers(p))
+        y, _ = evaluate(member, inputs, target, p, mode)
+    elif mode is not INVERTED or member.numbers is not scaled:
+        numbers = member.numbers(p, mode)
+        y, plan = _forward(member.operation, inputs, target, keep, p, shared, *numbers)
+    elif return_mask:
+        y, plan = _forward(member.operation, inputs, target, keep, p, shared)
     else:
-        scale = None if mode is INVERTED else training_scale(p, mode)
-        if not return_mask:
-            y = _compute(operation, inputs, target, keep, p, shared, scale)
-            return y if out is target else out
-        y, plan = _forward(operation, inputs, target, keep, p, shared, scale)
+        y = _compute(member.operation, inputs, target, keep, p, shared)
+        return y if out is target else out
     if out is not target:
         y = out
     if not return_mask:
@@ -142,14 +121,10 @@ def run(
     return y, plan.recipe if mask is None else mask
 
 
-def as_shared(broadcast_dims: Axes, ndim: int, mask: object = None) -> tuple[int, ...]:
-    """Return the axes along which elements share a decision; a mask excludes `broadcast_dims`."""
-    if broadcast_dims is NO_AXES:
-        return broadcast_dims
-    shared = as_axes(broadcast_dims, ndim, "broadcast_dims")
-    if mask is not None and shared:
+def check_alone(member: Member, shared: tuple[int, ...]) -> None:
+    """Raise ValueError if a call with a mask also names axes that share a decision."""
+    if shared and member.axes is broadcast_axes:
         raise ValueError("mask must not be given together with broadcast_dims")
-    return shared
 
 
 def draw_key(rng: RNG, draws: bool) -> Key:
@@ -178,6 +153,13 @@ def as_keep(mask: Keep, p: float, rng: RNG) -> tuple[Any, float]:
     return keep, p
 
 
+def run_backward(member: Member, dy: Any, x: Any, request: Request) -> Any:
+    """Do the work of the gradient of a function that is not linear."""
+    _, training, _, rng, mask, _, _ = request
+    check_forward_mask(training, rng, mask)
+    return run(member.derivative(), (dy, x), request)
+
+
 def check_forward_mask(training: bool, rng: RNG, mask: Any) -> None:
     """Raise TypeError unless a gradient gets the mask of the forward call, or its Key."""
     if (mask is None and type(rng) is Key) or (mask is not None and rng is None):
@@ -187,52 +169,28 @@ def check_forward_mask(training: bool, rng: RNG, mask: Any) -> None:
         raise TypeError(f"rng must be the Key of the forward call, or mask its mask, got {got}")
 
 
-class RecipePlan(Generic[Kind]):
-    """A plan whose recipe does the work, forward and backward alike; None does nothing."""
-
-    __slots__ = ("options", "recipe", "shape")
-
-    def __init__(self, recipe: Kind | None, shape: tuple[int, ...], **options: Any) -> None:
-        self.recipe, self.shape, self.options = recipe, shape, options
-
-    def forward(self, x: Array, out: Array | None) -> Array:
-        """Apply the recipe."""
-        if self.recipe is None or self.recipe.p == 0.0:
-            return select(x, None, 1.0, out)
-        return self.recipe.apply(x, out, **self.options)
-
-    def backward(self, dy: Array) -> Array:
-        """Apply the recipe to the gradient."""
-        float_array(dy, "dy")
-        if dy.shape != self.shape:
-            raise ValueError(f"dy must have the shape of x, {self.shape}, got {dy.shape}")
-        return self.forward(dy, None)
+# --- Recipes that do the work themselves ----------------------------------------------------------
 
 
-def run_recipe(
-    make: Callable[[float, Key], Kind],
-    kind: type[Kind],
-    x: Array,
-    p: float,
-    training: bool,
-    rng: RNG,
-    mask: Kind | None,
-    return_mask: bool,
-    out: Array | None,
-    **options: Any,
-) -> Any:
-    """Do the same as `run`, with the recipe that `make` returns for a p and a key."""
-    training, return_mask = as_flag(training, "training"), as_flag(return_mask, "return_mask")
+def run_recipe(member: Member, x: Any, request: Request, option: Any) -> Any:
+    """Do the same as `run`, with the recipe that the member draws."""
+    p, training, mode, rng, mask, return_mask, out = request
+    assert member.draw is not None, "or else `run` does it"
+    p, training = probability(p), as_flag(training, "training")
+    return_mask = as_flag(return_mask, "return_mask")
+    array = as_array(x, "x")
     target = None if out is None else as_out(out)
-    _check("select", (x,), target)
+    _check("select", (array,), target)
+    kept = member.draw(array.shape, 0.0, NO_KEY, option)  # checks the shape and the options
     if mask is None:
-        recipe = make(p if training else 0.0, draw_key(rng, training and p > 0.0))
+        key = draw_key(rng, training and p > 0.0)
+        recipe = member.draw(array.shape, p, key, option) if training else kept
     else:
-        check_recipe(mask, kind, rng)
-        check_broadcast(mask.shape, x.shape)
-        recipe = mask if training else make(0.0, NO_KEY)
-    plan = RecipePlan(recipe if training else None, x.shape, **options)
-    y: Array | None = plan.forward(x, target)
+        check_alone(member, member.axes(array.shape, option))
+        check_recipe(mask, member.recipe, rng)
+        check_broadcast(mask.shape, array.shape)
+        recipe = mask if training else kept
+    y: Array | None = apply_recipe(recipe if training else None, mode, array, target)
     if out is not target:
         y = out
     return (y, recipe) if return_mask else y
@@ -244,6 +202,31 @@ def check_recipe(mask: object, kind: type, rng: RNG) -> None:
         raise TypeError(f"mask must be a {kind.__name__}, got {type(mask).__name__}")
     if rng is not None:
         raise ValueError("mask must not be given together with rng")
+
+
+def apply_recipe(recipe: Any, mode: str | None, x: Array, out: Array | None) -> Array:
+    """Return what a recipe makes of an array in training; None keeps all."""
+    if recipe is None or recipe.p == 0.0:
+        return select(x, None, 1.0, out)
+    y: Array = recipe.apply(x, out) if mode is INVERTED else recipe.apply(x, out, scale=1.0)
+    return y
+
+
+def plan_of_recipe(recipe: Any, mode: str | None, shape: tuple[int, ...]) -> Plan:
+    """Return the plan of a linear call, whose gradient is the call itself."""
+    return Plan(recipe, partial(_recipe_backward, recipe, mode, shape))
+
+
+def _recipe_backward(recipe: Any, mode: str | None, shape: tuple[int, ...], dy: Array) -> Array:
+    return apply_recipe(recipe, mode, gradient_like(dy, shape), None)
+
+
+def gradient_like(dy: Any, shape: tuple[int, ...], of: str = "x") -> Array:
+    """Return a gradient that must have this shape: that of the input, or of the output."""
+    gradient = float_array(dy, "dy")
+    if gradient.shape != shape:
+        raise ValueError(f"dy must have the shape of {of}, {shape}, got {gradient.shape}")
+    return gradient
 
 
 def select(x: Array, keep: Any, scale: float, out: Array | None = None) -> Array:

@@ -5,28 +5,37 @@ from typing import Any, Never
 
 from numpy.typing import ArrayLike
 
-from fastdrop._base.arguments import (
-    Array,
-    Axes,
-    as_array,
-    as_channel_axis,
-    feature_axes,
-    refuse,
-)
+from fastdrop._base.arguments import Array, Axes, refuse
 from fastdrop._base.keys import RNG
-from fastdrop._base.layers import ElementwiseLayer, MaskedLayer
+from fastdrop._base.layers import ElementwiseLayer
 from fastdrop._base.masks import Mask
-from fastdrop._base.plans import Keep, Numbers, as_shared, run
+from fastdrop._base.members import (
+    Member,
+    Numbers,
+    as_channel_axis,
+    broadcast_axes,
+    channel_axes,
+)
+from fastdrop._base.plans import Keep, run
 
-ALPHA = -1.7580993408473766
+SELU_LIMIT = -1.7580993408473766
 """SELU's lower limit: minus its scale times its alpha (Klambauer et al., section 3)."""
 
 
-def alpha_numbers(p: float) -> Numbers:
+def alpha_numbers(p: float, mode: str | None = None) -> Numbers:
     """Return a, b and the value of dropped elements; zeros for p = 1."""
-    scale = 0.0 if p == 1.0 else 1.0 / math.sqrt((1.0 - p) * (1.0 + p * ALPHA * ALPHA))
-    shift = 0.0 - scale * p * ALPHA
-    return Numbers(scale, shift, scale * ALPHA + shift)
+    scale = 0.0 if p == 1.0 else 1.0 / math.sqrt((1.0 - p) * (1.0 + p * SELU_LIMIT * SELU_LIMIT))
+    shift = 0.0 - scale * p * SELU_LIMIT
+    return Numbers(scale, shift, scale * SELU_LIMIT + shift)
+
+
+_PAPER = "Klambauer et al., NIPS 2017"
+ALPHA = Member(
+    "alpha_dropout", _PAPER, "affine", ("broadcast_dims",), broadcast_axes, alpha_numbers
+)
+CHANNELS_ALPHA = Member(
+    "feature_alpha_dropout", _PAPER, "affine", ("channel_axis",), channel_axes(), alpha_numbers
+)
 
 
 def alpha_dropout(
@@ -67,9 +76,7 @@ def alpha_dropout(
     """
     if unknown:
         refuse(unknown, alpha_dropout)
-    array = as_array(x, "x")
-    shared = as_shared(broadcast_dims, array.ndim, mask)
-    return _alpha(array, p, training, shared, rng, mask, return_mask, out)
+    return run(ALPHA, (x,), (p, training, None, rng, mask, return_mask, out), broadcast_dims)
 
 
 def feature_alpha_dropout(
@@ -96,37 +103,11 @@ def feature_alpha_dropout(
     """
     if unknown:
         refuse(unknown, feature_alpha_dropout)
-    array = as_array(x, "x")
-    shared = feature_axes(array.shape, channel_axis)
-    return _alpha(array, p, training, shared, rng, mask, return_mask, out)
+    request = p, training, None, rng, mask, return_mask, out
+    return run(CHANNELS_ALPHA, (x,), request, channel_axis)
 
 
-def _alpha(
-    x: Array,
-    p: float,
-    training: bool,
-    shared: tuple[int, ...],
-    rng: RNG,
-    mask: Keep | None,
-    return_mask: bool,
-    out: Array | None,
-) -> Any:
-    return run(
-        "affine",
-        (x,),
-        p,
-        training,
-        None,
-        shared,
-        rng,
-        mask,
-        return_mask,
-        out,
-        numbers=alpha_numbers,
-    )
-
-
-class AlphaDropout(MaskedLayer[Mask], ElementwiseLayer[Mask]):
+class AlphaDropout(ElementwiseLayer[Mask]):
     """Set elements to SELU's lower limit in training; the layer of `alpha_dropout`.
 
     Parameters: as for `Dropout`, without ``mode``.
@@ -135,8 +116,7 @@ class AlphaDropout(MaskedLayer[Mask], ElementwiseLayer[Mask]):
     array([ 0.779, -0.779,  0.779, -0.779])
     """
 
-    _operation = "affine"
-    _numbers = staticmethod(alpha_numbers)
+    _member = ALPHA
     mode = None
 
     def __init__(
@@ -150,9 +130,6 @@ class AlphaDropout(MaskedLayer[Mask], ElementwiseLayer[Mask]):
         self.inplace, self.broadcast_dims = inplace, broadcast_dims
         super().__init__(p, rng)
 
-    def _shared(self, x: Array) -> tuple[int, ...]:
-        return as_shared(self.broadcast_dims, x.ndim)
-
 
 class FeatureAlphaDropout(AlphaDropout):
     """Set whole channels to SELU's lower limit in training; the layer of `feature_alpha_dropout`.
@@ -164,6 +141,8 @@ class FeatureAlphaDropout(AlphaDropout):
            [-0.779, -0.779]])
     """
 
+    _member = CHANNELS_ALPHA
+
     def __init__(
         self,
         p: float = 0.5,
@@ -172,8 +151,5 @@ class FeatureAlphaDropout(AlphaDropout):
         channel_axis: int = 1,
         rng: RNG = None,
     ) -> None:
-        self.channel_axis = as_channel_axis(channel_axis, None)
+        self.channel_axis = as_channel_axis(channel_axis)
         super().__init__(p, inplace, rng=rng)
-
-    def _shared(self, x: Array) -> tuple[int, ...]:
-        return feature_axes(x.shape, self.channel_axis)

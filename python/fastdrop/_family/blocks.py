@@ -13,23 +13,23 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastdrop._base.arguments import (
+    INVERTED,
     Array,
     Checked,
     Lengths,
     as_array,
     as_axis,
-    as_channel_axis,
     as_finite,
     as_flag,
     as_lengths,
-    feature_axes,
     probability,
     refuse,
 )
 from fastdrop._base.keys import RNG, Key
-from fastdrop._base.layers import RecipeLayer
+from fastdrop._base.layers import ElementwiseLayer
 from fastdrop._base.masks import Drawable, Mask, inverse_keep, make_mask
-from fastdrop._base.plans import RecipePlan, run_recipe, select
+from fastdrop._base.members import Member, as_channel_axis, channel_axes
+from fastdrop._base.plans import run_recipe, select
 
 CHUNK = 1 << 20
 """Elements of a mask that are made at a time."""
@@ -148,6 +148,52 @@ def seed_rate(p: float, lengths: tuple[int, ...], block: tuple[int, ...]) -> flo
     return -math.expm1(-high)
 
 
+def block_mask(
+    shape: tuple[int, ...],
+    p: float,
+    key: Key,
+    block: tuple[int, ...],
+    shared: bool = False,
+    channel_axis: int = 1,
+) -> BlockMask:
+    """Return the mask for arrays of this shape."""
+    ndim = len(block) + 2
+    axes = channel_axes(ndim)(shape, channel_axis)
+    lengths = tuple(shape[axis] for axis in axes)
+    clipped = tuple(max(1, min(pair)) for pair in zip(block, lengths, strict=True))
+    places, sizes = list(shape), [1] * ndim
+    for axis, length, size in zip(axes, lengths, clipped, strict=True):
+        places[axis] = max(0, length - size + 1)
+        sizes[axis] = size
+    if shared:
+        places[as_axis(channel_axis, ndim, "channel_axis")] = 1
+    return BlockMask(make_mask(tuple(places), seed_rate(p, lengths, clipped), key), tuple(sizes), p)
+
+
+def _blocks(ndim: int) -> Member:
+    """Return the record for blocks with this many axes."""
+
+    def draw(shape: tuple[int, ...], p: float, key: Key, option: Any) -> BlockMask:
+        block_size, shared, channel_axis = option
+        block = as_lengths(block_size, ndim, "block_size")
+        return block_mask(shape, p, key, block, as_flag(shared, "shared"), channel_axis)
+
+    return Member(
+        f"drop_block{ndim}d",
+        "Ghiasi et al., NeurIPS 2018",
+        options=("block_size", "shared", "channel_axis"),
+        recipe=BlockMask,
+        draw=draw,
+    )
+
+
+BLOCKS_1D, BLOCKS_2D, BLOCKS_3D = map(_blocks, (1, 2, 3))
+
+
+def _mode(scale_by_keep: bool) -> str | None:
+    return INVERTED if as_flag(scale_by_keep, "scale_by_keep") else None
+
+
 def drop_block1d(
     x: ArrayLike,
     p: float,
@@ -173,10 +219,8 @@ def drop_block1d(
     """
     if unknown:
         refuse(unknown, drop_block1d)
-    return _drop_blocks(
-        3, x, p, block_size, shared, channel_axis, scale_by_keep,
-        training, rng, mask, return_mask, out,
-    )  # fmt: skip
+    request = p, training, _mode(scale_by_keep), rng, mask, return_mask, out
+    return run_recipe(BLOCKS_1D, x, request, (block_size, shared, channel_axis))
 
 
 def drop_block2d(
@@ -246,10 +290,8 @@ def drop_block2d(
     """
     if unknown:
         refuse(unknown, drop_block2d)
-    return _drop_blocks(
-        4, x, p, block_size, shared, channel_axis, scale_by_keep,
-        training, rng, mask, return_mask, out,
-    )  # fmt: skip
+    request = p, training, _mode(scale_by_keep), rng, mask, return_mask, out
+    return run_recipe(BLOCKS_2D, x, request, (block_size, shared, channel_axis))
 
 
 def drop_block3d(
@@ -280,65 +322,11 @@ def drop_block3d(
     """
     if unknown:
         refuse(unknown, drop_block3d)
-    return _drop_blocks(
-        5, x, p, block_size, shared, channel_axis, scale_by_keep,
-        training, rng, mask, return_mask, out,
-    )  # fmt: skip
+    request = p, training, _mode(scale_by_keep), rng, mask, return_mask, out
+    return run_recipe(BLOCKS_3D, x, request, (block_size, shared, channel_axis))
 
 
-def block_mask(
-    shape: tuple[int, ...],
-    block: tuple[int, ...],
-    shared: bool,
-    channel_axis: int,
-    p: float,
-    key: Key,
-) -> BlockMask:
-    """Return the mask for arrays of this shape."""
-    ndim = len(block) + 2
-    axes = feature_axes(shape, channel_axis, ndim)
-    lengths = tuple(shape[axis] for axis in axes)
-    clipped = tuple(max(1, min(pair)) for pair in zip(block, lengths, strict=True))
-    places, sizes = list(shape), [1] * ndim
-    for axis, length, size in zip(axes, lengths, clipped, strict=True):
-        places[axis] = max(0, length - size + 1)
-        sizes[axis] = size
-    if shared:
-        places[as_axis(channel_axis, ndim, "channel_axis")] = 1
-    return BlockMask(make_mask(tuple(places), seed_rate(p, lengths, clipped), key), tuple(sizes), p)
-
-
-def _scale(scale_by_keep: bool) -> dict[str, float]:
-    """Return the options that a plan passes to `BlockMask.apply`."""
-    return {} if as_flag(scale_by_keep, "scale_by_keep") else {"scale": 1.0}
-
-
-def _drop_blocks(
-    ndim: int,
-    x: ArrayLike,
-    p: float,
-    block_size: Lengths,
-    shared: bool,
-    channel_axis: int,
-    scale_by_keep: bool,
-    training: bool,
-    rng: RNG,
-    mask: BlockMask | None,
-    return_mask: bool,
-    out: Array | None,
-) -> Any:
-    array, p = as_array(x, "x"), probability(p)
-    block, shared = as_lengths(block_size, ndim - 2, "block_size"), as_flag(shared, "shared")
-    feature_axes(array.shape, channel_axis, ndim)
-
-    def make(p: float, key: Key) -> BlockMask:
-        return block_mask(array.shape, block, shared, channel_axis, p, key)
-
-    options = _scale(scale_by_keep)
-    return run_recipe(make, BlockMask, array, p, training, rng, mask, return_mask, out, **options)
-
-
-class _DropBlock(RecipeLayer[BlockMask]):
+class _DropBlock(ElementwiseLayer[BlockMask]):
     """Dropout of blocks, for inputs with a fixed number of axes."""
 
     _ndim: ClassVar[int]
@@ -360,11 +348,10 @@ class _DropBlock(RecipeLayer[BlockMask]):
         self.scale_by_keep = as_flag(scale_by_keep, "scale_by_keep")
         super().__init__(p, rng)
 
-    def _draw(self, shape: tuple[int, ...], key: Key) -> BlockMask:
-        return block_mask(shape, self.block_size, self.shared, self.channel_axis, self._p, key)
-
-    def _plan_of(self, recipe: BlockMask, x: Array) -> RecipePlan[BlockMask]:
-        return RecipePlan(recipe, x.shape, **_scale(self.scale_by_keep))
+    @property
+    def mode(self) -> str | None:
+        """When elements are scaled: in training, or never."""
+        return _mode(self.scale_by_keep)
 
 
 class DropBlock1d(_DropBlock):
@@ -374,7 +361,7 @@ class DropBlock1d(_DropBlock):
     array([[2., 2., 0., 0., 0., 0., 2., 2., 2., 2.]], dtype=float32)
     """
 
-    _ndim = 3
+    _member, _ndim = BLOCKS_1D, 3
 
 
 class DropBlock2d(_DropBlock):
@@ -391,7 +378,7 @@ class DropBlock2d(_DropBlock):
            [2., 2., 0., 0., 0., 2.]], dtype=float32)
     """
 
-    _ndim = 4
+    _member, _ndim = BLOCKS_2D, 4
 
 
 class DropBlock3d(_DropBlock):
@@ -404,4 +391,4 @@ class DropBlock3d(_DropBlock):
            [0., 0., 0., 2.]], dtype=float32)
     """
 
-    _ndim = 5
+    _member, _ndim = BLOCKS_3D, 5

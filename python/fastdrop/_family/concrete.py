@@ -7,6 +7,7 @@ with logarithms for probabilities close to 0 or 1.
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Never, SupportsFloat, SupportsIndex
 
 import numpy as np
@@ -14,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from fastdrop import _core
 from fastdrop._base.arguments import (
+    INVERTED,
     Array,
     Checked,
     as_count,
@@ -26,9 +28,17 @@ from fastdrop._base.arguments import (
     split_state,
 )
 from fastdrop._base.keys import RNG, Key, as_key
-from fastdrop._base.layers import RecipeLayer
+from fastdrop._base.layers import ElementwiseLayer
 from fastdrop._base.masks import Drawable, check_key
-from fastdrop._base.plans import RecipePlan, check_forward_mask, check_recipe, run_recipe, select
+from fastdrop._base.members import Member
+from fastdrop._base.plans import (
+    Plan,
+    check_forward_mask,
+    check_recipe,
+    gradient_like,
+    run_recipe,
+    select,
+)
 
 CHUNK = 2**13
 """Elements per step, so that intermediate results stay in the cache."""
@@ -152,6 +162,20 @@ def as_temperature(temperature: SupportsFloat) -> float:
     return number
 
 
+def _draw(shape: tuple[int, ...], p: float, key: Key, option: tuple[float, float]) -> ConcreteMask:
+    logit, temperature = option
+    return ConcreteMask(shape, logit if p else -math.inf, temperature, key)
+
+
+CONCRETE = Member(
+    "concrete_dropout",
+    "Gal, Hron and Kendall, NIPS 2017",
+    options=("logit", "temperature"),
+    recipe=ConcreteMask,
+    draw=_draw,
+)
+
+
 def concrete_dropout(
     x: ArrayLike,
     logit: SupportsFloat,
@@ -204,15 +228,10 @@ def concrete_dropout(
     """
     if unknown:
         refuse(unknown, concrete_dropout)
-    array = float_array(x, "x")
     value, t = as_number(logit, "logit"), as_temperature(temperature)
-
-    def make(p: float, key: Key) -> ConcreteMask:
-        return ConcreteMask(array.shape, value if p else -math.inf, t, key)
-
-    rate = probability_of(value)
-    rate = rate if rate or value == -math.inf else math.ulp(0.0)
-    return run_recipe(make, ConcreteMask, array, rate, training, rng, mask, return_mask, out)
+    p = probability_of(value) or (0.0 if value == -math.inf else math.ulp(0.0))
+    request = p, training, INVERTED, rng, mask, return_mask, out
+    return run_recipe(CONCRETE, x, request, (value, t))
 
 
 def concrete_dropout_backward(
@@ -252,32 +271,20 @@ def concrete_dropout_backward(
     else:
         check_recipe(mask, ConcreteMask, rng)
         check_broadcast(mask.shape, array.shape)
-    return _Relaxed(mask, array).gradients(gradient)
+    return _gradients(mask, array, gradient)
 
 
-class _Relaxed(RecipePlan[ConcreteMask]):
-    """A plan that keeps the input, for the gradient with respect to the logit."""
-
-    __slots__ = ("_x",)
-
-    def __init__(self, recipe: ConcreteMask, x: Array) -> None:
-        super().__init__(recipe, x.shape)
-        self._x = x
-
-    def gradients(self, dy: Array) -> tuple[Array, float]:
-        """Return the gradients with respect to the input and to the logit."""
-        x = self._x
-        if dy.shape != self.shape:
-            raise ValueError(f"dy must have the shape of x, {self.shape}, got {dy.shape}")
-        assert self.recipe is not None, "given when this was made"
-        factor, slope = self.recipe.factors()
-        terms = np.zeros(x.shape)
-        with np.errstate(all="ignore"):
-            slope[factor.astype(_precision(x)) == 0.0] = 0.0
-            for dy_part, x_part in zip(_parts(dy), _parts(x), strict=False):
-                product = np.multiply(dy_part, x_part, dtype=np.float64, casting="unsafe")
-                np.add(terms, product * slope, out=terms, where=slope != 0.0)
-            return _weighted(dy, factor), float(terms.sum())
+def _gradients(recipe: ConcreteMask, x: Array, dy: Array) -> tuple[Array, float]:
+    """Return the gradients with respect to the input and to the logit."""
+    gradient_like(dy, x.shape)
+    factor, slope = recipe.factors()
+    terms = np.zeros(x.shape)
+    with np.errstate(all="ignore"):
+        slope[factor.astype(_precision(x)) == 0.0] = 0.0
+        for dy_part, x_part in zip(_parts(dy), _parts(x), strict=False):
+            product = np.multiply(dy_part, x_part, dtype=np.float64, casting="unsafe")
+            np.add(terms, product * slope, out=terms, where=slope != 0.0)
+        return _weighted(dy, factor), float(terms.sum())
 
 
 def _precision(x: Array) -> type[np.float32] | type[np.float64]:
@@ -377,7 +384,7 @@ ROUNDING = 1e-12
 """Relative difference between p and the p of its logit (up to 745) that is only rounding."""
 
 
-class ConcreteDropout(RecipeLayer[ConcreteMask]):
+class ConcreteDropout(ElementwiseLayer[ConcreteMask]):
     """Drop elements in a relaxed way with a learned probability; the layer of `concrete_dropout`.
 
     The parameter to learn is `logit`: its gradient is the sum of `grad_logit`, which `backward`
@@ -409,6 +416,7 @@ class ConcreteDropout(RecipeLayer[ConcreteMask]):
     0.493
     """
 
+    _member = CONCRETE
     grad_logit: float | None
 
     def __init__(
@@ -446,18 +454,17 @@ class ConcreteDropout(RecipeLayer[ConcreteMask]):
         self._logit = as_number(logit, "logit")
         self._p = probability_of(self._logit)
 
-    def _draw(self, shape: tuple[int, ...], key: Key) -> ConcreteMask:
-        return ConcreteMask(shape, self._logit, self.temperature, key)
+    def _plan(self, recipe: ConcreteMask, x: Array) -> Plan:
+        return Plan(recipe, partial(_gradients, recipe, x))
 
-    def _plan_of(self, recipe: ConcreteMask, x: Array) -> _Relaxed:
-        return _Relaxed(recipe, x)
-
-    def _gradient(self, plan: Any, dy: Array) -> Array:
+    def backward(self, dy: ArrayLike) -> Array:
+        """Return the gradient with respect to the input of the last call; set `grad_logit`."""
+        plan, _ = self._last_call()
         if plan.recipe is None:
             self.grad_logit = 0.0
-            return super()._gradient(plan, dy)
-        gradients: tuple[Array, float] = plan.gradients(float_array(dy, "dy"))
-        dx, self.grad_logit = gradients
+            return super().backward(dy)
+        dx: Array
+        dx, self.grad_logit = plan.backward(float_array(dy, "dy"))
         return dx
 
     def regularization(

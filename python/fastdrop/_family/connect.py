@@ -8,6 +8,7 @@ stays in the cache. One mask for all examples is `drop_connect`, in `weights`.
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
+from functools import partial
 from typing import Any, Never, SupportsIndex
 
 import numpy as np
@@ -29,7 +30,16 @@ from fastdrop._base.arguments import (
 from fastdrop._base.keys import NO_KEY, RNG, Key
 from fastdrop._base.layers import Layer, call_key
 from fastdrop._base.masks import Mask, make_mask
-from fastdrop._base.plans import check_forward_mask, check_recipe, draw_key, select, training_scale
+from fastdrop._base.members import scaled
+from fastdrop._base.plans import (
+    Plan,
+    Request,
+    check_forward_mask,
+    check_recipe,
+    draw_key,
+    gradient_like,
+    select,
+)
 
 TILE = 2**18
 """Weights in a tile: a megabyte of float32. Half of it is slower, because it needs more calls."""
@@ -98,11 +108,10 @@ def drop_connect_linear(
     return_mask = as_flag(return_mask, "return_mask")
     check_mode(mode)
     arrays = _linear_arrays(x, weight, bias)
-    plan = _connections(arrays[0], arrays[1], p, training, mode, rng, mask)
-    y = plan.forward(*arrays)
-    if not return_mask:
-        return y
-    return y, plan.recipe or make_mask(_mask_shape(*arrays[:2]), 0.0, NO_KEY)
+    request = p, training, mode, rng, mask, return_mask, None
+    partial_mask, applied, scale = _decide(arrays[0], arrays[1], request)
+    y = _mapped(*arrays, partial_mask, scale)
+    return (y, applied) if return_mask else y
 
 
 def drop_connect_linear_backward(
@@ -139,8 +148,9 @@ def drop_connect_linear_backward(
     check_mode(mode)
     check_forward_mask(True, rng, mask)
     examples, weights, _ = _linear_arrays(x, weight, None)
-    plan = _connections(examples, weights, p, True, mode, rng, mask)
-    return plan.backward(float_array(dy, "dy"), examples, weights)
+    request = p, True, mode, rng, mask, False, None
+    partial_mask, _, scale = _decide(examples, weights, request)
+    return _gradients(partial_mask, scale, float_array(dy, "dy"), examples, weights)
 
 
 def _linear_arrays(
@@ -164,16 +174,9 @@ def _mask_shape(x: Array, weight: Array) -> tuple[int, ...]:
     return (math.prod(x.shape[:-1]), *weight.shape)
 
 
-def _connections(
-    x: Array,
-    weight: Array,
-    p: float,
-    training: bool,
-    mode: Mode,
-    rng: RNG,
-    mask: Mask | None,
-) -> "_Connections":
-    """Return the plan of a call with these arrays."""
+def _decide(x: Array, weight: Array, request: Request) -> tuple[Mask | None, Mask, float]:
+    """Return the mask if the call drops, the one to return, and the scale."""
+    p, training, mode, rng, mask, *_ = request
     shape = _mask_shape(x, weight)
     if mask is None:
         make_mask(shape, p, NO_KEY)  # raises before a Generator advances
@@ -184,62 +187,50 @@ def _connections(
             raise ValueError(f"mask must be of shape {shape}, got {mask.shape}")
         p = mask.p
     if training:
-        return _Connections(mask, training_scale(p, mode))
-    return _Connections(None, 1.0 - p if mode == "standard" else 1.0)
+        return mask if p > 0.0 else None, mask, scaled(p, mode).scale
+    return None, make_mask(shape, 0.0, NO_KEY), 1.0 - p if mode == "standard" else 1.0
 
 
-class _Connections:
-    """The plan of a call; without a recipe it keeps all connections."""
+def _mapped(x: Array, weight: Array, bias: Array | None, mask: Mask | None, scale: float) -> Array:
+    """Map linearly; without a mask all connections are kept."""
+    dtype = _common(*([x, weight] if bias is None else [x, weight, bias]))
+    with np.errstate(all="ignore"):
+        rows, weights = _rows(x, dtype), _rows(weight, dtype)
+        if scale == 0.0:
+            y = np.zeros((len(rows), len(weights)), dtype=rows.dtype)
+        elif mask is None:
+            y = rows @ weights.T
+        else:
+            y = _forward(rows, weights, mask)
+        y *= scale
+        if bias is not None:
+            y += bias.astype(y.dtype)
+        return y.reshape(*x.shape[:-1], len(weight)).astype(dtype, copy=False)
 
-    __slots__ = ("_scale", "recipe")
 
-    def __init__(self, recipe: Mask | None, scale: float) -> None:
-        self.recipe, self._scale = recipe, scale
-
-    @property
-    def _partial(self) -> Mask | None:
-        """The mask, if it drops any connection."""
-        return None if self.recipe is None or self.recipe.p == 0.0 else self.recipe
-
-    def forward(self, x: Array, weight: Array, bias: Array | None) -> Array:
-        """Map linearly."""
-        dtype = _common(*([x, weight] if bias is None else [x, weight, bias]))
-        with np.errstate(all="ignore"):
-            rows, weights = _rows(x, dtype), _rows(weight, dtype)
-            if self._scale == 0.0:
-                y = np.zeros((len(rows), len(weights)), dtype=rows.dtype)
-            elif self._partial is None:
-                y = rows @ weights.T
-            else:
-                y = _forward(rows, weights, self._partial)
-            y *= self._scale
-            if bias is not None:
-                y += bias.astype(y.dtype)
-            return y.reshape(*x.shape[:-1], len(weight)).astype(dtype, copy=False)
-
-    def backward(self, dy: Array, x: Array, weight: Array) -> tuple[Array, Array, Array]:
-        """Return the gradients with respect to the inputs, the weights and the bias."""
-        expected = (*x.shape[:-1], len(weight))
-        if dy.shape != expected:
-            raise ValueError(f"dy must have the shape of the output, {expected}, got {dy.shape}")
-        dtype = _common(dy, x, weight)
-        with np.errstate(all="ignore"):
-            rows, inputs, weights = (_rows(array, dtype) for array in (dy, x, weight))
-            if rows.dtype.kind == "c":
-                inputs, weights = inputs.conj(), weights.conj()
-            if self._scale == 0.0:
-                dx, dweight = np.zeros_like(inputs), np.zeros_like(weights)
-            elif self._partial is None:
-                dx, dweight = rows @ weights, rows.T @ inputs
-            else:
-                dx, dweight = _backward(rows, inputs, weights, self._partial)
-            dx *= self._scale
-            dweight *= self._scale
-            return (
-                _narrow(dx.reshape(x.shape), x.dtype),
-                _narrow(dweight, weight.dtype),
-                _narrow(rows.sum(axis=0), weight.dtype),
-            )
+def _gradients(
+    mask: Mask | None, scale: float, dy: Array, x: Array, weight: Array
+) -> tuple[Array, Array, Array]:
+    """Return the gradients with respect to the inputs, the weights and the bias."""
+    gradient_like(dy, (*x.shape[:-1], len(weight)), "the output")
+    dtype = _common(dy, x, weight)
+    with np.errstate(all="ignore"):
+        rows, inputs, weights = (_rows(array, dtype) for array in (dy, x, weight))
+        if rows.dtype.kind == "c":
+            inputs, weights = inputs.conj(), weights.conj()
+        if scale == 0.0:
+            dx, dweight = np.zeros_like(inputs), np.zeros_like(weights)
+        elif mask is None:
+            dx, dweight = rows @ weights, rows.T @ inputs
+        else:
+            dx, dweight = _backward(rows, inputs, weights, mask)
+        dx *= scale
+        dweight *= scale
+        return (
+            _narrow(dx.reshape(x.shape), x.dtype),
+            _narrow(dweight, weight.dtype),
+            _narrow(rows.sum(axis=0), weight.dtype),
+        )
 
 
 def _common(*arrays: Array) -> np.dtype[Any]:
@@ -430,9 +421,11 @@ class DropConnectLinear(Layer[Mask]):
         array, weight, bias = _linear_arrays(x, self.weight, self.bias)
         train = self._trains(training)
         with call_key(self._keys) if train else nullcontext(NO_KEY) as key:
-            plan = _connections(array, weight, self._p, train, self.mode, key, None)
-            y = plan.forward(array, weight, bias)
-        self._last.plan_and_inputs = plan, (array,)
+            request = self._p, train, self.mode, key, None, False, None
+            partial_mask, applied, scale = _decide(array, weight, request)
+            y = _mapped(array, weight, bias, partial_mask, scale)
+        recipe = applied if train else None
+        self._keep(Plan(recipe, partial(_gradients, partial_mask, scale)), (array,))
         return y
 
     def backward(self, dy: ArrayLike) -> Array:

@@ -13,17 +13,21 @@ from fastdrop._base.arguments import (
     Array,
     Axes,
     Mode,
-    as_array,
     check_mode,
     float_array,
     probability,
     refuse,
 )
 from fastdrop._base.keys import RNG
-from fastdrop._base.layers import ElementwiseLayer, MaskedLayer
+from fastdrop._base.layers import ElementwiseLayer
 from fastdrop._base.masks import Mask
-from fastdrop._base.plans import NO_AXES, Keep, as_shared, run
+from fastdrop._base.members import NO_AXES, Member, broadcast_axes
+from fastdrop._base.plans import Keep, run
 from fastdrop._core import works_on
+
+DROPOUT = Member(
+    "dropout", "Srivastava et al., JMLR 2014", options=("broadcast_dims",), axes=broadcast_axes
+)
 
 _ndarray = np.ndarray
 
@@ -135,17 +139,16 @@ def dropout(
     """
     if unknown:
         refuse(unknown, dropout)
-    array = x if type(x) is _ndarray else as_array(x, "x")
-    if mode is not INVERTED:
-        check_mode(mode)
-    shared = () if broadcast_dims is NO_AXES else as_shared(broadcast_dims, array.ndim, mask)
     if training is return_mask is False and mode is INVERTED and rng is mask is out is None:
-        probability(p)
-        return array if works_on(array) else float_array(array, "x")  # as `run` would
-    return run("select", (array,), p, training, mode, shared, rng, mask, return_mask, out)
+        probability(p)  # as `run` would, but in a third of the time
+        array = x if type(x) is _ndarray and works_on(x) else float_array(x, "x")
+        if broadcast_dims is not NO_AXES:
+            broadcast_axes(array.shape, broadcast_dims)
+        return array
+    return run(DROPOUT, (x,), (p, training, mode, rng, mask, return_mask, out), broadcast_dims)
 
 
-class Dropout(MaskedLayer[Mask], ElementwiseLayer[Mask]):
+class Dropout(ElementwiseLayer[Mask]):
     """Drop elements at random in training; the layer of `dropout`.
 
     `Layer` describes the attributes and methods. The layer does not store masks: `backward` draws
@@ -173,6 +176,8 @@ class Dropout(MaskedLayer[Mask], ElementwiseLayer[Mask]):
     True
     """
 
+    _member = DROPOUT
+
     def __init__(
         self,
         p: float = 0.5,
@@ -185,7 +190,3 @@ class Dropout(MaskedLayer[Mask], ElementwiseLayer[Mask]):
         check_mode(mode)
         self.inplace, self.mode, self.broadcast_dims = inplace, mode, broadcast_dims
         super().__init__(p, rng)
-
-    def _shared(self, x: Array) -> tuple[int, ...]:
-        dims: Any = self.broadcast_dims
-        return as_shared(dims, x.ndim) if dims else dims

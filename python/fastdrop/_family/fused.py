@@ -7,20 +7,18 @@ from typing import Any, Literal, Never
 
 from numpy.typing import ArrayLike
 
-from fastdrop import _core
-from fastdrop._base.arguments import (
-    Array,
-    Mode,
-    as_array,
-    as_operands,
-    check_choice,
-    check_mode,
-    refuse,
-)
+from fastdrop._base.arguments import Array, Mode, as_array, check_choice, check_mode, refuse
 from fastdrop._base.keys import RNG
-from fastdrop._base.layers import ElementwiseLayer, MaskedLayer, gradient_of, sum_to
+from fastdrop._base.layers import ElementwiseLayer, Layer, gradient_of, sum_to
 from fastdrop._base.masks import Mask
-from fastdrop._base.plans import Keep, Plan, check_forward_mask, run
+from fastdrop._base.members import Member
+from fastdrop._base.plans import Keep, run, run_backward
+
+ADD = Member("dropout_add", "Vaswani et al., NIPS 2017", operation="add")
+BIAS_ADD = Member("bias_dropout_add", "Vaswani et al., NIPS 2017", operation="bias_add")
+RELU = Member("relu_dropout", "Srivastava et al., JMLR 2014", operation="relu")
+GELU = Member("gelu_dropout", "Hendrycks and Gimpel, 2016", operation="gelu")
+GELU_TANH = Member("gelu_dropout", "Hendrycks and Gimpel, 2016", operation="gelu_tanh")
 
 Approximate = Literal["none", "tanh"]
 
@@ -64,9 +62,7 @@ def dropout_add(
     """
     if unknown:
         refuse(unknown, dropout_add)
-    check_mode(mode)
-    inputs = as_operands(x=x, residual=residual)
-    return run("add", inputs, p, training, mode, (), rng, mask, return_mask, out)
+    return run(ADD, (x, residual), (p, training, mode, rng, mask, return_mask, out))
 
 
 def bias_dropout_add(
@@ -96,9 +92,7 @@ def bias_dropout_add(
     """
     if unknown:
         refuse(unknown, bias_dropout_add)
-    check_mode(mode)
-    inputs = as_operands(x=x, bias=bias, residual=residual)
-    return run("bias_add", inputs, p, training, mode, (), rng, mask, return_mask, out)
+    return run(BIAS_ADD, (x, bias, residual), (p, training, mode, rng, mask, return_mask, out))
 
 
 def relu_dropout(
@@ -124,9 +118,7 @@ def relu_dropout(
     """
     if unknown:
         refuse(unknown, relu_dropout)
-    check_mode(mode)
-    inputs = (as_array(x, "x"),)
-    return run("relu", inputs, p, training, mode, (), rng, mask, return_mask, out)
+    return run(RELU, (x,), (p, training, mode, rng, mask, return_mask, out))
 
 
 def relu_dropout_backward(
@@ -151,7 +143,7 @@ def relu_dropout_backward(
     """
     if unknown:
         refuse(unknown, relu_dropout_backward)
-    return _backward("relu", dy, x, p, training, mode, rng, mask, out)
+    return run_backward(RELU, dy, x, (p, training, mode, rng, mask, False, out))
 
 
 def gelu_dropout(
@@ -189,9 +181,8 @@ def gelu_dropout(
     """
     if unknown:
         refuse(unknown, gelu_dropout)
-    check_mode(mode)
-    operation, inputs = _gelu(approximate), (as_array(x, "x"),)
-    return run(operation, inputs, p, training, mode, (), rng, mask, return_mask, out)
+    member = gelu_member(approximate)
+    return run(member, (x,), (p, training, mode, rng, mask, return_mask, out))
 
 
 def gelu_dropout_backward(
@@ -220,51 +211,17 @@ def gelu_dropout_backward(
     """
     if unknown:
         refuse(unknown, gelu_dropout_backward)
-    return _backward(_gelu(approximate), dy, x, p, training, mode, rng, mask, out)
+    member = gelu_member(approximate)
+    return run_backward(member, dy, x, (p, training, mode, rng, mask, False, out))
 
 
-def _gelu(approximate: Approximate) -> str:
-    """Return the core's name for a Gaussian error linear unit."""
+def gelu_member(approximate: Approximate) -> Member:
+    """Return the record of a Gaussian error linear unit."""
     check_choice(approximate, "approximate", "none", "tanh")
-    return "gelu" if approximate == "none" else "gelu_tanh"
+    return GELU if approximate == "none" else GELU_TANH
 
 
-def _backward(
-    operation: str,
-    dy: ArrayLike,
-    x: ArrayLike,
-    p: float,
-    training: bool,
-    mode: Mode,
-    rng: RNG,
-    mask: Keep | None,
-    out: Array | None,
-) -> Any:
-    check_mode(mode)
-    check_forward_mask(training, rng, mask)
-    inputs = as_operands(dy=dy, x=x)
-    return run(operation + "_gradient", inputs, p, training, mode, (), rng, mask, False, out)
-
-
-class _WithInput:
-    """A plan that keeps the input of the call for its gradient."""
-
-    __slots__ = ("_plan", "_x")
-
-    def __init__(self, plan: Plan, x: Array) -> None:
-        self._plan, self._x = plan, x
-
-    @property
-    def recipe(self) -> Any:
-        """What was drawn."""
-        return self._plan.recipe
-
-    def backward(self, dy: Array) -> Any:
-        """Return the gradient with respect to the input, in the dtype of `dy`."""
-        return self._plan.backward(dy, self._x)
-
-
-class _Fused(MaskedLayer[Mask]):
+class _Fused(Layer[Mask]):
     """A fused operation."""
 
     def __init__(self, p: float = 0.5, *, mode: Mode = "inverted", rng: RNG = None) -> None:
@@ -286,7 +243,7 @@ class DropoutAdd(_Fused):
     (array([2., 0., 2., 0.]), array([1., 1., 1., 1.]))
     """
 
-    _operation = "add"
+    _member = ADD
 
     def __call__(
         self,
@@ -300,7 +257,7 @@ class DropoutAdd(_Fused):
         """Return ``residual + dropout(x)``, as `dropout_add` does."""
         if unknown:
             refuse(unknown, self.__call__)
-        return self._run_several(as_operands(x=x, residual=residual), out, training)
+        return self._combine((x, residual), out, training)
 
     def backward(self, dy: ArrayLike) -> tuple[Array, Array]:
         """Return the gradients with respect to both inputs of the last call, in their dtypes."""
@@ -323,7 +280,7 @@ class BiasDropoutAdd(_Fused):
     array([4., 0.])
     """
 
-    _operation = "bias_add"
+    _member = BIAS_ADD
 
     def __call__(
         self,
@@ -338,8 +295,7 @@ class BiasDropoutAdd(_Fused):
         """Return ``residual + dropout(x + bias)``, as `bias_dropout_add` does."""
         if unknown:
             refuse(unknown, self.__call__)
-        inputs = as_operands(x=x, bias=bias, residual=residual)
-        return self._run_several(inputs, out, training)
+        return self._combine((x, bias, residual), out, training)
 
     def backward(self, dy: ArrayLike) -> tuple[Array, Array, Array]:
         """Return the gradients with respect to all inputs of the last call, in their dtypes."""
@@ -362,17 +318,7 @@ class ReluDropout(_Fused, ElementwiseLayer[Mask]):
     array([2., 0., 2., 0.])
     """
 
-    _operation = "relu"
-
-    def _train(
-        self, inputs: tuple[Array, ...], out: Array | None, keys: _core.CallKeys, whole: bool
-    ) -> tuple[Array, Plan]:
-        y, plan = super()._train(inputs, out, keys, whole)
-        return y, _WithInput(plan, inputs[0])
-
-    def _evaluate(self, inputs: tuple[Array, ...], out: Array | None) -> tuple[Array, Plan]:
-        y, plan = super()._evaluate(inputs, out)
-        return y, _WithInput(plan, inputs[0])
+    _member = RELU
 
 
 class GeluDropout(ReluDropout):
@@ -392,10 +338,10 @@ class GeluDropout(ReluDropout):
         mode: Mode = "inverted",
         rng: RNG = None,
     ) -> None:
-        _gelu(approximate)
+        gelu_member(approximate)
         super().__init__(p, mode=mode, rng=rng)
         self.approximate: Approximate = approximate
 
     @property
-    def _operation(self) -> str:  # type: ignore[override]
-        return _gelu(self.approximate)
+    def _member(self) -> Member:  # type: ignore[override]
+        return gelu_member(self.approximate)

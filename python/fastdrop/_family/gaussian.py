@@ -9,19 +9,20 @@ from numpy.typing import ArrayLike
 
 from fastdrop import _core
 from fastdrop._base.arguments import (
+    INVERTED,
     Array,
     Axes,
     Checked,
     Lengths,
     as_array,
     as_out,
-    probability,
     refuse,
 )
 from fastdrop._base.keys import RNG, Key
-from fastdrop._base.layers import RecipeLayer
+from fastdrop._base.layers import ElementwiseLayer
 from fastdrop._base.masks import Drawable, Mask, make_mask
-from fastdrop._base.plans import as_shared, run_recipe, select
+from fastdrop._base.members import Member, broadcast_axes, drawn_shape
+from fastdrop._base.plans import run_recipe, select
 
 
 @dataclass(frozen=True)
@@ -79,8 +80,19 @@ class Noise(Checked, Drawable):
         return y if out is None else out
 
 
-def _drawn_shape(shape: tuple[int, ...], shared: tuple[int, ...]) -> tuple[int, ...]:
-    return tuple(1 if axis in shared else length for axis, length in enumerate(shape))
+def _draw(shape: tuple[int, ...], p: float, key: Key, broadcast_dims: Axes) -> Noise:
+    shared = broadcast_axes(shape, broadcast_dims)
+    return Noise(make_mask(drawn_shape(shape, shared), p, key))
+
+
+GAUSSIAN = Member(
+    "gaussian_dropout",
+    "Srivastava et al., JMLR 2014",
+    options=("broadcast_dims",),
+    axes=broadcast_axes,
+    recipe=Noise,
+    draw=_draw,
+)
 
 
 def gaussian_dropout(
@@ -125,16 +137,11 @@ def gaussian_dropout(
     """
     if unknown:
         refuse(unknown, gaussian_dropout)
-    array = as_array(x, "x")
-    shape = _drawn_shape(array.shape, as_shared(broadcast_dims, array.ndim, mask))
-
-    def make(p: float, key: Key) -> Noise:
-        return Noise(make_mask(shape, p, key))
-
-    return run_recipe(make, Noise, array, probability(p), training, rng, mask, return_mask, out)
+    request = p, training, INVERTED, rng, mask, return_mask, out
+    return run_recipe(GAUSSIAN, x, request, broadcast_dims)
 
 
-class GaussianDropout(RecipeLayer[Noise]):
+class GaussianDropout(ElementwiseLayer[Noise]):
     """Multiply by normal noise in training; the layer of `gaussian_dropout`.
 
     ``p`` is as for `gaussian_dropout`; ``inplace``, ``broadcast_dims`` and ``rng`` are as for
@@ -147,6 +154,8 @@ class GaussianDropout(RecipeLayer[Noise]):
     0.5
     """
 
+    _member = GAUSSIAN
+
     def __init__(
         self,
         p: float = 0.5,
@@ -157,7 +166,3 @@ class GaussianDropout(RecipeLayer[Noise]):
     ) -> None:
         self.inplace, self.broadcast_dims = inplace, broadcast_dims
         super().__init__(p, rng)
-
-    def _draw(self, shape: tuple[int, ...], key: Key) -> Noise:
-        shape = _drawn_shape(shape, as_shared(self.broadcast_dims, len(shape)))
-        return Noise(make_mask(shape, self._p, key))

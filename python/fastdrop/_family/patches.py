@@ -5,6 +5,7 @@ A `PatchMask` is the recipe: the tokens with the smallest uniforms stay.
 
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from typing import Any, Never, SupportsIndex
 
 import numpy as np
@@ -27,7 +28,7 @@ from fastdrop._base.arguments import (
 from fastdrop._base.keys import NO_KEY, RNG, Key
 from fastdrop._base.layers import Layer, call_key
 from fastdrop._base.masks import Drawable, check_key
-from fastdrop._base.plans import check_recipe, draw_key, select
+from fastdrop._base.plans import Plan, check_recipe, draw_key, gradient_like, select
 
 ROUNDING = Fraction(1, 2**50)
 """Fractions up to this size count as rounding of p: (1 - 0.1) * 10 is 9, not 8.999..."""
@@ -248,7 +249,7 @@ def patch_dropout_backward(
         refuse(unknown, patch_dropout_backward)
     array = float_array(dy, "dy")
     if isinstance(indices, PatchMask):
-        return _Tokens(indices, (*indices.shape, *array.shape[2:])).backward(array)
+        return _backward(indices, (*indices.shape, *array.shape[2:]), array)
     if tokens is None:
         raise TypeError("tokens must be an int unless indices is a PatchMask, got None")
     count = as_count(tokens, "tokens")
@@ -263,22 +264,10 @@ def _scattered(dy: Array, indices: NDArray[np.int64], tokens: int) -> Array:
     return dx
 
 
-class _Tokens:
-    """The plan of a call for an input of some shape; without a recipe all tokens stay."""
-
-    __slots__ = ("_shape", "recipe")
-
-    def __init__(self, recipe: PatchMask | None, shape: tuple[int, ...]) -> None:
-        self.recipe, self._shape = recipe, shape
-
-    def backward(self, dy: Array) -> Array:
-        batch, tokens, *features = self._shape
-        expected = (batch, tokens if self.recipe is None else self.recipe.kept, *features)
-        if dy.shape != expected:
-            raise ValueError(f"dy must have the shape of the output, {expected}, got {dy.shape}")
-        if self.recipe is None or self.recipe.p == 0.0:
-            return dy
-        return _scattered(dy, self.recipe.indices(), tokens)
+def _backward(mask: PatchMask, shape: tuple[int, ...], dy: Array) -> Array:
+    """Return the gradient with respect to an input of this shape."""
+    gradient_like(dy, (shape[0], mask.kept, *shape[2:]), "the output")
+    return dy if mask.p == 0.0 else _scattered(dy, mask.indices(), shape[1])
 
 
 class PatchDropout(Layer[PatchMask]):
@@ -320,14 +309,15 @@ class PatchDropout(Layer[PatchMask]):
                 mask = PatchMask(shape, self._p, key, self.prefix, self.ordered)
                 indices = mask.indices()
                 tokens = _taken(array, mask, indices)
-            self._last.plan_and_inputs = _Tokens(mask, array.shape), ()
+            recipe = mask
         else:
-            everything = PatchMask(shape, 0.0, NO_KEY, self.prefix, self.ordered)
-            tokens, indices = array, everything.indices()
-            self._last.plan_and_inputs = _Tokens(None, array.shape), ()
+            mask = PatchMask(shape, 0.0, NO_KEY, self.prefix, self.ordered)
+            tokens, indices, recipe = array, mask.indices(), None
+        self._keep(Plan(recipe, partial(_backward, mask, array.shape)))
         return x if tokens is array and isinstance(x, np.ndarray) else tokens, indices
 
     def backward(self, dy: ArrayLike) -> Array:
         """Return the gradient with respect to the last input, zero for dropped tokens."""
-        gradient: Array = self._last_plan().backward(float_array(dy, "dy"))
+        plan, _ = self._last_call()
+        gradient: Array = plan.backward(float_array(dy, "dy"))
         return gradient

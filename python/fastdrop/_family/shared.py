@@ -5,7 +5,7 @@ gradient, apply the function to dy with the same key or mask.
 """
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal, Never, overload
+from typing import Any, ClassVar, Never, overload
 
 from numpy.typing import ArrayLike
 
@@ -13,23 +13,35 @@ from fastdrop._base.arguments import (
     INVERTED,
     Array,
     Mode,
-    as_array,
-    as_axis,
     as_axis_number,
-    as_channel_axis,
     as_count,
     as_flag,
     check_choice,
-    check_mode,
-    feature_axes,
     probability,
     refuse,
 )
 from fastdrop._base.keys import RNG
+from fastdrop._base.members import (
+    Member,
+    Per,
+    as_channel_axis,
+    channel_axes,
+    path_axes,
+    time_axes,
+)
 from fastdrop._base.plans import Keep, run
 from fastdrop._family.dropout import Dropout
 
-Per = Literal["sample", "batch"]
+_OF_CHANNELS = "Tompson et al., CVPR 2015"
+_BY_CHANNEL = ("channel_axis",)
+CHANNELS = Member("feature_dropout", _OF_CHANNELS, options=_BY_CHANNEL, axes=channel_axes())
+CHANNELS_1D = Member("dropout1d", _OF_CHANNELS, options=_BY_CHANNEL, axes=channel_axes(3))
+CHANNELS_2D = Member("dropout2d", _OF_CHANNELS, options=_BY_CHANNEL, axes=channel_axes(4))
+CHANNELS_3D = Member("dropout3d", _OF_CHANNELS, options=_BY_CHANNEL, axes=channel_axes(5))
+LOCKED = Member(
+    "locked_dropout", "Gal and Ghahramani, NIPS 2016", options=("time_axis",), axes=time_axes
+)
+PATH = Member("drop_path", "Huang et al., ECCV 2016", options=("per", "batch_axis"), axes=path_axes)
 
 
 def feature_dropout(
@@ -71,7 +83,7 @@ def feature_dropout(
     """
     if unknown:
         refuse(unknown, feature_dropout)
-    return _features(x, None, p, training, mode, channel_axis, rng, mask, return_mask, out)
+    return run(CHANNELS, (x,), (p, training, mode, rng, mask, return_mask, out), channel_axis)
 
 
 def dropout1d(
@@ -97,7 +109,7 @@ def dropout1d(
     """
     if unknown:
         refuse(unknown, dropout1d)
-    return _features(x, 3, p, training, mode, channel_axis, rng, mask, return_mask, out)
+    return run(CHANNELS_1D, (x,), (p, training, mode, rng, mask, return_mask, out), channel_axis)
 
 
 def dropout2d(
@@ -123,7 +135,7 @@ def dropout2d(
     """
     if unknown:
         refuse(unknown, dropout2d)
-    return _features(x, 4, p, training, mode, channel_axis, rng, mask, return_mask, out)
+    return run(CHANNELS_2D, (x,), (p, training, mode, rng, mask, return_mask, out), channel_axis)
 
 
 def dropout3d(
@@ -149,26 +161,7 @@ def dropout3d(
     """
     if unknown:
         refuse(unknown, dropout3d)
-    return _features(x, 5, p, training, mode, channel_axis, rng, mask, return_mask, out)
-
-
-def _features(
-    x: ArrayLike,
-    ndim: int | None,
-    p: float,
-    training: bool,
-    mode: Mode,
-    channel_axis: int,
-    rng: RNG,
-    mask: Keep | None,
-    return_mask: bool,
-    out: Array | None,
-) -> Any:
-    if mode is not INVERTED:
-        check_mode(mode)
-    array = as_array(x, "x")
-    shared = feature_axes(array.shape, channel_axis, ndim)
-    return run("select", (array,), p, training, mode, shared, rng, mask, return_mask, out)
+    return run(CHANNELS_3D, (x,), (p, training, mode, rng, mask, return_mask, out), channel_axis)
 
 
 class FeatureDropout(Dropout):
@@ -182,6 +175,7 @@ class FeatureDropout(Dropout):
             [0., 0., 0.]]], dtype=float32)
     """
 
+    _member = CHANNELS
     _ndim: ClassVar[int | None] = None
 
     def __init__(
@@ -196,9 +190,6 @@ class FeatureDropout(Dropout):
         self.channel_axis = as_channel_axis(channel_axis, self._ndim)
         super().__init__(p, inplace, mode=mode, rng=rng)
 
-    def _shared(self, x: Array) -> tuple[int, ...]:
-        return feature_axes(x.shape, self.channel_axis, self._ndim)
-
 
 class Dropout1d(FeatureDropout):
     """Drop whole channels of sequences in training: `FeatureDropout` for three axes.
@@ -208,7 +199,7 @@ class Dropout1d(FeatureDropout):
             [0., 0., 0.]]], dtype=float32)
     """
 
-    _ndim = 3
+    _member, _ndim = CHANNELS_1D, 3
 
 
 class Dropout2d(FeatureDropout):
@@ -218,7 +209,7 @@ class Dropout2d(FeatureDropout):
     array([[2., 0., 2., 0.]], dtype=float32)
     """
 
-    _ndim = 4
+    _member, _ndim = CHANNELS_2D, 4
 
 
 class Dropout3d(FeatureDropout):
@@ -228,7 +219,7 @@ class Dropout3d(FeatureDropout):
     array([[2., 0., 2., 0.]], dtype=float32)
     """
 
-    _ndim = 5
+    _member, _ndim = CHANNELS_3D, 5
 
 
 def locked_dropout(
@@ -269,10 +260,7 @@ def locked_dropout(
     """
     if unknown:
         refuse(unknown, locked_dropout)
-    check_mode(mode)
-    array = as_array(x, "x")
-    shared = (as_axis(time_axis, array.ndim, "time_axis"),)
-    return run("select", (array,), p, training, mode, shared, rng, mask, return_mask, out)
+    return run(LOCKED, (x,), (p, training, mode, rng, mask, return_mask, out), time_axis)
 
 
 class LockedDropout(Dropout):
@@ -286,6 +274,8 @@ class LockedDropout(Dropout):
            [2., 0., 2., 0.]], dtype=float32)
     """
 
+    _member = LOCKED
+
     def __init__(
         self,
         p: float = 0.5,
@@ -297,9 +287,6 @@ class LockedDropout(Dropout):
     ) -> None:
         self.time_axis = as_axis_number(time_axis, "time_axis")
         super().__init__(p, inplace, mode=mode, rng=rng)
-
-    def _shared(self, x: Array) -> tuple[int, ...]:
-        return (as_axis(self.time_axis, x.ndim, "time_axis"),)
 
 
 def drop_path(
@@ -347,10 +334,8 @@ def drop_path(
     """
     if unknown:
         refuse(unknown, drop_path)
-    array = as_array(x, "x")
-    shared = _path_axes(array.ndim, per, batch_axis)
-    mode = "inverted" if as_flag(scale_by_keep, "scale_by_keep") else None
-    return run("select", (array,), p, training, mode, shared, rng, mask, return_mask, out)
+    mode = INVERTED if as_flag(scale_by_keep, "scale_by_keep") else None
+    return run(PATH, (x,), (p, training, mode, rng, mask, return_mask, out), (per, batch_axis))
 
 
 class DropPath(Dropout):
@@ -362,6 +347,8 @@ class DropPath(Dropout):
     >>> fd.DropPath(0.5, rng=0)(np.ones((4, 2), dtype=np.float32)).mean(axis=1)
     array([2., 0., 2., 0.], dtype=float32)
     """
+
+    _member = PATH
 
     def __init__(
         self,
@@ -378,20 +365,7 @@ class DropPath(Dropout):
         self.per: Per = per
         self.batch_axis = as_axis_number(batch_axis, "batch_axis")
         super().__init__(p, inplace, rng=rng)
-        self.mode = "inverted" if self.scale_by_keep else None
-
-    def _shared(self, x: Array) -> tuple[int, ...]:
-        return _path_axes(x.ndim, self.per, self.batch_axis)
-
-
-def _path_axes(ndim: int, per: Per, batch_axis: int) -> tuple[int, ...]:
-    """Return the axes along which the elements of a path share a decision."""
-    check_choice(per, "per", "sample", "batch")
-    if per == "batch":
-        as_axis_number(batch_axis, "batch_axis")
-        return tuple(range(ndim))
-    batch = as_axis(batch_axis, ndim, "batch_axis")
-    return (*range(batch), *range(batch + 1, ndim))
+        self.mode = INVERTED if self.scale_by_keep else None
 
 
 @overload

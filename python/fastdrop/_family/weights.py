@@ -7,6 +7,7 @@ weights, with the same key or mask.
 
 from collections.abc import Sequence
 from contextlib import nullcontext
+from functools import partial
 from typing import Any, Never
 
 import numpy as np
@@ -30,17 +31,32 @@ from fastdrop._base.arguments import (
 from fastdrop._base.keys import NO_KEY, RNG
 from fastdrop._base.layers import Layer, call_key
 from fastdrop._base.masks import Mask, make_mask
+from fastdrop._base.members import Member, scaled
 from fastdrop._base.plans import (
     Keep,
+    Plan,
+    Request,
     as_keep,
     check_forward_mask,
     draw_key,
     evaluate,
+    gradient_like,
     run,
     select,
-    training_scale,
 )
 from fastdrop._family.dropout import Dropout
+
+
+def _word_axes(shape: tuple[int, ...], option: None = None) -> tuple[int, ...]:
+    if len(shape) != 2:
+        raise ValueError(f"weight must have 2 axes, (vocabulary, dimension), got shape {shape}")
+    return (1,)
+
+
+WORDS = Member(
+    "embedding_dropout", "Gal and Ghahramani, NIPS 2016", axes=_word_axes, names=("weight",)
+)
+CONNECTIONS = Member("drop_connect", "Wan et al., ICML 2013", names=("weight",))
 
 
 def embedding_dropout(
@@ -96,19 +112,19 @@ def embedding_dropout(
     check_mode(mode)
     table = _as_table(weight)
     if indices is None:
-        return run("select", (table,), p, training, mode, (1,), rng, mask, return_mask, out)
+        return run(WORDS, (table,), (p, training, mode, rng, mask, return_mask, out), None)
     words, return_mask = as_indices(indices, len(table)), as_flag(return_mask, "return_mask")
     rows = table[words]
     target = None if out is None else as_out(out)
     _core.check("select", (rows,), target)
-    plan = _lookup(table.shape, words, p, training, mode, rng, mask)
-    rows = plan.forward(rows, target)
+    keep, scale = _decide(table.shape, (p, training, mode, rng, mask, return_mask, out))
+    rows = _looked_up(keep, scale, table.shape, words, rows, target)
     y = rows if out is None else out
     if not return_mask:
         return y
     if not training:
         return y, make_mask((len(table), 1), 0.0, NO_KEY)
-    return y, plan.recipe if mask is None else mask
+    return y, keep if mask is None else mask
 
 
 def embedding_dropout_backward(
@@ -145,54 +161,19 @@ def embedding_dropout_backward(
             f"dy must have the axes of indices and one more, got shape {gradient.shape}"
         )
     shape = (int(vocabulary), gradient.shape[-1])
-    return _lookup(shape, words, p, training, mode, rng, mask).backward(gradient)
+    keep, scale = _decide(shape, (p, training, mode, rng, mask, False, None))
+    return _summed(keep, scale, shape, words, gradient)
 
 
 def _as_table(weight: ArrayLike) -> Array:
     table = float_array(weight, "weight")
-    if table.ndim != 2:
-        raise ValueError(
-            f"weight must have 2 axes, (vocabulary, dimension), got shape {table.shape}"
-        )
+    _word_axes(table.shape)
     return table
 
 
-class _Lookup:
-    """The plan of rows that are looked up in a table."""
-
-    __slots__ = ("_scale", "_shape", "_words", "recipe")
-
-    def __init__(self, recipe: Any, scale: float, shape: tuple[int, ...], words: Array) -> None:
-        self.recipe, self._scale, self._shape, self._words = recipe, scale, shape, words
-
-    def forward(self, rows: Array, out: Array | None) -> Array:
-        keep = None
-        if self.recipe is not None:
-            whole = np.asarray(self.recipe, dtype=np.bool_)
-            keep = np.broadcast_to(whole, (self._shape[0], *(whole.shape[-1:] or (1,))))
-            keep = keep[self._words]
-        return select(rows, keep, self._scale, out)
-
-    def backward(self, dy: Array) -> Array:
-        expected = (*self._words.shape, self._shape[1])
-        if dy.shape != expected:
-            raise ValueError(f"dy must have the shape of the rows, {expected}, got {dy.shape}")
-        total = np.zeros(self._shape, np.complex128 if dy.dtype.kind == "c" else np.float64)
-        with np.errstate(all="ignore"):
-            np.add.at(total, self._words, self.forward(dy, None))
-            return total.astype(dy.dtype)
-
-
-def _lookup(
-    shape: tuple[int, ...],
-    words: Array,
-    p: float,
-    training: bool,
-    mode: str | None,
-    rng: RNG,
-    mask: Keep | None,
-) -> _Lookup:
-    """Return the plan of a look-up in a table of this shape."""
+def _decide(shape: tuple[int, ...], request: Request) -> tuple[Any, float]:
+    """Return the mask of a look-up in a table of this shape, None in evaluation, and the scale."""
+    p, training, mode, rng, mask, *_ = request
     p, training = probability(p), as_flag(training, "training")
     keep: Any
     if mask is None:
@@ -202,14 +183,34 @@ def _lookup(
         keep, p = as_keep(mask, p, rng)
         check_broadcast(keep.shape, shape)
     if training:
-        return _Lookup(keep, training_scale(p, mode), shape, words)
-    return _Lookup(None, 1.0 - p if mode == "standard" else 1.0, shape, words)
+        return keep, scaled(p, mode).scale
+    return None, 1.0 - p if mode == "standard" else 1.0
+
+
+def _looked_up(
+    recipe: Any, scale: float, shape: tuple[int, ...], words: Array, rows: Array, out: Array | None
+) -> Array:
+    """Return the rows of these words; without a mask all are kept."""
+    keep = None
+    if recipe is not None:
+        whole = np.asarray(recipe, dtype=np.bool_)
+        keep = np.broadcast_to(whole, (shape[0], *(whole.shape[-1:] or (1,))))[words]
+    return select(rows, keep, scale, out)
+
+
+def _summed(recipe: Any, scale: float, shape: tuple[int, ...], words: Array, dy: Array) -> Array:
+    """Return the gradient with respect to the table."""
+    gradient_like(dy, (*words.shape, shape[1]), "the rows")
+    total = np.zeros(shape, np.complex128 if dy.dtype.kind == "c" else np.float64)
+    with np.errstate(all="ignore"):
+        np.add.at(total, words, _looked_up(recipe, scale, shape, words, dy, None))
+        return total.astype(dy.dtype)
 
 
 class _OfWeights(Dropout):
     """A layer whose input is weights."""
 
-    _of_weights = True
+    _member, _of_weights = CONNECTIONS, True
 
     def __init__(
         self, p: float = 0.5, inplace: bool = False, *, mode: Mode = "inverted", rng: RNG = None
@@ -231,6 +232,8 @@ class EmbeddingDropout(_OfWeights):
     (2, 2)
     """
 
+    _member = WORDS
+
     def __call__(
         self,
         x: ArrayLike,
@@ -250,14 +253,11 @@ class EmbeddingDropout(_OfWeights):
         words = as_indices(indices, len(table))
         train = self._trains(training)
         with call_key(self._keys) if train else nullcontext(NO_KEY) as key:
-            plan = _lookup(table.shape, words, self._p, train, self.mode, key, None)
-            y = plan.forward(table[words], None)
-        self._last.plan_and_inputs = plan, ()
+            request = self._p, train, self.mode, key, None, False, None
+            keep, scale = _decide(table.shape, request)
+            y = _looked_up(keep, scale, table.shape, words, table[words], None)
+        self._keep(Plan(keep, partial(_summed, keep, scale, table.shape, words)))
         return y
-
-    def _shared(self, x: Array) -> tuple[int, ...]:
-        _as_table(x)
-        return (1,)
 
 
 def drop_connect(
@@ -285,9 +285,8 @@ def drop_connect(
     """
     if unknown:
         refuse(unknown, drop_connect)
-    check_mode(mode)
     inputs = (float_array(weight, "weight"),)
-    return run("select", inputs, p, training, mode, (), rng, mask, return_mask, out)
+    return run(CONNECTIONS, inputs, (p, training, mode, rng, mask, return_mask, out))
 
 
 class DropConnect(_OfWeights):
@@ -358,30 +357,21 @@ def weight_drop(
             )
         sources = [(rng, one) for one in masks]
     results = [
-        run("select", (array,), p, training, mode, (), key, one, True, None)
+        run(CONNECTIONS, (array,), (p, training, mode, key, one, True, None))
         for array, (key, one) in zip(arrays, sources, strict=True)
     ]
     dropped, drawn = [y for y, _ in results], [one for _, one in results]
     return (dropped, drawn) if return_mask else dropped
 
 
-class _Several:
-    """The plans of several arrays in one."""
-
-    __slots__ = ("_plans", "_shapes", "recipe")
-
-    def __init__(self, plans: list[Any], shapes: list[tuple[int, ...]], training: bool) -> None:
-        self._plans, self._shapes = plans, shapes
-        self.recipe = [plan.recipe for plan in plans] if training else None
-
-    def backward(self, gradients: list[Array]) -> list[Array]:
-        shapes = [gradient.shape for gradient in gradients]
-        if shapes != self._shapes:
-            raise ValueError(
-                f"gradients must have the shapes of the weights, {self._shapes}, got {shapes}"
-            )
-        pairs = zip(self._plans, gradients, strict=True)
-        return [plan.backward(gradient) for plan, gradient in pairs]
+def _backward(
+    plans: list[Any], shapes: list[tuple[int, ...]], gradients: list[Array]
+) -> list[Array]:
+    """Return the gradients with respect to weights of these shapes."""
+    got = [gradient.shape for gradient in gradients]
+    if got != shapes:
+        raise ValueError(f"gradients must have the shapes of the weights, {shapes}, got {got}")
+    return [plan.backward(gradient) for plan, gradient in zip(plans, gradients, strict=True)]
 
 
 class WeightDrop(Layer[list[Mask]]):
@@ -412,20 +402,23 @@ class WeightDrop(Layer[list[Mask]]):
         train = self._trains(training)
         results: list[tuple[Array, Any]]
         if train:
-            scale = training_scale(self._p, self.mode)
+            scale = scaled(self._p, self.mode).scale
             with call_key(self._keys) as key:
                 results = [
                     _core.forward("select", (array,), None, key.fold_in(n), self._p, (), scale)
                     for n, array in enumerate(arrays)
                 ]
         else:
-            results = [evaluate("select", (array,), None, self._p, self.mode) for array in arrays]
-        shapes = [array.shape for array in arrays]
-        several = _Several([plan for _, plan in results], shapes, train)
-        self._last.plan_and_inputs = several, ()
+            results = [
+                evaluate(CONNECTIONS, (array,), None, self._p, self.mode) for array in arrays
+            ]
+        plans, shapes = [plan for _, plan in results], [array.shape for array in arrays]
+        recipe = [plan.recipe for plan in plans] if train else None
+        self._keep(Plan(recipe, partial(_backward, plans, shapes)))
         return [y for y, _ in results]
 
     def backward(self, gradients: Sequence[ArrayLike]) -> list[Array]:
         """Return the gradients with respect to the weights of the last call."""
-        several: list[Array] = self._last_plan().backward(float_arrays(gradients, "gradients"))
+        plan, _ = self._last_call()
+        several: list[Array] = plan.backward(float_arrays(gradients, "gradients"))
         return several

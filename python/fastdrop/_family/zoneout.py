@@ -7,11 +7,17 @@ from typing import Any, Never
 
 from numpy.typing import ArrayLike
 
-from fastdrop._base.arguments import Array, as_array, as_operands, probability, refuse
+from fastdrop._base.arguments import Array, as_array, probability, refuse
 from fastdrop._base.keys import RNG
-from fastdrop._base.layers import MaskedLayer, gradient_of, sum_to
+from fastdrop._base.layers import Layer, gradient_of, sum_to
 from fastdrop._base.masks import Mask
+from fastdrop._base.members import Member
 from fastdrop._base.plans import Keep, check_forward_mask, run, select
+
+ZONEOUT = Member("zoneout", "Krueger et al., ICLR 2017", operation="switch", expectation="mix")
+_TAKEN = Member("zoneout_backward", ZONEOUT.paper, names=("dy",))
+_LEFT = Member("zoneout_backward", ZONEOUT.paper, operation="complement")
+"""Gradients with respect to the new value and to the previous one."""
 
 
 def zoneout(
@@ -59,8 +65,7 @@ def zoneout(
     """
     if unknown:
         refuse(unknown, zoneout)
-    inputs = as_operands(new=new, previous=previous)
-    return run("switch", inputs, p, training, "standard", (), rng, mask, return_mask, out)
+    return run(ZONEOUT, (new, previous), (p, training, "standard", rng, mask, return_mask, out))
 
 
 def zoneout_backward(
@@ -85,14 +90,15 @@ def zoneout_backward(
     if unknown:
         refuse(unknown, zoneout_backward)
     check_forward_mask(training, rng, mask)
-    inputs = (as_array(dy, "dy"),)
-    new = run("select", inputs, p, training, "standard", (), rng, mask, False, None)
+    request = p, training, "standard", rng, mask, False, None
+    array = as_array(dy, "dy")
+    new = run(_TAKEN, (array,), request)
     if not training:
-        return new, select(inputs[0], None, probability(p))
-    return new, run("complement", inputs, p, True, "standard", (), rng, mask, False, None)
+        return new, select(array, None, probability(p))
+    return new, run(_LEFT, (array,), request)
 
 
-class Zoneout(MaskedLayer[Mask]):
+class Zoneout(Layer[Mask]):
     """Keep the previous state of some units in training; the layer of `zoneout`.
 
     A call takes ``(new, previous, out=None)``; `backward` returns the gradients of both, each in
@@ -105,7 +111,7 @@ class Zoneout(MaskedLayer[Mask]):
     (array([1., 0., 1., 0.]), array([0., 1., 0., 1.]))
     """
 
-    _operation = "switch"
+    _member = ZONEOUT
     mode = "standard"
 
     def __init__(self, p: float = 0.5, *, rng: RNG = None) -> None:
@@ -123,7 +129,7 @@ class Zoneout(MaskedLayer[Mask]):
         """Return the next state, as `zoneout` does."""
         if unknown:
             refuse(unknown, self.__call__)
-        return self._run_several(as_operands(new=new, previous=previous), out, training)
+        return self._combine((new, previous), out, training)
 
     def backward(self, dy: ArrayLike) -> tuple[Array, Array]:
         """Return the gradients with respect to both inputs of the last call, in their dtypes."""

@@ -269,7 +269,7 @@ def _recipe(how: How, source: Any, shape: tuple[int, ...]) -> Mask | BlockMask:
     if type(source) is not Key:
         return source
     if how.block:
-        return block_mask(_drawn(how, shape), how.block, False, 1, how.p, source)
+        return block_mask(_drawn(how, shape), how.p, source, how.block)
     return make_mask(_drawn(how, shape), how.p, source)
 
 

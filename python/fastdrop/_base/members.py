@@ -1,0 +1,171 @@
+"""Records of the family: what makes a member, whichever door it is called through.
+
+A record stands beside the function and the layer of its member. NumPy's functions and layers, their
+gradients, torch's functions, modules and installed kernels, JAX and Dask read it. Signatures and
+docstrings are written by hand, for each door.
+"""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, NamedTuple, Self
+
+from fastdrop import _core
+from fastdrop._base.arguments import (
+    Axes,
+    as_axes,
+    as_axis,
+    as_axis_number,
+    check_choice,
+)
+from fastdrop._base.masks import Mask, inverse_keep
+
+Shape = tuple[int, ...]
+Per = Literal["sample", "batch"]
+
+NO_AXES: tuple[int, ...] = ()
+
+
+# --- Axes along which elements share a decision ---------------------------------------------------
+
+
+def no_axes(shape: Shape, option: None = None) -> Shape:
+    """Return that each element has a decision of its own."""
+    return NO_AXES
+
+
+def broadcast_axes(shape: Shape, broadcast_dims: Axes) -> Shape:
+    """Return the axes that the user names."""
+    return as_axes(broadcast_dims, len(shape), "broadcast_dims")
+
+
+def channel_axes(ndim: int | None = None) -> Callable[[Shape, Any], Shape]:
+    """Return the rule of channels, for inputs with `ndim` axes: all but the batch and channels."""
+    expected = ndim or "at least 2"
+
+    def axes(shape: Shape, channel_axis: Any) -> Shape:
+        if len(shape) < 2 or ndim not in (None, len(shape)):
+            raise ValueError(
+                f"x must have {expected} axes, with the batch first "
+                f"(x[np.newaxis] for one sample), got shape {shape}"
+            )
+        if type(channel_axis) is not int or not 0 < channel_axis < len(shape):
+            channel_axis = as_axis(channel_axis, len(shape), "channel_axis")
+            as_channel_axis(channel_axis)
+        return _all_but(channel_axis, len(shape))
+
+    return axes
+
+
+@functools.cache
+def _all_but(channel: int, ndim: int) -> Shape:
+    return (*range(1, channel), *range(channel + 1, ndim))
+
+
+def as_channel_axis(channel_axis: Any, ndim: int | None = None) -> int:
+    """Return the channel axis of inputs that are not known yet."""
+    number = as_axis_number(channel_axis, "channel_axis")
+    if (number if ndim is None else as_axis(number, ndim, "channel_axis")) == 0:
+        raise ValueError("channel_axis must not be axis 0, the batch, got 0")
+    return number
+
+
+def time_axes(shape: Shape, time_axis: Any) -> Shape:
+    """Return the axis of time steps."""
+    return (as_axis(time_axis, len(shape), "time_axis"),)
+
+
+def path_axes(shape: Shape, option: tuple[Per, Any]) -> Shape:
+    """Return all axes, or all but that of the samples."""
+    per, batch_axis = option
+    check_choice(per, "per", "sample", "batch")
+    if per == "batch":
+        as_axis_number(batch_axis, "batch_axis")
+        return tuple(range(len(shape)))
+    batch = as_axis(batch_axis, len(shape), "batch_axis")
+    return (*range(batch), *range(batch + 1, len(shape)))
+
+
+def drawn_shape(shape: Shape, shared: Shape) -> Shape:
+    """Return a shape with length 1 along the axes that share a decision."""
+    return tuple(1 if axis in shared else length for axis, length in enumerate(shape))
+
+
+# --- Records --------------------------------------------------------------------------------------
+
+
+class Numbers(NamedTuple):
+    """Constants of the core's operations; most only multiply kept elements by `scale`."""
+
+    scale: float
+    shift: float = 0.0
+    fill: float = 0.0
+
+
+def scaled(p: float, mode: str | None) -> Numbers:
+    """Return the factor of kept elements in training; 0 if none is kept."""
+    if mode == "inverted":
+        return Numbers(inverse_keep(p))
+    return Numbers(0.0 if p == 1.0 else 1.0)
+
+
+class _Operation(NamedTuple):
+    """What the core says of an operation."""
+
+    inputs: tuple[str, ...]
+    gradient: str | None
+    takes_complex: bool
+
+
+_OPERATIONS = {name: _Operation(*facts) for name, facts in _core.operations().items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """What makes a member of the family."""
+
+    name: str
+    """Name of its functions."""
+    paper: str
+    """Where it comes from: authors, place and year."""
+    operation: str = "select"
+    """What becomes of an element, by the core's name."""
+    options: tuple[str, ...] = ()
+    """Options that decide what is drawn. `axes` and `draw` take the only one, or a tuple of all."""
+    axes: Callable[[Shape, Any], Shape] = no_axes
+    """From the shape of the input to the axes along which elements share a decision."""
+    numbers: Callable[[float, str | None], Numbers] = scaled
+    """From p and the mode to the constants of the operation in training."""
+    expectation: str | None = None
+    """Operation in evaluation, if it is another one; its `shift` is p."""
+    recipe: type[Any] = Mask
+    """Type of its masks."""
+    draw: Callable[[Shape, float, Any, Any], Any] | None = None
+    """From the shape, p, the key and the options to a recipe that does the work itself."""
+    names: tuple[str, ...] = ()
+    """What its inputs are called, if not as the core calls them."""
+    combines: bool = field(init=False)
+    """Whether it takes several arrays, whose dtypes are promoted."""
+    gradient: str | None = field(init=False)
+    """Operation of the gradient, which also takes the input; None if it is "select" of dy alone."""
+
+    def __post_init__(self) -> None:
+        known = _OPERATIONS[self.operation]
+        object.__setattr__(self, "gradient", known.gradient)
+        object.__setattr__(self, "names", self.names or known.inputs)
+        object.__setattr__(self, "combines", len(known.inputs) > 1)
+
+    @property
+    def is_linear(self) -> bool:
+        """Whether the gradient with respect to the first input is the call itself."""
+        return self.operation == "select"
+
+    def derivative(self) -> Self:
+        """Return the record of the gradient with respect to the input."""
+        assert self.gradient is not None, "whose inputs are dy and x"
+        return replace(self, operation=self.gradient, names=())
+
+    def option(self, values: dict[str, Any]) -> Any:
+        """Return what `axes` and `draw` take, from options by their names."""
+        several = tuple(values[name] for name in self.options)
+        return several[0] if len(several) == 1 else several or NO_AXES
