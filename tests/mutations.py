@@ -235,9 +235,9 @@ MUTATIONS = [
     Mutation(
         "the number of a call is taken after its work",
         "python/fastdrop/_base/layers.py",
-        "            return _forward(self._operation, inputs, out, keys, p, shared, scale)\n",
+        "            return _forward(member.operation, inputs, out, keys, p, shared)\n",
         "            key = keys.key.fold_in(keys.state[0])\n"
-        "            done = _forward(self._operation, inputs, out, key, p, shared, scale)\n"
+        "            done = _forward(member.operation, inputs, out, key, p, shared)\n"
         "            keys.take()\n"
         "            return done\n",
         (PROCESS + "32_threads_neither_share_nor_skip_a_call[600000]",),

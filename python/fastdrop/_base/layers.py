@@ -334,7 +334,7 @@ class Layer(Generic[Recipe]):
 
     def _keep(self, plan: Plan, kept: tuple[Any, ...] = ()) -> None:
         """Keep the plan of a call, and what its gradient needs of the inputs."""
-        self._last.plan_and_inputs = plan, kept
+        self._last.plan_and_inputs = (plan, kept)
 
     def _trains(self, training: bool | None) -> bool:
         """Return whether a call drops; in a Monte Carlo run it always does."""
