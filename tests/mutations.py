@@ -194,7 +194,7 @@ MUTATIONS = [
     ),
     Mutation(
         "inference tensors are overwritten in every mode",
-        "python/fastdrop/torch/_call.py",
+        "python/fastdrop/torch/_dispatch.py",
         "    if x.is_inference() and not torch.is_inference_mode_enabled():\n",
         "    if x.is_inference() and torch.is_inference_mode_enabled() is None:\n",
         ("tests/test_torch.py::test_a_call_in_place_refuses_what_torch_refuses",),
@@ -202,7 +202,7 @@ MUTATIONS = [
     ),
     Mutation(
         "views that torch does not change are found after they were changed",
-        "python/fastdrop/torch/_call.py",
+        "python/fastdrop/torch/_dispatch.py",
         "        x.mul_(1)  # a view",
         "        pass  # a view",
         ("tests/test_torch.py::test_a_call_in_place_refuses_what_torch_refuses",),
@@ -511,7 +511,7 @@ MUTATIONS = [
     ),
     Mutation(
         "devices with masks of their own share a gradient",
-        "python/fastdrop/jax/__init__.py",
+        "python/fastdrop/jax/_primitive.py",
         'jax.lax.pcast(operand, tuple(union - kind), to="varying") if kind != union else operand',
         "operand",
         (JAX + "devices_with_keys_of_their_own_draw_other_masks",),
@@ -519,7 +519,7 @@ MUTATIONS = [
     ),
     Mutation(
         "the gradient of a batch of masks is that of one",
-        "python/fastdrop/jax/__init__.py",
+        "python/fastdrop/jax/_primitive.py",
         "[gradient.sum(repeated, keepdims=True) if repeated else gradient, *nothing]",
         "[gradient, *nothing]",
         (JAX + "the_gradient_of_a_batch_of_masks_is_their_sum",),

@@ -18,7 +18,7 @@ torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 
 import fastdrop.torch as ft  # noqa: E402
 from fastdrop.monte_carlo import number_of  # noqa: E402
-from fastdrop.torch import _call, _keys  # noqa: E402
+from fastdrop.torch import _autograd, _call, _dispatch, _keys  # noqa: E402
 from torch import nn  # noqa: E402
 from torch.utils.checkpoint import checkpoint  # noqa: E402
 
@@ -493,7 +493,7 @@ def test_modules_that_drop_in_a_way_of_their_own_are_not_layers() -> None:
 
 def test_a_handler_that_draws_inside_any_step_of_a_call_gets_a_key_of_its_own() -> None:
     """A tracer stands for the handler: it comes before instruction n of the modules of a call."""
-    files = {_call.__file__, _keys.__file__}
+    files = {module.__file__ for module in (_autograd, _call, _dispatch, _keys)}
     x = torch.ones(64)
 
     def drawn() -> fd.Key:

@@ -117,7 +117,7 @@ class _Operation(NamedTuple):
     takes_complex: bool
 
 
-_OPERATIONS = {name: _Operation(*facts) for name, facts in _core.operations().items()}
+OPERATIONS = {name: _Operation(*facts) for name, facts in _core.operations().items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,10 +150,15 @@ class Member:
     """Operation of the gradient, which also takes the input; None if it is "select" of dy alone."""
 
     def __post_init__(self) -> None:
-        known = _OPERATIONS[self.operation]
+        known = OPERATIONS[self.operation]
         object.__setattr__(self, "gradient", known.gradient)
         object.__setattr__(self, "names", self.names or known.inputs)
         object.__setattr__(self, "combines", len(known.inputs) > 1)
+
+    @property
+    def fuses(self) -> bool:
+        """Whether it does more than to drop, and so also in evaluation."""
+        return self.operation not in ("select", "affine")
 
     @property
     def is_linear(self) -> bool:

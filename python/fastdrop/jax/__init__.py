@@ -13,51 +13,38 @@ for compiled functions. Any other JAX key works as well. Only the key is kept fo
 `fastdrop.jax.nnx` and `fastdrop.jax.linen` have Flax's modules.
 """
 
-import contextlib
-import copyreg
 import functools
 import itertools
 import math
-import sys
-from collections.abc import Hashable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
 
 import fastdrop as fd
 from fastdrop import _core
-from fastdrop._base.arguments import (
-    DTYPES,
-    MOST_AXES,
-    Axes,
-    as_axes,
-    as_flag,
-    as_shape,
-    probability,
-)
-from fastdrop._base.keys import READERS
+from fastdrop._base.arguments import DTYPES, MOST_AXES, Axes, as_flag, as_shape, probability
+from fastdrop._base.members import Member, drawn_shape
+from fastdrop._family.dropout import DROPOUT
 
 try:
     import jax
-    import jax.extend.core
-    import jax.extend.random
     from jax import Array
     from jax import numpy as jnp
     from jax.export import is_symbolic_dim
-    from jax.interpreters import ad, batching, mlir, xla
 except ImportError as error:
     raise ImportError("fastdrop.jax needs jax, which is not installed") from error
 
 if jax.__version_info__ < (0, 9):  # whose XLA asks for metadata in another way
     raise ImportError(f"fastdrop.jax needs jax 0.9 or newer, got {jax.__version__}")
 
+from fastdrop.jax._keys import is_ours, restored, words_of
+from fastdrop.jax._primitive import UNKNOWN, apply, varying
+
 __all__ = ["dropout", "key"]
 
-_UNKNOWN = -1
-"""A length in `whole` that is known when the function runs: the next of the operand `lengths`."""
-
-for _name, _handler in _core.xla_handlers().items():
-    jax.ffi.register_ffi_target(f"fastdrop.{_name}", _handler, platform="cpu")
+Request: TypeAlias = tuple[Any, Any, bool, Any, Any]
+"""The arguments that all functions share: p, key, deterministic, whole and start."""
 
 
 def dropout(
@@ -112,37 +99,7 @@ def dropout(
     >>> bool((y == fastdrop.jax.dropout(x, 0.5, key=fd.Key(0))[1:]).all())
     True
     """
-    x = jnp.asarray(x)
-    if str(x.dtype) not in DTYPES.replace(" or", ",").split(", "):
-        raise TypeError(f"x must have dtype {DTYPES}, got {x.dtype}")
-    rate, fixed = _as_rate(p)
-    axes = as_axes(broadcast_dims, x.ndim, "broadcast_dims")
-    shape = x.shape if whole is None else _as_lengths(whole, "whole")
-    if len(shape) != x.ndim or any(map(_exceeds, x.shape, shape)):
-        raise ValueError(f"whole must be a shape that contains x, {x.shape}, got {shape}")
-    if math.prod(n for n in shape if not is_symbolic_dim(n)) >= 2**63:
-        raise ValueError(f"whole must have at most 2**63 - 1 elements, got {shape}")
-    if start is not None:
-        start = _as_start(start, x.shape, shape)
-    words = _words_of(key) if isinstance(key, fd.Key) else None
-    if words is None and key is not None:
-        _check_key(key)
-    if as_flag(deterministic, "deterministic") or fixed == 0.0:
-        return x
-    if fixed == 1.0:
-        return jnp.zeros_like(x)
-    if key is None:
-        raise TypeError("key must be a fastdrop.Key or a JAX key, got None")
-    shared = tuple(1 if axis in axes else n for axis, n in enumerate(shape))
-    unknown = [n for n in shared if is_symbolic_dim(n)]
-    lengths = _stacked(unknown) if unknown else None
-    shared = tuple(_UNKNOWN if is_symbolic_dim(n) else n for n in shared)
-    if start is not None and axes:
-        start = jnp.where(np.isin(np.arange(x.ndim), axes), 0, start)
-    y: Array = _dropout(
-        x, words, None if words is not None else key, lengths, rate, start, p=fixed, whole=shared
-    )
-    return y
+    return _drop(DROPOUT, x, (p, key, deterministic, whole, start), broadcast_dims)
 
 
 def key(rng: Any = None) -> Array:
@@ -161,7 +118,43 @@ def key(rng: Any = None) -> Array:
     True
     """
     made = rng if isinstance(rng, fd.Key) else fd.Key(rng)
-    return _restored(_words_of(made))
+    return restored(words_of(made))
+
+
+def _drop(member: Member, x: Any, request: Request, option: Any) -> Array:
+    """Do the work of a function: check its arguments, and drop."""
+    p, key, deterministic, whole, start = request
+    x = jnp.asarray(x)
+    if str(x.dtype) not in _core.DTYPES:
+        raise TypeError(f"x must have dtype {DTYPES}, got {x.dtype}")
+    rate, fixed = _as_rate(p)
+    axes = member.axes(x.shape, option)
+    shape = x.shape if whole is None else _as_lengths(whole, "whole")
+    if len(shape) != x.ndim or any(map(_exceeds, x.shape, shape)):
+        raise ValueError(f"whole must be a shape that contains x, {x.shape}, got {shape}")
+    if math.prod(n for n in shape if not is_symbolic_dim(n)) >= 2**63:
+        raise ValueError(f"whole must have at most 2**63 - 1 elements, got {shape}")
+    if start is not None:
+        start = _as_start(start, x.shape, shape)
+    words = words_of(key) if isinstance(key, fd.Key) else None
+    if words is None and key is not None:
+        _check_key(key)
+    if as_flag(deterministic, "deterministic") or fixed == 0.0:
+        return x
+    if fixed == 1.0:
+        return jnp.zeros_like(x)
+    if key is None:
+        raise TypeError("key must be a fastdrop.Key or a JAX key, got None")
+    shared = drawn_shape(shape, axes)
+    unknown = [n for n in shared if is_symbolic_dim(n)]
+    lengths = _stacked(unknown) if unknown else None
+    shared = tuple(UNKNOWN if is_symbolic_dim(n) else n for n in shared)
+    if start is not None and axes:
+        start = jnp.where(np.isin(np.arange(x.ndim), axes), 0, start)
+    y: Array = _dropout(
+        x, words, None if words is not None else key, lengths, rate, start, p=fixed, whole=shared
+    )
+    return y
 
 
 # --- Arguments -----------------------------------------------------------------------------------
@@ -228,13 +221,6 @@ def _check_key(key: Any) -> None:
         raise TypeError(f"key must be one key, got {data.shape[:-1]} keys")
 
 
-def _words_of(key: fd.Key) -> Any:
-    return np.frombuffer(bytes(key), "<u4").astype(np.uint32)
-
-
-# --- The operation -------------------------------------------------------------------------------
-
-
 @functools.partial(jax.jit, static_argnames=("p", "whole"), inline=True)
 def _dropout(
     x: Any,
@@ -249,213 +235,9 @@ def _dropout(
 ) -> Any:
     if words is not None:
         pass
-    elif _is_ours(key):
+    elif is_ours(key):
         words = jax.random.key_data(key)
     else:
         words = jax.random.bits(key, (4,), jnp.uint32)
     others = [operand for operand in (lengths, rate, start) if operand is not None]
-    return _apply.bind(*_varying(x, words, *others), p=p, whole=whole)
-
-
-def _varying(*operands: Any) -> list[Any]:
-    """Mark operands as varying over all axes of a mesh that one of them varies over."""
-    kinds = [_axes_of(jax.typeof(operand)) for operand in operands]
-    union = frozenset[Any]().union(*kinds)
-    return [
-        jax.lax.pcast(operand, tuple(union - kind), to="varying") if kind != union else operand
-        for operand, kind in zip(operands, kinds, strict=True)
-    ]
-
-
-def _axes_of(kind: Any) -> frozenset[Any]:
-    """Return the axes of a mesh over which a value varies, by its type."""
-    axes: frozenset[Any] = kind.vma if hasattr(kind, "vma") else kind.mat.varying
-    return axes
-
-
-def _primitive(name: str, rank: Any) -> Any:
-    """Make a primitive whose operands may have more axes in front, of the result's length or 1.
-
-    `rank` gives the numbers of axes of the operands without them, from the parameters.
-    """
-    primitive = jax.extend.core.Primitive(f"fastdrop_{name}")
-
-    def result(first: Any, *others: Any, **parameters: Any) -> Any:
-        operands = (first, *others)
-        inner = rank(len(operands), **parameters)
-        fronts = [x.shape[: x.ndim - n] for x, n in zip(operands, inner, strict=True)]
-        front = jnp.broadcast_shapes(*fronts)
-        return first.update(shape=(*front, *first.shape[first.ndim - inner[0] :]))
-
-    def batched(operands: Any, dims: Any, **parameters: Any) -> Any:
-        moved = [
-            x[None] if dim is None else jnp.moveaxis(x, dim, 0)
-            for x, dim in zip(operands, dims, strict=True)
-        ]
-        return primitive.bind(*moved, **parameters), 0
-
-    primitive.def_impl(functools.partial(xla.apply_primitive, primitive))
-    primitive.def_abstract_eval(result)
-    batching.primitive_batchers[primitive] = batched
-    mlir.register_lowering(primitive, _lowering(name), platform="cpu")
-    return primitive
-
-
-def _lowering(name: str) -> Any:
-    lower = jax.ffi.ffi_lowering(f"fastdrop.{name}")
-
-    def rule(context: Any, *operands: Any, **parameters: Any) -> Any:
-        kinds: dict[str, Any] = {
-            "p": np.float64,
-            "whole": lambda n: np.array(n, np.int64),
-            "tag": np.int64,
-        }
-        attributes = {n: kinds[n](value) for n, value in parameters.items() if value is not None}
-        return lower(context, *operands, **attributes)
-
-    return rule
-
-
-def _ranks(count: int, *, p: float | None, whole: tuple[int, ...]) -> tuple[int, ...]:
-    lengths = (1,) if _UNKNOWN in whole else ()
-    numbers = () if p is not None else (0,)
-    return (len(whole), 1, *lengths, *numbers, 1)[:count]
-
-
-_apply = _primitive("dropout", _ranks)
-_blocks = _primitive("blocks", lambda count, *, tag: (1, 0))
-
-
-def _jvp(primals: Any, tangents: Any, **parameters: Any) -> Any:
-    # The tangent of x is not zero: the other operands are integers, but for p, which has none.
-    y = _apply.bind(*primals, **parameters)
-    return y, _apply.bind(tangents[0], *primals[1:], **parameters)
-
-
-def _transpose(cotangent: Any, x: Any, *others: Any, **parameters: Any) -> Any:
-    nothing = [None] * len(others)
-    if isinstance(cotangent, ad.Zero):
-        return [ad.Zero(x.aval), *nothing]
-    gradient = _apply.bind(cotangent, *others, **parameters)
-    front = gradient.ndim - len(parameters["whole"])
-    repeated = [n for n in range(front) if x.aval.shape[n] != gradient.shape[n]]
-    return [gradient.sum(repeated, keepdims=True) if repeated else gradient, *nothing]
-
-
-ad.primitive_jvps[_apply] = _jvp
-ad.primitive_transposes[_apply] = _transpose
-
-
-# --- Keys ----------------------------------------------------------------------------------------
-# Stored keys and their dtype name these functions, so their names stay.
-
-_SPLIT, _FOLD_IN, _BITS = 254, 255, 128
-"""Tags of the stream: of children, and of bits drawn in sequence."""
-
-_SEEDS = np.frombuffer(b"fastdrop's seeds", "<u4").astype(np.uint32)
-
-
-def _block(words: Any, index: Array, tag: int) -> Array:
-    block: Array = _blocks.bind(*_varying(jnp.asarray(words), index), tag=tag)
-    return block
-
-
-def _seed(seed: Array) -> Array:
-    return _block(_SEEDS, seed.astype(f"uint{max(32, 8 * seed.dtype.itemsize)}"), _FOLD_IN)
-
-
-def _fold_in(words: Array, data: Any) -> Array:
-    return _block(words, jnp.asarray(data, jnp.uint32), _FOLD_IN)
-
-
-def _split(words: Array, shape: tuple[int, ...]) -> Array:
-    return _children(words, shape, _SPLIT)
-
-
-def _children(words: Array, shape: tuple[int, ...], tag: int) -> Array:
-    index = jnp.arange(math.prod(shape), dtype=jnp.uint32)
-    return jax.vmap(lambda n: _block(words, n, tag))(index).reshape(*shape, 4)
-
-
-def _bits(words: Array, bit_width: int, shape: tuple[int, ...]) -> Array:
-    size = math.prod(shape)
-    drawn = _children(words, (-(-size * bit_width // 128),), _BITS).reshape(-1)
-    # In little-endian order, by shifts: shapes of a bitcast to another width cannot be symbolic.
-    if bit_width < 32:
-        shifts = jnp.arange(0, 32, bit_width, dtype=jnp.uint32)
-        drawn = (drawn[:, None] >> shifts).astype(f"uint{bit_width}").reshape(-1)
-    elif bit_width == 64:
-        halves = drawn.reshape(-1, 2).astype(jnp.uint64)
-        drawn = halves[:, 0] | halves[:, 1] << jnp.uint64(32)
-    return drawn[:size].reshape(shape)
-
-
-def _restored(words: Any) -> Array:
-    return jax.random.wrap_key_data(jnp.asarray(words), impl=_IMPLEMENTATION)
-
-
-def _reduced(key: Any) -> Any:
-    """Reduce a key for pickle: ours to its words, in a form that all versions of JAX read."""
-    if not _is_ours(key):
-        return key.__reduce_ex__(4)
-    return _restored, (np.asarray(jax.random.key_data(key)),)
-
-
-_NAME, _KIND = "fastdrop", 100
-"""The implementation of keys: its name, and its number in exported functions, where JAX has less
-than 50."""
-
-
-def _registered(specification: Any) -> Hashable:
-    """Make JAX find an implementation of keys where one is stored, and return its name.
-
-    JAX has no public functions for this. Where it lacks these, too, return what was given: it works
-    except in what stores names.
-    """
-    implementation = getattr(specification, "_impl", None)
-    prng: Any = sys.modules[type(implementation).__module__]
-    if not hasattr(prng, "register_prng"):
-        return specification
-    if _NAME not in prng.prngs:
-        prng.register_prng(implementation)
-    copyreg.pickle(prng.PRNGKeyArray, _reduced)
-    with contextlib.suppress(ImportError):
-        from jax._src.export.serialization import register_dtype_kind
-
-        register_dtype_kind(prng.KeyTy(prng.prngs[_NAME]), _KIND)
-    return _NAME
-
-
-_IMPLEMENTATION = _registered(
-    jax.extend.random.define_prng_impl(
-        key_shape=(4,),
-        seed=_seed,
-        split=_split,
-        random_bits=_bits,
-        fold_in=_fold_in,
-        name=_NAME,
-        tag=_NAME,
-    )
-)
-
-
-def _is_ours(key: Any) -> bool:
-    """Return whether an object is a JAX key that `key` made, or a child of one."""
-    return (
-        isinstance(key, Array)
-        and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
-        and jax.random.key_impl(key) == _IMPLEMENTATION
-    )
-
-
-def _bytes_of(key: Any) -> bytes | None:
-    """Return the 16 bytes of such a key, None for any other object."""
-    if not _is_ours(key):
-        return None
-    words = np.asarray(jax.random.key_data(key))
-    if words.shape != (4,):
-        raise TypeError(f"rng must be one key, got {words.shape[:-1]} keys")
-    return words.astype("<u4").tobytes()
-
-
-READERS.append(_bytes_of)
+    return apply.bind(*varying(x, words, *others), p=p, whole=whole)

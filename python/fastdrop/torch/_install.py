@@ -12,8 +12,12 @@ from torch import Tensor
 
 from fastdrop import _core
 from fastdrop._base.masks import inverse_keep
-from fastdrop._family.alpha import alpha_numbers
-from fastdrop.torch._call import How, call, call_with_mask, compute, takes
+from fastdrop._base.members import Member
+from fastdrop._family.alpha import ALPHA, CHANNELS_ALPHA
+from fastdrop._family.dropout import DROPOUT
+from fastdrop._family.shared import CHANNELS
+from fastdrop.torch._call import How, in_core, takes
+from fastdrop.torch._dispatch import dispatch, dispatch_with_mask
 
 _aten = torch.ops.aten
 _installed: torch.library.Library | None = None
@@ -105,9 +109,10 @@ def _forget() -> None:
         torch._dynamo.reset_code_caches()
 
 
-def _kernel(name: str, how: Callable[[Tensor, float], How]) -> Callable[[Tensor, float, bool], Any]:
+def _kernel(name: str, member: Member) -> Callable[[Tensor, float, bool], Any]:
     """Return the kernel of an operator that takes a tensor, p and whether to drop."""
     theirs, inplace = getattr(_aten, name).default, name.endswith("_")
+    of_channels = member.options == ("channel_axis",)
 
     def kernel(input: Tensor, p: float, train: bool) -> Any:
         if not 0.0 <= p <= 1.0:
@@ -116,31 +121,12 @@ def _kernel(name: str, how: Callable[[Tensor, float], How]) -> Callable[[Tensor,
             return input
         if not takes(input) or torch.compiler.is_exporting():
             return theirs._op_dk(torch._C.DispatchKey.CompositeImplicitAutograd, input, p, train)
-        return call(how(input, p), (input,), inplace, None, None, None, False)
+        if of_channels and input.dim() < 2:
+            raise RuntimeError("Feature dropout requires at least 2 dimensions in the input")
+        shared = tuple(range(2, input.dim())) if of_channels else ()
+        return dispatch(How.of(member, p, shared), (input,), inplace=inplace)
 
     return kernel
-
-
-def _elements(input: Tensor, p: float) -> How:
-    return How("select", p, (), inverse_keep(p))
-
-
-def _features(input: Tensor, p: float) -> How:
-    return How("select", p, _feature_axes(input), inverse_keep(p))
-
-
-def _alpha(input: Tensor, p: float) -> How:
-    return How("affine", p, (), *alpha_numbers(p))
-
-
-def _feature_alpha(input: Tensor, p: float) -> How:
-    return How("affine", p, _feature_axes(input), *alpha_numbers(p))
-
-
-def _feature_axes(input: Tensor) -> tuple[int, ...]:
-    if input.dim() < 2:
-        raise RuntimeError("Feature dropout requires at least 2 dimensions in the input")
-    return tuple(range(2, input.dim()))
 
 
 def _native(keyset: Any, input: Tensor, p: float, train: bool | None) -> tuple[Tensor, Tensor]:
@@ -156,25 +142,22 @@ def _native(keyset: Any, input: Tensor, p: float, train: bool | None) -> tuple[T
     if not takes(input):
         mask = torch.empty_like(input, dtype=torch.bool).bernoulli_(1.0 - p)
         return input.mul(mask).mul_(inverse_keep(p)), mask
-    return call_with_mask(_elements(input, p), input)
+    return dispatch_with_mask(How.of(DROPOUT, p), input)
 
 
 def _native_backward(grad_output: Tensor, mask: Tensor, scale: float) -> Tensor:
     if not takes(grad_output) or mask.dtype is not torch.bool:
         return grad_output * mask * scale
-    return compute(How("select", 0.0, (), scale), mask, (grad_output,))
+    return in_core(How(DROPOUT.operation, 0.0, (), scale), mask, (grad_output,))
 
 
-_COMPOSITE = {
-    "dropout": _elements,
-    "feature_dropout": _features,
-    "alpha_dropout": _alpha,
-    "feature_alpha_dropout": _feature_alpha,
-}
+_MEMBERS = (DROPOUT, CHANNELS, ALPHA, CHANNELS_ALPHA)
+"""The members that torch has an operator of the same name for."""
+
 _KERNELS: dict[str, Callable[..., Any]] = {
     **{
-        name + form: _kernel(name + form, how)
-        for name, how in _COMPOSITE.items()
+        member.name + form: _kernel(member.name + form, member)
+        for member in _MEMBERS
         for form in ("", "_")
     },
     "native_dropout": _native,

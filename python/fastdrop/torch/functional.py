@@ -18,21 +18,30 @@ memory layout. Tensors are float32, float64, float16 or bfloat16, on the CPU.
 """
 
 import warnings
-from typing import Any, Literal
+from typing import Any, TypeAlias
 
 import torch
 import torch.fx
 from torch import Tensor
 
-from fastdrop._base.arguments import as_flag, as_lengths, check_choice, check_given, shown
+from fastdrop._base.arguments import as_flag, as_lengths, check_given, shown
 from fastdrop._base.keys import NO_KEY, Key
-from fastdrop._base.masks import Mask, inverse_keep, make_mask
-from fastdrop._family.alpha import alpha_numbers
-from fastdrop._family.blocks import BlockMask
-from fastdrop.torch._call import How, call, no_key, takes
+from fastdrop._base.masks import Mask, make_mask
+from fastdrop._base.members import Member
+from fastdrop._family.alpha import ALPHA, CHANNELS_ALPHA
+from fastdrop._family.blocks import BLOCKS_1D, BLOCKS_2D, BLOCKS_3D, BlockMask
+from fastdrop._family.dropout import DROPOUT
+from fastdrop._family.fused import ADD, BIAS_ADD, RELU, Approximate, gelu_member
+from fastdrop._family.shared import CHANNELS, CHANNELS_1D, CHANNELS_2D, CHANNELS_3D, LOCKED, PATH
+from fastdrop.torch._call import How, takes
+from fastdrop.torch._dispatch import Source, dispatch, no_key
 from fastdrop.torch._keys import CallKeys, SharedKey
 
-Approximate = Literal["none", "tanh"]
+Request: TypeAlias = tuple[
+    Any, bool, bool, Any, torch.Generator | None, Mask | BlockMask | None, bool
+]
+"""The arguments that all functions share: p, training, inplace, key, generator, mask, return_mask.
+"""
 
 
 def dropout(
@@ -57,7 +66,7 @@ def dropout(
     >>> bool((mask.apply(torch.ones(2, 4)) == y.numpy()).all())
     True
     """
-    return _select(input, p, training, inplace, (), key, generator, mask, return_mask)
+    return _drop(DROPOUT, (input,), (p, training, inplace, key, generator, mask, return_mask))
 
 
 def feature_dropout(
@@ -77,8 +86,8 @@ def feature_dropout(
     tensor([[[0., 0., 0.],
              [2., 2., 2.]]])
     """
-    shared = _features(input)
-    return _select(input, p, training, inplace, shared, key, generator, mask, return_mask)
+    request = p, training, inplace, key, generator, mask, return_mask
+    return _drop(CHANNELS, (input,), request, _features(input))
 
 
 def dropout1d(
@@ -102,8 +111,8 @@ def dropout1d(
         raise RuntimeError(
             f"dropout1d: Expected 2D or 3D input, but received a {input.dim()}D input"
         )
-    shared = _last(input, 1)
-    return _select(input, p, training, inplace, shared, key, generator, mask, return_mask)
+    request = p, training, inplace, key, generator, mask, return_mask
+    return _drop(CHANNELS_1D, (input,), request, (input.dim() - 1,))
 
 
 def dropout2d(
@@ -136,8 +145,8 @@ def dropout2d(
             "(N, C, H, W); for others, use feature_dropout",
             stacklevel=2,
         )
-    shared = _features(input)
-    return _select(input, p, training, inplace, shared, key, generator, mask, return_mask)
+    request = p, training, inplace, key, generator, mask, return_mask
+    return _drop(CHANNELS_2D, (input,), request, _features(input))
 
 
 def dropout3d(
@@ -163,7 +172,8 @@ def dropout3d(
             stacklevel=2,
         )
     shared = _features(input) if input.dim() == 5 else tuple(range(1, input.dim()))
-    return _select(input, p, training, inplace, shared, key, generator, mask, return_mask)
+    request = p, training, inplace, key, generator, mask, return_mask
+    return _drop(CHANNELS_3D, (input,), request, shared)
 
 
 def drop_path(
@@ -184,9 +194,9 @@ def drop_path(
     tensor([[0., 0., 0.],
             [2., 2., 2.]])
     """
-    shared = tuple(range(1, input.dim()))
-    scaled = as_flag(scale_by_keep, "scale_by_keep")
-    return _select(input, p, training, inplace, shared, key, generator, mask, return_mask, scaled)
+    request = p, training, inplace, key, generator, mask, return_mask
+    shared = PATH.axes(tuple(input.shape), ("sample", 0)) if input.dim() else ()
+    return _drop(PATH, (input,), request, shared, _mode(scale_by_keep))
 
 
 def locked_dropout(
@@ -210,7 +220,8 @@ def locked_dropout(
     if not -input.dim() <= time_axis < input.dim():
         raise IndexError(f"time_axis must be an axis of input, got {time_axis}")
     shared = (time_axis % input.dim(),)
-    return _select(input, p, training, inplace, shared, key, generator, mask, return_mask)
+    request = p, training, inplace, key, generator, mask, return_mask
+    return _drop(LOCKED, (input,), request, shared)
 
 
 def alpha_dropout(
@@ -231,7 +242,7 @@ def alpha_dropout(
     >>> F.alpha_dropout(torch.zeros(4), 0.5, True, key=fd.Key(2))
     tensor([-0.7792,  0.7792,  0.7792, -0.7792])
     """
-    return _alpha(input, p, training, inplace, (), key, generator, mask, return_mask)
+    return _drop(ALPHA, (input,), (p, training, inplace, key, generator, mask, return_mask))
 
 
 def feature_alpha_dropout(
@@ -253,8 +264,8 @@ def feature_alpha_dropout(
     tensor([[[-0.7792, -0.7792],
              [ 0.7792,  0.7792]]])
     """
-    shared = _features(input)
-    return _alpha(input, p, training, inplace, shared, key, generator, mask, return_mask)
+    request = p, training, inplace, key, generator, mask, return_mask
+    return _drop(CHANNELS_ALPHA, (input,), request, _features(input))
 
 
 def dropout_add(
@@ -276,9 +287,8 @@ def dropout_add(
     >>> F.dropout_add(torch.ones(4), torch.full((4,), 10.0), 0.5, key=fd.Key(0))
     tensor([12., 12., 12., 10.])
     """
-    _check_other(residual, "residual")
-    inputs = (input, residual)
-    return _fused("add", inputs, p, training, key, generator, mask, return_mask)
+    request = p, training, False, key, generator, mask, return_mask
+    return _drop(ADD, (input, residual), request)
 
 
 def bias_dropout_add(
@@ -300,10 +310,8 @@ def bias_dropout_add(
     >>> F.bias_dropout_add(torch.ones(4), torch.ones(4), torch.zeros(4), 0.5, key=fd.Key(0))
     tensor([4., 4., 4., 0.])
     """
-    _check_other(bias, "bias")
-    _check_other(residual, "residual")
-    inputs = (input, bias, residual)
-    return _fused("bias_add", inputs, p, training, key, generator, mask, return_mask)
+    request = p, training, False, key, generator, mask, return_mask
+    return _drop(BIAS_ADD, (input, bias, residual), request)
 
 
 def relu_dropout(
@@ -321,7 +329,7 @@ def relu_dropout(
     >>> F.relu_dropout(torch.tensor([1.0, -2.0, 3.0, 4.0]), 0.5, key=fd.Key(0))
     tensor([2., 0., 6., 0.])
     """
-    return _fused("relu", (input,), p, training, key, generator, mask, return_mask)
+    return _drop(RELU, (input,), (p, training, False, key, generator, mask, return_mask))
 
 
 def gelu_dropout(
@@ -340,9 +348,8 @@ def gelu_dropout(
     >>> F.gelu_dropout(torch.tensor([1.0, -2.0, 3.0, 4.0]), 0.5, key=fd.Key(0))
     tensor([ 1.6827, -0.0910,  5.9919,  0.0000])
     """
-    check_choice(approximate, "approximate", "none", "tanh")
-    operation = "gelu" if approximate == "none" else "gelu_tanh"
-    return _fused(operation, (input,), p, training, key, generator, mask, return_mask)
+    request = p, training, False, key, generator, mask, return_mask
+    return _drop(gelu_member(approximate), (input,), request)
 
 
 def drop_block1d(
@@ -363,9 +370,8 @@ def drop_block1d(
     >>> F.drop_block1d(torch.ones(1, 1, 10), 0.5, 3, key=fd.Key(1))
     tensor([[[0., 0., 0., 2., 2., 2., 2., 0., 0., 0.]]])
     """
-    return _blocks(
-        3, input, p, block_size, training, inplace, scale_by_keep, key, generator, mask, return_mask
-    )
+    request = p, training, inplace, key, generator, mask, return_mask
+    return _drop_blocks(BLOCKS_1D, 1, input, block_size, scale_by_keep, request)
 
 
 def drop_block2d(
@@ -386,9 +392,8 @@ def drop_block2d(
     >>> F.drop_block2d(torch.ones(1, 1, 4, 4), 0.5, 2, key=fd.Key(3)).shape
     torch.Size([1, 1, 4, 4])
     """
-    return _blocks(
-        4, input, p, block_size, training, inplace, scale_by_keep, key, generator, mask, return_mask
-    )
+    request = p, training, inplace, key, generator, mask, return_mask
+    return _drop_blocks(BLOCKS_2D, 2, input, block_size, scale_by_keep, request)
 
 
 def drop_block3d(
@@ -409,9 +414,8 @@ def drop_block3d(
     >>> F.drop_block3d(torch.ones(1, 1, 4, 4, 4), 0.5, 2, key=fd.Key(3)).shape
     torch.Size([1, 1, 4, 4, 4])
     """
-    return _blocks(
-        5, input, p, block_size, training, inplace, scale_by_keep, key, generator, mask, return_mask
-    )
+    request = p, training, inplace, key, generator, mask, return_mask
+    return _drop_blocks(BLOCKS_3D, 3, input, block_size, scale_by_keep, request)
 
 
 def _features(input: Tensor) -> tuple[int, ...]:
@@ -421,19 +425,13 @@ def _features(input: Tensor) -> tuple[int, ...]:
     return tuple(range(2, input.dim()))
 
 
-def _last(input: Tensor, n: int) -> tuple[int, ...]:
-    return tuple(range(input.dim() - n, input.dim()))
+def _mode(scale_by_keep: bool) -> str | None:
+    return "inverted" if as_flag(scale_by_keep, "scale_by_keep") else None
 
 
-def _checked(
-    input: Tensor,
-    p: Any,
-    training: bool,
-    key: Key | Tensor | None,
-    generator: torch.Generator | None,
-    mask: Mask | BlockMask | None,
-) -> float:
-    """Check the arguments that functions share, and return p."""
+def _checked(input: Tensor, member: Member, request: Request) -> tuple[float, Source]:
+    """Check the arguments that functions share, and return p and what decides the mask."""
+    p, training, _, key, generator, mask, _ = request
     if not 0.0 <= p <= 1.0:
         raise ValueError(f"p must be a number in [0, 1], got {p!r}")
     if (key is not None) + (generator is not None) + (mask is not None) > 1:
@@ -455,9 +453,9 @@ def _checked(
         raise TypeError(f"input must be a tensor, got {kind}{traced if kind == 'Proxy' else ''}")
     if type(p) is not float and isinstance(p, Tensor) and p.requires_grad:
         raise TypeError("p must be a number in [0, 1], got a tensor that requires a gradient")
-    if not training or takes(input):
-        return p
-    raise _refusal(input, "input")
+    if (training or member.fuses) and not takes(input):
+        raise _refusal(input, "input")
+    return p, key if key is not None else generator if generator is not None else mask
 
 
 def _refusal(x: Tensor, name: str) -> Exception:
@@ -481,115 +479,40 @@ def _check_other(x: Tensor, name: str) -> None:
     raise _refusal(x, name)
 
 
-def _keeps_all(p: float, training: bool, mask: Mask | BlockMask | None) -> bool:
-    """Return whether a call draws nothing."""
-    return not training or (mask is None and p == 0.0)
-
-
-def _kept(y: Tensor, input: Tensor, return_mask: bool) -> Any:
-    """Return the result of a call that draws nothing."""
-    return (y, make_mask(tuple(input.shape), 0.0, NO_KEY)) if return_mask else y
-
-
 def _drop(
-    operation: str,
+    member: Member,
     inputs: tuple[Tensor, ...],
-    p: float,
-    inplace: bool,
-    shared: tuple[int, ...],
-    key: Key | Tensor | None,
-    generator: torch.Generator | None,
-    mask: Mask | BlockMask | None,
-    return_mask: bool,
-    scaled: bool = True,
+    request: Request,
+    shared: tuple[int, ...] = (),
+    mode: str | None = "inverted",
     block: tuple[int, ...] = (),
 ) -> Any:
-    """Run a call that drops, with checked arguments."""
-    p = float(p) if mask is None else mask.p
-    scale = inverse_keep(p) if scaled or p == 1.0 else 1.0
-    how = How(operation, p, shared, scale, 0.0, 0.0, block)
-    return call(how, inputs, inplace, key, generator, mask, return_mask)
+    """Do the work of a function: check its arguments, and drop."""
+    for x, name in zip(inputs[1:], member.names[1:], strict=True):
+        _check_other(x, name)
+    p, source = _checked(inputs[0], member, request)
+    _, training, inplace, _, _, mask, return_mask = request
+    if training and (mask is not None or p != 0.0):
+        how = How.of(member, float(p) if mask is None else mask.p, shared, mode)
+        return dispatch(how._replace(block=block), inputs, source, inplace, return_mask)
+    y = inputs[0]
+    if member.fuses:
+        y = dispatch(How(member.operation, 0.0, (), 1.0), inputs, no_key())
+    return (y, make_mask(tuple(inputs[0].shape), 0.0, NO_KEY)) if return_mask else y
 
 
-def _select(
-    input: Tensor,
-    p: float,
-    training: bool,
-    inplace: bool,
-    shared: tuple[int, ...],
-    key: Key | Tensor | None,
-    generator: torch.Generator | None,
-    mask: Mask | None,
-    return_mask: bool,
-    scaled: bool = True,
-) -> Any:
-    """Drop, along these shared axes."""
-    p = _checked(input, p, training, key, generator, mask)
-    if _keeps_all(p, training, mask):
-        return _kept(input, input, return_mask)
-    return _drop("select", (input,), p, inplace, shared, key, generator, mask, return_mask, scaled)
-
-
-def _fused(
-    operation: str,
-    inputs: tuple[Tensor, ...],
-    p: float,
-    training: bool,
-    key: Key | Tensor | None,
-    generator: torch.Generator | None,
-    mask: Mask | None,
-    return_mask: bool,
-) -> Any:
-    """Run a fused operation. Evaluation does its other part."""
-    p = _checked(inputs[0], p, True, key, generator, mask)
-    if not _keeps_all(p, training, mask):
-        return _drop(operation, inputs, p, False, (), key, generator, mask, return_mask)
-    y = call(How(operation, 0.0, (), 1.0), inputs, False, no_key(), None, None, False)
-    return _kept(y, inputs[0], return_mask)
-
-
-def _alpha(
-    input: Tensor,
-    p: float,
-    training: bool,
-    inplace: bool,
-    shared: tuple[int, ...],
-    key: Key | Tensor | None,
-    generator: torch.Generator | None,
-    mask: Mask | None,
-    return_mask: bool,
-) -> Any:
-    p = _checked(input, p, training, key, generator, mask)
-    if _keeps_all(p, training, mask):
-        return _kept(input, input, return_mask)
-    p = float(p) if mask is None else mask.p
-    how = How("affine", p, shared, *alpha_numbers(p))
-    return call(how, (input,), inplace, key, generator, mask, return_mask)
-
-
-def _blocks(
+def _drop_blocks(
+    member: Member,
     ndim: int,
     input: Tensor,
-    p: float,
     block_size: int | tuple[int, ...],
-    training: bool,
-    inplace: bool,
     scale_by_keep: bool,
-    key: Key | Tensor | None,
-    generator: torch.Generator | None,
-    mask: BlockMask | None,
-    return_mask: bool,
+    request: Request,
 ) -> Any:
-    if input.dim() != ndim:
-        raise ValueError(f"input must have {ndim} axes, got {input.dim()}")
-    block = as_lengths(block_size, ndim - 2, "block_size")
-    scaled = as_flag(scale_by_keep, "scale_by_keep")
-    p = _checked(input, p, training, key, generator, mask)
-    if _keeps_all(p, training, mask):
-        return _kept(input, input, return_mask)
-    return _drop(
-        "select", (input,), p, inplace, (), key, generator, mask, return_mask, scaled, block
-    )
+    if input.dim() != ndim + 2:
+        raise ValueError(f"input must have {ndim + 2} axes, got {input.dim()}")
+    block = as_lengths(block_size, ndim, "block_size")
+    return _drop(member, (input,), request, (), _mode(scale_by_keep), block)
 
 
 # Calls of `F.dropout` and the like are leaves of a trace.

@@ -14,6 +14,7 @@ from torch.nn.modules.dropout import _DropoutNd
 
 from fastdrop._base.arguments import as_flag, as_lengths, check_choice
 from fastdrop._base.keys import RNG, Key, as_key
+from fastdrop._family.fused import Approximate
 from fastdrop.torch import functional
 from fastdrop.torch._call import takes
 from fastdrop.torch._keys import CallKeys, drop, left_to_torch
@@ -242,10 +243,10 @@ class ReluDropout(_Fused):
 class GeluDropout(_Fused):
     """Apply GELU, then drop in training: `functional.gelu_dropout`."""
 
-    def __init__(self, p: float = 0.5, *, approximate: functional.Approximate = "none") -> None:
+    def __init__(self, p: float = 0.5, *, approximate: Approximate = "none") -> None:
         super().__init__(p)
         check_choice(approximate, "approximate", "none", "tanh")
-        self.approximate: functional.Approximate = approximate
+        self.approximate: Approximate = approximate
 
     def forward(self, input: Tensor) -> Any:
         """Return ``dropout(gelu(input))``."""

@@ -1,0 +1,203 @@
+"""The gradient of a call: that of a linear call is the call itself, so only the key is kept.
+
+`eager` computes a call on plain tensors and records it. `by_operator` leaves both to the operator
+(`_operator`), which torch can trace and take apart; it records the same gradient.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._functorch.utils import enable_single_level_autograd_function
+from torch.autograd import forward_ad
+from torch.nn import functional
+
+from fastdrop._base.keys import Key
+from fastdrop._base.masks import Mask
+from fastdrop._base.members import OPERATIONS
+from fastdrop._family.blocks import BlockMask
+from fastdrop.torch._call import How, in_core, is_plain
+from fastdrop.torch._keys import key_tensor
+
+_transforms_are_active = torch._C._are_functorch_transforms_active
+_grad_enabled = torch.is_grad_enabled
+
+
+def eager(how: How, source: Any, inputs: tuple[Tensor, ...], inplace: bool = False) -> Any:
+    """Compute a call on plain tensors, and record it if a gradient is wanted."""
+    try:
+        if _grad_enabled():
+            for x in inputs:
+                if x.requires_grad:
+                    return Recorded.record(how, source, None, None, inplace, *inputs)
+        y = in_core(how, source, inputs, inplace)
+    except BufferError:  # a tensor without memory of its own, such as a batch of gradients
+        y = by_operator(how, *words_of(source), inputs)
+        return inputs[0].copy_(y) if inplace else y
+    if inplace and not y.is_inference():
+        torch.autograd.graph.increment_version(y)
+    return y
+
+
+class Recorded(torch.autograd.Function):
+    """A call in the graph of autograd.
+
+    In eager mode `source` is the key or the mask. Of the operator, `source` is the region, `words`
+    the key, and `keyset` says which kernels come below autograd.
+    """
+
+    @classmethod
+    def record(cls, *arguments: Any) -> Any:
+        """Apply this at the level of `torch.func` that torch has dispatched to, if there is one."""
+        apply = super(torch.autograd.Function, cls).apply
+        if _transforms_are_active():
+            with enable_single_level_autograd_function():
+                return apply(*arguments)
+        return apply(*arguments)
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        how: How,
+        source: Any,
+        keyset: Any,
+        words: Tensor | None,
+        inplace: bool,
+        *inputs: Tensor,
+    ) -> Tensor:
+        """Compute the call."""
+        x = inputs[0]
+        if words is None:
+            y = in_core(how, source, inputs, inplace)
+        elif _transforms_are_active():
+            # An outer transform also records this call, which this function has switched off.
+            with torch.enable_grad(), forward_ad._set_fwd_grad_enabled(True):
+                y = below_autograd(keyset, arguments_of(how, words, source, inputs))
+        else:
+            y = below_autograd(keyset, arguments_of(how, words, source, inputs))
+        if inplace:
+            ctx.mark_dirty(x)
+        nonlinear = how.operation in ACTIVATIONS
+        if words is not None or nonlinear:
+            ctx.save_for_backward(words, x if nonlinear else None)
+            ctx.save_for_forward(words)
+        linear = how.linear
+        if y.dtype is not x.dtype:
+            linear = linear._replace(dtype=x.dtype)
+        ctx.call = linear, source, how, [other.shape for other in inputs[1:]]
+        ctx.dtype = y.dtype
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        """Return the gradients with respect to the inputs; torch converts them to their dtypes."""
+        linear, source, how, shapes = ctx.call
+        words, x = ctx.saved_tensors or (None, None)
+        if dy.layout is not torch.strided:
+            dy = dy.to_dense()  # of an embedding, for one
+        if x is None and not shapes:
+            return None, None, None, None, None, with_same_mask(linear, source, words, (dy,))
+        needs = ctx.needs_input_grad[5:]
+        gradients: list[Any] = [None] * len(needs)
+        total = dy
+        if how.operation == "bias_add" and needs[1]:
+            # The gradient with respect to x + bias, not yet rounded to the dtype of either.
+            gradients[0] = total = with_same_mask(
+                linear._replace(dtype=dy.dtype), source, words, (dy,)
+            )
+        elif needs[0]:
+            if x is None:
+                gradients[0] = with_same_mask(linear, source, words, (dy,))
+            elif torch.is_grad_enabled():
+                passed = with_same_mask(linear, source, words, (dy,))
+                gradients[0] = ACTIVATIONS[how.operation][1](passed, x)
+            else:
+                gradient = how._replace(operation=OPERATIONS[how.operation].gradient)
+                gradients[0] = with_same_mask(gradient, source, words, (dy, x))
+        for which, shape in enumerate(shapes, 1):
+            if needs[which]:
+                of_bias = how.operation == "bias_add" and which == 1
+                gradients[which] = (total if of_bias else dy).sum_to_size(shape)
+        return (None,) * 5 + tuple(gradients)
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Tensor | None) -> Tensor:
+        """Return the tangent of the result, of an operation that is not an activation."""
+        linear, source, how, _ = ctx.call
+        (words,) = ctx.saved_tensors
+        tangent, *others = tangents[5:]
+        if how.operation == "bias_add":
+            tangent = _sum(tangent, others.pop(0))
+        if tangent is not None:
+            tangent = with_same_mask(linear._replace(dtype=ctx.dtype), source, words, (tangent,))
+        return _sum(tangent, *others).to(ctx.dtype)
+
+
+def _sum(*tangents: Tensor | None) -> Any:
+    """Return the sum of the tangents that are not None."""
+    there = [tangent for tangent in tangents if tangent is not None]
+    return sum(there[1:], there[0]) if there else None
+
+
+def with_same_mask(how: How, source: Any, words: Tensor | None, inputs: tuple[Tensor, ...]) -> Any:
+    """Compute another call with the same mask."""
+    if words is not None:
+        return by_operator(how, words, source, inputs)
+    if is_plain(inputs):
+        return eager(how, source, inputs)
+    return by_operator(how, *words_of(source), inputs)
+
+
+ACTIVATIONS: dict[str, tuple[Any, Any]] = {
+    "relu": (torch.relu, lambda dy, x: torch.ops.aten.threshold_backward(dy, x, 0)),
+    "gelu": (functional.gelu, torch.ops.aten.gelu_backward),
+    "gelu_tanh": (
+        lambda x: functional.gelu(x, approximate="tanh"),
+        lambda dy, x: torch.ops.aten.gelu_backward(dy, x, approximate="tanh"),
+    ),
+}
+"""Activations and their gradients, as operations that torch can differentiate again."""
+
+
+def by_operator(how: How, words: Tensor, region: Any, inputs: tuple[Tensor, ...]) -> Any:
+    """Call the operator, on the result of its activation where that must be taken apart."""
+    if how.operation in ACTIVATIONS and (
+        _transforms_are_active() or forward_ad._current_level >= 0
+    ):
+        how, inputs = how.linear, (ACTIVATIONS[how.operation][0](*inputs),)
+    return torch.ops.fastdrop.forward(*arguments_of(how, words, region, inputs))
+
+
+def words_of(source: Any) -> tuple[Tensor, Any]:
+    """Return the key and the region of what decided a call in eager mode."""
+    return (key_tensor(source), None) if type(source) is Key else parts_of(source)
+
+
+def parts_of(mask: Mask | BlockMask) -> tuple[Tensor, Any]:
+    """Return the key and the region of a mask that the operator is given."""
+    if not isinstance(mask, Mask):
+        raise TypeError(
+            f"mask must be a Mask in a compiled or transformed function, got {type(mask).__name__}"
+        )
+    whole, _, key, start, shape = mask.parts
+    return key_tensor(key), (list(whole), list(start), list(shape))
+
+
+def arguments_of(
+    how: How, words: Tensor, region: Any, inputs: tuple[Tensor, ...]
+) -> tuple[Any, ...]:
+    operation, p, shared, scale, shift, fill, block, dtype = how
+    whole, start, shape = region or (None, None, None)
+    three = (*inputs, None, None)[:3]
+    return (
+        operation, *three, words, p, list(shared), scale, shift, fill, list(block),
+        whole, start, shape, dtype,
+    )  # fmt: skip
+
+
+def below_autograd(keyset: Any, arguments: tuple[Any, ...]) -> Tensor:
+    with torch._C._AutoDispatchBelowAutograd():
+        y: Tensor = torch.ops.fastdrop.forward.default.redispatch(
+            keyset & torch._C._after_autograd_keyset, *arguments
+        )
+    return y

@@ -1,0 +1,218 @@
+"""Which way a call on tensors goes.
+
+Plain tensors on the CPU go straight to the compiled core. Everything else (compilation, export, the
+transforms of `torch.func`, forward-mode differentiation, fake and meta tensors, subclasses) goes
+through one operator, which torch takes apart. Both do the same, and record the same gradient.
+"""
+
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+from fastdrop import _core
+from fastdrop._base.keys import NO_KEY, Key
+from fastdrop._base.masks import Mask, inverse_keep, make_mask
+from fastdrop._base.members import drawn_shape
+from fastdrop._family.blocks import BlockMask
+from fastdrop.torch._autograd import ACTIVATIONS, by_operator, eager, parts_of
+from fastdrop.torch._call import How, is_distributed, is_plain, recipe_of
+from fastdrop.torch._keys import CallKeys, Share, SharedKey, draw, draw_key
+from fastdrop.torch._operator import words_for
+
+_key_of = _core.tensor_key
+_grad_enabled = torch.is_grad_enabled
+_tracing = torch._C._get_tracing_state
+_made_by, _DEFAULT = torch._C._autograd._get_creation_meta, torch._C._autograd.CreationMeta.DEFAULT
+
+Source: TypeAlias = Any
+"""What decides which elements are kept: a Key or its tensor, the keys of a module, a mask, or a
+generator; None is torch's default generator."""
+
+_MASKS = (Mask, BlockMask)
+
+
+def dispatch(
+    how: How,
+    inputs: tuple[Tensor, ...],
+    source: Source = None,
+    inplace: bool = False,
+    return_mask: bool = False,
+) -> Any:
+    """Drop, and return the result; with the mask if `return_mask`."""
+    x = inputs[0]
+    if inplace:
+        _check_inplace(x)
+    if type(source) is SharedKey:
+        how, source = how._replace(shared=tuple({0, *how.shared})), source.key
+    if not is_plain(inputs):
+        if return_mask:
+            raise RuntimeError(
+                "return_mask must be False in a compiled or transformed function, got True"
+            )
+        y = _transformed(how, inputs, source)
+        return x.copy_(y) if inplace else y
+    if type(source) is CallKeys and source.share is not None:
+        return _in_share(how, inputs, inplace, source, source.share)
+    decided = _decided(source)
+    y = eager(how, decided, inputs, inplace)
+    return (y, recipe_of(how, decided, x.shape)) if return_mask else y
+
+
+def _decided(source: Source) -> Any:
+    """Return the key or the mask of a call on plain tensors."""
+    kind = type(source)
+    if source is None or kind is torch.Generator:
+        return draw_key(source)
+    if kind is CallKeys:
+        return source.take()
+    return _key_of(source) if isinstance(source, Tensor) else source
+
+
+def _transformed(how: How, inputs: tuple[Tensor, ...], source: Source) -> Any:
+    """Return the result of a call that does not go straight to the core."""
+    is_drawn = source is None or type(source) is CallKeys
+    keeps_all = how.p == 0.0 and not isinstance(source, (*_MASKS, torch.Generator))
+    distributed = any(is_distributed(x) for x in inputs)
+    if distributed and not keeps_all:
+        return _on_ranks(how, inputs, source)
+    if (is_drawn or keeps_all) and (
+        distributed or torch.compiler.is_exporting() or _tracing() is not None
+    ):
+        if not how.block and _tracing() is None:
+            return _in_their_operators(how, *inputs)
+        if type(source) is CallKeys:
+            source = None  # the keys of a module stay in this process
+    if type(source) is CallKeys and source.share is not None:
+        return _in_share(how, inputs, False, source, source.share)
+    if isinstance(source, _MASKS):
+        return by_operator(how, *parts_of(source), inputs)
+    return by_operator(how, words_for(source), None, inputs)
+
+
+def _on_ranks(how: How, inputs: tuple[Tensor, ...], source: Source) -> Tensor:
+    """Drop in the local part of a DTensor, as one process would in the whole."""
+    from fastdrop.torch import _distributed
+
+    x = inputs[0]
+    local, start, shape = _distributed.parts(inputs)
+    if how.block:
+        raise RuntimeError("input of DropBlock must not be a DTensor, got one")
+    if type(source) is CallKeys and source.share is not None:
+        raise RuntimeError("set_keys must be given no rank for a model of DTensors, got one")
+    if isinstance(source, BlockMask):
+        raise TypeError("mask must be a Mask for a DTensor, got BlockMask")
+    if isinstance(source, Mask):
+        last = [axis - source.ndim for axis in range(source.ndim)]
+        at = [0 if source.shape[axis] == 1 else start[axis] for axis in last]
+        extent = [min(source.shape[axis], shape[axis]) for axis in last]
+        y = dispatch(how, local, source.region(at, extent))
+    else:
+        y = _in_part(how, local, source, start, tuple(x.shape))
+    return _distributed.whole(y, x)
+
+
+def _in_part(
+    how: How,
+    inputs: tuple[Tensor, ...],
+    source: Source,
+    start: tuple[int, ...],
+    whole: tuple[int, ...],
+    inplace: bool = False,
+) -> Any:
+    """Drop in a part of a whole of this shape, whose first element lies at `start`."""
+    if how.block:
+        raise RuntimeError("a part of a whole must be dropped by elements or axes, not by blocks")
+    shape = tuple(inputs[0].shape)
+    at = tuple(0 if axis in how.shared else n for axis, n in enumerate(start))
+    whole, shape = drawn_shape(whole, how.shared), drawn_shape(shape, how.shared)
+    if is_plain(inputs):
+        mask = make_mask(whole, how.p, _decided(source)).region(at, shape)
+        return eager(how, mask, inputs, inplace)
+    y = by_operator(how, words_for(source), (list(whole), list(at), list(shape)), inputs)
+    return inputs[0].copy_(y) if inplace else y
+
+
+def _in_share(
+    how: How, inputs: tuple[Tensor, ...], inplace: bool, keys: CallKeys, share: Share
+) -> Any:
+    """Drop in a rank's part of a batch."""
+    x = inputs[0]
+    if x.dim() == 0:
+        raise RuntimeError("input must have the batch along axis 0, got a tensor without axes")
+    n, *rest = x.shape
+    rank, ranks = share.rank, share.world_size
+    if not share.interleaved:
+        start, whole = (rank * n, *(0 for _ in rest)), (ranks * n, *rest)
+        return _in_part(how, inputs, keys, start, whole, inplace)
+    # Example number i of this rank is number i * ranks + rank of the batch: (n, ranks) in C order.
+    others = tuple(y.unsqueeze(1) if y.dim() == x.dim() else y for y in inputs[1:])
+    shared = tuple(axis + (axis > 0) for axis in how.shared) + ((1,) if 0 in how.shared else ())
+    start, whole = (0, rank, *(0 for _ in rest)), (n, ranks, *rest)
+    how = how._replace(shared=shared)
+    y = _in_part(how, (x.unsqueeze(1), *others), keys, start, whole, inplace)
+    return x if inplace else y.squeeze(1)
+
+
+def _in_their_operators(how: How, x: Tensor, *others: Tensor) -> Tensor:
+    """Return the result of a call by torch's own operators, for programs that leave this process.
+
+    They draw what is installed where they run.
+    """
+    operation, p, shared, scale, shift, fill, *_ = how
+    if operation in ACTIVATIONS:
+        x = ACTIVATIONS[operation][0](x)
+    if operation == "bias_add":
+        x, others = x + others[0], others[1:]
+    if p > 0.0 and not shared and operation != "affine" and scale == inverse_keep(p):
+        x = torch.dropout(x, p, True)
+    elif p > 0.0:
+        kept = torch.dropout(x.new_ones(drawn_shape(x.shape, how.shared)), p, True) != 0
+        x = torch.where(kept, x * scale + shift, fill)
+    return sum(others, x)
+
+
+def dispatch_with_mask(how: How, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Drop, and return the result and the mask as a tensor of bool."""
+    words = draw(None) if is_plain((x,)) else words_for(None)
+    y = dispatch(how, (x,), words)
+    with torch.no_grad():
+        ones = dispatch(how, (torch.ones_like(x),), words)
+    return y, ones != 0
+
+
+def no_key() -> Key | Tensor:
+    """Return a key for calls that keep everything."""
+    if torch.compiler.is_compiling():
+        return torch.zeros(2, dtype=torch.int64, device="cpu")
+    return NO_KEY
+
+
+def _check_inplace(x: Tensor) -> None:
+    """Raise what torch raises for a tensor that must not be overwritten."""
+    if x.requires_grad and torch.is_grad_enabled():
+        if x.is_leaf:
+            raise RuntimeError(
+                "a leaf Variable that requires grad is being used in an in-place operation."
+            )
+        if x._base is not None and x._base.is_leaf and x._base.requires_grad:
+            raise RuntimeError(
+                "a view of a leaf Variable that requires grad is being used in an in-place "
+                "operation."
+            )
+    if torch.compiler.is_compiling():
+        return  # the graph copies the result into `x`, which torch checks
+    if x.requires_grad and _grad_enabled() and x._is_view() and _made_by(x) is not _DEFAULT:
+        x.mul_(1)  # a view that torch refuses to change, with a reason that depends on its origin
+    if x.is_inference() and not torch.is_inference_mode_enabled():
+        raise RuntimeError(
+            "Inplace update to inference tensor outside InferenceMode is not allowed; clone the "
+            "tensor first"
+        )
+    if x._is_zerotensor():
+        raise RuntimeError("ZeroTensors are immutable; clone the tensor first")
+    if torch._debug_has_internal_overlap(x) == 1:
+        raise RuntimeError(
+            "input must not share memory among its elements to be overwritten, got strides "
+            f"{x.stride()} for shape {tuple(x.shape)}"
+        )

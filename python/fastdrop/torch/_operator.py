@@ -1,0 +1,192 @@
+"""The operator ``fastdrop::forward``, through which torch traces, exports, batches and transforms.
+
+A key is a tensor of two int64. An operator draws it: `key` becomes `draw_key` with another number
+at each place where a graph is made, so that no pass takes two draws for one.
+"""
+
+import itertools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+from torch.fx import traceback
+from torch.utils.checkpoint import CheckpointPolicy
+
+from fastdrop import _core
+from fastdrop._base.keys import Key
+from fastdrop._base.masks import make_mask
+from fastdrop.torch._autograd import Recorded, below_autograd, by_operator
+from fastdrop.torch._call import How, dtype_of, in_core
+from fastdrop.torch._keys import CallKeys, draw, key_tensor, words_of_call
+
+_key_of = _core.tensor_key
+_transforms_are_active = torch._C._are_functorch_transforms_active
+
+_SCHEMA = (
+    "forward(str operation, Tensor input, Tensor? second, Tensor? third, Tensor key, float p, "
+    "int[] shared, float scale, float shift, float fill, int[] block, "
+    "SymInt[]? whole, SymInt[]? start, SymInt[]? shape, ScalarType? dtype=None) -> Tensor"
+)
+
+_library = torch.library.Library("fastdrop", "FRAGMENT")
+_library.define(_SCHEMA, tags=(torch.Tag.pt2_compliant_tag,))
+_library.define("key() -> Tensor")
+_library.define("call_key(Tensor keys) -> Tensor")
+_library.define(
+    "draw_key(int place, *, Device device) -> Tensor", tags=(torch.Tag.nondeterministic_seeded,)
+)
+_library.define(
+    "take_key(Tensor keys, int place) -> Tensor", tags=(torch.Tag.nondeterministic_seeded,)
+)
+_places = itertools.count()
+
+
+def words_for(source: Key | Tensor | CallKeys | torch.Generator | None) -> Tensor:
+    """Return the key of a call of the operator."""
+    words: Tensor
+    if source is None:
+        words = torch.ops.fastdrop.key()
+    elif isinstance(source, Tensor):
+        words = source
+    elif isinstance(source, CallKeys):
+        words = torch.ops.fastdrop.call_key(source.words)
+    elif isinstance(source, Key):
+        words = key_tensor(source)
+    else:
+        words = _drawn_words(source)
+    return words
+
+
+@contextmanager
+def _saved() -> Iterator[None]:
+    """Make the partitioner of compiled code save what is drawn here.
+
+    Where memory is short it may compute again what the backward pass needs: of a draw, it would get
+    another key. With a budget of 0 it saves nothing, but restores the generator for what is marked.
+    """
+    if not traceback.has_preserved_node_meta():
+        yield
+        return
+    from torch._functorch import config
+
+    # A region may have a budget of its own, which torch keeps among a node's annotations.
+    budgets = [config.activation_memory_budget, *traceback.current_meta.get("custom", {}).values()]
+    policy = CheckpointPolicy.PREFER_RECOMPUTE if 0 in budgets else CheckpointPolicy.MUST_SAVE
+    with traceback.preserve_node_meta():
+        traceback.current_meta["recompute"] = policy
+        yield
+
+
+def _parsed(
+    operation: str, first: Tensor, second: Tensor | None, third: Tensor | None, words: Tensor,
+    p: float, shared: list[int], scale: float, shift: float, fill: float, block: list[int],
+    whole: Any, start: Any, shape: Any, dtype: torch.dtype | None = None,
+) -> tuple[How, Tensor, Any, tuple[Tensor, ...]]:  # fmt: skip
+    """Inverse of `arguments_of`."""
+    how = How(operation, p, tuple(shared), scale, shift, fill, tuple(block), dtype)
+    inputs = tuple(x for x in (first, second, third) if x is not None)
+    return how, words, None if whole is None else (whole, start, shape), inputs
+
+
+def _on_cpu(*arguments: Any) -> Tensor:
+    how, words, region, inputs = _parsed(*arguments)
+    key = _key_of(words.contiguous())
+    if region is None:
+        return in_core(how, key, inputs)
+    whole, start, shape = (tuple(lengths) for lengths in region)
+    return in_core(how, make_mask(whole, how.p, key).region(start, shape), inputs)
+
+
+def _with_autograd(keyset: Any, *arguments: Any) -> Any:
+    how, words, region, inputs = _parsed(*arguments)
+    wanted = torch.is_grad_enabled() and any(x.requires_grad for x in inputs)
+    if wanted or forward_ad._current_level >= 0:
+        return Recorded.record(how, region, keyset, words, False, *inputs)
+    return below_autograd(keyset, arguments)
+
+
+def _batched(info: Any, in_dims: Any, *arguments: Any) -> tuple[Tensor, int]:
+    """Compute a batch under `torch.vmap`: with one mask for all, or with a key for each."""
+    how, words, region, inputs = _parsed(*arguments)
+    dims, key_dim = in_dims[1 : 1 + len(inputs)], in_dims[4]
+    ndim = next(x.dim() - (dim is not None) for x, dim in zip(inputs[:1], dims[:1], strict=True))
+    how = how._replace(dtype=dtype_of(how, inputs, tuple(dim is not None for dim in dims)))
+    rows = []
+    for x, dim in zip(inputs, dims, strict=True):
+        row = x.unsqueeze(0) if dim is None else x.movedim(dim, 0)
+        missing = ndim + 1 - row.dim()
+        rows.append(row.reshape(row.shape[0], *(1,) * missing, *row.shape[1:]))
+    rows[0] = rows[0].expand(info.batch_size, *rows[0].shape[1:])
+    if key_dim is not None or how.block:
+        keys = words.movedim(key_dim, 0) if key_dim is not None else [words] * info.batch_size
+        results = [
+            by_operator(how, key, region, tuple(row[min(n, len(row) - 1)] for row in rows))
+            for n, key in enumerate(keys)
+        ]
+        return torch.stack(results), 0
+    shared = (0, *(axis + 1 for axis in how.shared))
+    return by_operator(how._replace(shared=shared), words, region, tuple(rows)), 0
+
+
+def _drawn_words(generator: torch.Generator | None) -> Tensor:
+    """Draw a key by an operator of torch, which is drawn for each example under `torch.vmap`."""
+    return torch.randint(-(2**63), 2**63 - 1, (2,), generator=generator, device="cpu")
+
+
+def _draw_at_place() -> Tensor:
+    with _saved():
+        if _transforms_are_active():
+            return _drawn_words(None)
+        words: Tensor = torch.ops.fastdrop.draw_key(next(_places), device=torch.device("cpu"))
+    return words
+
+
+def _take_at_place(keys: Tensor) -> Tensor:
+    with _saved():
+        words: Tensor = torch.ops.fastdrop.take_key(keys, next(_places))
+    return words
+
+
+def _draw_in_order(place: int, *, device: torch.device) -> Tensor:
+    return draw(None)
+
+
+def _take_in_order(keys: Tensor, place: int) -> Tensor:
+    return words_of_call(keys)
+
+
+_library.impl("forward", _on_cpu, "CPU")
+_library.impl("forward", _with_autograd, "Autograd", with_keyset=True)
+_library.impl("key", _draw_at_place, "CompositeImplicitAutograd")
+_library.impl("key", _draw_at_place, "FuncTorchDynamicLayerFrontMode")
+_library.impl("draw_key", _draw_in_order, "CompositeExplicitAutograd")
+_library.impl("call_key", _take_at_place, "CompositeImplicitAutograd")
+_library.impl("take_key", _take_in_order, "CompositeExplicitAutograd")
+torch.library.register_vmap("fastdrop::forward", _batched, lib=_library)
+
+
+@torch.library.register_fake("fastdrop::forward", lib=_library)
+def _(*arguments: Any) -> Tensor:
+    how, words, _, inputs = _parsed(*arguments)
+    first = inputs[0]
+    if words.device != first.device and not first.is_meta:
+        raise RuntimeError(f"key must be on the CPU, got a tensor on {words.device}")
+    for x in inputs[1:]:
+        if x.device != first.device:
+            raise RuntimeError("the tensors of a call must be of one device")
+        if torch.broadcast_shapes(x.shape, first.shape) != first.shape:
+            raise RuntimeError(f"{x.shape} must broadcast to the shape of input, {first.shape}")
+    return torch.empty_like(first, dtype=dtype_of(how, inputs))
+
+
+@torch.library.register_fake("fastdrop::draw_key", lib=_library)
+def _(place: int, *, device: torch.device) -> Tensor:
+    return torch.empty(2, dtype=torch.int64, device=device)
+
+
+@torch.library.register_fake("fastdrop::take_key", lib=_library)
+def _(keys: Tensor, place: int) -> Tensor:
+    return keys.new_empty(2)
