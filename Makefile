@@ -162,6 +162,10 @@ vendored: sdist  ## Build the same with all crates, to build from without a netw
 vectors:  ## Write the golden vectors from the reference
 	python tests/make_vectors.py
 
+.PHONY: stubs
+stubs:  ## Write the type stubs of public functions
+	python tests/make_stubs.py
+
 .PHONY: notices
 notices:  ## Write the licences of linked libraries
 	python tests/make_notices.py

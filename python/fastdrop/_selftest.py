@@ -32,7 +32,7 @@ def masks() -> Iterator[Array]:
 def arrays() -> Iterator[Array]:
     """Drop in arrays of every dtype that NumPy has, in three layouts."""
     for dtype in (np.float32, np.float64, np.float16, np.complex64, np.complex128):
-        x = (np.arange(3 * 41 * 67) % 1009).astype(dtype).reshape(3, 41, 67)
+        x: Array = (np.arange(3 * 41 * 67) % 1009).astype(dtype).reshape(3, 41, 67)
         for view in (x, x.T, x[:, ::-1, 1::2]):
             yield np.ascontiguousarray(fd.dropout(view, 0.3, rng=KEY))
             yield np.ascontiguousarray(fd.feature_dropout(view, 0.3, rng=KEY))

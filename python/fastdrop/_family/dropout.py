@@ -3,7 +3,7 @@
 Members that choose these axes themselves (channels, time steps, paths) are in `shared`.
 """
 
-from typing import Any, Literal, Never, overload
+from typing import Any, Never
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -32,32 +32,6 @@ DROPOUT = Member(
 _ndarray = np.ndarray
 
 
-@overload
-def dropout(
-    x: ArrayLike,
-    p: float = 0.5,
-    *,
-    training: bool = True,
-    mode: Mode = "inverted",
-    broadcast_dims: Axes = (),
-    rng: RNG = None,
-    mask: Keep | None = None,
-    return_mask: Literal[False] = False,
-    out: Array | None = None,
-) -> Array: ...
-@overload
-def dropout(
-    x: ArrayLike,
-    p: float = 0.5,
-    *,
-    training: bool = True,
-    mode: Mode = "inverted",
-    broadcast_dims: Axes = (),
-    rng: RNG = None,
-    mask: Keep | None = None,
-    return_mask: Literal[True],
-    out: Array | None = None,
-) -> tuple[Array, Any]: ...
 def dropout(
     x: ArrayLike,
     p: float = 0.5,

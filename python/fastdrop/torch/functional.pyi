@@ -1,0 +1,303 @@
+# Made by tests/make_stubs.py of the package's signatures.
+
+from typing import Any, Literal, overload
+
+import torch
+from torch import Tensor
+
+from fastdrop._base.keys import Key
+from fastdrop._base.masks import Mask
+from fastdrop._family.blocks import BlockMask
+from fastdrop._family.fused import Approximate
+
+@overload
+def dropout(
+    input: Tensor, p: float = ..., training: bool = ..., inplace: bool = ..., *, key: Key |
+    Tensor | None = ..., generator: torch.Generator | None = ..., mask: Mask | None = ...,
+    return_mask: Literal[False] = ...
+) -> Tensor: ...
+@overload
+def dropout(
+    input: Tensor, p: float = ..., training: bool = ..., inplace: bool = ..., *, key: Key |
+    Tensor | None = ..., generator: torch.Generator | None = ..., mask: Mask | None = ...,
+    return_mask: Literal[True]
+) -> tuple[Tensor, Mask]: ...
+@overload
+def dropout(
+    input: Tensor, p: float = ..., training: bool = ..., inplace: bool = ..., *, key: Key |
+    Tensor | None = ..., generator: torch.Generator | None = ..., mask: Mask | None = ...,
+    return_mask: bool
+) -> Any: ...
+@overload
+def feature_dropout(
+    input: Tensor, p: float = ..., training: bool = ..., inplace: bool = ..., *, key: Key |
+    Tensor | None = ..., generator: torch.Generator | None = ..., mask: Mask | None = ...,
+    return_mask: Literal[False] = ...
+) -> Tensor: ...
+@overload
+def feature_dropout(
+    input: Tensor, p: float = ..., training: bool = ..., inplace: bool = ..., *, key: Key |
+    Tensor | None = ..., generator: torch.Generator | None = ..., mask: Mask | None = ...,
+    return_mask: Literal[True]
+) -> tuple[Tensor, Mask]: ...
+@overload
+def feature_dropout(
+    input: Tensor, p: float = ..., training: bool = ..., inplace: bool = ..., *, key: Key |
+    Tensor | None = ..., generator: torch.Generator | None = ..., mask: Mask | None = ...,
+    return_mask: bool
+) -> Any: ...
+@overload
+def dropout1d(
+    input: Tensor, p: float = ..., training: bool = ..., inplace: bool = ..., *, key: Key |
+    Tensor | None = ..., generator: torch.Generator | None = ..., mask: Mask | None = ...,
+    return_mask: Literal[False] = ...
+) -> Tensor: ...
+@overload
+def dropout1d(
+    input: Tensor, p: float = ..., training: bool = ..., inplace: bool = ..., *, key: Key |
+    Tensor | None = ..., generator: torch.Generator | None = ..., mask: Mask | None = ...,
+    return_mask: Literal[True]
+) -> tuple[Tensor, Mask]: ...
+@overload
+def dropout1d(
+    input: Tensor, p: float = ..., training: bool = ..., inplace: bool = ..., *, key: Key |
+    Tensor | None = ..., generator: torch.Generator | None = ..., mask: Mask | None = ...,
+    return_mask: bool
+) -> Any: ...
+@overload
+def dropout2d(
+    input: Tensor, p: float = ..., training: bool = ..., inplace: bool = ..., *, key: Key |
+    Tensor | None = ..., generator: torch.Generator | None = ..., mask: Mask | None = ...,
+    return_mask: Literal[False] = ...
+) -> Tensor: ...
+@overload
+def dropout2d(
+    input: Tensor, p: float = ..., training: bool = ..., inplace: bool = ..., *, key: Key |
+    Tensor | None = ..., generator: torch.Generator | None = ..., mask: Mask | None = ...,
+    return_mask: Literal[True]
+) -> tuple[Tensor, Mask]: ...
+@overload
+def dropout2d(
+    input: Tensor, p: float = ..., training: bool = ..., inplace: bool = ..., *, key: Key |
+    Tensor | None = ..., generator: torch.Generator | None = ..., mask: Mask | None = ...,
+    return_mask: bool
+) -> Any: ...
+@overload
+def dropout3d(
+    input: Tensor, p: float = ..., training: bool = ..., inplace: bool = ..., *, key: Key |
+    Tensor | None = ..., generator: torch.Generator | None = ..., mask: Mask | None = ...,
+    return_mask: Literal[False] = ...
+) -> Tensor: ...
+@overload
+def dropout3d(
+    input: Tensor, p: float = ..., training: bool = ..., inplace: bool = ..., *, key: Key |
+    Tensor | None = ..., generator: torch.Generator | None = ..., mask: Mask | None = ...,
+    return_mask: Literal[True]
+) -> tuple[Tensor, Mask]: ...
+@overload
+def dropout3d(
+    input: Tensor, p: float = ..., training: bool = ..., inplace: bool = ..., *, key: Key |
+    Tensor | None = ..., generator: torch.Generator | None = ..., mask: Mask | None = ...,
+    return_mask: bool
+) -> Any: ...
+@overload
+def drop_path(
+    input: Tensor, p: float = ..., training: bool = ..., inplace: bool = ..., *,
+    scale_by_keep: bool = ..., key: Key | Tensor | None = ..., generator: torch.Generator |
+    None = ..., mask: Mask | None = ..., return_mask: Literal[False] = ...
+) -> Tensor: ...
+@overload
+def drop_path(
+    input: Tensor, p: float = ..., training: bool = ..., inplace: bool = ..., *,
+    scale_by_keep: bool = ..., key: Key | Tensor | None = ..., generator: torch.Generator |
+    None = ..., mask: Mask | None = ..., return_mask: Literal[True]
+) -> tuple[Tensor, Mask]: ...
+@overload
+def drop_path(
+    input: Tensor, p: float = ..., training: bool = ..., inplace: bool = ..., *,
+    scale_by_keep: bool = ..., key: Key | Tensor | None = ..., generator: torch.Generator |
+    None = ..., mask: Mask | None = ..., return_mask: bool
+) -> Any: ...
+@overload
+def locked_dropout(
+    input: Tensor, p: float = ..., training: bool = ..., inplace: bool = ..., *, time_axis:
+    int = ..., key: Key | Tensor | None = ..., generator: torch.Generator | None = ...,
+    mask: Mask | None = ..., return_mask: Literal[False] = ...
+) -> Tensor: ...
+@overload
+def locked_dropout(
+    input: Tensor, p: float = ..., training: bool = ..., inplace: bool = ..., *, time_axis:
+    int = ..., key: Key | Tensor | None = ..., generator: torch.Generator | None = ...,
+    mask: Mask | None = ..., return_mask: Literal[True]
+) -> tuple[Tensor, Mask]: ...
+@overload
+def locked_dropout(
+    input: Tensor, p: float = ..., training: bool = ..., inplace: bool = ..., *, time_axis:
+    int = ..., key: Key | Tensor | None = ..., generator: torch.Generator | None = ...,
+    mask: Mask | None = ..., return_mask: bool
+) -> Any: ...
+@overload
+def alpha_dropout(
+    input: Tensor, p: float = ..., training: bool = ..., inplace: bool = ..., *, key: Key |
+    Tensor | None = ..., generator: torch.Generator | None = ..., mask: Mask | None = ...,
+    return_mask: Literal[False] = ...
+) -> Tensor: ...
+@overload
+def alpha_dropout(
+    input: Tensor, p: float = ..., training: bool = ..., inplace: bool = ..., *, key: Key |
+    Tensor | None = ..., generator: torch.Generator | None = ..., mask: Mask | None = ...,
+    return_mask: Literal[True]
+) -> tuple[Tensor, Mask]: ...
+@overload
+def alpha_dropout(
+    input: Tensor, p: float = ..., training: bool = ..., inplace: bool = ..., *, key: Key |
+    Tensor | None = ..., generator: torch.Generator | None = ..., mask: Mask | None = ...,
+    return_mask: bool
+) -> Any: ...
+@overload
+def feature_alpha_dropout(
+    input: Tensor, p: float = ..., training: bool = ..., inplace: bool = ..., *, key: Key |
+    Tensor | None = ..., generator: torch.Generator | None = ..., mask: Mask | None = ...,
+    return_mask: Literal[False] = ...
+) -> Tensor: ...
+@overload
+def feature_alpha_dropout(
+    input: Tensor, p: float = ..., training: bool = ..., inplace: bool = ..., *, key: Key |
+    Tensor | None = ..., generator: torch.Generator | None = ..., mask: Mask | None = ...,
+    return_mask: Literal[True]
+) -> tuple[Tensor, Mask]: ...
+@overload
+def feature_alpha_dropout(
+    input: Tensor, p: float = ..., training: bool = ..., inplace: bool = ..., *, key: Key |
+    Tensor | None = ..., generator: torch.Generator | None = ..., mask: Mask | None = ...,
+    return_mask: bool
+) -> Any: ...
+@overload
+def dropout_add(
+    input: Tensor, residual: Tensor, p: float = ..., training: bool = ..., *, key: Key |
+    Tensor | None = ..., generator: torch.Generator | None = ..., mask: Mask | None = ...,
+    return_mask: Literal[False] = ...
+) -> Tensor: ...
+@overload
+def dropout_add(
+    input: Tensor, residual: Tensor, p: float = ..., training: bool = ..., *, key: Key |
+    Tensor | None = ..., generator: torch.Generator | None = ..., mask: Mask | None = ...,
+    return_mask: Literal[True]
+) -> tuple[Tensor, Mask]: ...
+@overload
+def dropout_add(
+    input: Tensor, residual: Tensor, p: float = ..., training: bool = ..., *, key: Key |
+    Tensor | None = ..., generator: torch.Generator | None = ..., mask: Mask | None = ...,
+    return_mask: bool
+) -> Any: ...
+@overload
+def bias_dropout_add(
+    input: Tensor, bias: Tensor, residual: Tensor, p: float = ..., training: bool = ..., *,
+    key: Key | Tensor | None = ..., generator: torch.Generator | None = ..., mask: Mask |
+    None = ..., return_mask: Literal[False] = ...
+) -> Tensor: ...
+@overload
+def bias_dropout_add(
+    input: Tensor, bias: Tensor, residual: Tensor, p: float = ..., training: bool = ..., *,
+    key: Key | Tensor | None = ..., generator: torch.Generator | None = ..., mask: Mask |
+    None = ..., return_mask: Literal[True]
+) -> tuple[Tensor, Mask]: ...
+@overload
+def bias_dropout_add(
+    input: Tensor, bias: Tensor, residual: Tensor, p: float = ..., training: bool = ..., *,
+    key: Key | Tensor | None = ..., generator: torch.Generator | None = ..., mask: Mask |
+    None = ..., return_mask: bool
+) -> Any: ...
+@overload
+def relu_dropout(
+    input: Tensor, p: float = ..., training: bool = ..., *, key: Key | Tensor | None = ...,
+    generator: torch.Generator | None = ..., mask: Mask | None = ..., return_mask:
+    Literal[False] = ...
+) -> Tensor: ...
+@overload
+def relu_dropout(
+    input: Tensor, p: float = ..., training: bool = ..., *, key: Key | Tensor | None = ...,
+    generator: torch.Generator | None = ..., mask: Mask | None = ..., return_mask:
+    Literal[True]
+) -> tuple[Tensor, Mask]: ...
+@overload
+def relu_dropout(
+    input: Tensor, p: float = ..., training: bool = ..., *, key: Key | Tensor | None = ...,
+    generator: torch.Generator | None = ..., mask: Mask | None = ..., return_mask: bool
+) -> Any: ...
+@overload
+def gelu_dropout(
+    input: Tensor, p: float = ..., training: bool = ..., *, approximate: Approximate = ...,
+    key: Key | Tensor | None = ..., generator: torch.Generator | None = ..., mask: Mask |
+    None = ..., return_mask: Literal[False] = ...
+) -> Tensor: ...
+@overload
+def gelu_dropout(
+    input: Tensor, p: float = ..., training: bool = ..., *, approximate: Approximate = ...,
+    key: Key | Tensor | None = ..., generator: torch.Generator | None = ..., mask: Mask |
+    None = ..., return_mask: Literal[True]
+) -> tuple[Tensor, Mask]: ...
+@overload
+def gelu_dropout(
+    input: Tensor, p: float = ..., training: bool = ..., *, approximate: Approximate = ...,
+    key: Key | Tensor | None = ..., generator: torch.Generator | None = ..., mask: Mask |
+    None = ..., return_mask: bool
+) -> Any: ...
+@overload
+def drop_block1d(
+    input: Tensor, p: float, block_size: int, training: bool = ..., inplace: bool = ..., *,
+    scale_by_keep: bool = ..., key: Key | Tensor | None = ..., generator: torch.Generator |
+    None = ..., mask: BlockMask | None = ..., return_mask: Literal[False] = ...
+) -> Tensor: ...
+@overload
+def drop_block1d(
+    input: Tensor, p: float, block_size: int, training: bool = ..., inplace: bool = ..., *,
+    scale_by_keep: bool = ..., key: Key | Tensor | None = ..., generator: torch.Generator |
+    None = ..., mask: BlockMask | None = ..., return_mask: Literal[True]
+) -> tuple[Tensor, BlockMask]: ...
+@overload
+def drop_block1d(
+    input: Tensor, p: float, block_size: int, training: bool = ..., inplace: bool = ..., *,
+    scale_by_keep: bool = ..., key: Key | Tensor | None = ..., generator: torch.Generator |
+    None = ..., mask: BlockMask | None = ..., return_mask: bool
+) -> Any: ...
+@overload
+def drop_block2d(
+    input: Tensor, p: float, block_size: int | tuple[int, int], training: bool = ...,
+    inplace: bool = ..., *, scale_by_keep: bool = ..., key: Key | Tensor | None = ...,
+    generator: torch.Generator | None = ..., mask: BlockMask | None = ..., return_mask:
+    Literal[False] = ...
+) -> Tensor: ...
+@overload
+def drop_block2d(
+    input: Tensor, p: float, block_size: int | tuple[int, int], training: bool = ...,
+    inplace: bool = ..., *, scale_by_keep: bool = ..., key: Key | Tensor | None = ...,
+    generator: torch.Generator | None = ..., mask: BlockMask | None = ..., return_mask:
+    Literal[True]
+) -> tuple[Tensor, BlockMask]: ...
+@overload
+def drop_block2d(
+    input: Tensor, p: float, block_size: int | tuple[int, int], training: bool = ...,
+    inplace: bool = ..., *, scale_by_keep: bool = ..., key: Key | Tensor | None = ...,
+    generator: torch.Generator | None = ..., mask: BlockMask | None = ..., return_mask: bool
+) -> Any: ...
+@overload
+def drop_block3d(
+    input: Tensor, p: float, block_size: int | tuple[int, int, int], training: bool = ...,
+    inplace: bool = ..., *, scale_by_keep: bool = ..., key: Key | Tensor | None = ...,
+    generator: torch.Generator | None = ..., mask: BlockMask | None = ..., return_mask:
+    Literal[False] = ...
+) -> Tensor: ...
+@overload
+def drop_block3d(
+    input: Tensor, p: float, block_size: int | tuple[int, int, int], training: bool = ...,
+    inplace: bool = ..., *, scale_by_keep: bool = ..., key: Key | Tensor | None = ...,
+    generator: torch.Generator | None = ..., mask: BlockMask | None = ..., return_mask:
+    Literal[True]
+) -> tuple[Tensor, BlockMask]: ...
+@overload
+def drop_block3d(
+    input: Tensor, p: float, block_size: int | tuple[int, int, int], training: bool = ...,
+    inplace: bool = ..., *, scale_by_keep: bool = ..., key: Key | Tensor | None = ...,
+    generator: torch.Generator | None = ..., mask: BlockMask | None = ..., return_mask: bool
+) -> Any: ...

@@ -1,0 +1,165 @@
+"""Write the type stubs of public functions: what comes back depends on `return_mask` and `x`.
+
+Run `python tests/make_stubs.py` after a change of signatures; the test suite checks that the stubs
+are those of the source. A stub has overloads of the functions that can return their mask; all other
+names are those of the modules that define them.
+"""
+
+from __future__ import annotations
+
+import ast
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+
+PACKAGE = Path(__file__).parent.parent / "python" / "fastdrop"
+
+NUMPY = """\
+# Made by tests/make_stubs.py of the package's signatures.
+
+from collections.abc import Sequence
+from typing import Any, Literal, Never, Protocol, SupportsFloat, SupportsIndex
+from typing import TypeAlias, TypeVar, overload
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from fastdrop._base.arguments import Array, Axes, Lengths, Mode
+from fastdrop._base.keys import RNG
+from fastdrop._base.members import Per
+from fastdrop._base.plans import Keep
+from fastdrop._family.fused import Approximate
+
+class _OfFloats(Protocol):
+    def __array__(self) -> NDArray[np.inexact[Any]]: ...
+
+_Floats: TypeAlias = (
+    NDArray[np.inexact[Any]] | _OfFloats | complex | Sequence[complex]
+    | Sequence[Sequence[complex]] | Sequence[Sequence[Sequence[complex]]]
+    | Sequence[NDArray[np.inexact[Any]]]
+)
+_F = TypeVar("_F", bound=np.inexact[Any])
+_M = TypeVar("_M", bound=Keep)
+"""
+
+TORCH = """\
+# Made by tests/make_stubs.py of the package's signatures.
+
+from typing import Any, Literal, overload
+
+import torch
+from torch import Tensor
+
+from fastdrop._base.keys import Key
+from fastdrop._base.masks import Mask
+from fastdrop._family.blocks import BlockMask
+from fastdrop._family.fused import Approximate
+"""
+
+
+def functions(path: Path) -> dict[str, ast.FunctionDef]:
+    """Return the public functions that a file defines, without overloads."""
+    body = ast.parse(path.read_text(encoding="utf-8")).body
+    return {
+        one.name: one for one in body if isinstance(one, ast.FunctionDef) and one.name[0] != "_"
+    }
+
+
+def parameters(function: ast.FunctionDef) -> Iterator[tuple[str, str, bool]]:
+    """Yield name, type and whether there is a default; "*" for what must be named."""
+    arguments = function.args
+    required = len(arguments.args) - len(arguments.defaults)
+    for number, one in enumerate(arguments.args):
+        assert one.annotation is not None, one.arg
+        yield one.arg, ast.unparse(one.annotation), number >= required
+    yield "*", "", False
+    for one in arguments.kwonlyargs:
+        assert one.annotation is not None, one.arg
+        yield one.arg, ast.unparse(one.annotation), True
+    if arguments.kwarg is not None:
+        yield "**" + arguments.kwarg.arg, "Never", False
+
+
+def overload(function: ast.FunctionDef, result: str, **types: str) -> str:
+    """Return one overload, where some parameters have other types."""
+    parts = []
+    for name, kind, has_default in parameters(function):
+        kind = types.get(name, kind)
+        must = name in types and kind in ("Literal[True]", "_M", "bool")
+        parts.append(name if not kind else f"{name}: {kind}{' = ...' * (has_default and not must)}")
+    signature = textwrap.fill(", ".join(parts), 92, initial_indent="    ", subsequent_indent="    ")
+    return f"@overload\ndef {function.name}(\n{signature}\n) -> {result}: ..."
+
+
+def overloads(function: ast.FunctionDef, plain: str, given: str) -> list[str]:
+    """Return the overloads of a function, by the type of a plain result and of its mask."""
+    kinds = {name: kind for name, kind, _ in parameters(function)}
+    mask = kinds["mask"].removesuffix(" | None")
+    drawn = {"Keep": "Mask", "Sequence[Keep]": "list[Mask]"}.get(mask, mask)
+
+    def with_mask(one: str, kept: str) -> str:
+        return f"{one[:-1]}, {kept}]" if one.startswith("tuple[") else f"tuple[{one}, {kept}]"
+
+    variants: list[tuple[str, dict[str, str]]] = [(plain, {})]
+    arrays = [name for name, kind in kinds.items() if kind == "ArrayLike"]
+    if arrays:
+        floats = dict.fromkeys(arrays, "_Floats")
+        variants = [(plain, floats)]
+        if len(arrays) == 1:
+            preserved = plain.replace("Array", "NDArray[_F]", 1)
+            variants.insert(0, (preserved, {arrays[0]: "NDArray[_F]"}))
+    found = []
+    for result, types in variants:
+        found.append(overload(function, result, **types, return_mask="Literal[False]"))
+    for result, types in variants:
+        types = types | {"return_mask": "Literal[True]"}
+        if given and mask == "Keep":
+            found.append(overload(function, with_mask(result, drawn), **types, mask="None"))
+        else:
+            found.append(overload(function, with_mask(result, drawn), **types))
+    result, types = variants[-1]
+    types = types | {"return_mask": "Literal[True]"}
+    if given and mask == "Keep":
+        found.append(overload(function, with_mask(result, given), **types, mask=given))
+    found.append(overload(function, "Any", **variants[-1][1], return_mask="bool"))
+    return found
+
+
+def numpy_stub() -> str:
+    """Return the stub of `fastdrop`."""
+    tree = ast.parse((PACKAGE / "__init__.py").read_text(encoding="utf-8"))
+    imports = [
+        (one.module or "", name.name)
+        for one in tree.body
+        if isinstance(one, ast.ImportFrom) and (one.module or "").startswith("fastdrop")
+        for name in one.names
+    ]
+    lines, found = [NUMPY], []
+    for module, name in imports:
+        path = PACKAGE.parent / (module.replace(".", "/") + ".py")
+        function = functions(path).get(name) if path.exists() else None
+        if function is None or "return_mask" not in [one.arg for one in function.args.kwonlyargs]:
+            lines.append(f"from {module} import {name} as {name}")
+            continue
+        plain = {"weight_drop": "list[Array]", "patch_dropout": "tuple[Array, NDArray[np.int64]]"}
+        found += overloads(function, plain.get(name, "Array"), "_M")
+    return "\n".join([*lines, "", *found, ""])
+
+
+def torch_stub() -> str:
+    """Return the stub of `fastdrop.torch.functional`."""
+    found = [TORCH]
+    for function in functions(PACKAGE / "torch" / "functional.py").values():
+        found += overloads(function, "Tensor", "")
+    return "\n".join([*found, ""])
+
+
+STUBS = {
+    PACKAGE / "__init__.pyi": numpy_stub,
+    PACKAGE / "torch" / "functional.pyi": torch_stub,
+}
+
+
+if __name__ == "__main__":
+    for path, stub in STUBS.items():
+        path.write_text(stub(), encoding="utf-8")
