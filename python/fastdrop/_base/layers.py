@@ -177,8 +177,6 @@ class Layer(Generic[Recipe]):
 
     training: bool
     _member: ClassVar[Member]
-    _option: ClassVar[Any]  # a function, from the layer to what its record reads
-    _no_option = None
     _is_ours: ClassVar[bool] = True  # whether fastdrop defines the class
     _of_weights: ClassVar[bool] = False  # whether inputs are weights, with no examples along axis 0
     _options: ClassVar[dict[str, Any]] = {}  # the constructor's options and their defaults
@@ -193,8 +191,6 @@ class Layer(Generic[Recipe]):
             cls.__init__ = explained(cls.__init__)  # type: ignore[method-assign]
         if "__call__" in vars(cls):
             cls.forward = cls.__call__  # type: ignore[attr-defined]
-        if isinstance(member := vars(cls).get("_member"), Member):
-            cls._option = operator.attrgetter(*(member.options or ("_no_option",)))
         parameters = list(inspect.signature(cls.__init__).parameters.values())[1:]
         cls._options = {
             parameter.name: parameter.default
@@ -359,9 +355,11 @@ class Layer(Generic[Recipe]):
         self, inputs: tuple[Array, ...], out: Array | None, keys: _core.CallKeys, whole: bool
     ) -> tuple[Array, Any]:
         """Return a training call's result and plan; `whole` shares one mask along axis 0."""
-        member, p, option = self._member, self._p, self._option(self)
+        member, p = self._member, self._p
         if member.draw is not None:
-            return self._train_recipe(member.draw, inputs[0], out, keys, whole)
+            return self._train_recipe(inputs[0], out, keys, whole)
+        read = member.read
+        option = read(self)
         shared = option if option is NO_AXES else member.axes(inputs[0].shape, option)
         if whole and 0 not in shared and inputs[0].ndim:
             shared = (0, *shared)
@@ -371,13 +369,14 @@ class Layer(Generic[Recipe]):
         return _forward(member.operation, inputs, out, keys, p, shared, *member.numbers(p, mode))
 
     def _train_recipe(
-        self, draw: Any, x: Array, out: Array | None, keys: _core.CallKeys, whole: bool
+        self, x: Array, out: Array | None, keys: _core.CallKeys, whole: bool
     ) -> tuple[Array, Plan]:
         """Do the same as `_train`, where a recipe does the work itself."""
         float_array(x, "x")
+        draw: Any = self._member.draw
         with call_key(keys) as key:
             shape = (1, *x.shape[1:]) if whole and x.ndim else x.shape
-            recipe = draw(shape, self._p, key, self._option(self))
+            recipe = draw(shape, self._p, key, self._member.read(self))
             return apply_recipe(recipe, self._scaling, x, out), self._plan(recipe, x)
 
     @property
@@ -391,7 +390,8 @@ class Layer(Generic[Recipe]):
 
     def _evaluate(self, inputs: tuple[Array, ...], out: Array | None) -> tuple[Array, Any]:
         """Return the result and the plan of a call in evaluation."""
-        member, shape, option = self._member, inputs[0].shape, self._option(self)
+        member, shape = self._member, inputs[0].shape
+        option = member.read(self)
         if member.draw is not None:
             member.draw(shape, self._p, NO_KEY, option)  # only to check the shape
             return _forward("select", inputs, out, None, 0.0, (), 1.0)
@@ -488,8 +488,7 @@ class ElementwiseLayer(Layer[Recipe]):
             refuse(unknown, self.__call__)
         array = x if type(x) is _ndarray else as_array(x, "x")
         out = check_inplace(x, array) if self.inplace else None
-        kept = (array,) if self._member.gradient is not None else ()
-        y = self._run((array,), out, training, kept)
+        y = self._run((array,), out, training)
         return x if y is array and isinstance(x, _ndarray) else y
 
     def _sample(

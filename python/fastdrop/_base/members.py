@@ -6,6 +6,7 @@ docstrings are written by hand, for each door.
 """
 
 import functools
+import operator
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple, Self
@@ -120,6 +121,10 @@ class _Operation(NamedTuple):
 OPERATIONS = {name: _Operation(*facts) for name, facts in _core.operations().items()}
 
 
+def _nothing(layer: Any) -> None:
+    return None
+
+
 @dataclass(frozen=True, slots=True)
 class Member:
     """What makes a member of the family."""
@@ -144,6 +149,8 @@ class Member:
     """From the shape, p, the key and the options to a recipe that does the work itself."""
     names: tuple[str, ...] = ()
     """What its inputs are called, if not as the core calls them."""
+    read: Callable[[Any], Any] = field(init=False)
+    """From a layer, with the options as attributes, to what `axes` and `draw` take."""
     combines: bool = field(init=False)
     """Whether it takes several arrays, whose dtypes are promoted."""
     gradient: str | None = field(init=False)
@@ -153,6 +160,9 @@ class Member:
         known = OPERATIONS[self.operation]
         object.__setattr__(self, "gradient", known.gradient)
         object.__setattr__(self, "names", self.names or known.inputs)
+        object.__setattr__(
+            self, "read", operator.attrgetter(*self.options) if self.options else _nothing
+        )
         object.__setattr__(self, "combines", len(known.inputs) > 1)
 
     @property

@@ -305,7 +305,16 @@ class BiasDropoutAdd(_Fused):
         return sum_to(x, dx), sum_to(bias, dx), sum_to(residual, array)
 
 
-class ReluDropout(_Fused, ElementwiseLayer[Mask]):
+class _Activation(_Fused, ElementwiseLayer[Mask]):
+    """An activation, whose gradient needs its input."""
+
+    def _run(
+        self, inputs: tuple[Array, ...], out: Array | None, training: bool | None, kept: Any = ()
+    ) -> Array:
+        return super()._run(inputs, out, training, inputs)
+
+
+class ReluDropout(_Activation):
     """Rectify, then drop in training; the layer of `relu_dropout`.
 
     ``p``, ``mode`` and ``rng`` are as for `Dropout`. The layer keeps a reference to its input; do
@@ -321,7 +330,7 @@ class ReluDropout(_Fused, ElementwiseLayer[Mask]):
     _member = RELU
 
 
-class GeluDropout(ReluDropout):
+class GeluDropout(_Activation):
     """Apply the Gaussian error linear unit, then drop in training; the layer of `gelu_dropout`.
 
     ``approximate`` is as for `gelu_dropout`; otherwise as `ReluDropout`.
