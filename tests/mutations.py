@@ -430,7 +430,7 @@ MUTATIONS = [
     ),
     Mutation(
         "a pickled layer is of any stream",
-        "python/fastdrop/_base/layers.py",
+        "python/fastdrop/_base/states.py",
         'hasattr(stream, "__index__") or operator.index(stream) != STREAM_VERSION:',
         'hasattr(stream, "__index__") and stream is not None:',
         (STATE + "a_pickle_of_another_stream_is_refused",),
@@ -454,7 +454,7 @@ MUTATIONS = [
     ),
     Mutation(
         "a pickled recipe is taken as it is",
-        "python/fastdrop/_base/arguments.py",
+        "python/fastdrop/_base/states.py",
         "        new.__post_init__()  # type: ignore[attr-defined]\n",
         "",
         (STATE + "an_edited_pickle_of_a_recipe_is_read_as_the_constructor_would",),
@@ -468,7 +468,7 @@ MUTATIONS = [
     ),
     Mutation(
         "a pickled layer may release what was not held",
-        "python/fastdrop/_base/layers.py",
+        "python/fastdrop/_base/states.py",
         'as_flag(held_call, "held_call of a state") and is_held',
         'as_flag(held_call, "held_call of a state")',
         (STATE + "a_call_that_no_hold_counted_is_not_read_from_a_pickle",),
@@ -490,7 +490,7 @@ MUTATIONS = [
     ),
     Mutation(
         "states without end are taken",
-        "python/fastdrop/_base/arguments.py",
+        "python/fastdrop/_base/states.py",
         "    if len(names) > MOST_ENTRIES:\n",
         "    if len(names) > 2 * MOST_ENTRIES:\n",
         (STATE + "endless_layers_factors_and_states_are_refused",),
@@ -504,7 +504,7 @@ MUTATIONS = [
     ),
     Mutation(
         "a state with more entries is loaded",
-        "python/fastdrop/_base/layers.py",
+        "python/fastdrop/_base/states.py",
         "    if others:\n        unknown",
         "    if not _ENTRIES:\n        unknown",
         (STATE + "a_state_with_a_wrong_entry_changes_nothing",),

@@ -30,11 +30,10 @@ from fastdrop._base.arguments import (
     explained,
     plain_array,
     shown,
-    split_state,
 )
-from fastdrop._base.keys import RNG, Key, as_key, number_of
+from fastdrop._base.keys import RNG, Key, as_key, check_key, number_of
 from fastdrop._base.layers import Layer, Samples, as_layers
-from fastdrop._base.masks import check_key
+from fastdrop._base.states import split_state
 
 __all__ = ["MonteCarlo", "mean", "mutual_information", "predictive_entropy", "variance"]
 

@@ -16,16 +16,15 @@ from typing import Any
 
 from fastdrop._base.arguments import (
     MOST_ARRAYS,
-    Checked,
     as_count,
     as_flag,
     as_positive,
     explained,
     probability,
     shown,
-    split_state,
 )
 from fastdrop._base.layers import Layer, as_layers
+from fastdrop._base.states import Checked, split_state
 
 __all__ = ["Constant", "Curriculum", "Early", "Late", "Linear", "Schedule"]
 

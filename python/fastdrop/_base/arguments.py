@@ -10,7 +10,7 @@ import inspect
 import itertools
 import math
 import operator
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal, NoReturn, SupportsIndex, TypeAlias, TypeVar
 
 import numpy as np
@@ -357,7 +357,7 @@ def as_axes(axes: Axes, ndim: int, name: str) -> tuple[int, ...]:
     return several
 
 
-# --- Choices and states --------------------------------------------------------------------------
+# --- Choices ----------------------------------------------------------------------------------
 
 
 def as_flag(value: object, name: str) -> bool:
@@ -389,46 +389,6 @@ _MODES = {
     **dict.fromkeys(("eval", "evaluate", "test", "inference", "predict"), ": use training=False"),
 }
 """Other names of modes, and what is meant by them."""
-
-
-MOST_ENTRIES = 10_000
-"""States with more entries, even endless mappings, are refused."""
-
-
-def as_state(state: Any) -> dict[Any, Any]:
-    """Return a state as a dict of its own."""
-    if not isinstance(state, Mapping):
-        raise TypeError(f"state must be a mapping, got {type(state).__name__}")
-    names = list(itertools.islice(state, MOST_ENTRIES + 1))
-    if len(names) > MOST_ENTRIES:
-        raise ValueError(f"state must have at most {MOST_ENTRIES} entries, got more")
-    return {name: state[name] for name in names}
-
-
-def split_state(
-    state: Mapping[str, Any], names: tuple[str, ...]
-) -> tuple[list[Any], dict[str, Any]]:
-    """Return the entries of a state with these names, and all other entries."""
-    others = as_state(state)
-    for name in names:
-        if name not in others:
-            raise ValueError(
-                f"state must have the entry {name}, got {sorted(map(str, others)) or 'none'}"
-            )
-    return [others.pop(name) for name in names], others
-
-
-class Checked:
-    """A frozen dataclass that checks its fields in `__post_init__`, also when it is unpickled."""
-
-    __slots__ = ()
-
-    def __setstate__(self, state: Any) -> None:
-        fields = as_state(state)
-        new = object.__new__(type(self))
-        vars(new).update(fields)
-        new.__post_init__()  # type: ignore[attr-defined]
-        vars(self).update(vars(new))
 
 
 # --- Unknown names -------------------------------------------------------------------------------

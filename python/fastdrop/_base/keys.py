@@ -125,6 +125,12 @@ def as_key(rng: RNG) -> Key:
     return rng if type(rng) is Key else _new(Key, _draw(rng, _RNG_MUST))
 
 
+def check_key(key: object) -> None:
+    """Raise TypeError unless `key` is a Key."""
+    if type(key) is not Key:
+        raise TypeError(f"key must be a Key, got {key!r}")
+
+
 def check_rng(rng: RNG) -> None:
     """Raise what `as_key` would raise, and draw nothing."""
     if rng is None or isinstance(rng, (np.random.Generator, np.random.BitGenerator)):

@@ -6,12 +6,11 @@ record of its member, and has the options that the record reads.
 
 import inspect
 import itertools
-import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, Never, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Never, Self
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -26,8 +25,6 @@ from fastdrop._base.arguments import (
     as_flag,
     as_operands,
     as_out,
-    as_state,
-    as_unsigned,
     check_inplace,
     check_mode,
     explained,
@@ -36,12 +33,12 @@ from fastdrop._base.arguments import (
     refuse,
     refuse_attribute,
     shown,
-    split_state,
 )
+from fastdrop._base.gradients import InputOf
 from fastdrop._base.keys import NO_KEY, RNG, STREAM_VERSION, Key, as_key
-from fastdrop._base.masks import check_key
 from fastdrop._base.members import NO_AXES, Member, scaled
 from fastdrop._base.plans import Plan, apply_recipe, evaluate, plan_of_recipe
+from fastdrop._base.states import as_state, call_keys, check_stream, checked_state, split_state
 
 if TYPE_CHECKING:
     from typing_extensions import TypeVar  # with defaults, which Python has from 3.13 on
@@ -120,24 +117,6 @@ class Samples:
     keys: tuple[Key, ...]
     rows: int
     shared: bool
-
-
-class InputOf(NamedTuple):
-    """What the gradient with respect to an input has in common with it."""
-
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
-
-    def part(self, gradient: Array) -> Array:
-        """Return the real part for a real input, whose gradient may come from a complex result."""
-        return gradient if self.dtype.kind == "c" else gradient.real
-
-    def rounded(self, gradient: Array) -> Array:
-        """Return a gradient in this dtype, or itself if only the byte order differs."""
-        if np.can_cast(gradient.dtype, self.dtype, "equiv"):
-            return gradient
-        with np.errstate(all="ignore"):
-            return np.asarray(gradient.astype(self.dtype.newbyteorder("=")))
 
 
 class Layer(Generic[Recipe]):
@@ -307,7 +286,7 @@ class Layer(Generic[Recipe]):
         The layer is unchanged if an entry is missing, unknown or wrong, or if the stream has
         another version.
         """
-        self._keys, self._p = _checked_state(state)
+        self._keys, self._p = checked_state(state)
         self._last = _LastCall()
 
     def _run(
@@ -437,14 +416,14 @@ class Layer(Generic[Recipe]):
 
     def __setstate__(self, state: Any) -> None:
         own = as_state(state)
-        _check_stream(own.pop("_stream", None), "a pickled layer")
+        check_stream(own.pop("_stream", None), "a pickled layer")
         (keys, p, _), _ = split_state(own, ("_keys", "_p", "training"))
         if not isinstance(keys, tuple) or len(keys) != 4:
             raise ValueError(f"state must have a tuple of 4 as _keys, got {shown(keys)}")
         for name in _CHECKS.keys() & own:
             own[name] = _CHECKS[name](own[name], name)
         ours: Any = next(base for base in type(self).__mro__ if vars(base).get("_is_ours"))
-        own.update(ours._checked(own), _p=probability(p), _keys=_call_keys(*keys))
+        own.update(ours._checked(own), _p=probability(p), _keys=call_keys(*keys))
         vars(self).update(own, _last=_LastCall())
 
     @classmethod
@@ -560,58 +539,3 @@ def _as_layer(layer: object) -> Any:
         return layer
     adapted = (adapter(layer) for adapter in _adapters)
     return next((one for one in adapted if one is not None), None)
-
-
-def gradient_of(x: InputOf, backward: Callable[..., Array], dy: Array) -> Array:
-    """Return a plan's gradient with respect to an input of the shape of `dy`, in its dtype."""
-    return backward(x.part(dy), dtype=x.dtype)
-
-
-def sum_to(x: InputOf, gradient: Array) -> Array:
-    """Return the gradient with respect to an input, by that with respect to its broadcast form."""
-    gradient, shape = x.part(gradient), x.shape
-    if gradient.shape == shape:
-        return x.rounded(gradient)
-    new = gradient.ndim - len(shape)
-    axes = tuple(range(new)) + tuple(
-        new + axis
-        for axis, length in enumerate(shape)
-        if length == 1 and gradient.shape[new + axis] != 1
-    )
-    precise = np.complex128 if gradient.dtype.kind == "c" else np.float64
-    with np.errstate(all="ignore"):
-        total = gradient.sum(axis=axes, dtype=precise)
-    return x.rounded(np.asarray(total.reshape(shape)))
-
-
-_ENTRIES = ("stream", "key", "calls", "held", "held_call", "p")
-
-
-def _checked_state(state: Mapping[str, Any]) -> tuple[_core.CallKeys, float]:
-    """Return the keys and p of a layer's `state_dict`."""
-    (stream, key, calls, held, held_call, p), others = split_state(state, _ENTRIES)
-    if others:
-        unknown = sorted(map(str, others))
-        raise ValueError(f"state must have the entries {', '.join(_ENTRIES)}, got also {unknown}")
-    _check_stream(stream, "state")
-    try:
-        data = bytes.fromhex(key) if isinstance(key, str) else b""
-    except ValueError:
-        data = b""
-    if len(data) != 16:
-        raise ValueError(f"state must have 32 hexadecimal digits as key, got {shown(key)}")
-    return _call_keys(Key.from_bytes(data), calls, held, held_call), probability(p)
-
-
-def _check_stream(stream: Any, owner: str) -> None:
-    """Raise ValueError for the state of another stream, which would go on with other masks."""
-    if not hasattr(stream, "__index__") or operator.index(stream) != STREAM_VERSION:
-        raise ValueError(f"{owner} must be of stream {STREAM_VERSION}, got {shown(stream)}")
-
-
-def _call_keys(key: Any, calls: Any, held: Any, held_call: Any) -> _core.CallKeys:
-    """Return the keys that a state describes."""
-    check_key(key)
-    number, is_held = as_unsigned(calls, "calls of a state"), as_flag(held, "held of a state")
-    was_called = as_flag(held_call, "held_call of a state") and is_held
-    return _core.CallKeys(key, number, is_held, was_called)

@@ -20,7 +20,7 @@ from fastdrop._base.arguments import (
     probability,
     refuse,
 )
-from fastdrop._base.keys import Key
+from fastdrop._base.keys import Key, check_key
 
 
 class Recipe(Protocol):
@@ -58,12 +58,6 @@ class Drawable:
             )
         array: Array = self.to_numpy()  # type: ignore[attr-defined]
         return array if dtype is None else array.astype(dtype, copy=False)
-
-
-def check_key(key: object) -> None:
-    """Raise TypeError unless `key` is a Key."""
-    if type(key) is not Key:
-        raise TypeError(f"key must be a Key, got {key!r}")
 
 
 @final

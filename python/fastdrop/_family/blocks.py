@@ -15,7 +15,6 @@ from numpy.typing import ArrayLike, NDArray
 from fastdrop._base.arguments import (
     INVERTED,
     Array,
-    Checked,
     Lengths,
     as_array,
     as_axis,
@@ -30,6 +29,7 @@ from fastdrop._base.layers import ElementwiseLayer
 from fastdrop._base.masks import Drawable, Mask, inverse_keep, make_mask
 from fastdrop._base.members import Member, as_channel_axis, channel_axes
 from fastdrop._base.plans import run_recipe, select
+from fastdrop._base.states import Checked
 
 CHUNK = 1 << 20
 """Elements of a mask that are made at a time."""

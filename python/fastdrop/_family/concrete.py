@@ -17,7 +17,6 @@ from fastdrop import _core
 from fastdrop._base.arguments import (
     INVERTED,
     Array,
-    Checked,
     as_count,
     as_number,
     as_shape,
@@ -25,11 +24,10 @@ from fastdrop._base.arguments import (
     float_array,
     probability,
     refuse,
-    split_state,
 )
-from fastdrop._base.keys import RNG, Key, as_key
+from fastdrop._base.keys import RNG, Key, as_key, check_key
 from fastdrop._base.layers import ElementwiseLayer
-from fastdrop._base.masks import Drawable, check_key
+from fastdrop._base.masks import Drawable
 from fastdrop._base.members import Member
 from fastdrop._base.plans import (
     Plan,
@@ -39,6 +37,7 @@ from fastdrop._base.plans import (
     run_recipe,
     select,
 )
+from fastdrop._base.states import Checked, split_state
 
 CHUNK = 2**13
 """Elements per step, so that intermediate results stay in the cache."""

@@ -25,7 +25,6 @@ from fastdrop._base.arguments import (
     float_dtype,
     probability,
     refuse,
-    split_state,
 )
 from fastdrop._base.keys import NO_KEY, RNG, Key
 from fastdrop._base.layers import Layer, call_key
@@ -40,6 +39,7 @@ from fastdrop._base.plans import (
     gradient_like,
     select,
 )
+from fastdrop._base.states import split_state
 
 TILE = 2**18
 """Weights in a tile: a megabyte of float32. Half of it is slower, because it needs more calls."""

@@ -8,8 +8,9 @@ from typing import Any, Literal, Never
 from numpy.typing import ArrayLike
 
 from fastdrop._base.arguments import Array, Mode, as_array, check_choice, check_mode, refuse
+from fastdrop._base.gradients import gradient_of, sum_to
 from fastdrop._base.keys import RNG
-from fastdrop._base.layers import ElementwiseLayer, Layer, gradient_of, sum_to
+from fastdrop._base.layers import ElementwiseLayer, Layer
 from fastdrop._base.masks import Mask
 from fastdrop._base.members import Member
 from fastdrop._base.plans import Keep, run, run_backward

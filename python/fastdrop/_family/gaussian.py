@@ -8,21 +8,13 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from fastdrop import _core
-from fastdrop._base.arguments import (
-    INVERTED,
-    Array,
-    Axes,
-    Checked,
-    Lengths,
-    as_array,
-    as_out,
-    refuse,
-)
+from fastdrop._base.arguments import INVERTED, Array, Axes, Lengths, as_array, as_out, refuse
 from fastdrop._base.keys import RNG, Key
 from fastdrop._base.layers import ElementwiseLayer
 from fastdrop._base.masks import Drawable, Mask, make_mask
 from fastdrop._base.members import Member, broadcast_axes, drawn_shape
 from fastdrop._base.plans import run_recipe, select
+from fastdrop._base.states import Checked
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,6 @@ from numpy.typing import ArrayLike, NDArray
 from fastdrop import _core
 from fastdrop._base.arguments import (
     Array,
-    Checked,
     as_count,
     as_flag,
     as_indices,
@@ -25,10 +24,11 @@ from fastdrop._base.arguments import (
     refuse,
     shown,
 )
-from fastdrop._base.keys import NO_KEY, RNG, Key
+from fastdrop._base.keys import NO_KEY, RNG, Key, check_key
 from fastdrop._base.layers import Layer, call_key
-from fastdrop._base.masks import Drawable, check_key
+from fastdrop._base.masks import Drawable
 from fastdrop._base.plans import Plan, check_recipe, draw_key, gradient_like, select
+from fastdrop._base.states import Checked
 
 ROUNDING = Fraction(1, 2**50)
 """Fractions up to this size count as rounding of p: (1 - 0.1) * 10 is 9, not 8.999..."""

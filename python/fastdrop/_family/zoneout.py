@@ -8,8 +8,9 @@ from typing import Any, Never
 from numpy.typing import ArrayLike
 
 from fastdrop._base.arguments import Array, as_array, probability, refuse
+from fastdrop._base.gradients import gradient_of, sum_to
 from fastdrop._base.keys import RNG
-from fastdrop._base.layers import Layer, gradient_of, sum_to
+from fastdrop._base.layers import Layer
 from fastdrop._base.masks import Mask
 from fastdrop._base.members import Member
 from fastdrop._base.plans import Keep, check_forward_mask, run, select

@@ -18,8 +18,7 @@ from torch.nn.modules.dropout import _DropoutNd
 
 from fastdrop import _core
 from fastdrop._base.arguments import as_count, as_flag, shown
-from fastdrop._base.keys import Key
-from fastdrop._base.masks import check_key
+from fastdrop._base.keys import Key, check_key
 
 _LOWEST, _BEYOND = -(2**63), 2**63 - 1
 
