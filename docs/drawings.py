@@ -148,7 +148,7 @@ def times() -> str:
     for cells in rows:
         name = next((to for start, to in names.items() if cells[0].strip().startswith(start)), None)
         bars.append((name or cells[0].strip(), float(cells[3])))
-    left, full = 132, 200
+    left, full = 154, 170  # the longest name fits in the widest common fonts
     longest = max(value for _, value in bars)
     parts = []
     for number, (name, value) in enumerate(sorted(bars, key=lambda bar: bar[1])):
