@@ -3,9 +3,10 @@
     python examples/averaging.py
 
 trains the network of `overfitting.py` with dropout on 1,000 digits, then draws thinned networks
-from it, each with masks of its own that are the same for all digits. The probabilities that k of
-them give are averaged, or each has one vote. Srivastava et al. (JMLR 15, 2014, figure 11) compare
-this average with the one pass of weight scaling, which it meets at about k = 50 in their network.
+from it. Each has its own masks, the same for all digits. The program averages the probabilities of
+k thinned networks, or gives each network one vote. Srivastava et al. (JMLR 15, 2014, figure 11)
+compare this average with weight scaling, one pass of the whole network; in their network the
+average reaches it at about k = 50.
 """
 
 import argparse
@@ -49,7 +50,7 @@ def errors_of(
             total += softmax(one)
             votes[np.arange(len(labels)), one.argmax(axis=1)] += 1
             errors[0, i] += percent_wrong(total, labels)
-            # The mean probability, which is below 1, decides between equal numbers of votes.
+            # The mean probability, which is below 1, breaks ties between votes.
             errors[1, i] += percent_wrong(votes + total / (i + 1.001), labels)
             tick()
     return errors / options.repeats, error(network, test_set)

@@ -3,14 +3,13 @@
     python examples/batchnorm.py
 
 trains two convolutions and a linear layer on 1,000 and on 4,000 digits, without and with batch
-normalization, each with four kinds of dropout: none; single elements after each convolution, with
-p = 0.5; whole channels there, with p = 0.2; and single elements in front of the linear layer only,
-after all normalization, with p = 0.5. Convolutions have few weights for what they see, and batch
-normalization adds noise of its own, so there is less for dropout to do. Where dropout stands in
-front of a batch normalization, moreover, the variance in evaluation is another than the one that
-was averaged in training. Li et al. ("Understanding the disharmony between dropout and batch
-normalization by variance shift", CVPR 2019) call the ratio of both the variance shift; the table
-has it for the second normalization.
+normalization. Each has one of four kinds of dropout: none; single elements after each convolution,
+with p = 0.5; whole channels there, with p = 0.2; or single elements before the linear layer, after
+all normalization, with p = 0.5. Convolutions have few weights, and batch normalization adds noise
+of its own, so dropout has less to do. Dropout before a batch normalization also makes the variance
+in evaluation differ from the one averaged in training. Li et al. ("Understanding the disharmony
+between dropout and batch normalization by variance shift", CVPR 2019) call the ratio of the two the
+variance shift. The table has it for the second normalization.
 """
 
 import argparse
@@ -47,7 +46,7 @@ QUICK = {"seeds": 2, "steps": 3, "train_sizes": [100, 300]}
 
 @dataclass(frozen=True)
 class Kind:
-    """Which dropout: p after the convolutions, whether of channels, p in front of the linear."""
+    """A kind of dropout: p after convolutions, whether of channels, p before the linear layer."""
 
     name: str
     p_maps: float = 0.0
@@ -71,7 +70,7 @@ def patches(x: Floats) -> Floats:
 
 
 def unpatch(gradient: Floats, shape: tuple[int, ...]) -> Floats:
-    """Add up the gradients by windows where these overlap, to that by maps of the shape."""
+    """Sum the gradients of overlapping windows into the gradient of maps of the shape."""
     n, rows, columns, _ = gradient.shape
     by_place = gradient.reshape(n, rows, columns, KERNEL, KERNEL, shape[3])
     result = np.zeros(shape, gradient.dtype)
@@ -84,7 +83,7 @@ def unpatch(gradient: Floats, shape: tuple[int, ...]) -> Floats:
 
 
 class BatchNorm:
-    """Normalization over all but the channels (Ioffe and Szegedy, ICML 2015), then x + shift.
+    """Normalization over all axes but the channels (Ioffe and Szegedy, ICML 2015), plus a shift.
 
     It has no scale parameter: after a ReLU the next layer's weights can scale.
 
@@ -119,7 +118,7 @@ class BatchNorm:
         return np.asarray(normal + self.shift)
 
     def backward(self, gradient: Floats) -> Floats:
-        """Return the gradient by the input of the last call, which was in training."""
+        """Return the gradient of the input of the last call, which was in training."""
         axes = (0, 1, 2)
         centred = gradient - gradient.mean(axis=axes)
         along = self.normal * (gradient * self.normal).mean(axis=axes)
@@ -127,7 +126,7 @@ class BatchNorm:
 
 
 class ConvolutionalNetwork:
-    """Two times convolution, normalization or bias, ReLU, dropout; then a linear layer.
+    """Twice a convolution, normalization or bias, ReLU and dropout; then a linear layer.
 
     A `network.Model`. The biases of the convolutions are the shifts of their normalization.
     """
@@ -163,7 +162,7 @@ class ConvolutionalNetwork:
             )
 
     def train(self, mode: bool = True) -> None:
-        """Let dropout drop and normalization use the mini-batch, or with False neither."""
+        """Switch dropout and the statistics of mini-batches on, or off with False."""
         for norm in self.norms:
             norm.training = mode
         for dropout in self.dropouts:
@@ -185,7 +184,7 @@ class ConvolutionalNetwork:
         return self.flat @ self.weights[-1] + self.bias
 
     def gradients(self, images: Floats, labels: Labels) -> list[Floats]:
-        """Return the gradients of the mean softmax cross-entropy by all `parameters`."""
+        """Return the gradients of the mean softmax cross-entropy for all `parameters`."""
         gradient = cross_entropy_gradient(self.forward(images), labels)
         by_bias = gradient.sum(axis=0)
         by_weights, by_shifts = [self.flat.T @ gradient], []
@@ -202,7 +201,7 @@ class ConvolutionalNetwork:
         return [*by_weights[::-1], *by_shifts[::-1], by_bias]
 
     def limit_norms(self, bound: float) -> None:
-        """Shrink the weights that come into a hidden unit to a Euclidean norm of `bound`."""
+        """Shrink the incoming weights of each hidden unit to a Euclidean norm of `bound`."""
         for weight in self.weights[:-1]:
             limit_norm(weight, bound)
 
@@ -214,7 +213,7 @@ class ConvolutionalNetwork:
 
 @dataclass(frozen=True)
 class Found:
-    """Errors in percent, and the variance shift in front of the second normalization."""
+    """Errors in percent, and the variance shift before the second normalization."""
 
     train_error: float
     test_error: float

@@ -3,12 +3,11 @@
     python examples/data_size.py
 
 trains the network of `overfitting.py` on 20 to 4,000 digits, without and with dropout. Srivastava
-et al. (JMLR 15, 2014, figure 10) did so with 100 to 50,000 digits of MNIST: no gain at 100 and 500,
-then a gain that grows and, with yet more data, shrinks again.
+et al. (JMLR 15, 2014, figure 10) used 100 to 50,000 digits of MNIST. They found no gain at 100 and
+500 digits, then a gain that grows and, with yet more data, shrinks again.
 
-Every network takes the same number of steps, whatever the number of examples. `--data optical` runs
-on the other digits, those of scikit-learn, of 8 x 8 pixels (`--sizes 20 50 100 500 1000
---test-size 700`).
+Every network takes the same number of steps. `--data optical` uses scikit-learn's digits of 8 x 8
+pixels (`--sizes 20 50 100 500 1000 --test-size 700`).
 """
 
 import argparse
@@ -21,7 +20,7 @@ from network import DROPOUT, MAX_NORM, NO_DROPOUT, SOURCES, Training, error, loa
 
 QUICK = {"seeds": 2, "sizes": [100, 500], "steps": 200, "hidden": [256, 256]}
 
-# Percentages of figure 10 are not in the paper's text; this is what it says of them.
+# The paper's text gives no percentages for figure 10, only this description.
 PAPER = {100: "no gain", 500: "no gain", 1000: "gain"}
 
 

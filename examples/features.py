@@ -2,14 +2,14 @@
 
     python examples/features.py
 
-trains an autoencoder with one layer of 256 ReLU units on 4,000 digits, without dropout and with 0.5
-of its hidden units dropped, as Srivastava et al. did on MNIST (JMLR 15, 2014, section 7). It draws
+trains an autoencoder with one layer of 256 ReLU units on 4,000 digits, without dropout and with
+p = 0.5 for hidden units, as Srivastava et al. did on MNIST (JMLR 15, 2014, section 7). It draws
 the features of units that are ever active (figure 7: noise against spots, strokes and edges) and
 the histogram of activations on 1,000 other digits (figure 8: with dropout few are high, and most
-are near zero). The table has the share of silent units, which no digit activates, and of the others
-the mean activation, the share of activations near zero, and the mean size of the correlation
-between two; the same of the hidden layers of the classifier of `overfitting.py`; and the
-autoencoder's squared error, summed over pixels.
+are near zero). The table has the share of silent units, which no digit activates. For the other
+units it has the mean activation, the share of activations near zero, and the mean absolute
+correlation of two units. It has the same for the hidden layers of the classifier of
+`overfitting.py`, and the autoencoder's squared error, summed over pixels.
 """
 
 import argparse
@@ -30,10 +30,10 @@ CLASSIFIER_EPOCHS = 40
 
 
 class Autoencoder(Network):
-    """A network that is to give back its images, through a sigmoid and with cross-entropy."""
+    """A network that reproduces its images, with a sigmoid and cross-entropy."""
 
     def gradients(self, images: Floats, labels: Labels) -> list[Floats]:
-        """Return the gradients of the cross-entropy, summed over pixels, by all `parameters`."""
+        """Return the gradients of the cross-entropy, summed over pixels, for all `parameters`."""
         logits = self.forward(images)
         return self.backward((sigmoid(logits) - images) / np.float32(len(images)))
 
@@ -46,7 +46,7 @@ def sigmoid(x: Floats) -> Floats:
 
 @dataclass(frozen=True)
 class Layer:
-    """What is measured of a hidden layer, on digits that it was not trained on.
+    """Measurements of a hidden layer on test digits.
 
     `activations` has shape (digits, units).
     """
@@ -59,7 +59,7 @@ class Layer:
         return np.asarray(self.activations.any(axis=0))
 
     def silent(self) -> float:
-        """Return the percentage of units that are not alive. What follows is of the others."""
+        """Return the percentage of units that are not alive. The methods below ignore these."""
         return float(100 * np.mean(~self.alive()))
 
     def mean_activation(self) -> float:
@@ -79,7 +79,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class Measured:
-    """Of one seed and kind: hidden layers; the autoencoder's features and its error."""
+    """Hidden layers, and the autoencoder's features and error, for one seed and kind."""
 
     layers: list[Layer]
     features: Floats

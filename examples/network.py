@@ -1,9 +1,8 @@
 """A fully connected ReLU network in plain NumPy, whose dropout layers are `fastdrop.Dropout`.
 
-What the example programs share: the data, the network, and one training loop, a generator that
-yields after every epoch. It is not a framework: the layers, the loss (softmax cross-entropy) and
-the optimiser (SGD with momentum, L2 and a max-norm constraint) are only what the dropout papers
-used:
+The example programs share this data, this network, and the training loop, a generator that yields
+after every epoch. It is not a framework: the layers, the loss (softmax cross-entropy) and the
+optimiser (SGD with momentum, L2 and a max-norm constraint) are those of the dropout papers:
 
 - Hinton et al., "Improving neural networks by preventing co-adaptation of feature detectors",
   arXiv:1207.0580, 2012;
@@ -39,8 +38,8 @@ class Rates(NamedTuple):
 
 NO_DROPOUT = Rates(0.0, 0.0)
 
-# The dropout of the examples, where they do not say otherwise, as in the papers, and the bound on
-# weights that the papers pair it with. The initial weights have a norm of about 1.41.
+# The default dropout of the examples, as in the papers, and the bound on weights that the papers
+# combine it with. The initial weights have a norm of about 1.41.
 DROPOUT = Rates(input=0.2, hidden=0.5)
 MAX_NORM = 1.4
 
@@ -57,7 +56,7 @@ class Digits:
     labels: Labels
 
     def take(self, index: NDArray[Any]) -> "Digits":
-        """Return the examples that `index`, of integers or booleans, chooses."""
+        """Return the examples at `index`, an array of integers or booleans."""
         return Digits(self.images[index], self.labels[index])
 
 
@@ -89,7 +88,7 @@ def _fashion() -> tuple[NDArray[Any], NDArray[Any]]:
 
 
 class Source(NamedTuple):
-    """How to read a data set, and the learning rate that suits the networks of the examples."""
+    """A reader of a data set, and the learning rate that suits the networks of the examples."""
 
     read: Callable[[], tuple[NDArray[Any], NDArray[Any]]]
     learning_rate: float
@@ -100,8 +99,8 @@ SOURCES = {
     "mnist": Source(_mnist, learning_rate=0.1),
     # 1,797 of the UCI Optical Recognition set, 8 x 8, by scikit-learn.
     "optical": Source(_optical, learning_rate=0.1),
-    # All 70,000 of Fashion-MNIST, 28 x 28 pieces of clothing. They are bright: with dropout, at
-    # 0.1, half of the first layer's units end up at 0 for every image.
+    # All 70,000 images of clothing of Fashion-MNIST, 28 x 28. They are bright: with dropout and a
+    # rate of 0.1, half of the first layer's units end up at 0 for every image.
     "fashion": Source(_fashion, learning_rate=0.02),
 }
 
@@ -114,12 +113,12 @@ def load(source: str = "mnist") -> Digits:
 
 
 def available(digits: Digits) -> int:
-    """Return how many examples there are if all classes are to be equally frequent."""
+    """Return the number of examples when all classes are equally frequent."""
     return int(np.bincount(digits.labels, minlength=CLASSES).min()) * CLASSES
 
 
 class SizeError(ValueError):
-    """A training or test set cannot have the size that was asked for."""
+    """A training or test set cannot have the requested size."""
 
 
 def split(
@@ -152,7 +151,7 @@ def split(
     rarest = available(digits) // CLASSES
     # Shape (examples of a class, classes): any rows of it hold all classes equally often.
     table = np.stack([rng.permutation(members)[:rarest] for members in classes], axis=1)
-    # The test set is taken first, so that with one seed it is the same for every train_size.
+    # The test set comes first, so with one seed it is the same for every train_size.
     test, train, _ = np.split(table, np.cumsum([test_size, train_size]) // CLASSES)
     return digits.take(train.ravel()), digits.take(test.ravel())
 
@@ -161,21 +160,21 @@ class Model(Protocol):
     """What `train` trains."""
 
     parameters: list[Floats]
-    """Its arrays, changed in place; first those in `scales`: weights, which L2 makes small."""
+    """Arrays that training changes in place. The weights, which L2 shrinks, come first."""
     scales: list[float]
-    """By which factor the weights exceed those of the same network in inverted mode."""
+    """Factors by which the weights exceed those of the same network in inverted mode."""
 
     def train(self, mode: bool = True) -> None:
-        """Let the dropout layers drop, or with False pass everything on."""
+        """Switch the dropout layers to training, or with False to evaluation."""
 
     def gradients(self, images: Floats, labels: Labels) -> list[Floats]:
-        """Return the gradients of a mini-batch's mean loss by all `parameters`."""
+        """Return the gradients of a mini-batch's mean loss for all `parameters`."""
 
     def limit_norms(self, bound: float) -> None:
-        """Shrink the weights that come into a hidden unit to a Euclidean norm of `bound`."""
+        """Shrink the incoming weights of each hidden unit to a Euclidean norm of `bound`."""
 
     def outputs(self, images: Floats) -> Floats:
-        """Return what the model makes of `images` with dropout off, and leave it off."""
+        """Return the outputs for `images` with dropout off, and leave it off."""
 
 
 class Network:
@@ -230,7 +229,7 @@ class Network:
         self.inputs: list[Floats] = []
 
     def train(self, mode: bool = True) -> None:
-        """Let the dropout layers drop, or with False pass everything on."""
+        """Switch the dropout layers to training, or with False to evaluation."""
         for dropout in self.dropouts:
             dropout.train(mode)
 
@@ -246,7 +245,7 @@ class Network:
         return x
 
     def backward(self, gradient: Floats) -> list[Floats]:
-        """Return the loss's gradients by all `parameters`.
+        """Return the loss's gradients for all `parameters`.
 
         `gradient` is that by the outputs of the last forward pass, float32 of their shape.
         """
@@ -256,16 +255,16 @@ class Network:
             by_biases.append(gradient.sum(axis=0))
             if i > 0:
                 gradient = self.dropouts[i].backward(gradient @ self.weights[i].T)
-                # Where a unit was dropped this is 0 whatever the ReLU did; so is the gradient.
+                # A dropped unit is 0 here whatever the ReLU did, and its gradient is 0.
                 gradient *= self.inputs[i] > 0
         return by_weights[::-1] + by_biases[::-1]
 
     def gradients(self, images: Floats, labels: Labels) -> list[Floats]:
-        """Return the gradients of the mean softmax cross-entropy by all `parameters`."""
+        """Return the gradients of the mean softmax cross-entropy for all `parameters`."""
         return self.backward(cross_entropy_gradient(self.forward(images), labels))
 
     def limit_norms(self, bound: float) -> None:
-        """Shrink the weights that come into a hidden unit to a Euclidean norm of `bound`."""
+        """Shrink the incoming weights of each hidden unit to a Euclidean norm of `bound`."""
         for weight, scale in zip(self.weights[:-1], self.scales, strict=False):
             limit_norm(weight, bound * scale)
 
@@ -281,7 +280,7 @@ class Network:
 
 
 class Experiment(NamedTuple):
-    """A network, the digits it learns and is tested on, and what will shuffle its mini-batches."""
+    """A network, its training and test digits, and the generator that shuffles mini-batches."""
 
     network: Network
     train_set: Digits
@@ -301,7 +300,7 @@ def prepare(
     kind: type[Network] = Network,
     outputs: int = CLASSES,
 ) -> Experiment:
-    """Set up an untrained network and its digits; everything random comes from `seed`.
+    """Set up an untrained network and its digits; all randomness comes from `seed`.
 
     The split, the initial weights, the dropout masks and the mini-batches have independent random
     streams. So networks of one seed and size that differ in their dropout alone start from the same
@@ -321,7 +320,7 @@ def independent(seed: int) -> list[np.random.Generator]:
 
 @dataclass(frozen=True)
 class Training:
-    """How a network is trained.
+    """Settings of a training.
 
     Attributes
     ----------
@@ -379,7 +378,7 @@ def error(model: Model, digits: Digits) -> float:
 
 
 def percent_wrong(scores: NDArray[Any], labels: Labels) -> float:
-    """Return for how many in a hundred the highest score, of shape (n, classes), is another's."""
+    """Return the percentage of `scores`, (n, classes), whose highest is not at the label."""
     return float(100 * np.mean(scores.argmax(axis=1) != labels))
 
 
@@ -391,7 +390,7 @@ def softmax(logits: Floats) -> Floats:
 
 
 def cross_entropy_gradient(logits: Floats, labels: Labels) -> Floats:
-    """Return the gradient of the mean softmax cross-entropy by the logits, of their shape."""
+    """Return the gradient of the mean softmax cross-entropy for the logits, in their shape."""
     gradient = softmax(logits)
     gradient[np.arange(len(labels)), labels] -= 1
     gradient /= len(labels)

@@ -2,17 +2,17 @@
 
     python examples/overfitting.py
 
-trains the same fully connected network on 1,000 MNIST digits: without dropout; with it (0.2 of the
-inputs, 0.5 of the hidden units, and the max-norm constraint that the papers pair it with); and with
-it in standard mode, where evaluation is scaled instead of training. It plots the errors on those
-digits and on 4,000 others over the epochs, and saves a table. Within a seed all networks have the
-same digits, initial weights and mini-batches; the two modes have the same masks as well, and so are
-the same network up to rounding.
+trains one fully connected network on 1,000 MNIST digits in three ways: without dropout; with
+dropout (0.2 of the inputs, 0.5 of the hidden units, and the max-norm constraint that the papers
+combine it with); and with dropout in standard mode, which scales in evaluation instead of training.
+It plots the errors on these digits and on 4,000 others over the epochs, and saves a table. Within a
+seed all networks have the same digits, initial weights and mini-batches. The two modes also have
+the same masks, so they are the same network up to rounding.
 
-One learning rate serves all, and it is not the best for each: `--learning-rate` is there to try.
-Where it is too high, units go silent: they give 0 for every image, have no gradient, and so stay
-silent. The program warns if these are most of a layer.
-Seeds draw their digits from the same 5,000, so their spread understates that of fresh data.
+All use one learning rate, which is not the best for each: try `--learning-rate`. If it is too high,
+units go silent: they give 0 for every image, get no gradient, and stay silent. The program warns if
+most units of a layer are silent. Seeds draw their digits from the same 5,000, so their spread
+understates that of fresh data.
 
 `--data fashion --train-size 60000 --epochs 20 --hidden 1024 1024` is a run of full size.
 
@@ -44,12 +44,12 @@ from scipy.stats import t
 
 QUICK = {"seeds": 3, "epochs": 40, "train_size": 500, "test_size": 1000, "hidden": [128, 128]}
 
-# A difference of the means is called clear if by chance it comes in fewer than this share of runs.
+# A difference of the means is clear if chance gives it in fewer than this share of runs.
 CHANCE = 0.04
 
-# Percent of the 10,000 MNIST test digits, after training on all 60,000 others: the best standard
-# network that the papers compare with, and that with dropout on inputs and hidden units, ReLU and
-# max-norm (Srivastava 2014, table 2).
+# Errors in percent on MNIST's 10,000 test digits, after training on the 60,000 others: the paper's
+# best standard network, and its network with dropout of inputs and hidden units, ReLU and max-norm
+# (Srivastava 2014, table 2).
 PAPER_WITHOUT, PAPER_WITH = 1.60, 1.06
 
 
@@ -69,7 +69,7 @@ class Variant:
 VARIANTS = (
     Variant("without dropout", study.WITHOUT, "o", rates=NO_DROPOUT, max_norm=None),
     Variant("with dropout", study.WITH, "s"),
-    # Its lines have gaps: those of the other mode lie beneath.
+    # Its lines have gaps, because the lines of the other mode lie beneath.
     Variant("standard mode", study.THIRD, "^", (":", "-."), mode="standard"),
 )
 
@@ -161,7 +161,7 @@ def plot(errors: study.Array, options: argparse.Namespace) -> Figure:
     figure = Figure(figsize=(study.WIDTH, 5.5), layout="constrained")
     axes = figure.subplots()
     epochs = np.arange(1, options.epochs + 1)
-    apart = -(-options.epochs // 8)  # epochs between two markers, which take turns
+    apart = -(-options.epochs // 8)  # epochs between two markers of a curve
     for kind, name in enumerate(("training", "test")):
         for i, (variant, of_variant) in enumerate(zip(VARIANTS, errors, strict=True)):
             study.draw_band(

@@ -3,11 +3,11 @@
     python examples/ranks_dask.py            # minutes
     python examples/ranks_dask.py --quick    # a look
 
-A batch has as many blocks of rows as the cluster has workers. It trains on one worker, on two, and
-on two at first and then on one, as a run that is resumed on another machine. Printed are the last
-loss, and the largest difference of a loss from that on one worker. With a mask of each block's own
-the losses depend on the number of workers; with `fastdrop.dask`, whose blocks draw regions of one
-mask, they do not, but for the order of sums. Exits with an error if that is not so.
+A batch has as many blocks of rows as the cluster has workers. The program trains on one worker, on
+two, and on two and then one, like a run that resumes on another machine. It prints the last loss,
+and the largest difference of a loss from that on one worker. With a mask of each block's own, the
+losses depend on the number of workers. With `fastdrop.dask`, whose blocks draw regions of one mask,
+only the order of sums changes them; otherwise the program exits with an error.
 """
 
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ WORKERS = 2
 
 
 def drop_own(block: Array, key: fd.Key, block_id: tuple[int, ...]) -> Array:
-    """Drop in a block by a key of its own."""
+    """Drop in a block with a key of its own."""
     return fd.dropout(block, P, rng=key.fold_in(block_id[0]))
 
 

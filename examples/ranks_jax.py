@@ -3,13 +3,12 @@
     mpiexec -n 2 python -m mpi4py examples/ranks_jax.py            # seconds; or -n 4
     mpiexec -n 2 python -m mpi4py examples/ranks_jax.py --quick    # a look
 
-Arrays are global and divided by rows; in `jax.shard_map` each process draws the masks of the rows
-that are its own, and `jax.distributed` sums the gradients. It trains on one rank, on two, on four
-if there are so many, and on all of them at first and then on one, as a run that is resumed on
-another machine. Printed are the last loss, and the largest difference of a loss from that on one
-rank. With a mask of each rank's own the losses depend on the number of ranks; with regions of one
-mask they do not, but for the order of sums. Exits with an error if that is not so. Needs JAX and
-MPI.
+Arrays are global and divided by rows. In `jax.shard_map` each process draws the masks of its own
+rows, and `jax.distributed` sums the gradients. The program trains on one rank, on two, on four if
+there are enough, and on all ranks and then one, like a run that resumes on another machine. It
+prints the last loss, and the largest difference of a loss from that on one rank. With a mask of
+each rank's own, the losses depend on the number of ranks. With regions of one mask only the order
+of sums changes them; otherwise the program exits with an error. Needs JAX and MPI.
 """
 
 import functools
@@ -32,7 +31,7 @@ except ImportError as error:
 
 
 def divided(ranks: int, *axes: str | None) -> Any:
-    """Return how an array lies on the first ranks; an axis called "rank" is divided."""
+    """Return the sharding of an array over the first ranks, divided along the axis "rank"."""
     return NamedSharding(Mesh(np.array(jax.devices()[:ranks]), ("rank",)), PartitionSpec(*axes))
 
 
@@ -42,7 +41,7 @@ def spread(x: Any, sharding: Any) -> Any:
 
 
 def dropped(x: Any, key: Any, mesh: Mesh, masks: str = SHARED, axis: int = 0) -> Any:
-    """Apply dropout to an array that is divided along an axis, on each rank by itself."""
+    """Apply dropout to an array that is divided along an axis, on each rank separately."""
     divided = PartitionSpec(*(None,) * axis, "rank")
 
     def local(part: Any, key: Any) -> Any:
@@ -83,7 +82,7 @@ def train(masks: str, schedule: Sequence[int]) -> shards.Result:
                 losses.append(float(loss))
                 on_all = [w - shards.RATE * g for w, g in zip(on_all, gradients, strict=True)]
             weights = [np.asarray(weight) for weight in on_all]
-        # As all ranks would read them when a run is resumed.
+        # All ranks get the same weights, as if they read a checkpoint.
         weights = [process_allgather(weight)[0] for weight in weights]
     return shards.Result(losses, shards.test_error(weights))
 

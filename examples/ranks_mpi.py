@@ -3,11 +3,11 @@
     mpiexec -n 2 python -m mpi4py examples/ranks_mpi.py            # seconds; or -n 4
     mpiexec -n 2 python -m mpi4py examples/ranks_mpi.py --quick    # a look
 
-Each rank has its rows of every batch; gradients are summed by `Allreduce`. It trains on one rank,
-on two, on four if there are so many, and on all of them at first and then on one, as a run that is
-resumed on another machine. Printed are the last loss, and the largest difference of a loss from
-that on one rank. With a mask of each rank's own the losses depend on the number of ranks; with
-regions of one mask they do not, but for the order of sums. Exits with an error if that is not so.
+Each rank has its rows of every batch, and `Allreduce` sums the gradients. The program trains on one
+rank, on two, on four if there are enough, and on all ranks and then one, like a run that resumes on
+another machine. It prints the last loss, and the largest difference of a loss from that on one
+rank. With a mask of each rank's own, the losses depend on the number of ranks. With regions of one
+mask only the order of sums changes them; otherwise the program exits with an error.
 """
 
 from collections.abc import Sequence
@@ -45,7 +45,7 @@ def train(masks: str, schedule: Sequence[int]) -> shards.Result:
                 for weight, gradient in zip(weights, gradients, strict=True):
                     weight -= shards.RATE * gradient
             team.Free()
-        for weight in weights:  # as all ranks would read them when a run is resumed
+        for weight in weights:  # as if all ranks read a checkpoint
             WORLD.Bcast(weight)
     return shards.Result(losses, shards.test_error(weights))
 

@@ -3,12 +3,12 @@
     torchrun --standalone --nproc-per-node 2 examples/ranks_torch.py            # seconds; or 4
     torchrun --standalone --nproc-per-node 2 examples/ranks_torch.py --quick    # a look
 
-Each rank has its rows of every batch, and `DistributedDataParallel` averages the gradients. It
-trains on one rank, on two, on four if there are so many, and on all of them at first and then on
-one, as a run that is resumed on another machine. Printed are the last loss, and the largest
-difference of a loss from that on one rank. With a mask of each rank's own the losses depend on the
-number of ranks; with regions of one mask they do not, but for the order of sums. Exits with an
-error if that is not so. Needs PyTorch.
+Each rank has its rows of every batch, and `DistributedDataParallel` averages the gradients. The
+program trains on one rank, on two, on four if there are enough, and on all ranks and then one, like
+a run that resumes on another machine. It prints the last loss, and the largest difference of a loss
+from that on one rank. With a mask of each rank's own, the losses depend on the number of ranks.
+With regions of one mask only the order of sums changes them; otherwise the program exits with an
+error. Needs PyTorch.
 """
 
 from collections.abc import Sequence
@@ -53,14 +53,14 @@ def train(masks: str, schedule: Sequence[int]) -> shards.Result:
     for epoch, ranks in enumerate(schedule):
         if rank >= ranks:
             continue
-        # Gives all ranks the weights of rank 0, as they would read them when a run is resumed.
+        # All ranks get the weights of rank 0, as if they read a checkpoint.
         replica = nn.parallel.DistributedDataParallel(model, process_group=teams[ranks])
         optimizer = torch.optim.SGD(replica.parameters(), shards.RATE)
         for step, batch in shards.batches(epoch):
             mine = digits.take(batch[slice(*shards.share(len(batch), rank, ranks))])
             images, labels = torch.tensor(mine.images).double(), torch.tensor(mine.labels)
             logits = replica(images, shards.mask_of(masks, step, rank, ranks))
-            # A mean over ranks that need not have equally many digits.
+            # DDP takes a mean over ranks, which may have different numbers of digits.
             loss = nn.functional.cross_entropy(logits, labels, reduction="sum")
             loss = loss * ranks / len(batch)
             optimizer.zero_grad()

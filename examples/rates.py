@@ -2,13 +2,13 @@
 
     python examples/rates.py
 
-repeats figure 9 of Srivastava et al. (JMLR 15, 2014) on 1,000 digits, for two hidden layers: with
-the number of units fixed, so that a small share leaves a thin network; and with the expected number
-of kept units fixed, so that a small share needs a large layer. In the paper, where the share kept
-is called p, the first curve is flat from 0.4 to 0.8; the second has its lowest test error at about
-0.6, and is lower than the first at small shares.
+repeats figure 9 of Srivastava et al. (JMLR 15, 2014) on 1,000 digits, for two hidden layers. The
+number of units is fixed, so a small share leaves a thin network; or the expected number of kept
+units is fixed, so a small share needs a large layer. In the paper, which calls the kept share p,
+the first curve is flat from 0.4 to 0.8. The second has its lowest test error at about 0.6, and is
+lower than the first at small shares.
 
-Only hidden units are dropped here, and weights are not bounded. One learning rate serves all; with
+Only hidden units are dropped, and weights are not bounded. All networks use one learning rate; with
 a larger one, networks that keep a tenth of their units do not learn at all.
 """
 

@@ -4,10 +4,9 @@
 
 trains the network of `overfitting.py` on 1,000 digits with L2, a max-norm constraint, both or
 neither, each without and with dropout, as Srivastava et al. did on MNIST (JMLR 15, 2014, table 9).
-The strengths and the learning rate are those, out of a small grid, with the lowest mean error on
-1,000 digits for validation; the table shows errors on 3,000 others. So each row has its own best,
-out of 3 to 12 settings. Seeds draw their digits from the same 5,000, so some that validate one seed
-test another.
+Each row uses the strengths and the learning rate, out of a grid of 3 to 12 settings, with the
+lowest mean error on 1,000 validation digits. The table shows errors on 3,000 others. Seeds draw
+their digits from the same 5,000, so digits that validate one seed may test another.
 """
 
 import argparse
@@ -24,8 +23,8 @@ L2S = (1e-4, 3e-4)
 NORMS = (1.0, 1.4)
 QUICK = {"seeds": 2, "epochs": 2, "hidden": [32, 32], "train_size": 200}
 
-# What the rows of the table are called, which strengths they try, and, in percent, what the paper
-# found without and with dropout.
+# Rows of the table: their names, the strengths they try, and the paper's errors in percent without
+# and with dropout.
 ROWS = (
     ("nothing", (0.0,), (None,), None, None),
     ("L2", L2S, (None,), 1.62, 1.25),

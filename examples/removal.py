@@ -2,11 +2,11 @@
 
     python examples/removal.py
 
-trains the network of `overfitting.py` on 1,000 digits without and with dropout, then removes a
-growing share of its hidden units, the same for all test digits: once as it is, and once with those
-that remain scaled up by 1 / (1 - share). A unit that was trained with dropout had to be useful
-among many random choices of others (Srivastava et al., JMLR 15, 2014, section 2, where sexual
-reproduction is the picture), so the loss of some should cost it less. The paper has no curve of it.
+trains the network of `overfitting.py` on 1,000 digits without and with dropout. It then removes a
+growing share of the hidden units, the same ones for all test digits. The remaining units are
+scaled up by 1 / (1 - share), or left as they are. A unit trained with dropout had to be useful
+among many random choices of others (Srivastava et al., JMLR 15, 2014, section 2, compare this with
+sexual reproduction), so the network should lose less. The paper has no curve of it.
 """
 
 import argparse
@@ -36,7 +36,7 @@ def errors_of(
     hidden = len(network.dropouts) - 1
     for i, mode in enumerate(SCALING):
         for j, share in enumerate(SHARES):
-            # One decision per unit, shared by all digits; in training, standard mode only removes.
+            # One decision per unit, for all digits. In training, standard mode does not scale.
             loss = fd.Dropout(share, mode=mode, broadcast_dims=(0,), rng=seed)
             network.dropouts = [fd.Dropout(0.0), *[loss] * hidden]
             errors[i, j] = np.mean(

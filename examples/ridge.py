@@ -2,16 +2,16 @@
 
     python examples/ridge.py
 
-Least squares over k copies of a data set, each with another dropout mask on its inputs, is solved
-exactly, for k from 1 to 4,096. As k grows, the solution goes to that of ridge regression with
-weight p / (1 - p) on diag(X'X), p the probability to drop (Srivastava et al., JMLR 15, 2014,
-section 9.1):
+solves least squares exactly over k copies of a data set, each with another dropout mask on its
+inputs, for k from 1 to 4,096. As k grows, the solution approaches that of ridge regression with
+weight p / (1 - p) on diag(X'X), where p is the probability to drop (Srivastava et al., JMLR 15,
+2014, section 9.1):
 
     w = argmin |y - X w|^2 + p / (1 - p) |diag(X'X)^(1/2) w|^2
 
-The program prints and plots the distance from it for several seeds. By the law of large numbers it
-falls as one over the square root of k. The data are the 442 patients of scikit-learn's diabetes
-set, ten standardised features each.
+The program prints and plots the distance between the two for several seeds. By the law of large
+numbers it falls as one over the square root of k. The data are the 442 patients of scikit-learn's
+diabetes set, with ten standardised features each.
 """
 
 from collections.abc import Sequence

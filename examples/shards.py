@@ -1,8 +1,8 @@
 """What the programs that train on several ranks share: digits, a network, and the verdict.
 
-A rank is one of the processes that train together, each on its rows of every batch. A run says how
-many of them train in each epoch, so that it can go on with another number. The batches do not
-depend on that number, nor do the initial weights.
+A rank is one of the processes that train together, each on its rows of every batch. A run lists how
+many ranks train in each epoch, so it can resume with another number. Batches and initial weights do
+not depend on this number.
 """
 
 import argparse
@@ -62,7 +62,7 @@ def batches(epoch: int) -> Iterator[tuple[int, NDArray[np.int64]]]:
 
 
 def share(length: int, rank: int, ranks: int) -> tuple[int, int]:
-    """Return first and end of what a rank has of an axis."""
+    """Return the start and the end of a rank's part of an axis."""
     return length * rank // ranks, length * (rank + 1) // ranks
 
 
@@ -85,7 +85,7 @@ def initial_weights() -> list[Array]:
 def loss_and_gradients(
     weights: Sequence[Array], images: Any, labels: Any, drop: Callable[[Any], Any]
 ) -> list[Any]:
-    """Return the sum of the cross-entropy of some digits, and its gradients by the weights.
+    """Return the sum of the cross-entropy over some digits, and its gradients for the weights.
 
     `drop` applies one mask to the hidden units, and to their gradient. `images`, and with them
     what is returned, are arrays of NumPy or Dask.
@@ -111,13 +111,13 @@ def test_error(weights: Sequence[Array]) -> float:
 
 
 def require(condition: bool, claim: str) -> None:
-    """End the program, with an exit code that says so, unless a claim holds."""
+    """End the program with an error unless a claim holds."""
     if not condition:
         raise SystemExit(f"error: not true: {claim}")
 
 
 def judge(results: Mapping[tuple[str, str], Result]) -> None:
-    """Print the results of each kind of masks and each run, and check what is claimed of them."""
+    """Print the results of each kind of mask and each run, and check the claims about them."""
     print(f"{'masks':24}{'ranks':>10}{'last loss':>12}{'difference':>12}{'test error %':>14}")
     differences = {}
     for (masks, ranks), (losses, error) in results.items():

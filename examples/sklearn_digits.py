@@ -4,7 +4,7 @@
     python examples/sklearn_digits.py --quick    # a look
 
 Both have two hidden layers of 256 units and train for the same number of epochs. The negative
-log-likelihood of the test labels says what a wrong answer costs that is sure of itself.
+log-likelihood of the test labels punishes answers that are confident and wrong.
 """
 
 from time import perf_counter
@@ -37,7 +37,7 @@ def measure(kind: Any, seed: int, options: Any, **own: Any) -> tuple[float, floa
 
 
 def main() -> None:
-    """Compare, and show the table."""
+    """Compare both, and show the table."""
     own = study.parser(__doc__, seeds=6, epochs=100)
     own.add_argument("--p", type=float, default=0.4, help="probability to drop a hidden unit")
     own.add_argument("--train", type=int, default=600, help="digits to learn from")

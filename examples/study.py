@@ -27,11 +27,11 @@ Result = TypeVar("Result")
 Tick = Callable[[], None]
 """Called after each epoch or the like: moves the progress bar, ends the work after Ctrl-C."""
 
-# From Okabe and Ito's palette, made to be told apart by colour-blind readers too.
+# From Okabe and Ito's palette, which colour-blind readers can tell apart.
 WITHOUT, WITH, THIRD, FOURTH = "#D55E00", "#0072B2", "#009E73", "#CC79A7"
 
-# Of every figure, in inches, with panels one above another: letters of 10 points, the least that
-# there are, have 10 pixels on a phone 400 pixels wide.
+# Width of every figure in inches, with panels one above another: letters of 10 points, the smallest
+# used, have 10 pixels on a phone 400 pixels wide.
 WIDTH = 5.5
 
 console = Console(width=None if sys.stdout.isatty() else 110)  # wide enough for every table
@@ -44,7 +44,7 @@ def parser(
     epochs: int | None = None,
     hidden: Sequence[int] | None = None,
 ) -> argparse.ArgumentParser:
-    """Make a command line of the options that all programs have.
+    """Make a command line with the options that all programs share.
 
     Parameters
     ----------
@@ -99,7 +99,7 @@ def make_folder(parser: argparse.ArgumentParser, path: Path) -> None:
 def run(
     work: Callable[[Job, Tick], Result], jobs: Sequence[Job], steps: int, *, even: bool = False
 ) -> list[Result]:
-    """Do all jobs, as many at a time as there are processors; show progress; return the results.
+    """Do all jobs, as many at a time as there are CPUs; show progress; return the results.
 
     The matrix products of a job use one thread: matrices of this size gain little from more, and
     the numbers then do not depend on how many there are.
@@ -146,7 +146,7 @@ def run(
         except SizeError as failure:
             raise SystemExit(f"error: {failure}") from None
         except KeyboardInterrupt:
-            raise SystemExit(130) from None  # as shells say of a program ended by Ctrl-C
+            raise SystemExit(130) from None  # the exit code of programs that Ctrl-C ends
         finally:
             stop.set()
             pool.shutdown(cancel_futures=True)
@@ -164,7 +164,7 @@ def learn(experiment: Experiment, how: Training, tick: Tick) -> None:
 
 
 def spread(values: Sequence[float] | Array, digits: int = 2, sign: str = "") -> str:
-    """Write the mean and the standard deviation of values that come one from each seed."""
+    """Write the mean and the standard deviation of values, one for each seed."""
     array = np.asarray(values)
     return f"{array.mean():{sign}.{digits}f} ± {array.std(ddof=1):.{digits}f}"
 

@@ -3,8 +3,8 @@
     python examples/thinned.py
 
 draws a small network twice, as in figure 1 of Srivastava et al. (JMLR 15, 2014): whole, and with
-the units crossed out that one call of each of its dropout layers drops. The masks are those of the
-layers; another `--seed` thins the network in another way.
+the units that its dropout layers drop crossed out. The masks are real; another `--seed` thins the
+network in another way.
 """
 
 import argparse

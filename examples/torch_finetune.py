@@ -3,8 +3,8 @@
     python examples/torch_finetune.py            # two to three minutes
     python examples/torch_finetune.py --quick    # a look
 
-The two differ in one call, `fastdrop.torch.install`. Of a seed, both have the same weights, digits
-and batches; their masks differ, and so do their errors, by chance. Needs PyTorch.
+The two differ in one call, `fastdrop.torch.install`. For a seed, both have the same weights, digits
+and batches. Their masks differ, so their errors differ by chance. Needs PyTorch.
 """
 
 import argparse
@@ -29,7 +29,7 @@ QUICK = {"seeds": 2, "epochs": 1, "train": 500, "test": 500}
 
 
 class Result(NamedTuple):
-    """What a training gave."""
+    """Results of a training."""
 
     error: float
     seconds: float

@@ -2,13 +2,13 @@
 
     python examples/uncertainty.py
 
-trains the network of `overfitting.py` with dropout, on digits of nine classes: each seed leaves out
-another. Then it lets 100 thinned networks vote (Gal and Ghahramani, ICML 2016) on test digits of
-those nine classes, on digits of the class left out, on noise, and on test digits turned by 90
-degrees. The table and the figure show the entropy of their mean prediction (all doubt), their
-mutual information (how much they disagree), and the entropy of a single pass with dropout off; and,
-as the area under the ROC curve, how well each tells strange images from test digits. The figure has
-one digit turned step by step, with the predictions of all thinned networks.
+trains the network of `overfitting.py` with dropout on digits of nine classes; each seed leaves out
+another class. Then 100 thinned networks vote (Gal and Ghahramani, ICML 2016) on test digits of
+these nine classes, digits of the class left out, noise, and test digits turned by 90 degrees. The
+table and the figure show three measures of doubt: the entropy of the mean prediction (all doubt),
+the mutual information (disagreement of the networks), and the entropy of a single pass with dropout
+off. The area under the ROC curve says how well each measure tells strange images from test digits.
+The figure also turns one digit step by step, with the predictions of all thinned networks.
 """
 
 import argparse
@@ -35,7 +35,7 @@ QUICK = {"seeds": 2, "epochs": 5, "hidden": [64, 64], "samples": 10}
 
 @dataclass(frozen=True)
 class Doubt:
-    """What one network says: `groups[group][measure]`, shape (images,); the same over angles."""
+    """Measures of one network: `groups[group][measure]`, shape (images,); means over angles."""
 
     groups: list[study.Array]
     angles: study.Array  # (angles, measures), means over test digits
