@@ -18,6 +18,7 @@ memory layout. Tensors are float32, float64, float16 or bfloat16, on the CPU.
 """
 
 import warnings
+from types import FunctionType
 from typing import Any, TypeAlias
 
 import torch
@@ -516,9 +517,6 @@ def _drop_blocks(
 
 
 # Calls of `F.dropout` and the like are leaves of a trace.
-for _name in (
-    "dropout", "feature_dropout", "dropout1d", "dropout2d", "dropout3d", "drop_path",
-    "locked_dropout", "alpha_dropout", "feature_alpha_dropout", "dropout_add", "bias_dropout_add",
-    "relu_dropout", "gelu_dropout", "drop_block1d", "drop_block2d", "drop_block3d",
-):  # fmt: skip
-    torch.fx.wrap(_name)
+for _name, _thing in list(globals().items()):
+    if isinstance(_thing, FunctionType) and _thing.__module__ == __name__ and _name[0] != "_":
+        torch.fx.wrap(_name)
