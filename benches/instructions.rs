@@ -4,7 +4,7 @@
 
 use std::hint::black_box;
 
-use fastdrop::{Formula, Key, Kind, Mask, set_num_threads};
+use fastdrop::{Formula, Key, Mask, Numbers, set_num_threads};
 
 const KEY: Key = Key::from_bytes([7; 16]);
 
@@ -47,12 +47,12 @@ fn noise(repeats: u32) {
     }
 }
 
-fn fused(kind: Kind, repeats: u32) {
+fn fused(formula: Formula, repeats: u32) {
     let mask = mask(1 << 17, 0.5);
     let (x, mut out) = (vec![1.0f32; 1 << 17], vec![0.0f32; 1 << 17]);
-    let formula = Formula { kind, scale: 2.0, shift: 0.0, fill: 0.0 };
+    let numbers = Numbers::scale(2.0);
     for _ in 0..repeats {
-        mask.fused(formula, &[black_box(&x)], black_box(&mut out)).expect("sizes agree");
+        mask.fused(formula, numbers, &[black_box(&x)], black_box(&mut out)).expect("sizes agree");
     }
 }
 
@@ -74,8 +74,8 @@ fn main() {
         "bits p=0.5" => bits(0.5, repeats),
         "bits p=0.1" => bits(0.1, repeats),
         "noise" => noise(repeats),
-        "gelu p=0.5" => fused(Kind::Gelu, repeats),
-        "gelu by tanh p=0.5" => fused(Kind::GeluTanh, repeats),
+        "gelu p=0.5" => fused(Formula::Gelu, repeats),
+        "gelu by tanh p=0.5" => fused(Formula::GeluTanh, repeats),
         other => panic!("unknown case {other:?}"),
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! `cargo run --example tour --features ndarray,rand_core`
 
-use fastdrop::{Error, Formula, Key, Kind, Mask};
+use fastdrop::{Error, Formula, Key, Mask, Numbers};
 
 fn main() -> Result<(), Error> {
     // Keys
@@ -35,8 +35,8 @@ fn main() -> Result<(), Error> {
 
     // Fused
     let residual = vec![10.0f32; 24];
-    let add = Formula { kind: Kind::Add, scale: 2.0, shift: 0.0, fill: 0.0 }; // kept ? a + x * scale : a
-    mask.fused(add, &[&[1.0; 24], &residual], &mut y)?;
+    // kept ? a + x * scale : a
+    mask.fused(Formula::Add, Numbers::scale(2.0), &[&[1.0; 24], &residual], &mut y)?;
     assert!(y.iter().all(|y| *y == 10.0 || *y == 12.0));
 
     // Python

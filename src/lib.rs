@@ -34,7 +34,7 @@ mod words;
 pub use error::{Error, Extents};
 #[cfg(feature = "rand_core")]
 pub use generator::KeyRng;
-pub use kernel::formula::{Formula, Kind};
+pub use kernel::formula::{Formula, Numbers};
 pub use mask::Mask;
 pub use operand::Float;
 pub use simd::Level;

@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicU64;
 use crate::driver;
 use crate::error::Error;
 use crate::kernel::Operation;
-use crate::kernel::formula::Formula;
+use crate::kernel::formula::{Formula, Numbers};
 use crate::mask::Mask;
 use crate::operand::{Each, Element, Float, INPUTS, Operands, element_of};
 use crate::stream::bernoulli::Threshold;
@@ -35,7 +35,7 @@ impl Mask {
     pub fn apply<T: Float>(&self, x: &[T], out: &mut [T], scale: Option<f64>) -> Result<(), Error> {
         self.check_length("x", x.len())?;
         self.check_length("out", out.len())?;
-        let operation = Operation::Select { scale: self.scale(scale)? };
+        let operation = Operation::select(self.scale(scale)?);
         let operands = Operands::new(element_of::<T>(), out.as_mut_ptr().cast(), &[x.as_ptr().cast()]);
         // SAFETY: the slices are borrowed, and have as many elements as the mask.
         unsafe { self.run(&Source::keep_bits(self), operation, operands, NEVER) }
@@ -47,7 +47,7 @@ impl Mask {
     /// See [`Mask::apply`].
     pub fn apply_in_place<T: Float>(&self, x: &mut [T], scale: Option<f64>) -> Result<(), Error> {
         self.check_length("x", x.len())?;
-        let operation = Operation::Select { scale: self.scale(scale)? };
+        let operation = Operation::select(self.scale(scale)?);
         let x = x.as_mut_ptr().cast::<u8>();
         let operands = Operands::new(element_of::<T>(), x, &[x.cast_const()]);
         // SAFETY: the slice is borrowed, and has as many elements as the mask.
@@ -58,12 +58,11 @@ impl Mask {
     /// `inputs` are the formula's x, a and b, as many as it takes.
     ///
     /// ```
-    /// use fastdrop::{Formula, Key, Kind, Mask};
+    /// use fastdrop::{Formula, Key, Mask, Numbers};
     /// let mask = Mask::new(&[4], 0.5, Key::from_seed(0))?;
     /// let mut y = [0.0f64; 4];
     /// // A residual connection: a + dropout(x).
-    /// let add = Formula { kind: Kind::Add, scale: 2.0, shift: 0.0, fill: 0.0 };
-    /// mask.fused(add, &[&[1.0; 4], &[10.0; 4]], &mut y)?;
+    /// mask.fused(Formula::Add, Numbers::scale(2.0), &[&[1.0; 4], &[10.0; 4]], &mut y)?;
     /// assert!(y.iter().all(|y| *y == 10.0 || *y == 12.0));
     /// # Ok::<(), fastdrop::Error>(())
     /// ```
@@ -71,9 +70,15 @@ impl Mask {
     /// # Errors
     /// [`Error::Inputs`] for a wrong number of inputs, or complex ones that the formula does not
     /// take; otherwise as [`Mask::apply`].
-    pub fn fused<T: Float>(&self, formula: Formula, inputs: &[&[T]], out: &mut [T]) -> Result<(), Error> {
+    pub fn fused<T: Float>(
+        &self,
+        formula: Formula,
+        numbers: Numbers,
+        inputs: &[&[T]],
+        out: &mut [T],
+    ) -> Result<(), Error> {
         let element = element_of::<T>();
-        formula.check_inputs(inputs.len(), element)?;
+        formula.check(numbers, inputs.len(), element)?;
         for input in inputs {
             self.check_length("each input", input.len())?;
         }
@@ -84,7 +89,7 @@ impl Mask {
         }
         let operands = Operands::new(element, out.as_mut_ptr().cast(), &addresses);
         // SAFETY: the slices are borrowed, and have as many elements as the mask.
-        unsafe { self.run(&Source::keep_bits(self), Operation::Formula(formula), operands, NEVER) }
+        unsafe { self.run(&Source::keep_bits(self), Operation::Formula(formula, numbers), operands, NEVER) }
     }
 
     /// Gaussian dropout: `x * (1 + std * z)` with the standard normal numbers z of the mask's
@@ -227,7 +232,7 @@ fn store<T>(source: &Source, element: Element, out: &mut [T]) -> Result<(), Erro
 pub fn apply_bools<T: Float>(keep: &[bool], x: &[T], out: &mut [T], scale: f64) -> Result<(), Error> {
     check_length("x", keep.len() as u64, x.len())?;
     check_length("out", keep.len() as u64, out.len())?;
-    let operation = Operation::Select { scale: finite("scale", scale)? };
+    let operation = Operation::select(finite("scale", scale)?);
     let operands = Operands::new(element_of::<T>(), out.as_mut_ptr().cast(), &[x.as_ptr().cast()]);
     let mut axes = Axes::from_iter([Axis { len: keep.len(), steps: [size_of::<T>() as isize; 1 + INPUTS], bit: 1 }]);
     // SAFETY: the slices are borrowed, and have as many elements as `keep` has bytes.

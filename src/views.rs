@@ -5,7 +5,7 @@ use ndarray::{ArrayView, ArrayViewMut, Dimension};
 use crate::driver;
 use crate::error::{Error, Extents};
 use crate::kernel::Operation;
-use crate::kernel::formula::Formula;
+use crate::kernel::formula::{Formula, Numbers};
 use crate::mask::Mask;
 use crate::operand::{Each, Float, INPUTS, Operands, element_of};
 use crate::slices::finite;
@@ -36,7 +36,7 @@ impl Mask {
         out: ArrayViewMut<'_, T, D>,
         scale: Option<f64>,
     ) -> Result<(), Error> {
-        let operation = Operation::Select { scale: self.scale(scale)? };
+        let operation = Operation::select(self.scale(scale)?);
         self.run_views(&Source::keep_bits(self), operation, &[x], out)
     }
 
@@ -50,7 +50,7 @@ impl Mask {
         scale: Option<f64>,
     ) -> Result<(), Error> {
         self.check_shape("x", x.shape())?;
-        let operation = Operation::Select { scale: self.scale(scale)? };
+        let operation = Operation::select(self.scale(scale)?);
         let first = x.as_mut_ptr().cast::<u8>();
         let operands = Operands::new(element_of::<T>(), first, &[first.cast_const()]);
         let steps = [x.strides(), x.strides(), &[], &[]];
@@ -65,11 +65,12 @@ impl Mask {
     pub fn fused_view<T: Float, D: Dimension>(
         &self,
         formula: Formula,
+        numbers: Numbers,
         inputs: &[ArrayView<'_, T, D>],
         out: ArrayViewMut<'_, T, D>,
     ) -> Result<(), Error> {
-        formula.check_inputs(inputs.len(), element_of::<T>())?;
-        self.run_views(&Source::keep_bits(self), Operation::Formula(formula), inputs, out)
+        formula.check(numbers, inputs.len(), element_of::<T>())?;
+        self.run_views(&Source::keep_bits(self), Operation::Formula(formula, numbers), inputs, out)
     }
 
     /// [`Mask::gaussian`] for views of the mask's shape in any layout.

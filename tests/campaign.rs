@@ -5,7 +5,7 @@
 
 use std::fmt::Debug;
 
-use fastdrop::{Error, Float, Formula, Key, Kind, Level, Mask, set_num_threads};
+use fastdrop::{Error, Float, Formula, Key, Level, Mask, Numbers, set_num_threads};
 use half::{bf16, f16};
 
 /// Cases of the default campaign, and its digest.
@@ -151,12 +151,13 @@ fn values<T: Bits>(random: &mut Random, mask: &Mask, digest: &mut Digest, payloa
         digest.add(&y.to_bits64().to_le_bytes());
         payloads.add(&y.payload().to_le_bytes());
     }
-    let kind = Kind::ALL[random.below(Kind::ALL.len() as u64) as usize];
+    let others = &Formula::ALL[1..]; // but `Select`, which `apply` is
+    let formula = others[random.below(others.len() as u64) as usize];
     let [scale, shift, fill] = [2.0, 0.25, -1.5].map(|number| number * (1 + random.below(4)) as f64);
-    let formula = Formula { kind, scale, shift, fill };
+    let numbers = Numbers { scale, shift, fill };
     let other: Vec<T> = x.iter().rev().copied().collect();
     let inputs = [&x[..], &other, &x];
-    let fused = everywhere(len, kind.name(), |out| mask.fused(formula, &inputs[..kind.inputs()], out));
+    let fused = everywhere(len, formula.name(), |out| mask.fused(formula, numbers, &inputs[..formula.inputs()], out));
     let noisy = everywhere(len, "noise", |out| mask.gaussian(0.5, &x, out));
     for y in fused.iter().chain(&noisy) {
         digest.add(&y.to_bits64().to_le_bytes());

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use fastdrop::{Error, Formula, Key, Kind, Mask, apply_bools, set_num_threads};
+use fastdrop::{Error, Formula, Key, Mask, Numbers, apply_bools, set_num_threads};
 
 fn mask(len: u64, p: f64) -> Mask {
     Mask::new(&[len], p, Key::from_seed(1)).unwrap()
@@ -96,45 +96,47 @@ fn every_fused_operation_is_its_formula() {
     let value = |i: usize, seed: f64| ((i as f64 + seed) * 0.618).fract() * 6.0 - 3.0;
     let input = |seed| -> Vec<f64> { (0..len as usize).map(|i| value(i, seed)).collect() };
     let (x, a, b) = (input(0.1), input(7.3), input(40.9));
-    let [scale, shift, fill] = [2.0, 0.75, -1.5];
+    let numbers = Numbers { scale: 2.0, shift: 0.75, fill: -1.5 };
+    let Numbers { scale, shift, fill } = numbers;
     let phi = |x: f64| 0.5 * (1.0 + erf(x * std::f64::consts::FRAC_1_SQRT_2));
     let density = |x: f64| (-0.5 * x * x).exp() / std::f64::consts::TAU.sqrt();
     let tanh_phi = |x: f64| 0.5 * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044_715 * x * x * x)).tanh());
-    for kind in Kind::ALL {
-        let formula = Formula { kind: *kind, scale, shift, fill };
-        let inputs: Vec<&[f64]> = [&x[..], &a, &b].into_iter().take(kind.inputs()).collect();
+    for formula in Formula::ALL {
+        let inputs: Vec<&[f64]> = [&x[..], &a, &b].into_iter().take(formula.inputs()).collect();
         let mut y = vec![0.0; len as usize];
-        mask.fused(formula, &inputs, &mut y).unwrap();
+        mask.fused(*formula, numbers, &inputs, &mut y).unwrap();
         for i in 0..len as usize {
             let (x, a, b) = (x[i], a[i], b[i]);
             let slope = |f: &dyn Fn(f64) -> f64| (f(a + 1e-6) * (a + 1e-6) - f(a - 1e-6) * (a - 1e-6)) / 2e-6;
-            let (kept, dropped) = match kind {
-                Kind::Affine => (x * scale + shift, fill),
-                Kind::Add => (a + x * scale, a),
-                Kind::BiasAdd => (b + (x + a) * scale, b),
-                Kind::Switch => (x, a),
-                Kind::Complement => (0.0, x),
-                Kind::Mix => (x * scale + a * shift, x * scale + a * shift),
-                Kind::Relu => (x.max(0.0) * scale, 0.0),
-                Kind::ReluGradient => (if a > 0.0 { x * scale } else { 0.0 }, 0.0),
-                Kind::Gelu => (x * phi(x) * scale, 0.0),
-                Kind::GeluGradient => (x * (phi(a) + a * density(a)) * scale, 0.0),
-                Kind::GeluTanh => (x * tanh_phi(x) * scale, 0.0),
-                Kind::GeluTanhGradient => (x * slope(&tanh_phi) * scale, 0.0),
+            let (kept, dropped) = match formula {
+                Formula::Select => (x * scale, 0.0),
+                Formula::Affine => (x * scale + shift, fill),
+                Formula::Add => (a + x * scale, a),
+                Formula::BiasAdd => (b + (x + a) * scale, b),
+                Formula::Switch => (x, a),
+                Formula::Complement => (0.0, x),
+                Formula::Mix => (x * scale + a * shift, x * scale + a * shift),
+                Formula::Relu => (x.max(0.0) * scale, 0.0),
+                Formula::ReluGradient => (if a > 0.0 { x * scale } else { 0.0 }, 0.0),
+                Formula::Gelu => (x * phi(x) * scale, 0.0),
+                Formula::GeluGradient => (x * (phi(a) + a * density(a)) * scale, 0.0),
+                Formula::GeluTanh => (x * tanh_phi(x) * scale, 0.0),
+                Formula::GeluTanhGradient => (x * slope(&tanh_phi) * scale, 0.0),
             };
             let expected = if keep[i] { kept } else { dropped };
-            assert!((y[i] - expected).abs() < 1e-7, "{kind:?} element {i}: {} is not {expected}", y[i]);
+            assert!((y[i] - expected).abs() < 1e-7, "{formula:?} element {i}: {} is not {expected}", y[i]);
         }
-        let wrong = mask.fused(formula, &[], &mut y);
-        assert_eq!(wrong, Err(Error::Inputs(kind.name(), kind.inputs())));
+        let wrong = mask.fused(*formula, numbers, &[], &mut y);
+        assert_eq!(wrong, Err(Error::Inputs(formula.name(), formula.inputs())));
     }
 }
 
 #[test]
 fn the_gradient_of_an_operation_bears_its_name() {
-    for kind in Kind::ALL {
-        let name = format!("{}_gradient", kind.name());
-        assert_eq!(kind.gradient(), Kind::ALL.iter().find(|other| other.name() == name).copied(), "{kind:?}");
+    for formula in Formula::ALL {
+        let name = format!("{}_gradient", formula.name());
+        let expected = Formula::ALL.iter().find(|other| other.name() == name).unwrap_or(&Formula::Select);
+        assert_eq!(formula.gradient(), *expected, "{formula:?}");
     }
 }
 
@@ -144,16 +146,16 @@ fn a_large_fused_result_is_that_of_its_pieces() {
     let mask = mask((1 << 22) + 21, 0.5);
     let x: Vec<f32> = (0..mask.size()).map(|i| i as f32).collect();
     let a: Vec<f32> = x.iter().rev().copied().collect();
-    let formula = Formula { kind: Kind::Add, scale: 2.0, shift: 0.0, fill: 0.0 };
+    let (add, numbers) = (Formula::Add, Numbers::scale(2.0));
     let mut pieces = vec![0.0; x.len()];
     for (piece, y) in pieces.chunks_mut(1 << 20).enumerate() {
         let range = piece << 20..(piece << 20) + y.len();
         let part = mask.region(&[range.start as u64], &[y.len() as u64]).unwrap();
-        part.fused(formula, &[&x[range.clone()], &a[range]], y).unwrap();
+        part.fused(add, numbers, &[&x[range.clone()], &a[range]], y).unwrap();
     }
     for start in [0, 5] {
         let mut y = vec![-1.0; x.len() + 64];
-        mask.fused(formula, &[&x, &a], &mut y[start..start + x.len()]).unwrap();
+        mask.fused(add, numbers, &[&x, &a], &mut y[start..start + x.len()]).unwrap();
         assert!(y[start..start + x.len()] == pieces, "from {start}");
         assert!(y[..start].iter().chain(&y[start + x.len()..]).all(|y| *y == -1.0), "around {start}");
     }
@@ -286,11 +288,11 @@ mod views {
     fn fused_and_gaussian_views_agree_with_slices() {
         let (x, a) = (numbered(), numbered().mapv(|x| x * 0.5));
         let mask = Mask::new(&[40, 70, 30], 0.4, Key::from_seed(2)).unwrap();
-        let add = Formula { kind: Kind::Add, scale: 2.0, shift: 0.0, fill: 0.0 };
+        let (add, numbers) = (Formula::Add, Numbers::scale(2.0));
         let (mut slices, mut views) = (x.clone(), Array3::zeros((40, 70, 30).f()));
         let [x_slice, a_slice] = [&x, &a].map(|array| array.as_slice().unwrap());
-        mask.fused(add, &[x_slice, a_slice], slices.as_slice_mut().unwrap()).unwrap();
-        mask.fused_view(add, &[x.view(), a.view()], views.view_mut()).unwrap();
+        mask.fused(add, numbers, &[x_slice, a_slice], slices.as_slice_mut().unwrap()).unwrap();
+        mask.fused_view(add, numbers, &[x.view(), a.view()], views.view_mut()).unwrap();
         assert_eq!(slices, views);
         mask.gaussian(0.3, x_slice, slices.as_slice_mut().unwrap()).unwrap();
         mask.gaussian_view(0.3, x.view(), views.view_mut()).unwrap();

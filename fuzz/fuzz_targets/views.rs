@@ -7,7 +7,7 @@
 
 use std::fmt::Debug;
 
-use fastdrop::{Error, Float, Formula, Key, Kind, Level, Mask, apply_bools, keep_group, set_num_threads};
+use fastdrop::{Error, Float, Formula, Key, Level, Mask, Numbers, apply_bools, keep_group, set_num_threads};
 use half::{bf16, f16};
 use libfuzzer_sys::arbitrary::{self, Arbitrary};
 use libfuzzer_sys::{Corpus, fuzz_target};
@@ -60,7 +60,7 @@ enum Call {
     Select(Option<f64>),
     InPlace(Option<f64>),
     Given(f64),
-    Fused { kind: u8, scale: f64, shift: f64, fill: f64, inputs: u8 },
+    Fused { formula: u8, scale: f64, shift: f64, fill: f64, inputs: u8 },
     Gaussian(f64),
     Bits,
     Wrong(Vec<u16>),
@@ -283,13 +283,13 @@ fn run<T: Number>(case: &Case, mask: &Mask) {
             assert!(expected.is_none_or(|expected| y.iter().map(|y| y.bits()).eq(expected.iter().map(|y| y.bits()))));
             return;
         }
-        Call::Fused { kind, scale, shift, fill, inputs: count } => {
-            let kind = Kind::ALL[usize::from(*kind) % Kind::ALL.len()];
-            let count = if *count < 4 { usize::from(*count) } else { kind.inputs() };
-            let formula = Formula { kind, scale: *scale, shift: *shift, fill: *fill };
+        Call::Fused { formula, scale, shift, fill, inputs: count } => {
+            let formula = Formula::ALL[usize::from(*formula) % Formula::ALL.len()];
+            let count = if *count < 4 { usize::from(*count) } else { formula.inputs() };
+            let numbers = Numbers { scale: *scale, shift: *shift, fill: *fill };
             let slices: Vec<&[T]> = flat.iter().take(count).map(|input| &input[..]).collect();
-            let expected = plainly(&|y| mask.fused(formula, &slices, y)).ok();
-            (mask.fused_view(formula, &inputs[..count], out.view_mut(&shape)), expected)
+            let expected = plainly(&|y| mask.fused(formula, numbers, &slices, y)).ok();
+            (mask.fused_view(formula, numbers, &inputs[..count], out.view_mut(&shape)), expected)
         }
         Call::Gaussian(std) => {
             let expected = plainly(&|y| mask.gaussian(*std, x, y)).ok();

@@ -110,9 +110,7 @@ def forward(
     keep: Key | CallKeys | Mask | NDArray[np.bool_] | None,
     p: float,
     shared: tuple[int, ...],
-    scale: float | None = None,
-    shift: float = 0.0,
-    fill: float = 0.0,
+    numbers: float | tuple[float, float, float] | None = None,
 ) -> tuple[NDArray[Any], Plan]: ...
 def compute(
     operation: str,
@@ -121,9 +119,7 @@ def compute(
     keep: Key | Mask | NDArray[np.bool_] | None,
     p: float,
     shared: tuple[int, ...],
-    scale: float | None = None,
-    shift: float = 0.0,
-    fill: float = 0.0,
+    numbers: float | tuple[float, float, float] | None = None,
 ) -> NDArray[Any]: ...
 def forward_tensors(
     operation: str,
@@ -132,9 +128,7 @@ def forward_tensors(
     keep: Any,
     p: float,
     shared: tuple[int, ...],
-    scale: float,
-    shift: float,
-    fill: float,
+    numbers: float | tuple[float, float, float],
     fresh: bool,
     threads: int,
 ) -> None: ...

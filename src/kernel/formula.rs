@@ -1,8 +1,9 @@
-//! Operations fused with dropout in one pass over memory, and those in which a dropped element does
-//! not become zero.
+//! What becomes of each element: a table of formulas, for dropout fused with other operations in one pass over memory, and
+//! for operations in which a dropped element does not become zero.
 //!
-//! The table of [`Kind`] defines them all. As in `select`, the unit is a word of keep bits;
-//! elements that are not contiguous floats go through `convert`.
+//! A [`Formula`] is a row of the table. Python calls it an operation, by the name in its row. [`super::Operation`] is what
+//! the driver runs: a formula with its numbers, or something else that is done with drawn values. As in `select`, the unit
+//! is a word of keep bits; elements that are not contiguous floats go through `convert`.
 
 use super::gelu::{Tail, gelu, slope};
 use super::real::Real;
@@ -17,20 +18,20 @@ const STREAMED_LEN: usize = 2048;
 /// Elements computed at a time.
 const COMPUTED: usize = 16;
 
-/// Makes the table: a type for each formula, so that each is compiled separately, and [`Kind`],
+/// Makes the table: a type for each formula, so that each is compiled separately, and [`Formula`],
 /// which names them.
 macro_rules! formulas {
     (
         |$x:ident, $a:ident, $b:ident, $scale:ident, $shift:ident, $fill:ident, $zero:ident|
-        $($(#[$doc:meta])* $name:ident, $text:literal, [$($input:literal),+], $complex:literal, $kept:expr, $dropped:expr;)+
+        $($(#[$doc:meta])* $name:ident, $text:literal, [$($input:literal),+], $complex:literal, $gradient:ident, $kept:expr, $dropped:expr;)+
     ) => {
         /// What is computed from the inputs x, a and b.
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-        pub enum Kind {
+        pub enum Formula {
             $($(#[$doc])* $name,)+
         }
 
-        impl Kind {
+        impl Formula {
             /// All of them.
             pub const ALL: &[Self] = &[$(Self::$name,)+];
 
@@ -39,6 +40,15 @@ macro_rules! formulas {
             pub const fn name(self) -> &'static str {
                 match self {
                     $(Self::$name => $text,)+
+                }
+            }
+
+            /// The formula of this name.
+            #[must_use]
+            pub fn from_name(name: &str) -> Option<Self> {
+                match name {
+                    $($text => Some(Self::$name),)+
+                    _ => None,
                 }
             }
 
@@ -55,6 +65,14 @@ macro_rules! formulas {
             pub const fn takes_complex(self) -> bool {
                 match self {
                     $(Self::$name => $complex,)+
+                }
+            }
+
+            /// The formula of the gradient with respect to x.
+            #[must_use]
+            pub const fn gradient(self) -> Self {
+                match self {
+                    $(Self::$name => Self::$gradient,)+
                 }
             }
 
@@ -88,59 +106,59 @@ macro_rules! formulas {
     };
 }
 
-// The name, the name in Python, the names of x, a and b there, whether it is right for complex
-// numbers, and what kept and dropped elements become. A gradient follows its function: its x is the
-// incoming gradient, its a the function's input. NaN passes the comparisons with 0, because it is
-// not <= 0.
+// The name, the name in Python, the names of x, a and b there, whether it is right for complex numbers, its gradient, and
+// what kept and dropped elements become. A gradient follows its function: its x is the incoming gradient, its a the
+// function's input. NaN passes the comparisons with 0, because it is not <= 0.
 formulas! {
     |x, a, b, scale, shift, fill, zero|
+    /// `kept ? x * scale : 0`, for a finite `scale`
+    Select, "select", ["x"], true, Select, x * scale, zero;
     /// `kept ? x * scale + shift : fill`
-    Affine, "affine", ["x"], false, x * scale + shift, fill;
+    Affine, "affine", ["x"], false, Select, x * scale + shift, fill;
     /// `kept ? a + x * scale : a`
-    Add, "add", ["x", "residual"], true, a + x * scale, a;
+    Add, "add", ["x", "residual"], true, Select, a + x * scale, a;
     /// `kept ? b + (x + a) * scale : b`
-    BiasAdd, "bias_add", ["x", "bias", "residual"], true, b + (x + a) * scale, b;
+    BiasAdd, "bias_add", ["x", "bias", "residual"], true, Select, b + (x + a) * scale, b;
     /// `kept ? x : a`
-    Switch, "switch", ["new", "previous"], true, x, a;
+    Switch, "switch", ["new", "previous"], true, Select, x, a;
     /// `kept ? 0 : x`
-    Complement, "complement", ["dy"], true, zero, x;
+    Complement, "complement", ["dy"], true, Select, zero, x;
     /// `x * scale + a * shift`
-    Mix, "mix", ["new", "previous"], true, x * scale + a * shift, x * scale + a * shift;
+    Mix, "mix", ["new", "previous"], true, Select, x * scale + a * shift, x * scale + a * shift;
     /// `kept ? relu(x) * scale : 0`
-    Relu, "relu", ["x"], false, if x <= zero { zero } else { x * scale }, zero;
+    Relu, "relu", ["x"], false, ReluGradient, if x <= zero { zero } else { x * scale }, zero;
     /// `kept ? x * scale * relu'(a) : 0`
-    ReluGradient, "relu_gradient", ["dy", "x"], false, if a <= zero { zero } else { x * scale }, zero;
+    ReluGradient, "relu_gradient", ["dy", "x"], false, Select, if a <= zero { zero } else { x * scale }, zero;
     /// `kept ? gelu(x) * scale : 0`
-    Gelu, "gelu", ["x"], false, gelu::<R, false>(x) * scale, zero;
+    Gelu, "gelu", ["x"], false, GeluGradient, gelu::<R, false>(x) * scale, zero;
     /// `kept ? x * scale * gelu'(a) : 0`
-    GeluGradient, "gelu_gradient", ["dy", "x"], false, x * slope::<R, false>(a) * scale, zero;
+    GeluGradient, "gelu_gradient", ["dy", "x"], false, Select, x * slope::<R, false>(a) * scale, zero;
     /// `Gelu` with the approximation by tanh.
-    GeluTanh, "gelu_tanh", ["x"], false, gelu::<R, true>(x) * scale, zero;
+    GeluTanh, "gelu_tanh", ["x"], false, GeluTanhGradient, gelu::<R, true>(x) * scale, zero;
     /// `GeluGradient` with the approximation by tanh.
-    GeluTanhGradient, "gelu_tanh_gradient", ["dy", "x"], false, x * slope::<R, true>(a) * scale, zero;
+    GeluTanhGradient, "gelu_tanh_gradient", ["dy", "x"], false, Select, x * slope::<R, true>(a) * scale, zero;
 }
 
-impl Kind {
-    /// How many inputs it has.
-    #[must_use]
-    pub const fn inputs(self) -> usize {
-        self.input_names().len()
-    }
+/// The numbers in a formula, which are rounded once to the precision of the computation.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Numbers {
+    /// `scale` in a formula.
+    pub scale: f64,
+    /// `shift` in a formula.
+    pub shift: f64,
+    /// `fill` in a formula.
+    pub fill: f64,
+}
 
-    /// The kind that computes the gradient with respect to x; `None` if that is
-    /// `kept ? dy * scale : 0`.
+impl Numbers {
+    /// This scale, for formulas without the others.
     #[must_use]
-    pub const fn gradient(self) -> Option<Self> {
-        match self {
-            Self::Relu => Some(Self::ReluGradient),
-            Self::Gelu => Some(Self::GeluGradient),
-            Self::GeluTanh => Some(Self::GeluTanhGradient),
-            _ => None,
-        }
+    pub const fn scale(scale: f64) -> Self {
+        Self { scale, shift: 0.0, fill: 0.0 }
     }
 }
 
-/// A formula of the table.
+/// A formula, compiled by itself.
 trait Compute {
     const INPUTS: usize;
 
@@ -148,26 +166,22 @@ trait Compute {
     fn value<R: Tail>(keep: bool, inputs: [R; INPUTS], numbers: [R; 3]) -> R;
 }
 
-/// A kind and its parameters, which are rounded once to the precision of the computation.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Formula {
-    /// What is computed.
-    pub kind: Kind,
-    /// `scale` in its formula.
-    pub scale: f64,
-    /// `shift` in its formula.
-    pub shift: f64,
-    /// `fill` in its formula.
-    pub fill: f64,
-}
-
 impl Formula {
-    /// Checks that it takes this many inputs of this element type.
-    pub(crate) fn check_inputs(&self, count: usize, element: Element) -> Result<(), Error> {
-        if count == self.kind.inputs() && (element.parts() == 1 || self.kind.takes_complex()) {
+    /// How many inputs it has.
+    #[must_use]
+    pub const fn inputs(self) -> usize {
+        self.input_names().len()
+    }
+
+    /// Checks that it takes these numbers, and this many inputs of this element type.
+    pub(crate) fn check(self, numbers: Numbers, count: usize, element: Element) -> Result<(), Error> {
+        if self == Self::Select && !numbers.scale.is_finite() {
+            return Err(Error::NotFinite { what: "scale", got: numbers.scale });
+        }
+        if count == self.inputs() && (element.parts() == 1 || self.takes_complex()) {
             return Ok(());
         }
-        Err(Error::Inputs(self.kind.name(), self.kind.inputs()))
+        Err(Error::Inputs(self.name(), self.inputs()))
     }
 
     /// Handles one run with the keep bits of `words` from bit `offset` on. `words` must have a
@@ -175,23 +189,30 @@ impl Formula {
     ///
     /// # Safety
     /// See [`super::Operation::run`].
-    pub(super) unsafe fn run(&self, memory: &Memory, words: &[u64], offset: usize, run: &Run<'_>) {
+    pub(super) unsafe fn run(self, numbers: Numbers, memory: &Memory, words: &[u64], offset: usize, run: &Run<'_>) {
         assert!(offset + run.len <= (words.len() - 1) * 64 || run.len == 0);
         // SAFETY: the obligations are the same.
         unsafe {
             if run.operands.is_double() {
-                self.run_in::<f64>(memory, words, offset, run);
+                self.run_in::<f64>(numbers, memory, words, offset, run);
             } else {
-                self.run_in::<f32>(memory, words, offset, run);
+                self.run_in::<f32>(numbers, memory, words, offset, run);
             }
         }
     }
 
     /// # Safety
     /// See [`Formula::run`]; no array may be wider than R.
-    unsafe fn run_in<R: Real + Tail>(self, memory: &Memory, words: &[u64], offset: usize, run: &Run<'_>) {
+    unsafe fn run_in<R: Real + Tail>(
+        self,
+        numbers: Numbers,
+        memory: &Memory,
+        words: &[u64],
+        offset: usize,
+        run: &Run<'_>,
+    ) {
         let len = run.len;
-        let inputs = self.kind.inputs();
+        let inputs = self.inputs();
         let size = size_of::<R>();
         if run.operands.element().size() == size && run.is_contiguous(size, inputs) {
             let dst = run.address(0);
@@ -200,7 +221,7 @@ impl Formula {
             let streams = memory.stream && dst.cast::<R>().is_aligned() && (lines || len >= STREAMED_LEN);
             let ahead = streams.then(|| [memory.ahead[1], memory.ahead[2], memory.ahead[3]]);
             let inputs = [1, 2, 3].map(|which| run.address(which).cast::<R>().cast_const());
-            let call = Contiguous { formula: self, ahead, inputs, dst: dst.cast(), words, offset, len };
+            let call = Contiguous { formula: self, numbers, ahead, inputs, dst: dst.cast(), words, offset, len };
             return memory.level.run(call);
         }
         let parts = run.operands.element().parts();
@@ -228,7 +249,8 @@ impl Formula {
             }
             let [dst, inputs @ ..] = addresses;
             let (inputs, words, len) = (inputs.map(|input| input.cast_const()), &bits, floats);
-            memory.level.run(Contiguous { formula: self, ahead: None, inputs, dst, words, offset: 0, len });
+            let ahead = None;
+            memory.level.run(Contiguous { formula: self, numbers, ahead, inputs, dst, words, offset: 0, len });
             if !direct[0] {
                 // SAFETY: `at < len`, and the caller guarantees the elements.
                 unsafe { run.layout(0).store(&buffers[0][..floats], place(0)) };
@@ -241,6 +263,7 @@ impl Formula {
 /// inputs that the formula does not take are not read.
 struct Contiguous<'a, R> {
     formula: Formula,
+    numbers: Numbers,
     /// With streaming stores, how far ahead to prefetch each input, in bytes; `None` without them.
     ahead: Option<[isize; INPUTS]>,
     inputs: [*const R; INPUTS],
@@ -255,7 +278,7 @@ impl<R: Real + Tail> Kernel for Contiguous<'_, R> {
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        self.formula.kind.compute(simd, &self);
+        self.formula.compute(simd, &self);
     }
 }
 
@@ -275,7 +298,7 @@ impl<R: Real + Tail> Contiguous<'_, R> {
     /// The elements from `start` to `end`.
     #[inline(always)]
     fn part<S: Simd, C: Compute, const STREAM: bool>(&self, simd: S, start: usize, end: usize, ahead: [isize; INPUTS]) {
-        let Self { formula: Formula { scale, shift, fill, .. }, inputs, dst, words, offset, .. } = *self;
+        let Self { numbers: Numbers { scale, shift, fill }, inputs, dst, words, offset, .. } = *self;
         let numbers = [scale, shift, fill].map(R::from_f64);
         let zero = R::from_f64(0.0);
         let mut at = start;

@@ -10,6 +10,7 @@ pub(crate) mod select;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use self::formula::{Formula, Numbers};
 use crate::operand::{Each, Element, Format, Operands};
 use crate::simd::Level;
 use crate::walk::Place;
@@ -73,11 +74,8 @@ impl Run<'_> {
 /// What a call does to its elements.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Operation<'a> {
-    /// `kept ? x * scale : 0`. The scale is finite, and is rounded once to the precision of the
-    /// computation.
-    Select { scale: f64 },
-    /// A formula of the table in [`formula`].
-    Formula(formula::Formula),
+    /// A formula of the table in [`formula`], with its numbers.
+    Formula(Formula, Numbers),
     /// `x * (1 + std * z)` with drawn normals z, in the precision of the computation.
     Noise { std: f64 },
     /// Stores the drawn values: keep bits as bytes, normals or uniforms in a contiguous array.
@@ -89,18 +87,23 @@ pub(crate) enum Operation<'a> {
 }
 
 impl Operation<'_> {
+    /// `kept ? x * scale : 0`, for a finite scale.
+    pub(crate) const fn select(scale: f64) -> Self {
+        Self::Formula(Formula::Select, Numbers::scale(scale))
+    }
+
     /// How many inputs it has.
     pub(crate) fn inputs(&self) -> usize {
         match self {
-            Self::Select { .. } | Self::Noise { .. } => 1,
-            Self::Formula(formula) => formula.kind.inputs(),
+            Self::Formula(formula, _) => formula.inputs(),
+            Self::Noise { .. } => 1,
             Self::Store | Self::Pack | Self::Count(_) => 0,
         }
     }
 
     /// Whether a large output is written with streaming stores.
     pub(crate) fn streams(&self) -> bool {
-        matches!(self, Self::Select { .. } | Self::Formula(_))
+        matches!(self, Self::Formula(..))
     }
 
     /// Whether runs must come in the walk's order.
@@ -118,14 +121,14 @@ impl Operation<'_> {
         // SAFETY: the obligations are the same.
         unsafe {
             match *self {
-                Self::Select { .. } if matches!(drawn, Drawn::None) => select::zero(memory, run),
-                Self::Select { scale } => {
+                Self::Formula(Formula::Select, _) if matches!(drawn, Drawn::None) => select::zero(memory, run),
+                Self::Formula(Formula::Select, Numbers { scale, .. }) => {
                     let (words, offset) = drawn.bits();
                     select::run(memory, scale, words, offset, run);
                 }
-                Self::Formula(formula) => {
+                Self::Formula(formula, numbers) => {
                     let (words, offset) = drawn.bits();
-                    formula.run(memory, words, offset, run);
+                    formula.run(numbers, memory, words, offset, run);
                 }
                 Self::Noise { std } => match drawn {
                     Drawn::Normals(&[normal]) => {

@@ -5,7 +5,7 @@
 
 use super::convert::Buffer;
 use super::element::{Stored, with_element};
-use super::real::Real;
+use super::formula::{Formula, Numbers};
 use super::{LINE, Memory, Run, WRITE_AHEAD};
 use crate::operand::Element;
 use crate::simd::{Kernel, Simd, WORD};
@@ -35,13 +35,7 @@ pub(super) unsafe fn run(memory: &Memory, scale: f64, words: &[u64], offset: usi
     }
     if inputs == 1 && run.operands.format(1).element != element {
         // SAFETY: the obligations are the same.
-        return unsafe {
-            if run.operands.is_double() {
-                run_in::<f64>(memory, scale, words, offset, run);
-            } else {
-                run_in::<f32>(memory, scale, words, offset, run);
-            }
-        };
+        return unsafe { Formula::Select.run(Numbers::scale(scale), memory, words, offset, run) };
     }
     let mut buffer = Buffer::new();
     let [output, input] = [0, 1].map(|which| run.layout(which));
@@ -60,28 +54,6 @@ pub(super) unsafe fn run(memory: &Memory, scale: f64, words: &[u64], offset: usi
             memory.level.run(word);
             output.write(&mut buffer, len, place(0));
         }
-    }
-}
-
-/// `run` for an output whose element type differs from the input's. Neither is wider than R.
-///
-/// # Safety
-/// See [`super::Operation::run`].
-unsafe fn run_in<R: Real>(memory: &Memory, scale: f64, words: &[u64], offset: usize, run: &Run<'_>) {
-    let parts = run.operands.element().parts();
-    let element = Element::number(size_of::<R>() == size_of::<f64>(), parts);
-    let mut x = [R::default(); 2 * WORD];
-    for at in (0..run.len).step_by(WORD) {
-        let len = WORD.min(run.len - at);
-        let place = |which: usize| run.address(which).wrapping_offset(at as isize * run.steps[which]);
-        let x = &mut x[..len * parts];
-        // SAFETY: `at + len` is at most the run's length, and the caller guarantees its elements.
-        unsafe { run.layout(1).load(place(1), parts, x) };
-        let dst = x.as_mut_ptr().cast::<u8>();
-        let (src, offset) = (dst.cast_const(), offset + at);
-        memory.level.run(Contiguous { element, scale, stream: false, ahead: 0, words, offset, src, dst, len });
-        // SAFETY: as above.
-        unsafe { run.layout(0).store(x, place(0)) };
     }
 }
 
@@ -133,7 +105,7 @@ impl Kernel for Zeros {
     }
 }
 
-/// Contiguous elements. Only [`run`] and [`run_in`] make one, from a run's elements or a buffer; `src` is
+/// Contiguous elements. Only [`run`] makes one, from a run's elements or a buffer; `src` is
 /// not read if the elements are the keep bits themselves.
 struct Contiguous<'a> {
     element: Element,

@@ -22,40 +22,46 @@ use crate::threads::limits;
 use crate::walk::source::{MaskArray, Source};
 use crate::walk::{Axes, Axis};
 
+/// Copies the elements of an array.
+pub(super) const COPY: Operation<'static> = Operation::select(1.0);
+
 pub(super) type Inputs<'py> = SmallVec<[View<'py>; INPUTS]>;
 
-/// What a call draws. A mask or an array broadcasts to the result's shape.
-pub(super) enum Draw<'a, 'py> {
-    /// One keep bit for all elements.
+/// Which elements a call keeps. A mask or a boolean array broadcasts to the result's shape.
+pub(super) enum Keep<M, A> {
+    /// All, or none.
     Constant(bool),
-    /// The keep bits of a mask.
-    Keep(&'a Mask),
-    /// The keep bits of a boolean array.
-    Given(View<'py>),
-    /// The normals of a mask's elements.
-    Normals(&'a Mask),
+    /// Those of a mask.
+    Drawn(M),
+    /// Those of a boolean array.
+    Given(A),
 }
 
-impl Draw<'_, '_> {
+/// `Keep` during a call, which reads a given array once.
+pub(super) type Kept<'a, 'py> = Keep<&'a Mask, View<'py>>;
+
+impl Kept<'_, '_> {
     /// Whether it keeps all elements, whatever is drawn.
     pub(super) fn keeps_all(&self) -> bool {
         match self {
             Self::Constant(keep) => *keep,
-            Self::Keep(mask) => mask.probability().threshold() == Threshold::KeepAll,
-            Self::Given(_) | Self::Normals(_) => false,
+            Self::Drawn(mask) => mask.probability().threshold() == Threshold::KeepAll,
+            Self::Given(_) => false,
         }
     }
 
+    /// What the operation draws: the normals of a mask's elements for noise, else keep bits.
+    ///
     /// # Safety
     /// While the source is in use, an array must be held and not be written, and steps must stay
     /// inside it.
-    unsafe fn source(&self) -> Source {
-        match self {
-            Self::Constant(keep) => Source::Constant(*keep),
-            Self::Keep(mask) => Source::keep_bits(mask),
+    unsafe fn source(&self, operation: &Operation<'_>) -> Source {
+        match (self, operation) {
+            (Self::Constant(keep), _) => Source::Constant(*keep),
+            (Self::Drawn(mask), Operation::Noise { .. }) => Source::normals(mask.key(), mask.origin()),
+            (Self::Drawn(mask), _) => Source::keep_bits(mask),
             // SAFETY: the caller guarantees the array.
-            Self::Given(given) => Source::Given(unsafe { MaskArray::new(given.first) }),
-            Self::Normals(mask) => Source::normals(mask.key(), mask.origin()),
+            (Self::Given(given), _) => Source::Given(unsafe { MaskArray::new(given.first) }),
         }
     }
 
@@ -63,7 +69,7 @@ impl Draw<'_, '_> {
     fn steps(&self, shape: &[usize]) -> Steps {
         match self {
             Self::Constant(_) => Steps::new(),
-            Self::Keep(mask) | Self::Normals(mask) => {
+            Self::Drawn(mask) => {
                 let steps: Steps = mask.steps().iter().map(|step| *step as isize).collect();
                 let extents: Lengths = mask.shape().iter().map(|len| *len as usize).collect();
                 shared_steps(&extents, &steps, shape)
@@ -76,7 +82,7 @@ impl Draw<'_, '_> {
     fn step(&self, shape: &[usize]) -> Option<isize> {
         match self {
             Self::Constant(_) => Some(0),
-            Self::Keep(mask) | Self::Normals(mask) => {
+            Self::Drawn(mask) => {
                 let all = mask.shape().iter().map(|len| *len as usize).eq(shape.iter().copied());
                 (all && mask.shape() == mask.whole()).then_some(1)
             }
@@ -132,7 +138,7 @@ pub(super) fn elementwise<'py>(
     inputs: &mut [View<'py>],
     element: Element,
     shape: &[usize],
-    mut draw: Draw<'_, 'py>,
+    mut keep: Kept<'_, 'py>,
     operation: Operation<'_>,
     out: Option<&Output<'py>>,
 ) -> PyResult<Bound<'py, PyAny>> {
@@ -146,7 +152,7 @@ pub(super) fn elementwise<'py>(
     let mut held = Held::default();
     if target.len() >= DETACH {
         inputs.iter().chain([target]).for_each(|view| held.hold(view));
-        if let Draw::Given(given) = &draw {
+        if let Keep::Given(given) = &keep {
             held.hold(given);
         }
     }
@@ -159,18 +165,18 @@ pub(super) fn elementwise<'py>(
                 *input = copied(input, &held)?;
             }
         }
-        if let Draw::Given(given) = &mut draw
+        if let Keep::Given(given) = &mut keep
             && given.may_overlap(target)
         {
             *given = copied(given, &held)?;
         }
     }
     if direct {
-        work(target, *fresh, inputs, draw, operation, &held)?;
+        work(target, *fresh, inputs, keep, operation, &held)?;
     } else {
         let aside = [View::temporary(target, element)?];
-        work(&aside[0], true, inputs, draw, operation, &held)?;
-        let copy = || work(target, false, &aside, Draw::Constant(true), Operation::Select { scale: 1.0 }, &held);
+        work(&aside[0], true, inputs, keep, operation, &held)?;
+        let copy = || work(target, false, &aside, Keep::Constant(true), COPY, &held);
         // Elements of the target may share memory, which two threads must not write.
         limits::limited(1, copy)?;
     }
@@ -189,10 +195,9 @@ fn copied<'py>(view: &View<'py>, held: &Held) -> PyResult<View<'py>> {
     let element = view.format.element;
     let copy = View::temporary(view, element)?;
     if element == Element::Bool {
-        work(&copy, true, &[], Draw::Given(view.clone()), Operation::Store, held)?;
+        work(&copy, true, &[], Keep::Given(view.clone()), Operation::Store, held)?;
     } else {
-        let view = std::slice::from_ref(view);
-        work(&copy, true, view, Draw::Constant(true), Operation::Select { scale: 1.0 }, held)?;
+        work(&copy, true, std::slice::from_ref(view), Keep::Constant(true), COPY, held)?;
     }
     Ok(copy)
 }
@@ -203,7 +208,7 @@ fn work(
     written: &View<'_>,
     fresh: bool,
     inputs: &[View<'_>],
-    draw: Draw<'_, '_>,
+    keep: Kept<'_, '_>,
     operation: Operation<'_>,
     held: &Held,
 ) -> PyResult<()> {
@@ -218,7 +223,7 @@ fn work(
         sizes[which] = input.format.element.size() as isize;
     }
     operands.set_formats(formats);
-    let mut axes = match draw.step(shape) {
+    let mut axes = match keep.step(shape) {
         // Usually there is one axis, and merging many is measurable in small calls.
         Some(bit) if written.is_contiguous && inputs.iter().all(|input| input.follows(shape)) => {
             Axes::from_iter([Axis { len: written.len(), steps: sizes, bit }])
@@ -228,12 +233,12 @@ fn work(
             for (steps, input) in steps[1..].iter_mut().zip(inputs) {
                 *steps = shared_steps(&input.shape, &input.strides, shape);
             }
-            axes(shape, steps.each_ref().map(|steps| &steps[..]), &draw.steps(shape))
+            axes(shape, steps.each_ref().map(|steps| &steps[..]), &keep.steps(shape))
         }
     };
     // SAFETY: the caller holds the array, and its steps are its own. That nobody writes it is up to
     // the caller, and required of users.
-    let source = unsafe { draw.source() };
+    let source = unsafe { keep.source(&operation) };
     // What the driver requires: 1. The views hold the arrays, `held` watches what Python code does to their memory, and the
     // axes are the shapes and strides that they had with it, so all places are inside. 2. and 3. Disjoint output elements
     // or one thread, and inputs that equal the output or do not overlap it, are up to the caller. 4. Users must
@@ -255,7 +260,7 @@ pub(super) fn apply<'py>(
 ) -> PyResult<Bound<'py, PyAny>> {
     let shape = broadcast(mask.get().0.shape(), x.shape())?;
     let scale = finite("scale", scale)?;
-    on_one_array(x, &shape, Draw::Keep(&mask.get().0), Operation::Select { scale }, out)
+    on_one_array(x, &shape, &mask.get().0, Operation::select(scale), out)
 }
 
 /// `x * (1 + std * z)` in the shape of `x`, where z are the normals of the mask's elements.
@@ -269,18 +274,18 @@ pub(super) fn noise<'py>(
 ) -> PyResult<Bound<'py, PyAny>> {
     let shape = Lengths::from_slice(x.shape());
     check_broadcast(mask.0.shape(), &shape)?;
-    on_one_array(x, &shape, Draw::Normals(&mask.0), Operation::Noise { std }, out)
+    on_one_array(x, &shape, &mask.0, Operation::Noise { std }, out)
 }
 
 fn on_one_array<'py>(
     x: &Array<'py>,
     shape: &[usize],
-    draw: Draw<'_, 'py>,
+    mask: &Mask,
     operation: Operation<'_>,
     out: Option<&Array<'py>>,
 ) -> PyResult<Bound<'py, PyAny>> {
     let element = checked_element(x, "x")?;
     check_out(out, element, shape)?;
     let out = out.map(|out| Output::given(out, element));
-    elementwise(&mut [View::new(x, element)], element, shape, draw, operation, out.as_ref())
+    elementwise(&mut [View::new(x, element)], element, shape, Keep::Drawn(mask), operation, out.as_ref())
 }

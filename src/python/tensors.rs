@@ -13,11 +13,12 @@ use pyo3::types::{PyCapsule, PyTuple};
 
 use super::arguments::without_handlers;
 use super::arrays::{Lengths, Steps, dtype, dtype_list};
-use super::calls::{Draw, Inputs, Output, check_broadcast};
+use super::calls::{Inputs, Keep, Output, check_broadcast};
 use super::dlpack;
 use super::key::public_key;
-use super::plan::{Numbers, check_shape, decide, kind_of};
+use super::plan::{apply_formula, checked_inputs, decide, formula_of};
 use super::view::View;
+use crate::kernel::formula::Numbers;
 use crate::mask::Dims;
 use crate::operand::{Element, Format};
 use crate::stream::key::Key;
@@ -187,43 +188,35 @@ pub(super) fn forward_tensors<'py>(
     keep: &Bound<'py, PyAny>,
     p: f64,
     shared: &Bound<'py, PyTuple>,
-    scale: f64,
-    shift: f64,
-    fill: f64,
+    numbers: Numbers,
     fresh: bool,
     threads: usize,
 ) -> PyResult<()> {
-    let kind = kind_of(operation)?;
-    let names = kind.map_or(&["x"][..], crate::kernel::formula::Kind::input_names);
-    if inputs.len() != names.len() {
-        return Err(PyValueError::new_err(format!("the operation takes {} inputs, got {}", names.len(), inputs.len())));
-    }
+    let formula = formula_of(operation)?;
     let mut views = Inputs::new();
-    for (object, name) in inputs.iter().zip(names) {
-        let input = number(view(&object, name)?, name)?;
-        check_shape(&input, views.first().unwrap_or(&input), name)?;
-        views.push(input);
-    }
+    checked_inputs(&mut views, formula, inputs.iter(), |views, object, name| {
+        views.push(number(view(object, name)?, name)?);
+        Ok(())
+    })?;
     let target = number(view(out, "out")?, "out")?;
     let shape = views[0].shape.clone();
     if target.shape != shape {
-        return Err(PyValueError::new_err(format!("out must have the shape of {}", names[0])));
+        return Err(PyValueError::new_err(format!("out must have the shape of {}", formula.input_names()[0])));
     }
     let decided;
-    let draw = if describe_of(keep).is_some() {
+    let keep = if describe_of(keep).is_some() {
         let (given, content) = view(keep, "mask")?;
         if content != Content::Bool {
             return Err(PyTypeError::new_err("mask must have dtype bool"));
         }
         check_broadcast(&given.shape.iter().map(|len| *len as u64).collect::<Dims>(), &shape)?;
-        Draw::Given(given)
+        Keep::Given(given)
     } else {
         decided = decide(keep, p, &shape, shared)?.0;
-        decided.draw(out.py(), &shape)?
+        decided.for_call(out.py(), &shape)?
     };
-    let (element, numbers) = (target.format.element, Numbers { kind, scale, shift, fill });
-    let out = Output { view: target, fresh };
-    let run = || numbers.apply(draw, element, &shape, &mut views, Some(&out));
+    let (element, out) = (target.format.element, Output { view: target, fresh });
+    let run = || apply_formula((formula, numbers), keep, element, &shape, &mut views, Some(&out));
     limits::with_team(threads, || without_handlers(run))?;
     Ok(())
 }

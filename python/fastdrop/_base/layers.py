@@ -345,7 +345,7 @@ class Layer(Generic[Recipe]):
         mode = self.mode
         if mode is INVERTED and member.numbers is scaled:
             return _forward(member.operation, inputs, out, keys, p, shared)
-        return _forward(member.operation, inputs, out, keys, p, shared, *member.numbers(p, mode))
+        return _forward(member.operation, inputs, out, keys, p, shared, member.numbers(p, mode))
 
     def _train_recipe(
         self, x: Array, out: Array | None, keys: _core.CallKeys, whole: bool

@@ -68,7 +68,7 @@ def evaluate(
     """Return the result and the plan of evaluation, where the expectation replaces the mask."""
     scale = 1.0 - p if mode == "standard" else 1.0
     if member.expectation is not None and 0.0 < p < 1.0:
-        return _forward(member.expectation, inputs, out, None, 0.0, (), scale, p)
+        return _forward(member.expectation, inputs, out, None, 0.0, (), (scale, p, 0.0))
     return _forward(member.operation, inputs, out, None, 0.0, (), scale)
 
 
@@ -106,7 +106,7 @@ def run(member: Member, inputs: tuple[Any, ...], request: Request, option: Any =
         y, _ = evaluate(member, inputs, target, p, mode)
     elif mode is not INVERTED or member.numbers is not scaled:
         numbers = member.numbers(p, mode)
-        y, plan = _forward(member.operation, inputs, target, keep, p, shared, *numbers)
+        y, plan = _forward(member.operation, inputs, target, keep, p, shared, numbers)
     elif return_mask:
         y, plan = _forward(member.operation, inputs, target, keep, p, shared)
     else:

@@ -124,6 +124,7 @@ def key(rng: Any = None) -> Array:
 def _drop(member: Member, x: Any, request: Request, option: Any) -> Array:
     """Do the work of a function: check its arguments, and drop."""
     p, key, deterministic, whole, start = request
+    assert member.is_linear, "the gradient of the primitive is the call itself"
     x = jnp.asarray(x)
     if str(x.dtype) not in _core.DTYPES:
         raise TypeError(f"x must have dtype {DTYPES}, got {x.dtype}")

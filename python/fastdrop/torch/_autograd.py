@@ -186,11 +186,11 @@ def parts_of(mask: Mask | BlockMask) -> tuple[Tensor, Any]:
 def arguments_of(
     how: How, words: Tensor, region: Any, inputs: tuple[Tensor, ...]
 ) -> tuple[Any, ...]:
-    operation, p, shared, scale, shift, fill, block, dtype = how
+    operation, p, shared, numbers, block, dtype = how
     whole, start, shape = region or (None, None, None)
     three = (*inputs, None, None)[:3]
     return (
-        operation, *three, words, p, list(shared), scale, shift, fill, list(block),
+        operation, *three, words, p, list(shared), *numbers, list(block),
         whole, start, shape, dtype,
     )  # fmt: skip
 

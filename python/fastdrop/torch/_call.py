@@ -19,7 +19,7 @@ from torch.autograd import forward_ad
 from fastdrop import _core
 from fastdrop._base.keys import Key
 from fastdrop._base.masks import Mask, make_mask
-from fastdrop._base.members import Member, drawn_shape
+from fastdrop._base.members import Member, Numbers, drawn_shape
 from fastdrop._family.blocks import BlockMask, block_mask
 from fastdrop.torch._memory import Storages
 
@@ -49,9 +49,7 @@ class How(NamedTuple):
     p: float
     shared: tuple[int, ...]
     """Axes along which elements share a decision."""
-    scale: float
-    shift: float = 0.0
-    fill: float = 0.0
+    numbers: Numbers
     block: tuple[int, ...] = ()
     """Lengths of the blocks that are dropped, if any."""
     dtype: torch.dtype | None = None
@@ -62,14 +60,14 @@ class How(NamedTuple):
         cls, member: Member, p: float, shared: tuple[int, ...] = (), mode: str | None = "inverted"
     ) -> "How":
         """Return what a call of a member of the family does."""
-        return cls(member.operation, p, shared, *member.numbers(p, mode))
+        return cls(member.operation, p, shared, member.numbers(p, mode))
 
     @property
     def linear(self) -> "How":
         """The call that is its gradient, where that is linear."""
         if self.operation == "select":
             return self
-        return self._replace(operation="select", shift=0.0, fill=0.0)
+        return self._replace(operation="select", numbers=Numbers(self.numbers.scale))
 
 
 def recipe_of(how: How, source: Any, shape: tuple[int, ...]) -> Mask | BlockMask:
@@ -130,7 +128,7 @@ def in_core(how: How, source: Any, inputs: tuple[Tensor, ...], inplace: bool = F
     """Compute a call in the core, with a key, a mask, or a tensor of bool."""
     x = inputs[0]
     out, fresh = (x, False) if inplace else _empty_like(x, dtype_of(how, inputs))
-    operation, p, shared, scale, shift, fill, block, _ = how
+    operation, p, shared, numbers, block, _ = how
     if block or type(source) is BlockMask:
         source = recipe_of(how, source, x.shape).to_numpy()
     target: Any = out
@@ -142,7 +140,7 @@ def in_core(how: How, source: Any, inputs: tuple[Tensor, ...], inplace: bool = F
         inputs = (x.data,) if len(inputs) == 1 else tuple(map(_alias, inputs))
         target = inputs[0] if inplace else out  # a new one, only this call has
         source = source.data if type(source) is not Key and isinstance(source, Tensor) else source
-    _forward(operation, inputs, target, source, p, shared, scale, shift, fill, fresh, _threads())
+    _forward(operation, inputs, target, source, p, shared, numbers, fresh, _threads())
     return out
 
 

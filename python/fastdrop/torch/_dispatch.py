@@ -159,7 +159,7 @@ def _in_their_operators(how: How, x: Tensor, *others: Tensor) -> Tensor:
 
     They draw what is installed where they run.
     """
-    operation, p, shared, scale, shift, fill, *_ = how
+    operation, p, shared, (scale, shift, fill), *_ = how
     if operation in ACTIVATIONS:
         x = ACTIVATIONS[operation][0](x)
     if operation == "bias_add":

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fastdrop import _core
 from fastdrop._base.masks import inverse_keep
-from fastdrop._base.members import Member
+from fastdrop._base.members import Member, Numbers
 from fastdrop._family.alpha import ALPHA, CHANNELS_ALPHA
 from fastdrop._family.dropout import DROPOUT
 from fastdrop._family.shared import CHANNELS
@@ -148,7 +148,7 @@ def _native(keyset: Any, input: Tensor, p: float, train: bool | None) -> tuple[T
 def _native_backward(grad_output: Tensor, mask: Tensor, scale: float) -> Tensor:
     if not takes(grad_output) or mask.dtype is not torch.bool:
         return grad_output * mask * scale
-    return in_core(How(DROPOUT.operation, 0.0, (), scale), mask, (grad_output,))
+    return in_core(How(DROPOUT.operation, 0.0, (), Numbers(scale)), mask, (grad_output,))
 
 
 _MEMBERS = (DROPOUT, CHANNELS, ALPHA, CHANNELS_ALPHA)

@@ -18,6 +18,7 @@ from torch.utils.checkpoint import CheckpointPolicy
 from fastdrop import _core
 from fastdrop._base.keys import Key
 from fastdrop._base.masks import make_mask
+from fastdrop._base.members import Numbers
 from fastdrop.torch._autograd import Recorded, below_autograd, by_operator
 from fastdrop.torch._call import How, dtype_of, in_core
 from fastdrop.torch._keys import CallKeys, draw, key_tensor, words_of_call
@@ -86,7 +87,7 @@ def _parsed(
     whole: Any, start: Any, shape: Any, dtype: torch.dtype | None = None,
 ) -> tuple[How, Tensor, Any, tuple[Tensor, ...]]:  # fmt: skip
     """Inverse of `arguments_of`."""
-    how = How(operation, p, tuple(shared), scale, shift, fill, tuple(block), dtype)
+    how = How(operation, p, tuple(shared), Numbers(scale, shift, fill), tuple(block), dtype)
     inputs = tuple(x for x in (first, second, third) if x is not None)
     return how, words, None if whole is None else (whole, start, shape), inputs
 

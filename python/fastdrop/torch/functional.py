@@ -28,7 +28,7 @@ from torch import Tensor
 from fastdrop._base.arguments import as_flag, as_lengths, check_given, shown
 from fastdrop._base.keys import NO_KEY, Key
 from fastdrop._base.masks import Mask, make_mask
-from fastdrop._base.members import Member
+from fastdrop._base.members import Member, Numbers
 from fastdrop._family.alpha import ALPHA, CHANNELS_ALPHA
 from fastdrop._family.blocks import BLOCKS_1D, BLOCKS_2D, BLOCKS_3D, BlockMask
 from fastdrop._family.dropout import DROPOUT
@@ -498,7 +498,7 @@ def _drop(
         return dispatch(how._replace(block=block), inputs, source, inplace, return_mask)
     y = inputs[0]
     if member.fuses:
-        y = dispatch(How(member.operation, 0.0, (), 1.0), inputs, no_key())
+        y = dispatch(How(member.operation, 0.0, (), Numbers(1.0)), inputs, no_key())
     return (y, make_mask(tuple(inputs[0].shape), 0.0, NO_KEY)) if return_mask else y
 
 

@@ -308,7 +308,7 @@ unsafe fn apply_masks(frame: &abi::CallFrame) -> Result<(), Failure> {
             Axis { len: *len, steps: [out, x, 0, 0], bit: bits[axis] }
         }));
         let operands = operand::Operands::new(element, at(out, 0).cast_mut(), &[at(x, 1)]);
-        let operation = Operation::Select { scale: mask.scale(None)? };
+        let operation = Operation::select(mask.scale(None)?);
         // SAFETY: the axes are those of the buffers, which XLA lends for the call; the result is in C order and shares
         // no memory with the operands, or is the first one.
         unsafe { driver::run(&Source::keep_bits(&mask), operation, operands, &mut axes, &|| false)? };
