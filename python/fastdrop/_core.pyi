@@ -21,7 +21,7 @@ __all__ = [
     "apply",
     "ars",
     "check",
-    "compute",
+    "compute_plain",
     "forward",
     "forward_tensors",
     "get_num_threads",
@@ -112,15 +112,12 @@ def forward(
     shared: tuple[int, ...],
     numbers: float | tuple[float, float, float] | None = None,
 ) -> tuple[NDArray[Any], Plan]: ...
-def compute(
+def compute_plain(
     operation: str,
-    inputs: tuple[NDArray[Any], ...],
-    out: NDArray[Any] | None,
-    keep: Key | Mask | NDArray[np.bool_] | None,
-    p: float,
+    arrays: Any,
     shared: tuple[int, ...],
-    numbers: float | tuple[float, float, float] | None = None,
-) -> NDArray[Any]: ...
+    request: tuple[Any, ...],
+) -> NDArray[Any] | None: ...
 def forward_tensors(
     operation: str,
     inputs: tuple[Any, ...],

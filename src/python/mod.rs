@@ -116,7 +116,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<plan::Plan>()?;
     module.add_function(wrap_pyfunction!(key::publish, module)?)?;
     module.add_function(wrap_pyfunction!(plan::forward, module)?)?;
-    module.add_function(wrap_pyfunction!(plan::compute, module)?)?;
+    module.add_function(wrap_pyfunction!(plan::compute_plain, module)?)?;
     module.add_function(wrap_pyfunction!(plan::check, module)?)?;
     module.add_function(wrap_pyfunction!(plan::operations, module)?)?;
     module.add_function(wrap_pyfunction!(calls::apply, module)?)?;

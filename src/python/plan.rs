@@ -1,12 +1,11 @@
 //! What one call decided: which elements are kept, and which operation is applied with which
 //! parameters. A plan runs forward once, when it is made, and backward any number of times.
 
-use std::borrow::Borrow;
-
 use numpy::{PyArrayDescr, PyUntypedArray, PyUntypedArrayMethods};
 use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyTuple};
+use pyo3::types::{PyBool, PyDict, PyFloat, PyTuple};
 
 use super::arrays::{Array, Lengths, broadcast, check_out, dtype, dtype_name, element, element_name, promoted};
 use super::calls::{
@@ -21,6 +20,7 @@ use crate::kernel::formula::{Formula, Numbers};
 use crate::mask::{Dims, Mask};
 use crate::operand::Element;
 use crate::stream::bernoulli::Probability;
+use crate::stream::key::Key;
 
 /// Which elements a call keeps, as its plan stores it.
 type Decision = Keep<Mask, Py<PyUntypedArray>>;
@@ -82,12 +82,6 @@ pub(super) struct Plan {
     numbers: Numbers,
     /// Shape of the first input, of the result and of its gradient.
     shape: Lengths,
-}
-
-impl Borrow<Plan> for Bound<'_, Plan> {
-    fn borrow(&self) -> &Plan {
-        self.get()
-    }
 }
 
 impl Plan {
@@ -177,47 +171,90 @@ pub(super) fn forward<'py>(
     shared: &Bound<'py, PyTuple>,
     numbers: Option<Numbers>,
 ) -> PyResult<(Bound<'py, PyAny>, Bound<'py, Plan>)> {
-    call(operation, inputs, out, (keep, p, shared), numbers, |plan| Bound::new(inputs.py(), plan))
-}
-
-/// `forward` without a plan, for calls that need none.
-#[pyfunction]
-#[pyo3(signature = (operation, inputs, out, keep, p, shared, numbers=None))]
-pub(super) fn compute<'py>(
-    operation: &str,
-    inputs: &Bound<'py, PyTuple>,
-    out: Option<&Array<'py>>,
-    keep: &Bound<'py, PyAny>,
-    p: f64,
-    shared: &Bound<'py, PyTuple>,
-    numbers: Option<Numbers>,
-) -> PyResult<Bound<'py, PyAny>> {
-    Ok(call(operation, inputs, out, (keep, p, shared), numbers, Ok)?.0)
-}
-
-/// Does what `forward` does. `keep_plan` puts the plan where it stays.
-#[inline(always)]
-fn call<'py, P: Borrow<Plan>>(
-    operation: &str,
-    inputs: &Bound<'py, PyTuple>,
-    out: Option<&Array<'py>>,
-    (keep, p, shared): (&Bound<'py, PyAny>, f64, &Bound<'py, PyTuple>),
-    numbers: Option<Numbers>,
-    keep_plan: impl FnOnce(Plan) -> PyResult<P>,
-) -> PyResult<(Bound<'py, PyAny>, P)> {
-    let formula = formula_of(operation)?;
-    let numbers = numbers.map_or_else(|| Probability::new(p).map(|p| Numbers::scale(p.inverted_scale())), Ok)?;
+    let (py, formula) = (inputs.py(), formula_of(operation)?);
+    let numbers = numbers.map_or_else(|| inverted(p), Ok)?;
     let mut views = Inputs::new();
-    let element = checked_call(&mut views, formula, inputs, out)?;
+    let element = checked_call(&mut views, formula, inputs.iter(), out)?;
     let shape = Lengths::from_slice(&views[0].shape);
     let (keep, taken) = decide(keep, p, &shape, shared)?;
-    let plan = keep_plan(Plan { keep, formula, numbers, shape })?;
+    let plan = Bound::new(py, Plan { keep, formula, numbers, shape })?;
     let out = out.map(|out| Output::given(out, element));
-    let y = plan.borrow().run(inputs.py(), (formula, numbers), element, &mut views, out.as_ref());
+    let y = plan.get().run(py, (formula, numbers), element, &mut views, out.as_ref());
     if let (Err(_), Some((keys, taken))) = (&y, taken) {
         keys.undo(taken);
     }
     Ok((y?, plan))
+}
+
+/// The numbers of inverted dropout.
+fn inverted(p: f64) -> PyResult<Numbers> {
+    Ok(Numbers::scale(Probability::new(p)?.inverted_scale()))
+}
+
+/// The result of a call in which nothing is left to decide, and which needs no plan; None for all others. It trains in inverted
+/// mode, draws with a `Key` or fresh entropy, takes exact arrays and types, and returns no mask.
+///
+/// `arrays` are one array or a tuple of several, `request` is (p, training, mode, rng, mask, return_mask, out).
+#[pyfunction]
+pub(super) fn compute_plain<'py>(
+    operation: &str,
+    arrays: &Bound<'py, PyAny>,
+    shared: &Bound<'py, PyTuple>,
+    request: &Bound<'py, PyTuple>,
+) -> PyResult<Option<Bound<'py, PyAny>>> {
+    let Some((p, key, out)) = plain(request)? else {
+        return Ok(None);
+    };
+    let is_array = |object: &Bound<'_, PyAny>| object.is_exact_instance_of::<PyUntypedArray>();
+    let formula = formula_of(operation)?;
+    let mut views = Inputs::new();
+    let element = if is_array(arrays) {
+        checked_call(&mut views, formula, std::iter::once(arrays.clone()), out.as_ref())?
+    } else {
+        match arrays.cast_exact::<PyTuple>() {
+            Ok(several) if several.iter().all(|array| is_array(&array)) => {
+                checked_call(&mut views, formula, several.iter(), out.as_ref())?
+            }
+            _ => return Ok(None),
+        }
+    };
+    let shape = Lengths::from_slice(&views[0].shape);
+    let mask = Mask::new(&drawn_shape(&shape, shared)?, p, key)?;
+    let out = out.map(|out| Output::given(&out, element));
+    apply_formula((formula, inverted(p)?), Keep::Drawn(&mask), element, &shape, &mut views, out.as_ref()).map(Some)
+}
+
+/// p, the key and the output of a request that leaves nothing to decide.
+fn plain<'py>(request: &Bound<'py, PyTuple>) -> PyResult<Option<(f64, Key, Option<Array<'py>>)>> {
+    let py = request.py();
+    let at = |index| request.get_borrowed_item(index);
+    let [p, training, mode, rng] = [at(0)?, at(1)?, at(2)?, at(3)?];
+    let [mask, return_mask, out] = [at(4)?, at(5)?, at(6)?];
+    let p = match p.cast_exact::<PyFloat>() {
+        Ok(p) if p.value() > 0.0 && p.value() < 1.0 => p.value(),
+        _ => return Ok(None),
+    };
+    let is_usual = training.is(PyBool::new(py, true)) && mode.is(intern!(py, "inverted"));
+    if !is_usual || !mask.is_none() || !return_mask.is(PyBool::new(py, false)) {
+        return Ok(None);
+    }
+    let out = if out.is_none() {
+        None
+    } else if let Ok(out) = out.cast_exact::<PyUntypedArray>() {
+        Some(out.to_owned())
+    } else {
+        return Ok(None);
+    };
+    let key = if let Ok(key) = rng.cast::<PyKey>() {
+        key.get().0
+    } else if rng.is_none()
+        && let Ok(key) = Key::from_entropy()
+    {
+        key
+    } else {
+        return Ok(None);
+    };
+    Ok(Some((p, key, out)))
 }
 
 /// The decision that the argument `keep` of `forward` asks for, and the call number that was taken for it.
@@ -255,7 +292,7 @@ pub(super) fn decide<'a>(
 /// Raises what `forward` would raise for the arrays of a call, before a key is drawn for it.
 #[pyfunction]
 pub(super) fn check<'py>(operation: &str, inputs: &Bound<'py, PyTuple>, out: Option<&Array<'py>>) -> PyResult<()> {
-    checked_call(&mut Inputs::new(), formula_of(operation)?, inputs, out).map(|_| ())
+    checked_call(&mut Inputs::new(), formula_of(operation)?, inputs.iter(), out).map(|_| ())
 }
 
 /// The operations by name: the names of their inputs, the operation that computes the gradient with respect to the first
@@ -280,10 +317,10 @@ pub(super) fn formula_of(operation: &str) -> PyResult<Formula> {
 fn checked_call<'py>(
     views: &mut Inputs<'py>,
     formula: Formula,
-    inputs: &Bound<'py, PyTuple>,
+    inputs: impl Iterator<Item = Bound<'py, PyAny>>,
     out: Option<&Array<'_>>,
 ) -> PyResult<Element> {
-    checked_arrays(views, formula, inputs.iter())?;
+    checked_arrays(views, formula, inputs)?;
     let mut common = views[0].format.element;
     for (input, name) in views.iter().zip(formula.input_names()) {
         common = promoted(common, input.format.element).ok_or_else(|| {

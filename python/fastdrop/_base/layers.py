@@ -182,6 +182,7 @@ class Layer(Generic[Recipe]):
         self.training = True
         self._keys = _core.CallKeys(as_key(rng))
         self._last = _LastCall()
+        self._samples = None
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Set an attribute that the layer has; a subclass of the user's may add others."""

@@ -48,7 +48,7 @@ Request: TypeAlias = tuple[float, bool, str | None, RNG, Any, bool, Array | None
 The mode is None if neither training nor evaluation scales.
 """
 
-_forward, _compute, _check = _core.forward, _core.compute, _core.check
+_forward, _compute_plain, _check = _core.forward, _core.compute_plain, _core.check
 _ndarray = np.ndarray
 
 
@@ -72,47 +72,51 @@ def evaluate(
     return _forward(member.operation, inputs, out, None, 0.0, (), scale)
 
 
-def run(member: Member, inputs: tuple[Any, ...], request: Request, option: Any = NO_AXES) -> Any:
-    """Do the work of a function: check its arguments, decide, and run the plan forward."""
+def run(member: Member, inputs: Any, request: Request, option: Any = NO_AXES) -> Any:
+    """Do the work of a function of one array, or of a tuple of several.
+
+    The core takes calls in which nothing is left to decide; `_run` does what others need.
+    """
+    if option is NO_AXES:
+        shared = NO_AXES
+    else:
+        inputs = inputs if type(inputs) is _ndarray else float_array(inputs, member.names[0])
+        shared = member.axes(inputs.shape, option)
+    if member.numbers is scaled:
+        y = _compute_plain(member.operation, inputs, shared, request)
+        if y is not None:
+            return y
+    return _run(member, inputs, request, shared)
+
+
+def _run(member: Member, given: Any, request: Request, shared: tuple[int, ...]) -> Any:
+    """Check arguments, decide, and run the plan forward."""
     p, training, mode, rng, mask, return_mask, out = request
-    if mode is not INVERTED and mode is not None:
+    if mode is not None:
         check_mode(mode)
     if member.combines:
-        inputs = as_operands(member.names, inputs)
-    elif type(inputs[0]) is not _ndarray:
-        inputs = (float_array(inputs[0], member.names[0]),)
-    shared = option if option is NO_AXES else member.axes(inputs[0].shape, option)
-    if type(p) is not float or not 0.0 < p < 1.0:
-        p = probability(p)
-    if training is not True:
-        training = as_flag(training, "training")
-    if return_mask is not False:
-        return_mask = as_flag(return_mask, "return_mask")
-    target = out if out is None or type(out) is _ndarray else as_out(out)
+        inputs = as_operands(member.names, given)
+    else:
+        inputs = (given if type(given) is _ndarray else float_array(given, member.names[0]),)
+    p, training = probability(p), as_flag(training, "training")
+    return_mask = as_flag(return_mask, "return_mask")
+    target = None if out is None else as_out(out)
     keep: Any
-    y: Array | None
     if mask is not None:
         check_alone(member, shared)
         keep, p = as_keep(mask, p, rng)
         if not training:
             check_broadcast(keep.shape, inputs[0].shape)
-    elif type(rng) is Key:
-        keep = rng
     else:
         if rng is not None:
             _check(member.operation, inputs, target)
         keep = draw_key(rng, training and p > 0.0)
-    if not training:
-        y, _ = evaluate(member, inputs, target, p, mode)
-    elif mode is not INVERTED or member.numbers is not scaled:
+    if training:
         numbers = member.numbers(p, mode)
         y, plan = _forward(member.operation, inputs, target, keep, p, shared, numbers)
-    elif return_mask:
-        y, plan = _forward(member.operation, inputs, target, keep, p, shared)
     else:
-        y = _compute(member.operation, inputs, target, keep, p, shared)
-        return y if out is target else out
-    if out is not target:
+        y, _ = evaluate(member, inputs, target, p, mode)
+    if out is not None:
         y = out
     if not return_mask:
         return y

@@ -76,7 +76,7 @@ def alpha_dropout(
     """
     if unknown:
         refuse(unknown, alpha_dropout)
-    return run(ALPHA, (x,), (p, training, None, rng, mask, return_mask, out), broadcast_dims)
+    return run(ALPHA, x, (p, training, None, rng, mask, return_mask, out), broadcast_dims)
 
 
 def feature_alpha_dropout(
@@ -104,7 +104,7 @@ def feature_alpha_dropout(
     if unknown:
         refuse(unknown, feature_alpha_dropout)
     request = p, training, None, rng, mask, return_mask, out
-    return run(CHANNELS_ALPHA, (x,), request, channel_axis)
+    return run(CHANNELS_ALPHA, x, request, channel_axis)
 
 
 class AlphaDropout(ElementwiseLayer[Mask]):

@@ -119,7 +119,7 @@ def dropout(
         if broadcast_dims is not NO_AXES:
             broadcast_axes(array.shape, broadcast_dims)
         return array
-    return run(DROPOUT, (x,), (p, training, mode, rng, mask, return_mask, out), broadcast_dims)
+    return run(DROPOUT, x, (p, training, mode, rng, mask, return_mask, out), broadcast_dims)
 
 
 class Dropout(ElementwiseLayer[Mask]):

@@ -119,7 +119,7 @@ def relu_dropout(
     """
     if unknown:
         refuse(unknown, relu_dropout)
-    return run(RELU, (x,), (p, training, mode, rng, mask, return_mask, out))
+    return run(RELU, x, (p, training, mode, rng, mask, return_mask, out))
 
 
 def relu_dropout_backward(
@@ -183,7 +183,7 @@ def gelu_dropout(
     if unknown:
         refuse(unknown, gelu_dropout)
     member = gelu_member(approximate)
-    return run(member, (x,), (p, training, mode, rng, mask, return_mask, out))
+    return run(member, x, (p, training, mode, rng, mask, return_mask, out))
 
 
 def gelu_dropout_backward(

@@ -83,7 +83,7 @@ def feature_dropout(
     """
     if unknown:
         refuse(unknown, feature_dropout)
-    return run(CHANNELS, (x,), (p, training, mode, rng, mask, return_mask, out), channel_axis)
+    return run(CHANNELS, x, (p, training, mode, rng, mask, return_mask, out), channel_axis)
 
 
 def dropout1d(
@@ -109,7 +109,7 @@ def dropout1d(
     """
     if unknown:
         refuse(unknown, dropout1d)
-    return run(CHANNELS_1D, (x,), (p, training, mode, rng, mask, return_mask, out), channel_axis)
+    return run(CHANNELS_1D, x, (p, training, mode, rng, mask, return_mask, out), channel_axis)
 
 
 def dropout2d(
@@ -135,7 +135,7 @@ def dropout2d(
     """
     if unknown:
         refuse(unknown, dropout2d)
-    return run(CHANNELS_2D, (x,), (p, training, mode, rng, mask, return_mask, out), channel_axis)
+    return run(CHANNELS_2D, x, (p, training, mode, rng, mask, return_mask, out), channel_axis)
 
 
 def dropout3d(
@@ -161,7 +161,7 @@ def dropout3d(
     """
     if unknown:
         refuse(unknown, dropout3d)
-    return run(CHANNELS_3D, (x,), (p, training, mode, rng, mask, return_mask, out), channel_axis)
+    return run(CHANNELS_3D, x, (p, training, mode, rng, mask, return_mask, out), channel_axis)
 
 
 class FeatureDropout(Dropout):
@@ -260,7 +260,7 @@ def locked_dropout(
     """
     if unknown:
         refuse(unknown, locked_dropout)
-    return run(LOCKED, (x,), (p, training, mode, rng, mask, return_mask, out), time_axis)
+    return run(LOCKED, x, (p, training, mode, rng, mask, return_mask, out), time_axis)
 
 
 class LockedDropout(Dropout):
@@ -335,7 +335,7 @@ def drop_path(
     if unknown:
         refuse(unknown, drop_path)
     mode = INVERTED if as_flag(scale_by_keep, "scale_by_keep") else None
-    return run(PATH, (x,), (p, training, mode, rng, mask, return_mask, out), (per, batch_axis))
+    return run(PATH, x, (p, training, mode, rng, mask, return_mask, out), (per, batch_axis))
 
 
 class DropPath(Dropout):

@@ -112,7 +112,7 @@ def embedding_dropout(
     check_mode(mode)
     table = _as_table(weight)
     if indices is None:
-        return run(WORDS, (table,), (p, training, mode, rng, mask, return_mask, out), None)
+        return run(WORDS, table, (p, training, mode, rng, mask, return_mask, out), None)
     words, return_mask = as_indices(indices, len(table)), as_flag(return_mask, "return_mask")
     rows = table[words]
     target = None if out is None else as_out(out)
@@ -285,8 +285,8 @@ def drop_connect(
     """
     if unknown:
         refuse(unknown, drop_connect)
-    inputs = (float_array(weight, "weight"),)
-    return run(CONNECTIONS, inputs, (p, training, mode, rng, mask, return_mask, out))
+    array = float_array(weight, "weight")
+    return run(CONNECTIONS, array, (p, training, mode, rng, mask, return_mask, out))
 
 
 class DropConnect(_OfWeights):
@@ -357,7 +357,7 @@ def weight_drop(
             )
         sources = [(rng, one) for one in masks]
     results = [
-        run(CONNECTIONS, (array,), (p, training, mode, key, one, True, None))
+        run(CONNECTIONS, array, (p, training, mode, key, one, True, None))
         for array, (key, one) in zip(arrays, sources, strict=True)
     ]
     dropped, drawn = [y for y, _ in results], [one for _, one in results]

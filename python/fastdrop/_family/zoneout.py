@@ -93,10 +93,10 @@ def zoneout_backward(
     check_forward_mask(training, rng, mask)
     request = p, training, "standard", rng, mask, False, None
     array = as_array(dy, "dy")
-    new = run(_TAKEN, (array,), request)
+    new = run(_TAKEN, array, request)
     if not training:
         return new, select(array, None, probability(p))
-    return new, run(_LEFT, (array,), request)
+    return new, run(_LEFT, array, request)
 
 
 class Zoneout(Layer[Mask]):
