@@ -20,16 +20,16 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 with atheris.instrument_imports(include=["fastdrop"]):
     import fastdrop  # noqa: F401
 
+import test_driver
 import test_fuzz
-import test_property
 
 TARGETS: list[Any] = [
     test_fuzz.test_a_function_answers_or_refuses_and_touches_nothing,
     test_fuzz.test_constructors_and_methods_answer_or_refuse,
-    test_property.test_dropout_matches_the_reference,
-    test_property.test_a_region_matches_the_reference,
-    test_property.test_a_boolean_mask_is_applied_as_given,
-    test_property.test_out_may_lie_anywhere_in_the_memory_of_x,
+    test_driver.test_dropout_matches_the_reference,
+    test_driver.test_a_region_matches_the_reference,
+    test_driver.test_a_boolean_mask_is_applied_as_given,
+    test_driver.test_out_may_lie_anywhere_in_the_memory_of_x,
 ]
 
 

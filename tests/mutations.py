@@ -42,10 +42,10 @@ class Mutation:
         return self.file.endswith(".rs")
 
 
-PROCESS, MEMORY = "tests/test_faults_process.py::test_", "tests/test_faults_memory.py::test_"
+PROCESS, MEMORY = "tests/test_threads.py::test_", "tests/test_interrupts.py::test_"
 FUZZ, STATE, JAX = (f"tests/test_{name}.py::test_" for name in ("fuzz", "state", "jax"))
 TORCH_MEMORY = "tests/test_torch_memory.py::test_"
-TORCH = "tests/test_torch_process.py::test_"
+TORCH = "tests/test_torch_threads.py::test_"
 FORK = PROCESS + "a_fork_keeps_bits_and_gets_helpers_of_its_own"
 
 MUTATIONS = [
@@ -61,7 +61,7 @@ MUTATIONS = [
         "src/threads/openmp.rs",
         "    if process != Process::current() {\n",
         "    if process != process {\n",
-        ("tests/test_torch_models.py::test_a_forked_child_does_not_wait_for_threads_it_lacks",),
+        ("tests/test_torch_modules.py::test_a_forked_child_does_not_wait_for_threads_it_lacks",),
         modules=("torch",),
     ),
     Mutation(
@@ -197,7 +197,7 @@ MUTATIONS = [
         "python/fastdrop/torch/_dispatch.py",
         "    if x.is_inference() and not torch.is_inference_mode_enabled():\n",
         "    if x.is_inference() and torch.is_inference_mode_enabled() is None:\n",
-        ("tests/test_torch.py::test_a_call_in_place_refuses_what_torch_refuses",),
+        ("tests/test_torch_functional.py::test_a_call_in_place_refuses_what_torch_refuses",),
         modules=("torch",),
     ),
     Mutation(
@@ -205,7 +205,7 @@ MUTATIONS = [
         "python/fastdrop/torch/_dispatch.py",
         "        x.mul_(1)  # a view",
         "        pass  # a view",
-        ("tests/test_torch.py::test_a_call_in_place_refuses_what_torch_refuses",),
+        ("tests/test_torch_functional.py::test_a_call_in_place_refuses_what_torch_refuses",),
         modules=("torch",),
     ),
     Mutation(
@@ -379,7 +379,7 @@ MUTATIONS = [
         "limits::limited(1, copy)?;",
         "copy()?;",
         (
-            "tests/test_layouts.py"
+            "tests/test_walk.py"
             "::test_out_that_overlaps_itself_is_the_same_for_every_number_of_threads",
         ),
     ),
@@ -388,7 +388,7 @@ MUTATIONS = [
         "src/python/calls.rs",
         "if if input.is_same(target) { !direct } else { input.may_overlap(target) } {",
         "if input.is_same(target) && !direct {",
-        ("tests/test_property.py::test_out_may_lie_anywhere_in_the_memory_of_x",),
+        ("tests/test_driver.py::test_out_may_lie_anywhere_in_the_memory_of_x",),
     ),
     Mutation(
         "a mask that took another shape is read beyond its end",
@@ -397,7 +397,7 @@ MUTATIONS = [
         "shape)?;\n"
         "    Ok(view)\n",
         "    Ok(view)\n",
-        ("tests/test_layouts.py::test_a_mask_that_took_another_shape_is_refused",),
+        ("tests/test_walk.py::test_a_mask_that_took_another_shape_is_refused",),
     ),
     Mutation(
         "a refused p stays",
@@ -441,7 +441,7 @@ MUTATIONS = [
         'str(_found.origin).endswith(".abi3.so"):',
         'str(_found.origin).endswith(".abi4.so"):',
         (
-            "tests/test_settings.py"
+            "tests/test_config.py"
             "::test_a_free_threaded_interpreter_refuses_a_module_of_the_stable_abi",
         ),
     ),

@@ -1,6 +1,6 @@
 """The function `dropout`: modes, dtypes, special values, shared decisions, masks, rng and errors.
 
-Memory layouts, `out=` and overlap are in `test_layouts.py`.
+Memory layouts, `out=` and overlap are in `test_walk.py`.
 """
 
 from __future__ import annotations
