@@ -98,7 +98,7 @@ def entries(elements: int = 1, large: int = 1 << 16) -> dict[str, Call]:
         "state, refused": lambda: drop.load_state_dict({}),
         "settings": lambda: (fd.get_num_threads(), fd.show_config("dicts")),
     }
-    for member in ROWS:
+    for member in {row.layer: row for row in ROWS}.values():
         others.update(_of(member, elements))
     return others
 

@@ -50,7 +50,7 @@ class Member:
         if self.layer is fd.DropConnectLinear:
             inputs = (*inputs, layer.weight, layer.bias)
         if self.layer is fd.ConcreteDropout:
-            more.setdefault("logit", -np.inf if p == 0.0 else np.log(p / (1.0 - p)))
+            more.setdefault("logit", fd.ConcreteDropout(p).logit)
         else:
             options["p"] = p
         return self.function(*inputs, **options, **more)
@@ -62,16 +62,22 @@ ROWS = [
     Member(fd.Dropout, fd.dropout, ((3, 50),), {"mode": "standard", "broadcast_dims": (0,)}),
     Member(fd.FeatureDropout, fd.feature_dropout, ((9, 7),)),
     Member(fd.Dropout1d, fd.dropout1d, ((3, 5, 7),)),
-    Member(fd.Dropout2d, fd.dropout2d, (IMAGES,), {"channel_axis": -1}),
+    Member(fd.Dropout1d, fd.dropout1d, ((3, 5, 7),), {"channel_axis": -1}),
+    Member(fd.Dropout2d, fd.dropout2d, (IMAGES,)),
+    Member(fd.Dropout2d, fd.dropout2d, (IMAGES,), {"channel_axis": 3, "mode": "standard"}),
     Member(fd.Dropout3d, fd.dropout3d, ((2, 3, 2, 4, 3),)),
     Member(fd.LockedDropout, fd.locked_dropout, ((6, 4, 9),)),
-    Member(fd.DropPath, fd.drop_path, ((40, 3, 2),)),
+    Member(fd.LockedDropout, fd.locked_dropout, ((6, 4, 9),), {"time_axis": 1}),
+    Member(fd.DropPath, fd.drop_path, ((3, 40, 2),), {"batch_axis": 1}),
+    Member(fd.DropPath, fd.drop_path, ((4, 3, 2),), {"per": "batch"}),
     Member(fd.DropPath, fd.drop_path, ((40, 3, 2),), {"scale_by_keep": False}),
     Member(fd.EmbeddingDropout, fd.embedding_dropout, ((60, 5),)),
     Member(fd.DropConnect, fd.drop_connect, ((20, 11),)),
     Member(fd.WeightDrop, fd.weight_drop, ([(5, 6), (7,)],)),
     Member(fd.AlphaDropout, fd.alpha_dropout, ((3, 50),), {"broadcast_dims": 0}),
+    Member(fd.FeatureAlphaDropout, fd.feature_alpha_dropout, (IMAGES,), {"channel_axis": -1}),
     Member(fd.FeatureAlphaDropout, fd.feature_alpha_dropout, (IMAGES,)),
+    Member(fd.GaussianDropout, fd.gaussian_dropout, (IMAGES,), {"broadcast_dims": (2, 3)}),
     Member(fd.GaussianDropout, fd.gaussian_dropout, ((3, 50),)),
     Member(fd.DropBlock1d, fd.drop_block1d, ((3, 2, 30),), {"block_size": 3}),
     Member(fd.DropBlock2d, fd.drop_block2d, (IMAGES,), {"block_size": 2, "scale_by_keep": False}),
@@ -82,6 +88,7 @@ ROWS = [
     Member(fd.DropoutAdd, fd.dropout_add, ((3, 50), (3, 50))),
     Member(fd.BiasDropoutAdd, fd.bias_dropout_add, ((3, 50), (50,), (3, 50))),
     Member(fd.ReluDropout, fd.relu_dropout, ((3, 50),)),
+    Member(fd.GeluDropout, fd.gelu_dropout, ((3, 50),), {"mode": "standard"}),
     Member(fd.GeluDropout, fd.gelu_dropout, ((3, 50),), {"approximate": "tanh"}),
     Member(fd.Zoneout, fd.zoneout, ((3, 50), (3, 50))),
 ]

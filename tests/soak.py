@@ -33,9 +33,9 @@ import fastdrop as fd
 import reference as ref
 from fastdrop import _core
 from numpy.typing import NDArray
+from statements import STATED, statement
 from support import DTYPES, SWAPPABLE, assert_same, values
 from test_blocks import kept_2d
-from test_family import ALL, statement
 
 Rng = np.random.Generator
 LARGE = (1 << 20) + 77
@@ -134,12 +134,12 @@ def family(rng: Rng) -> None:
     """Call a member of the family on float64, or drop blocks of images."""
     data, key = key_of(rng)
     p = float(rng.choice([rng.random(), 1.0]))
-    chosen = int(rng.integers(len(ALL) + 5))
-    if chosen < len(ALL):
-        (member,) = ALL[chosen].values
-        x = rng.standard_normal(member.shape)
-        drawn = member.function(x, p, rng=key, **member.options)
-        expected = statement(member, x, p, data)
+    chosen = int(rng.integers(len(STATED) + 5))
+    if chosen < len(STATED):
+        member = STATED[chosen]
+        inputs = tuple(rng.standard_normal(shape) for shape in member.shapes)
+        drawn = member.call(None, inputs, p, rng=key)
+        expected = statement(member, inputs, p, data)
         np.testing.assert_allclose(drawn, expected, rtol=1e-13, atol=1e-14)
         return
     shape = tuple(int(n) for n in rng.integers(1, 14, size=4))

@@ -350,3 +350,11 @@ def test_lazy_arrays_are_sent_to_dask_and_not_computed() -> None:
         with pytest.raises(TypeError, match=r"^mask must be in memory, got \w+ of Dask"):
             fd.dropout(X, mask=one > 0.0)
     assert not computed
+
+
+@pytest.mark.parametrize("p", [np.array([0.4]), np.array([[0.4]]), np.array(0.4), np.float64(0.4)])
+def test_an_array_with_one_element_is_accepted_as_p(p: Any) -> None:
+    np.testing.assert_array_equal(fd.dropout(X, p, rng=1), fd.dropout(X, 0.4, rng=1))
+    assert fd.Mask(3, p, fd.Key(0)).p == 0.4
+    with pytest.raises(TypeError, match="p must be a number"):
+        fd.dropout(X, np.array([0.4, 0.4]))

@@ -335,3 +335,8 @@ def test_wrong_ranks_and_types_are_refused() -> None:
 def test_an_extreme_p_raises_no_floating_point_error(p: float) -> None:
     with np.errstate(all="raise"):
         fd.drop_block2d(np.ones(SHAPE_2D, np.float32), p, (3, 5), rng=1)
+
+
+def test_blocks_that_are_not_scaled_keep_their_values() -> None:
+    y = fd.drop_block2d(np.ones((2, 3, 6, 6)), 0.4, 2, scale_by_keep=False, rng=as_key(KEY))
+    assert set(y.flat) == {0.0, 1.0}

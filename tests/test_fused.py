@@ -1,4 +1,4 @@
-"""Operations of several inputs, each in a layout of its own, beside plain NumPy."""
+"""Sums and activations fused with dropout, beside plain NumPy: values, gradients, layouts."""
 
 from __future__ import annotations
 
@@ -13,6 +13,208 @@ from numpy.typing import NDArray
 from support import BFLOAT16, DTYPES, KEY, MANY, as_key, assert_same, bits, running_on
 
 Array = NDArray[Any]
+REAL = [np.dtype(np.float32), np.dtype(np.float64), np.dtype(np.float16), BFLOAT16]
+
+
+# --- Values and gradients ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", ["inverted", "standard"])
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("p", [0.0, 0.1, 0.5, 0.9, 1.0])
+def test_dropout_spares_the_residual_but_not_the_bias(
+    level: str, p: float, training: bool, mode: Any
+) -> None:
+    rng = np.random.default_rng(0)
+    x, residual = rng.standard_normal((2, 9, 70))
+    bias = rng.standard_normal(70)
+    key = ref.fold_in(KEY, 0)
+    keep = ref.mask(key, p, x.shape) if training else np.True_
+    scale = 1.0
+    if training and mode == "inverted" and p < 1.0:
+        scale = 1.0 / (1.0 - p)
+    if not training and mode == "standard":
+        scale = 1.0 - p
+    options: dict[str, Any] = {"training": training, "mode": mode, "rng": as_key(key)}
+    add = residual + np.where(keep, x * scale, 0.0)
+    bias_add = residual + np.where(keep, (x + bias) * scale, 0.0)
+    np.testing.assert_allclose(fd.dropout_add(x, residual, p, **options), add, rtol=1e-14)
+    y = fd.bias_dropout_add(x, bias, residual, p, **options)
+    np.testing.assert_allclose(y, bias_add, rtol=1e-14)
+    first = fd.DropoutAdd(p, mode=mode, rng=as_key(KEY)).train(training)
+    np.testing.assert_allclose(first(x, residual), add, rtol=1e-14)
+    dx, dresidual = first.backward(x)
+    np.testing.assert_allclose(dx, np.where(keep, x * scale, 0.0), rtol=1e-14)
+    np.testing.assert_array_equal(dresidual, x)
+    second = fd.BiasDropoutAdd(p, mode=mode, rng=as_key(KEY)).train(training)
+    np.testing.assert_allclose(second(x, bias, residual), bias_add, rtol=1e-14)
+    dx, dbias, dresidual = second.backward(x)
+    np.testing.assert_allclose(dx, np.where(keep, x * scale, 0.0), rtol=1e-14)
+    np.testing.assert_allclose(dbias, dx.sum(axis=0), rtol=1e-12)
+    np.testing.assert_array_equal(dresidual, x)
+
+
+def test_inputs_that_do_not_fit_are_refused() -> None:
+    x = np.zeros((3, 4), dtype=np.float32)
+    with pytest.raises(TypeError, match=r"residual must have dtype float32, .*, got int64"):
+        fd.dropout_add(x, np.zeros((3, 4), dtype=np.int64), rng=1)
+    with pytest.raises(
+        TypeError, match=r"residual must have a dtype .* with float16, got bfloat16"
+    ):
+        fd.dropout_add(x.astype(np.float16), x.astype(BFLOAT16), rng=1)
+    with pytest.raises(TypeError, match=r"x must have a real dtype, got complex64"):
+        fd.gelu_dropout_backward(x, x.astype(np.complex64), 0.5, rng=fd.Key(1))
+    with pytest.raises(TypeError, match=r"out must have dtype float64, got float32"):
+        fd.dropout_add(x, np.zeros((3, 4)), rng=1, out=x)
+    with pytest.raises(TypeError, match=r"residual must be an array, got None; .* call dropout$"):
+        fd.dropout_add(x, None, rng=1)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"bias must be an array, got None; .* call dropout_add$"):
+        fd.BiasDropoutAdd(rng=1)(x, None, x)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"bias must broadcast to shape \(3, 4\), got \(3,\)"):
+        fd.bias_dropout_add(x, np.zeros(3, dtype=np.float32), x, rng=1)
+    with pytest.raises(ValueError, match=r"previous must broadcast"):
+        fd.zoneout(x, np.zeros((2, 3, 4), dtype=np.float32), rng=1)
+    layer = fd.DropoutAdd(rng=1)
+    with pytest.raises(TypeError):
+        layer(x, np.zeros((3, 4), dtype=np.int64))
+    assert layer.calls == 0
+
+
+@pytest.mark.parametrize("size", [1, 15, 16, 17, 1000, 4_300_001])
+def test_results_do_not_depend_on_length_or_alignment(level: str, size: int) -> None:
+    """Around a line of 16; and past the cache, where writes are streamed, from odd addresses."""
+    memory = np.random.default_rng(0).standard_normal((3, size + 3), dtype=np.float32)
+    keep = fd.Mask(size, 0.3, as_key(KEY))
+    kept = keep.to_numpy()
+    scale = np.float32(1 / 0.7)
+    for start in (0, 3):
+        x, residual, out = (row[start : start + size] for row in memory)
+        fd.dropout_add(x, residual, 0.3, rng=as_key(KEY), out=out)
+        np.testing.assert_array_equal(out, np.where(kept, residual + x * scale, residual))
+
+
+def test_an_output_may_overlap_an_input() -> None:
+    memory = np.arange(1.0, 1002.0)
+    x, residual = memory[:-1].copy(), memory[1:].copy()
+    expected = fd.dropout_add(x, residual, 0.5, rng=as_key(KEY))
+    fd.dropout_add(x, memory[1:], 0.5, rng=as_key(KEY), out=memory[:-1])
+    np.testing.assert_array_equal(memory[:-1], expected)
+    assert fd.dropout_add(x, residual, 0.5, rng=as_key(KEY), out=residual) is residual
+    np.testing.assert_array_equal(residual, expected)
+
+
+@pytest.mark.parametrize("dtype", REAL, ids=str)
+def test_activations_handle_special_values(level: str, dtype: np.dtype[Any]) -> None:
+    x = np.array([np.nan, np.inf, -np.inf, 0.0, -0.0, 1e4, -1e4], dtype=dtype)
+    relu = fd.relu_dropout(x, 0.0).astype(np.float64)
+    np.testing.assert_array_equal(relu, [np.nan, np.inf, 0, 0, 0, x[5], 0])
+    slope = fd.relu_dropout_backward(np.ones_like(x), x, 0.0, rng=fd.Key(0)).astype(np.float64)
+    np.testing.assert_array_equal(slope[1:], [1, 0, 0, 0, 1, 0])
+    for approximate in ("none", "tanh"):
+        y = fd.gelu_dropout(x, 0.0, approximate=approximate).astype(np.float64)
+        np.testing.assert_array_equal(y, [np.nan, np.inf, np.nan, 0, 0, x[5], 0])
+        dy = fd.gelu_dropout_backward(
+            np.ones_like(x), x, 0.0, approximate=approximate, rng=fd.Key(0)
+        )
+        np.testing.assert_allclose(dy.astype(np.float64)[1:], [1, 0, 0.5, 0.5, 1, 0], atol=1e-12)
+
+
+SPECIAL = np.array([-1.0, np.inf, np.nan, 2.0, -0.0], dtype=np.float32)
+
+
+def test_evaluation_at_p_1_gives_plus_zero() -> None:
+    """Standard mode keeps 1 - p of everything: +0.0, also of NaN and infinity."""
+    zeros, ones = np.zeros_like(SPECIAL), np.ones_like(SPECIAL)
+    evaluated: dict[str, Any] = {"training": False, "mode": "standard"}
+    for function in (fd.dropout, fd.locked_dropout, fd.relu_dropout, fd.gelu_dropout):
+        assert_same(function(SPECIAL, 1.0, **evaluated), zeros)
+    for backward in (fd.relu_dropout_backward, fd.gelu_dropout_backward):
+        assert_same(backward(SPECIAL, SPECIAL, 1.0, **evaluated), zeros)
+    assert_same(fd.dropout_add(SPECIAL, ones, 1.0, **evaluated), ones)
+    assert_same(fd.bias_dropout_add(SPECIAL, ones, ones, 1.0, **evaluated), ones)
+    for layer in (fd.Dropout, fd.ReluDropout, fd.GeluDropout):
+        drop = layer(1.0, mode="standard").eval()
+        assert_same(drop(SPECIAL), zeros)
+        assert_same(drop.backward(SPECIAL), zeros)
+    add = fd.DropoutAdd(1.0, mode="standard").eval()
+    assert_same(add(SPECIAL, ones), ones)
+    assert_same(add.backward(SPECIAL)[0], zeros)
+
+
+@pytest.mark.parametrize("dtype", REAL, ids=str)
+def test_a_bias_gradient_is_summed_in_enough_precision(dtype: np.dtype[Any]) -> None:
+    """4,096 ones are more than bfloat16 and float16 can count one by one."""
+    x = np.ones((4096, 8), dtype=dtype)
+    layer = fd.BiasDropoutAdd(0.0, rng=1)
+    layer(x, x[0], x[:1])
+    _, dbias, dresidual = layer.backward(x)
+    assert_same(dbias, np.full(8, 4096, dtype=dtype))
+    assert_same(dresidual, np.full((1, 8), 4096, dtype=dtype))
+
+
+@pytest.mark.parametrize("of_dy", REAL, ids=str)
+@pytest.mark.parametrize("of_x", REAL, ids=str)
+def test_an_activation_takes_a_gradient_of_another_dtype(of_x: Any, of_dy: Any) -> None:
+    """In the wider precision: rounding x to the dtype of dy first would move slopes."""
+    x, dy = (np.random.default_rng(seed).standard_normal(300) for seed in (0, 1))
+    x, dy = x.astype(of_x), dy.astype(of_dy)
+    wide = np.float64 if np.float64 in (of_x, of_dy) else np.float32
+    arguments, options = (dy.astype(wide), x.astype(wide), 0.3), {"rng": fd.Key(1).fold_in(0)}
+    expected = fd.gelu_dropout_backward(*arguments, **options)
+    layer = fd.GeluDropout(0.3, rng=fd.Key(1))
+    layer(x)
+    assert_same(layer.backward(dy), expected.astype(of_dy))
+    if {of_x, of_dy} != {np.dtype(np.float16), BFLOAT16}:
+        gradient = fd.gelu_dropout_backward(dy, x, 0.3, **options)
+        assert_same(gradient, expected.astype(np.result_type(of_dy, of_x)))
+
+
+def test_layers_return_each_gradient_in_the_dtype_of_its_input() -> None:
+    x, bias, dy = (np.random.default_rng(seed).standard_normal((50, 8)) for seed in (0, 1, 2))
+    x, bias, residual = x.astype(np.float16), bias[0].astype(np.float32), np.ones((50, 1))
+    keep = ref.mask(ref.fold_in(KEY, 0), 0.3, x.shape)
+    dx = np.where(keep, dy * (1 / 0.7), 0.0)
+    layer = fd.BiasDropoutAdd(0.3, rng=as_key(KEY))
+    assert layer(x, bias, residual).dtype == np.float64
+    of_x, of_bias, of_residual = layer.backward(dy)
+    assert_same(of_x, dx.astype(np.float16))
+    np.testing.assert_allclose(of_bias, dx.sum(axis=0), rtol=1e-6)
+    np.testing.assert_allclose(of_residual, dy.sum(axis=1, keepdims=True), rtol=1e-12)
+    assert (of_bias.dtype, of_residual.dtype) == (np.float32, np.float64)
+    for other, gradient in ((fd.DropoutAdd, dy), (fd.Zoneout, np.where(keep, 0.0, dy))):
+        several = other(0.3, rng=as_key(KEY))
+        assert several(x, np.zeros(x.shape, np.complex128)).dtype == np.complex128
+        of_x, of_other = several.backward(dy + 1j)
+        scale = 1 / 0.7 if other is fd.DropoutAdd else 1.0
+        assert_same(of_x, np.where(keep, dy * scale, 0.0).astype(np.float16))
+        assert_same(of_other.real.copy(), gradient)
+        assert of_other.dtype == np.complex128
+
+
+@pytest.mark.parametrize("dtype", [*REAL, np.dtype(np.complex64)], ids=str)
+def test_python_numbers_promote_as_in_a_sum_of_numpy(dtype: np.dtype[Any]) -> None:
+    x = np.ones(5, dtype=dtype)
+    for number in (0.1, 2j):
+        expected = x + number
+        assert_same(fd.dropout_add(x, number, 0.0), expected)
+        assert_same(fd.bias_dropout_add(x, number, x * 0, 0.0), expected)
+    assert_same(fd.zoneout(x, np.float64(2.0), 1.0), np.full(5, 2.0, (x + np.zeros(1)).dtype))
+
+
+def test_bad_options_are_refused() -> None:
+    x = np.zeros((3, 4))
+    for call, text in (
+        (lambda: fd.gelu_dropout(x, approximate="erf"), "approximate must be 'none' or 'tanh'"),
+        (lambda: fd.GeluDropout(approximate="erf"), "approximate must be 'none' or 'tanh'"),
+        (lambda: fd.relu_dropout(x, mode="other"), "mode must be"),
+    ):
+        with pytest.raises(ValueError, match=text):
+            call()
+    with pytest.raises(TypeError, match="x must have a real dtype"):
+        fd.relu_dropout(x.astype(np.complex64), rng=1)
+
+
+# --- Layouts and dtypes --------------------------------------------------------------------------
 
 
 def reverse(x: Array) -> Array:

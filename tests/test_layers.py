@@ -205,6 +205,40 @@ def test_in_place_refuses_read_only_and_overlapping_arrays() -> None:
         layer(inplace=True)([1.0, 2.0])
 
 
+# --- Hold ----------------------------------------------------------------------------------------
+
+
+def test_a_held_mask_serves_all_calls_until_it_is_released() -> None:
+    x, y = values((5, 40), np.float32), values((5, 40), np.float32, seed=1)
+    drop = fd.Dropout(0.3, rng=as_key(KEY))
+    drop(x)
+    assert drop.hold() is drop
+    for call in (x, y, x):
+        assert_same(drop(call), ref.dropout(call, 0.3, ref.fold_in(KEY, 1)))
+        assert_same(drop.backward(y), ref.dropout(y, 0.3, ref.fold_in(KEY, 1)))
+    assert drop.eval()(x) is x  # evaluation neither draws nor ends it
+    assert_same(drop.train()(x), ref.dropout(x, 0.3, ref.fold_in(KEY, 1)))
+    assert drop.release() is drop
+    for call in (2, 3):
+        assert_same(drop(x), ref.dropout(x, 0.3, ref.fold_in(KEY, call)))
+    assert drop.calls == 4
+
+
+def test_releasing_what_is_not_held_changes_nothing() -> None:
+    """Would catch a mask that is skipped."""
+    drop = fd.Dropout(0.3, rng=as_key(KEY))
+    drop(np.ones(3))
+    drop.release().release()
+    assert drop.calls == 1
+    drop(np.ones(3))
+    assert drop.calls == 2
+
+
+def test_only_a_held_layer_is_a_context_manager() -> None:
+    with pytest.raises(RuntimeError, match="held"), fd.Dropout():
+        pass
+
+
 # --- State ---------------------------------------------------------------------------------------
 
 

@@ -336,3 +336,15 @@ def test_keys_and_masks_have_no_public_names_but_those_of_users() -> None:
     masks = methods | {"key", "ndim", "p", "part", "parts", "shape", "size"}
     for kind, names in [(fd.Key, keys), (fd.Mask, masks)]:
         assert {name for name in dir(kind) if not name.startswith("_")} == names
+
+
+def test_lists_are_accepted_as_shapes() -> None:
+    key = as_key(KEY)
+    assert fd.Mask([3, 4], 0.4, key).region([1, 1], [2, 2]) == fd.Mask((3, 4), 0.4, key).region(
+        (1, 1), (2, 2)
+    )
+    assert fd.PatchMask([3, 4], 0.4, key) == fd.PatchMask((3, 4), 0.4, key)
+    assert fd.ConcreteMask([3, 4], 0.4, 0.1, key) == fd.ConcreteMask((3, 4), 0.4, 0.1, key)
+    seeds = fd.Mask((3, 4), 0.4, key)
+    assert fd.BlockMask(seeds, [2, 2], 0.4) == fd.BlockMask(seeds, (2, 2), 0.4)
+    np.testing.assert_array_equal(fd.bernoulli([3, 4], 0.4, key), ~seeds.to_numpy())

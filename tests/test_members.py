@@ -1,22 +1,53 @@
-"""What all members of the family have in common, each property for every row of `members.py`."""
+"""What all members of the family have in common: each property for every row of `members.py`.
+
+Numbers are compared with `statements.py`, or with other calls of the same member.
+"""
 
 from __future__ import annotations
 
 import copy
 import inspect
 import json
+import math
 import pickle
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import fastdrop as fd
 import numpy as np
 import pytest
-from members import MEMBERS, ROWS, Member
-from support import KEY, as_key
+import reference as ref
+from entries import larger
+from members import MEMBERS, ROWS, Inputs, Member
+from statements import STATED, statement
+from support import BFLOAT16, KEY, as_key, assert_same, bits, running_on, values
 
 pytestmark = pytest.mark.once
 every_member = pytest.mark.parametrize("member", MEMBERS)
+
+
+def some(condition: Callable[[Member], bool]) -> Any:
+    """Run a test for the members that meet a condition."""
+    chosen = [param for param in MEMBERS if condition(param.values[0])]
+    return pytest.mark.parametrize("member", chosen)
+
+
+def is_one_to_one(member: Member) -> bool:
+    """Return whether one array goes in, and one of its shape comes out."""
+    several = (fd.PatchDropout, fd.WeightDrop, fd.DropConnectLinear)
+    return len(member.shapes) == 1 and member.layer not in several
+
+
+stated = some(lambda member: member in STATED)
+one_to_one = some(is_one_to_one)
+identity = some(
+    lambda member: (
+        is_one_to_one(member)
+        and member.layer not in (fd.ReluDropout, fd.GeluDropout, fd.ConcreteDropout)
+    )
+)
+with_inplace = some(lambda member: "inplace" in inspect.signature(member.layer).parameters)
 
 
 def flat(result: Any) -> list[Any]:
@@ -35,13 +66,6 @@ def assert_equal(actual: Any, expected: Any) -> None:
         np.testing.assert_array_equal(one, other)
 
 
-def differ(actual: Any, expected: Any) -> bool:
-    return any(
-        one.shape != other.shape or not np.array_equal(one, other)
-        for one, other in zip(flat(actual), flat(expected), strict=True)
-    )
-
-
 def gradient_of(result: Any, member: Member) -> Any:
     """Return ones where a gradient of the result is wanted."""
     if member.layer is fd.WeightDrop:
@@ -49,11 +73,170 @@ def gradient_of(result: Any, member: Member) -> Any:
     return np.ones_like(result[0] if isinstance(result, tuple) else result)
 
 
+def each(change: Callable[..., Any], *inputs: Any) -> Any:
+    """Apply a function to all arrays of inputs of one form."""
+    if isinstance(inputs[0], tuple | list):
+        return type(inputs[0])(each(change, *parts) for parts in zip(*inputs, strict=True))
+    return change(*inputs)
+
+
+def in_double(inputs: Inputs) -> Any:
+    return each(lambda x: x.astype(np.float64), inputs)
+
+
 def test_every_layer_has_a_row() -> None:
     """Would catch a new member that nobody put under the suite."""
     public = [getattr(fd, name) for name in fd.__all__]
     layers = {k for k in public if inspect.isclass(k) and issubclass(k, fd.Layer)}
     assert layers - {fd.Layer, fd.ElementwiseLayer} == {row.layer for row in ROWS}
+
+
+# --- Numbers -------------------------------------------------------------------------------------
+
+PS = [0.0, 0.1, 0.5, 0.9, 1.0]
+REAL = [np.dtype(np.float32), np.dtype(np.float64), np.dtype(np.float16), BFLOAT16]
+
+
+@pytest.mark.parametrize("p", PS)
+@stated
+def test_training_follows_the_formula(level: str, member: Member, p: float) -> None:
+    inputs = in_double(member.inputs())
+    layer = member.make(p, rng=as_key(KEY))
+    for call in range(2):
+        key = ref.fold_in(KEY, call)
+        expected = statement(member, inputs, p, key)
+        np.testing.assert_allclose(layer(*inputs), expected, rtol=1e-13, atol=1e-15)
+        drawn = member.call(layer, inputs, p, rng=as_key(key))
+        np.testing.assert_allclose(drawn, expected, rtol=1e-13, atol=1e-15)
+
+
+@pytest.mark.parametrize("dtype", REAL, ids=str)
+@stated
+def test_every_dtype_agrees_with_the_formula_in_float64(
+    level: str, member: Member, dtype: np.dtype[Any]
+) -> None:
+    """To the last digit of the dtype, or of float32 where the arithmetic is in that."""
+    inputs = each(lambda x: x.astype(dtype), member.inputs(1))
+    y = member.call(None, inputs, 0.3, rng=as_key(KEY))
+    assert y.dtype == dtype
+    expected = statement(member, in_double(inputs), 0.3, KEY)
+    digits = {2: 2.0**-8 if dtype == BFLOAT16 else 2.0**-11, 4: 1e-6, 8: 1e-14}[dtype.itemsize]
+    np.testing.assert_allclose(y.astype(np.float64), expected, rtol=digits, atol=digits / 2)
+
+
+@pytest.mark.parametrize("dtype", REAL, ids=str)
+@one_to_one
+def test_p_1_gives_plus_zero(level: str, member: Member, dtype: np.dtype[Any]) -> None:
+    """From anything, NaN and infinity included, forward, backward and in place."""
+    x = values(member.shapes[0], dtype)
+    layer, zeros = member.make(1.0), np.zeros_like(x)
+    assert_same(layer(x), zeros)
+    assert_same(layer.backward(x), zeros)
+    assert_same(member.call(layer, (x,), 1.0, rng=1), zeros)
+    out = x.copy()
+    assert_same(member.call(layer, (out,), 1.0, rng=1, out=out), zeros)
+
+
+@identity
+def test_p_0_and_evaluation_return_x_itself(member: Member) -> None:
+    """Or write to `out`, if there is one."""
+    x = values(member.shapes[0], np.float32)
+    layer = member.make(0.0)
+    assert layer(x) is x
+    assert layer.backward(x) is x
+    assert (layer.calls, layer.mask.p) == (1, 0.0)
+    calls: list[dict[str, Any]] = [{"p": 0.0}]
+    if member.options.get("mode") != "standard":
+        layer = member.make(0.5).eval()
+        assert layer(x) is x
+        assert layer.backward(x) is x
+        assert (layer.calls, layer.mask) == (0, None)
+        calls.append({"training": False})
+    for options in calls:
+        assert member.call(layer, (x,), rng=1, **options) is x
+        out = np.empty_like(x)
+        assert member.call(layer, (x,), rng=1, out=out, **options) is out
+        assert_same(out, x)
+
+
+@one_to_one
+def test_layout_and_out_do_not_change_the_result(level: str, member: Member) -> None:
+    (x,), key = member.inputs(2), as_key(KEY)
+    expected = member.call(None, (x,), rng=key)
+    wide = np.zeros(tuple(2 * length for length in x.shape), dtype=x.dtype)
+    strided = wide[tuple(slice(None, None, 2) for _ in x.shape)]
+    strided[...] = x
+    reverse = np.ascontiguousarray(x[..., ::-1])[..., ::-1]
+    for layout in (x, np.asfortranarray(x), strided, reverse, x.astype(">f4")):
+        y = member.call(None, (layout,), rng=key)
+        np.testing.assert_array_equal(bits(y), bits(expected))
+    out = np.full_like(x, np.nan, order="F")
+    assert member.call(None, (x,), rng=key, out=out) is out
+    np.testing.assert_array_equal(bits(out), bits(expected))
+    same = x.copy()
+    assert member.call(None, (same,), rng=key, out=same) is same
+    assert_same(same, expected)
+
+
+@every_member
+def test_threads_change_neither_results_nor_gradients(level: str, member: Member) -> None:
+    inputs, results = larger(member, 1 << 20), []
+    for threads in (1, 3):
+        with running_on(threads=threads):
+            layer = member.make(rng=as_key(KEY))
+            y = layer(*inputs)
+            results.append([y, layer.backward(gradient_of(y, member))])
+    assert_equal(*results)
+
+
+@with_inplace
+def test_in_place_gives_the_same_numbers(member: Member) -> None:
+    """And refuses a read-only x without counting the call."""
+    (x,) = member.inputs(2)
+    layer = member.make()
+    expected = layer(x)
+    gradient = layer.backward(x)
+    layer = member.make(inplace=True)
+    same = x.copy()
+    assert layer(same) is same
+    assert_same(same, expected)
+    assert_same(layer.backward(x), gradient)
+    same.flags.writeable = False
+    with pytest.raises(ValueError, match="writeable"):
+        layer(same)
+    assert layer.calls == 1
+
+
+@pytest.mark.parametrize("training", [True, False])
+@every_member
+def test_gradients_are_the_slopes(member: Member, training: bool) -> None:
+    """Central differences in float64, along one random direction; away from ReLU's corner."""
+
+    def off_corner(x: Any) -> Any:
+        return x + np.where(np.abs(x) < 1e-3, 0.01, 0.0)
+
+    def result(inputs: Inputs) -> list[Any]:
+        y = layer(*inputs)
+        return [y[0]] if isinstance(y, tuple) else flat(y)
+
+    def inner(some: Any, others: Any) -> float:
+        return sum(np.vdot(a, b) for a, b in zip(flat(some), flat(others), strict=True))
+
+    layer = member.make(0.3).train(training).hold()
+    x, direction = in_double(member.inputs()), in_double(member.inputs(1))
+    x = each(off_corner, x)
+    dy = [np.random.default_rng(4).standard_normal(y.shape) for y in result(x)]
+
+    def loss(step: float) -> float:
+        return inner(dy, result(each(lambda one, way: one + step * way, x, direction)))
+
+    slope = (loss(1e-5) - loss(-1e-5)) / 2e-5
+    layer(*x)
+    gradients = layer.backward(dy if member.layer is fd.WeightDrop else dy[0])
+    assert inner(gradients, direction) == pytest.approx(slope, rel=1e-6)
+
+
+# --- Calls, masks and states ---------------------------------------------------------------------
 
 
 @every_member
@@ -135,6 +318,19 @@ def test_unused_arguments_are_checked_too(
         match = "logit must be a number"
     with pytest.raises((TypeError, ValueError), match=match):
         member.call(layer, inputs, **arguments)
+
+
+@every_member
+@pytest.mark.parametrize("p", [-0.1, 1.1, math.nan])
+def test_p_outside_the_unit_interval_is_refused_when_a_layer_is_made_or_set(
+    member: Member, p: float
+) -> None:
+    with pytest.raises(ValueError, match="p must be a number in"):
+        member.make(p)
+    layer = member.make()
+    with pytest.raises(ValueError, match="p must be a number in"):
+        layer.p = p
+    assert layer.p == 0.4
 
 
 @every_member
@@ -236,8 +432,29 @@ def test_a_held_mask_serves_all_calls_of_the_block(member: Member) -> None:
         assert same is layer
         first = layer(*inputs)
         assert_equal(layer(*inputs), first)
+        held = layer.mask
     assert layer.calls == 1
-    assert differ(layer(*inputs), first)
+    layer(*inputs)
+    assert layer.mask != held
+
+
+@every_member
+def test_a_held_mask_counts_as_one_call_and_only_if_drawn(member: Member) -> None:
+    layer, inputs = member.make(), member.inputs()
+    assert layer.hold().hold().release().release().calls == 0
+    layer.hold().eval()(*inputs)
+    assert layer.train().release().calls == 0
+    for calls in (1, 2):
+        with layer.hold():
+            layer(*inputs)
+            layer.hold()(*inputs)  # still the same
+            assert layer.calls == calls - 1
+        assert layer.calls == calls
+        assert layer.release().calls == calls
+    layer.hold()(*inputs)
+    other = member.make(rng=1)
+    other.load_state_dict(layer.state_dict())
+    assert other.hold().release().calls == layer.release().calls == 3
 
 
 @every_member
@@ -254,16 +471,6 @@ def test_a_state_saved_within_a_hold_resumes_there(member: Member) -> None:
         assert_equal(other(*inputs), layer(*inputs))
     assert layer.release().calls == other.release().calls == 2
     assert_equal(other(*inputs), layer(*inputs))
-
-
-@every_member
-def test_a_state_of_another_stream_is_refused(member: Member) -> None:
-    layer = member.make()
-    before = repr(layer.state_dict())
-    for stream in (1, 3, None):
-        with pytest.raises(ValueError, match="state must be of stream 2"):
-            layer.load_state_dict({**layer.state_dict(), "stream": stream})
-    assert repr(layer.state_dict()) == before
 
 
 @every_member
@@ -352,224 +559,3 @@ def test_threads_neither_share_nor_skip_a_call(member: Member) -> None:
 def test_public_names_say_where_they_are_public(member: Member) -> None:
     assert member.layer.__module__ == "fastdrop"  # type: ignore[attr-defined]
     assert member.function.__module__ == "fastdrop"
-
-
-# --- Gradients and shared masks -----------------------------------------------------------------
-
-X, DY = np.random.default_rng(0).standard_normal((2, 6, 5))
-WEIGHT = np.random.default_rng(1).standard_normal((4, 5))
-GRADIENTS: dict[str, tuple[Any, Any]] = {
-    "relu": (
-        lambda **more: fd.relu_dropout(X, 0.4, **more),
-        lambda **more: fd.relu_dropout_backward(DY, X, 0.4, **more),
-    ),
-    "gelu": (
-        lambda **more: fd.gelu_dropout(X, 0.4, **more),
-        lambda **more: fd.gelu_dropout_backward(DY, X, 0.4, **more),
-    ),
-    "zoneout": (
-        lambda **more: fd.zoneout(X, DY, 0.4, **more),
-        lambda **more: fd.zoneout_backward(DY, 0.4, **more),
-    ),
-    "concrete": (
-        lambda **more: fd.concrete_dropout(X, 0.3, **more),
-        lambda **more: fd.concrete_dropout_backward(DY, X, 0.3, **more),
-    ),
-    "linear": (
-        lambda **more: fd.drop_connect_linear(X, WEIGHT, None, 0.4, **more),
-        lambda **more: fd.drop_connect_linear_backward(DY[:, :4], X, WEIGHT, 0.4, **more),
-    ),
-    "lookup": (
-        lambda **more: fd.embedding_dropout(X, 0.4, indices=[1, 3, 1], **more),
-        lambda **more: fd.embedding_dropout_backward(DY[:3], [1, 3, 1], 6, 0.4, **more),
-    ),
-}
-
-
-@pytest.mark.parametrize("name", GRADIENTS)
-def test_a_gradient_takes_the_key_or_the_mask_of_the_call(name: str) -> None:
-    """Would catch a gradient that draws a mask of its own."""
-    forward, backward = GRADIENTS[name]
-    key = as_key(KEY)
-    mask = forward(rng=key, return_mask=True)[-1]
-    assert_equal(
-        list(map(np.asarray, flat(backward(rng=key)))),
-        list(map(np.asarray, flat(backward(mask=mask)))),
-    )
-    wrong: list[tuple[dict[str, Any], str]] = [
-        ({}, "None"),
-        ({"rng": None}, "None"),
-        ({"rng": 3}, "3"),
-        ({"rng": np.random.default_rng(0)}, "Generator"),
-        ({"rng": key, "mask": mask}, "both"),
-    ]
-    for arguments, got in wrong:
-        must = f"rng must be the Key of the forward call, or mask its mask, got {got}"
-        with pytest.raises(TypeError, match=must):
-            backward(**arguments)
-
-
-def test_a_gradient_of_evaluation_needs_neither_key_nor_mask() -> None:
-    np.testing.assert_array_equal(
-        fd.relu_dropout_backward(DY, X, 0.4, training=False), np.where(X > 0.0, DY, 0.0)
-    )
-    with pytest.raises(TypeError, match="rng must be the Key of the forward call"):
-        fd.relu_dropout_backward(DY, X, 0.4, training=False, rng=3)  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match=r"^training must be True or False, got 0$"):
-        fd.relu_dropout_backward(DY, X, 0.4, training=0)  # type: ignore[arg-type]
-
-
-def test_a_mask_of_another_kind_or_beside_rng_is_refused() -> None:
-    key = as_key(KEY)
-    x = np.ones((2, 3, 6, 6), np.float32)
-    _, blocks = fd.drop_block2d(x, 0.3, 2, rng=key, return_mask=True)
-    with pytest.raises(TypeError, match=r"^mask must be a BlockMask, got Mask$"):
-        fd.drop_block2d(x, 0.3, 2, mask=fd.Mask(x.shape, 0.3, key))  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match=r"^mask must not be given together with rng$"):
-        fd.drop_block2d(x, 0.3, 2, mask=blocks, rng=key)
-    with pytest.raises(ValueError, match=r"^mask must not be given together with rng$"):
-        fd.dropout(x, mask=fd.Mask(x.shape, 0.3, key), rng=key)
-
-
-def test_a_mask_is_checked_in_evaluation_too_and_handed_back_as_it_is() -> None:
-    kept = np.ones(X.shape, np.bool_)
-    assert fd.dropout(X, 0.4, mask=kept, return_mask=True)[1] is kept
-    images = np.ones((2, 3, 6, 6))
-    _, blocks = fd.drop_block2d(images, 0.4, 2, rng=as_key(KEY), return_mask=True)
-    assert fd.dropout(images, mask=blocks, return_mask=True)[1] is blocks
-    with pytest.raises(ValueError, match=r"^mask of shape \(7,\) does not broadcast to shape"):
-        fd.dropout(X, mask=fd.Mask((7,), 0.4, as_key(KEY)), training=False)
-    with pytest.raises(
-        TypeError, match=r"^mask must be a Mask or a boolean array, got float64: use mask != 0$"
-    ):
-        fd.dropout(X, mask=X)  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match=r"^mask must be a Mask or a boolean array, got str$"):
-        fd.dropout(X, mask="mask")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match=r"^mask must not be given together with broadcast_dims$"):
-        fd.dropout(X, mask=kept, broadcast_dims=0)
-    with pytest.raises(ValueError, match=r"^broadcast_dims must be an axis of an array with 2"):
-        fd.dropout(X, broadcast_dims=2)
-
-
-def test_a_mask_may_be_of_a_class_that_becomes_an_array() -> None:
-    class Column:
-        def __array__(self, dtype: Any = None, copy: Any = None) -> Any:
-            return X > 0.0
-
-        to_numpy = __array__
-
-    column: Any = Column()
-    np.testing.assert_array_equal(fd.dropout(X, 0.0, mask=column), np.where(X > 0.0, X, 0.0))
-
-
-def test_an_output_of_a_subclass_is_written_and_returned() -> None:
-    class Special(np.ndarray):
-        pass
-
-    key = as_key(KEY)
-    images = np.random.default_rng(2).standard_normal((2, 3, 6, 6))
-    _, blocks = fd.drop_block2d(images, 0.4, 2, rng=key, return_mask=True)
-    calls: list[tuple[Any, Any]] = [
-        (images, lambda out: blocks.apply(images, out)),
-        (X, lambda out: fd.dropout(X, 0.4, rng=key, out=out)),
-        (X, lambda out: fd.alpha_dropout(X, 0.4, rng=key, out=out)),
-        (X, lambda out: fd.zoneout(X, DY, 0.4, training=False, out=out)),
-        (X, lambda out: fd.gaussian_dropout(X, 0.4, rng=key, out=out)),
-        (images, lambda out: fd.drop_block2d(images, 0.4, 2, rng=key, out=out)),
-        (images, lambda out: fd.drop_block2d(images, 0.4, 2, training=False, out=out)),
-    ]
-    for like, call in calls:
-        expected = call(None)
-        for out in (np.empty_like(like), np.empty_like(like).view(Special)):
-            assert call(out) is out
-            np.testing.assert_array_equal(np.asarray(out), expected)
-        with pytest.raises(TypeError, match=r"^out must be a numpy.ndarray, got list$"):
-            call([])
-
-
-def test_blocks_that_are_not_scaled_keep_their_values() -> None:
-    y = fd.drop_block2d(np.ones((2, 3, 6, 6)), 0.4, 2, scale_by_keep=False, rng=as_key(KEY))
-    assert set(y.flat) == {0.0, 1.0}
-
-
-def test_functions_can_share_a_mask() -> None:
-    y, mask = fd.dropout(X, 0.4, rng=3, return_mask=True)
-    kept = mask.to_numpy()
-    np.testing.assert_array_equal(fd.dropout_add(X, DY, mask=mask), DY + y)
-    np.testing.assert_array_equal(fd.relu_dropout(X, mask=mask), np.maximum(y, 0.0))
-    np.testing.assert_array_equal(fd.zoneout(X, DY, mask=mask), np.where(kept, X, DY))
-    np.testing.assert_array_equal(fd.alpha_dropout(X, mask=mask), fd.alpha_dropout(X, 0.4, rng=3))
-    np.testing.assert_array_equal(fd.zoneout(X, DY, mask=kept), np.where(kept, X, DY))
-
-
-def test_blocks_are_a_mask_for_any_function() -> None:
-    images = np.ones((2, 3, 6, 6), np.float32)
-    y, blocks = fd.drop_block2d(images, 0.3, 2, rng=1, return_mask=True)
-    np.testing.assert_array_equal(fd.dropout(images, 0.9, mask=blocks), y)
-    np.testing.assert_array_equal(fd.relu_dropout(images, mask=blocks), y)
-
-
-@pytest.mark.parametrize("p", [np.array([0.4]), np.array([[0.4]]), np.array(0.4), np.float64(0.4)])
-def test_an_array_with_one_element_is_accepted_as_p(p: Any) -> None:
-    np.testing.assert_array_equal(fd.dropout(X, p, rng=1), fd.dropout(X, 0.4, rng=1))
-    assert fd.Mask(3, p, fd.Key(0)).p == 0.4
-    with pytest.raises(TypeError, match="p must be a number"):
-        fd.dropout(X, np.array([0.4, 0.4]))
-
-
-def test_lists_are_accepted_as_shapes() -> None:
-    key = as_key(KEY)
-    assert fd.Mask([3, 4], 0.4, key).region([1, 1], [2, 2]) == fd.Mask((3, 4), 0.4, key).region(
-        (1, 1), (2, 2)
-    )
-    assert fd.PatchMask([3, 4], 0.4, key) == fd.PatchMask((3, 4), 0.4, key)
-    assert fd.ConcreteMask([3, 4], 0.4, 0.1, key) == fd.ConcreteMask((3, 4), 0.4, 0.1, key)
-    seeds = fd.Mask((3, 4), 0.4, key)
-    assert fd.BlockMask(seeds, [2, 2], 0.4) == fd.BlockMask(seeds, (2, 2), 0.4)
-    np.testing.assert_array_equal(fd.bernoulli([3, 4], 0.4, key), ~seeds.to_numpy())
-
-
-def test_monte_carlo_masks_follow_the_names_of_layers() -> None:
-    """Would catch masks that change when a model gets another layer in front."""
-    first, second = fd.Dropout(0.5), fd.Dropout(0.5)
-    x = np.ones((3, 40))
-    one = fd.MonteCarlo(lambda x: second(x), {"second": second}, rng=0).sample(x, 2)
-    in_turn = lambda x: (first(x), second(x))  # noqa: E731
-    both = fd.MonteCarlo(lambda x: in_turn(x)[1], {"first": first, "second": second}, rng=0)
-    np.testing.assert_array_equal(both.sample(x, 2), one)
-    swapped = fd.MonteCarlo(lambda x: in_turn(x)[0], {"first": first, "second": second}, rng=0)
-    assert not np.array_equal(swapped.sample(x, 2), one)
-    with pytest.raises(TypeError, match="layers must have names of type str, got 1"):
-        fd.MonteCarlo(lambda x: x, {1: first})  # type: ignore[dict-item]
-
-
-def test_monte_carlo_drops_even_if_the_model_evaluates() -> None:
-    drop = fd.Dropout(0.5)
-    mc = fd.MonteCarlo(lambda x: drop(x, training=False), drop, rng=0)
-    assert np.count_nonzero(mc.sample(np.ones(100), 0)) < 100
-
-
-def test_a_lookup_treats_masks_as_the_whole_table_does() -> None:
-    table, words = np.ones((6, 5)), [1, 3, 1]
-    seeds = fd.Mask((6, 1), 0.4, fd.Key(1))
-    for mask in (seeds, fd.BlockMask(seeds, (1, 1), 0.4)):
-        y, same = fd.embedding_dropout(table, indices=words, mask=mask, return_mask=True)
-        assert same is mask
-        np.testing.assert_array_equal(y, fd.embedding_dropout(table, mask=mask)[words])
-    _, mask = fd.embedding_dropout(table, indices=words, training=False, return_mask=True)
-    assert (mask.shape, mask.p) == ((6, 1), 0.0)
-    rng, out = np.random.default_rng(0), np.zeros((3, 5))
-    before = copy.deepcopy(rng.bit_generator.state)
-    with pytest.raises(TypeError, match="return_mask must be"):
-        fd.embedding_dropout(table, indices=words, rng=rng, return_mask=1, out=out)  # type: ignore[arg-type]
-    assert rng.bit_generator.state == before
-    assert not out.any()
-    with pytest.raises(
-        ValueError, match="indices must not be given to a layer that works in place"
-    ):
-        fd.EmbeddingDropout(0.5, True)(table, words)
-    with pytest.raises(ValueError, match="dy must have the axes of indices and one more"):
-        fd.embedding_dropout_backward(np.ones(3), words, 6, rng=fd.Key(1))
-    for one in (True, False):
-        y = fd.embedding_dropout(np.ones((6, 4)), indices=words, mask=np.array(one))
-        np.testing.assert_array_equal(y, np.full((3, 4), 2.0 * one))

@@ -471,3 +471,23 @@ def test_ctrl_c_at_any_step_leaves_layers_that_work() -> None:
         if left > 0:
             break
     assert step > 20
+
+
+def test_monte_carlo_masks_follow_the_names_of_layers() -> None:
+    """Would catch masks that change when a model gets another layer in front."""
+    first, second = fd.Dropout(0.5), fd.Dropout(0.5)
+    x = np.ones((3, 40))
+    one = fd.MonteCarlo(lambda x: second(x), {"second": second}, rng=0).sample(x, 2)
+    in_turn = lambda x: (first(x), second(x))  # noqa: E731
+    both = fd.MonteCarlo(lambda x: in_turn(x)[1], {"first": first, "second": second}, rng=0)
+    np.testing.assert_array_equal(both.sample(x, 2), one)
+    swapped = fd.MonteCarlo(lambda x: in_turn(x)[0], {"first": first, "second": second}, rng=0)
+    assert not np.array_equal(swapped.sample(x, 2), one)
+    with pytest.raises(TypeError, match="layers must have names of type str, got 1"):
+        fd.MonteCarlo(lambda x: x, {1: first})  # type: ignore[dict-item]
+
+
+def test_monte_carlo_drops_even_if_the_model_evaluates() -> None:
+    drop = fd.Dropout(0.5)
+    mc = fd.MonteCarlo(lambda x: drop(x, training=False), drop, rng=0)
+    assert np.count_nonzero(mc.sample(np.ones(100), 0)) < 100
