@@ -56,7 +56,7 @@ soak:  ## Compare calls from threads and processes with the reference for five m
 
 .PHONY: faults
 faults:  ## Try faults as often as docs/reliability.md says (an hour)
-	FASTDROP_FAULT_TRIES=200 pytest -s tests/test_threads.py tests/test_interrupts.py
+	FASTDROP_FAULT_TRIES=200 pytest -s tests/test_threads.py tests/test_interrupts.py tests/test_memory.py
 
 .PHONY: mutations
 mutations:  ## Put known faults into a copy, one at a time, and see that the tests find them

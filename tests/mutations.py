@@ -42,11 +42,13 @@ class Mutation:
         return self.file.endswith(".rs")
 
 
-PROCESS, MEMORY = "tests/test_threads.py::test_", "tests/test_interrupts.py::test_"
-FUZZ, STATE, JAX = (f"tests/test_{name}.py::test_" for name in ("fuzz", "state", "jax"))
+THREADS, INTERRUPTS, MEMORY, FUZZ, STATE, JAX = (
+    f"tests/test_{name}.py::test_"
+    for name in ("threads", "interrupts", "memory", "fuzz", "state", "jax")
+)
 TORCH_MEMORY = "tests/test_torch_memory.py::test_"
 TORCH = "tests/test_torch_threads.py::test_"
-FORK = PROCESS + "a_fork_keeps_bits_and_gets_helpers_of_its_own"
+FORK = THREADS + "a_fork_keeps_bits_and_gets_helpers_of_its_own"
 
 MUTATIONS = [
     Mutation(
@@ -101,7 +103,7 @@ MUTATIONS = [
         "src/python/arguments.rs",
         "if stack_left() >= CALL_STACK {",
         "if stack_left() >= CALL_STACK / 100 {",
-        (PROCESS + "a_small_stack_of_the_caller_changes_no_bit",),
+        (THREADS + "a_small_stack_of_the_caller_changes_no_bit",),
     ),
     Mutation(
         "two threads lend one storage",
@@ -149,21 +151,21 @@ MUTATIONS = [
         "    let shape = &written.shape[..];\n",
         "    let again = written.owner.cast::<PyUntypedArray>()?.shape().to_vec();\n"
         "    let shape = &again[..];\n",
-        (MEMORY + "a_handler_may_change_the_arrays_of_a_call[shape]",),
+        (INTERRUPTS + "a_handler_may_change_the_arrays_of_a_call[shape]",),
     ),
     Mutation(
         "nobody looks whether a handler took the memory of an array",
         "src/python/arguments.rs",
         "                held.check(py)\n",
         "                Ok(())\n",
-        (MEMORY + "a_handler_may_change_the_arrays_of_a_call[resize an input]",),
+        (INTERRUPTS + "a_handler_may_change_the_arrays_of_a_call[resize an input]",),
     ),
     Mutation(
         "handlers run in calls on memory that no array owns",
         "src/python/arguments.rs",
         "!deferred && !DEFERRED.get()",
         "(deferred || !deferred) && !DEFERRED.get()",
-        (MEMORY + "a_handler_may_change_the_arrays_of_a_call[pages]",),
+        (INTERRUPTS + "a_handler_may_change_the_arrays_of_a_call[pages]",),
     ),
     Mutation(
         "a compiled function leaves out an operand whose dtype it does not know",
@@ -240,35 +242,35 @@ MUTATIONS = [
         "            done = _forward(member.operation, inputs, out, key, p, shared)\n"
         "            keys.take()\n"
         "            return done\n",
-        (PROCESS + "32_threads_neither_share_nor_skip_a_call[600000]",),
+        (THREADS + "32_threads_neither_share_nor_skip_a_call[600000]",),
     ),
     Mutation(
         "refused threads are an error",
         "src/threads/pool.rs",
         "                .ok()?;",
         '                .expect("threads");',
-        (PROCESS + "refused_threads_change_no_bit",),
+        (THREADS + "refused_threads_change_no_bit",),
     ),
     Mutation(
         "helpers stay on the CPUs where they started",
         "src/threads/pool.rs",
         "        self.cpus.take();\n",
         "        let _ = &self.cpus;\n",
-        (PROCESS + "helpers_stay_on_the_cpus_of_the_call",),
+        (THREADS + "helpers_stay_on_the_cpus_of_the_call",),
     ),
     Mutation(
         "CPUs that the process must not use are counted",
         "src/threads/mod.rs",
         "std::thread::available_parallelism().map_or(1, usize::from)",
         "64",
-        (PROCESS + "at_first_there_are_as_many_threads_as_cpus_to_run_on",),
+        (THREADS + "at_first_there_are_as_many_threads_as_cpus_to_run_on",),
     ),
     Mutation(
         "pools of former settings are kept",
         "src/threads/pool.rs",
         "            let (_, new) = pool.insert(",
         "            std::mem::forget(pool.take());\n            let (_, new) = pool.insert(",
-        (PROCESS + "the_number_of_threads_stays_bounded",),
+        (THREADS + "the_number_of_threads_stays_bounded",),
     ),
     Mutation(
         "Python code runs below Rust",
@@ -276,21 +278,21 @@ MUTATIONS = [
         "    let mut shape: Steps = shape.iter().map(|len| *len as isize).collect();\n",
         '    let _ = py.import("time")?.call_method1("sleep", (0,))?;\n'
         "    let mut shape: Steps = shape.iter().map(|len| *len as isize).collect();\n",
-        (PROCESS + "daemon_threads_in_any_entry_point_do_not_abort_the_end",),
+        (THREADS + "daemon_threads_in_any_entry_point_do_not_abort_the_end",),
     ),
     Mutation(
         "a rectifier scales what it drops",
         "src/kernel/formula.rs",
         "if a <= zero { zero } else { x * scale }, zero;",
         "if a <= zero { zero } else { x * scale }, x * zero;",
-        (PROCESS + "the_soak_compares_calls_of_all_kinds",),
+        (THREADS + "the_soak_compares_calls_of_all_kinds",),
     ),
     Mutation(
         "Ctrl-C is heard at the end of a call",
         "src/threads/batches.rs",
         "        if interrupt() {\n",
         "            if units == 0 && interrupt() {\n",
-        (MEMORY + "ctrl_c_stops_a_call_on_gigabytes[plain]",),
+        (INTERRUPTS + "ctrl_c_stops_a_call_on_gigabytes[plain]",),
     ),
     Mutation(
         "all block masks are made in one step",
@@ -304,14 +306,14 @@ MUTATIONS = [
         "src/python/arguments.rs",
         "(_, Some(error)) => Err(*error),",
         "(_, Some(_)) => Err(PyKeyboardInterrupt::new_err(())),",
-        (MEMORY + "a_handler_may_call_or_raise[raises]",),
+        (INTERRUPTS + "a_handler_may_call_or_raise[raises]",),
     ),
     Mutation(
         "an interrupted call counts",
         "src/python/plan.rs",
         "        keys.undo(taken);\n",
         "        let _ = (keys, taken);\n",
-        (MEMORY + "a_handler_may_call_or_raise[raises]",),
+        (INTERRUPTS + "a_handler_may_call_or_raise[raises]",),
     ),
     Mutation(
         "one call at a time",
@@ -320,17 +322,14 @@ MUTATIONS = [
         "    static ONE: std::sync::Mutex<()> = std::sync::Mutex::new(());\n"
         "    let _one = ONE.lock();\n"
         "    let most = at_once.max(1);\n",
-        (MEMORY + "a_handler_may_call_or_raise[calls]",),
+        (INTERRUPTS + "a_handler_may_call_or_raise[calls]",),
     ),
     Mutation(
         "a call needs memory for all threads of the setting",
         "src/driver.rs",
         "!has_memory(threads.min(total.div_ceil(sizes.unit)) * SCRATCH) {\n",
         "!has_memory(threads * SCRATCH) {\n",
-        (
-            "tests/test_process.py"
-            "::test_a_call_needs_memory_for_the_threads_that_run_not_for_the_setting",
-        ),
+        (MEMORY + "a_call_needs_memory_for_the_threads_that_run_not_for_the_setting",),
     ),
     Mutation(
         "a shape takes memory before its length is looked at",

@@ -1,21 +1,32 @@
-"""Settings of the process, what other libraries see of them, and the check of a machine."""
+"""Settings of the process: threads, levels, variables, and what other libraries see of them."""
 
 from __future__ import annotations
 
-import json
+import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from typing import Any
 
 import fastdrop as fd
-import numpy as np
 import pytest
-import reference as ref
-from fastdrop import _core, _selftest
+from fastdrop import _core
+from support import LEVELS, running_on
 from threadpoolctl import threadpool_info, threadpool_limits
 
 pytestmark = pytest.mark.once
+
+TIMEOUT = 60  # seconds
+
+
+def run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run Python code in a fresh interpreter."""
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT,
+    )
 
 
 def test_a_with_block_restores_the_number_of_threads() -> None:
@@ -28,6 +39,17 @@ def test_a_with_block_restores_the_number_of_threads() -> None:
     assert fd.get_num_threads() == before
     with pytest.raises(ValueError, match="n must be"), fd.threads(0):
         pass
+    assert fd.get_num_threads() == before
+
+
+@pytest.mark.parametrize(
+    ("count", "error"),
+    [(0, ValueError), (-1, ValueError), (1.5, TypeError), ("2", TypeError), (None, TypeError)],
+)
+def test_a_senseless_number_of_threads_is_refused(count: Any, error: type[Exception]) -> None:
+    before = fd.get_num_threads()
+    with pytest.raises(error):
+        fd.set_num_threads(count)
     assert fd.get_num_threads() == before
 
 
@@ -47,78 +69,75 @@ def test_threadpoolctl_sees_and_limits_the_threads() -> None:
         assert fd.get_num_threads() == 3
 
 
-# The check of a machine
-
-
-def test_this_machine_is_right() -> None:
-    checks = list(_selftest.selftest())
-    assert len(checks) == len(_core.simd_levels()) * len(_selftest.GROUPS)
-    assert all(right for _, right in checks), checks
-
-
-def test_the_digest_of_the_masks_is_that_of_the_reference() -> None:
-    key = bytes(range(16))
-
-    def masks() -> Iterator[np.ndarray[Any, Any]]:
-        for p in _selftest.PROBABILITIES:
-            for length in _selftest.LENGTHS:
-                yield np.packbits(ref.kept(key, p, np.arange(length)), bitorder="little")
-            yield ref.kept(key, p, np.arange(5000, dtype=np.uint64) + np.uint64(2**61 + 77))
-
-    expected = next(iter(_selftest.GROUPS.values()))[1]
-    assert _selftest.digest(masks()) == expected
-
-
-def test_the_digest_of_the_large_array_is_that_of_the_reference() -> None:
-    kept = ref.kept(bytes(range(16)), 0.1, np.arange(_selftest.LARGE))
-    y = np.where(kept, np.float32(1.0 / 0.9), np.float32(0.0))
-    assert _selftest.digest(iter([y])) == _selftest.GROUPS["a large array"][1]
-
-
-def test_wrong_results_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One element of one function, off by the last bit."""
-    right = fd.gelu_dropout
-
-    def wrong(x: Any, *arguments: Any, **options: Any) -> Any:
-        y = right(x, *arguments, **options)
-        y[777] = np.nextafter(y[777], np.float32(9.0))
-        return y
-
-    monkeypatch.setattr(fd, "gelu_dropout", wrong)
-    found = [name for name, right in _selftest.selftest() if not right]
-    assert found == [f"{level}: noise, activations and sums" for level in _core.simd_levels()]
-
-
 @pytest.mark.skipif(
     not str(_core.__file__).endswith(".abi3.so"), reason="not built for the stable ABI"
 )
 def test_a_free_threaded_interpreter_refuses_a_module_of_the_stable_abi() -> None:
     """It would load the module, and could crash."""
     code = "import sys; sys.abiflags += 't'; import fastdrop"
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert run.returncode == 1
-    assert "ImportError: this build of fastdrop needs a CPython with the GIL, got" in run.stderr
-
-
-def test_the_command_says_what_it_checked() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "fastdrop", "selftest"], capture_output=True, text=True, check=True
-    )
-    for level in _core.simd_levels():
-        assert f"ok     {level}: a large array" in done.stdout
-    assert json.dumps(fd.__version__).strip('"') in done.stdout
-    broken = (
-        "import sys, fastdrop as fd, fastdrop.__main__ as program\n"
-        "fd.alpha_dropout = fd.dropout\n"
-        "sys.argv[1:] = ['selftest']\n"
-        "sys.exit(program.main())"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", broken], capture_output=True, text=True, check=False
-    )
+    done = run(code)
     assert done.returncode == 1
-    assert "WRONG" in done.stdout
+    assert "ImportError: this build of fastdrop needs a CPython with the GIL, got" in done.stderr
 
 
 def test_completion_shows_public_names() -> None:
     assert dir(fd) == sorted(fd.__all__)
+
+
+PRINT_CONFIG = (
+    "import fastdrop as fd; from fastdrop import _core; print(_core.simd(), fd.get_num_threads())"
+)
+
+
+@pytest.mark.parametrize("name", LEVELS)
+def test_environment_variables_set_level_and_threads(name: str) -> None:
+    done = run(PRINT_CONFIG, FASTDROP_SIMD=name, FASTDROP_NUM_THREADS="3")
+    assert (done.returncode, done.stdout) == (0, f"{name} 3\n"), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [("FASTDROP_SIMD", "mmx"), ("FASTDROP_SIMD", "AVX 2"), ("FASTDROP_NUM_THREADS", "0"),
+     ("FASTDROP_NUM_THREADS", "many"), ("FASTDROP_NUM_THREADS", "-2"),
+     ("FASTDROP_NUM_THREADS", "2.5"), ("FASTDROP_NUM_THREADS", os.fsdecode(b"2\xff")),
+     ("FASTDROP_SIMD", os.fsdecode(b"avx2\xff"))],
+    ids=ascii,
+)  # fmt: skip
+def test_a_wrong_variable_is_an_exception_that_names_it(variable: str, value: str) -> None:
+    code = "import fastdrop as fd; fd.dropout([1.0] * 10**6, 0.5)"
+    done = run(code, **{"FASTDROP_SIMD": LEVELS[0], variable: value})
+    assert done.returncode == 1, "no Python exception"
+    last_line = done.stderr.strip().splitlines()[-1]
+    assert variable in last_line
+    assert value.encode("ascii", "ignore").decode() in last_line
+    assert "panic" not in done.stderr.lower()
+
+
+@pytest.mark.parametrize("name", ["mmx", "", "AVX2", "sse2"])
+def test_an_unknown_simd_level_is_refused(name: str) -> None:
+    before = _core.simd()
+    with pytest.raises(ValueError, match="SIMD"):
+        _core.set_simd(name)
+    assert _core.simd() == before
+
+
+def test_show_config_shows_what_is_in_use(capsys: pytest.CaptureFixture[str]) -> None:
+    with running_on(LEVELS[0], 2):
+        config = fd.show_config(mode="dicts")
+        assert config["simd"] == LEVELS[0]
+        assert config["threads"] == 2
+        assert config["stream"] == 2
+        assert list(config["simd_available"]) == list(_core.simd_levels())
+        assert config["version"] == fd.__version__
+        fd.show_config()
+    shown = capsys.readouterr().out
+    assert fd.__version__ in shown
+    assert LEVELS[0] in shown
+
+
+def test_the_module_runs_as_a_program() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "fastdrop"], capture_output=True, text=True, timeout=TIMEOUT
+    )
+    assert done.returncode == 0, done.stderr
+    assert fd.__version__ in done.stdout

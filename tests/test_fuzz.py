@@ -206,7 +206,7 @@ def test_a_seed_that_would_take_all_memory_is_refused(rng: Any) -> None:
         fd.dropout(np.ones(3), rng=rng)
 
 
-@pytest.mark.parametrize("n", [2**62, 2**63, 2**64 - 1])
+@pytest.mark.parametrize("n", [2**50, 2**62, 2**63, 2**64 - 1])
 def test_more_keys_than_fit_into_memory_are_a_memory_error(n: int) -> None:
     with pytest.raises(MemoryError):
         fd.Key(0).split(n)

@@ -348,3 +348,12 @@ def test_lists_are_accepted_as_shapes() -> None:
     seeds = fd.Mask((3, 4), 0.4, key)
     assert fd.BlockMask(seeds, [2, 2], 0.4) == fd.BlockMask(seeds, (2, 2), 0.4)
     np.testing.assert_array_equal(fd.bernoulli([3, 4], 0.4, key), ~seeds.to_numpy())
+
+
+@pytest.mark.parametrize("endless", [itertools.repeat(1), itertools.count(), range(10**9)])
+def test_an_endless_shape_is_refused(endless: Any) -> None:
+    """Once it was read until memory ended, and the process with it."""
+    with pytest.raises(ValueError, match="shape must have at most 64 axes"):
+        fd.Mask(endless, 0.5, as_key(KEY))
+    with pytest.raises(ValueError, match="start must have at most 64 axes"):
+        fd.Mask((2,), 0.5, as_key(KEY)).region(endless, 1)

@@ -9,7 +9,9 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ import fastdrop as fd
 import numpy as np
 import pytest
 from faults import run, tries
-from support import running_on
+from support import KEY, as_key, assert_same, running_on
 
 pytestmark = [
     pytest.mark.once,
@@ -184,6 +186,43 @@ def test_32_threads_neither_share_nor_skip_a_call(size: int) -> None:
         ]
     assert drop.calls == 32 * calls
     assert sorted(results) == sorted(expected)
+
+
+def test_calls_from_several_threads_do_not_mix() -> None:
+    """Each calls for itself while another keeps changing the number of threads."""
+    x = np.ones(300_000, np.float32)
+    keys = [as_key(KEY).fold_in(i) for i in range(24)]
+    with running_on(threads=1):
+        expected = [fd.dropout(x, 0.3, rng=key) for key in keys]
+    stop = threading.Event()
+
+    def fidget() -> None:
+        while not stop.is_set():
+            for count in (1, 2, 3):
+                fd.set_num_threads(count)
+
+    with running_on(), ThreadPoolExecutor(5) as pool:
+        fidgeting = pool.submit(fidget)
+        try:
+            actual = list(pool.map(lambda key: fd.dropout(x, 0.3, rng=key), keys))
+        finally:
+            stop.set()
+        fidgeting.result()
+    for got, want in zip(actual, expected, strict=True):
+        assert_same(got, want)
+
+
+def test_the_interpreter_is_free_during_a_long_call() -> None:
+    """Another Python thread runs on while one counts some 10**9 elements."""
+    mask = fd.Mask((2**30,), 0.3, as_key(KEY))
+    worker = threading.Thread(target=mask.count)
+    turns = 0
+    with running_on(threads=1):
+        worker.start()
+        while worker.is_alive():
+            turns += 1
+            time.sleep(0.001)
+    assert turns > 10
 
 
 REFUSING = """
