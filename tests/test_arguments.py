@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import fastdrop as fd
+import ml_dtypes
 import numpy as np
 import pytest
 from members import MEMBERS, ROWS, Member
@@ -29,6 +30,12 @@ INPUTS: list[tuple[Any, str]] = [
     (np.array([1.0, None]), f"x {DTYPES} object: use x.astype(np.float32)"),
     (np.array(["a"]), f"x {DTYPES} str"),
     (np.array(["2020"], "M8[D]"), f"x {DTYPES} datetime64"),
+    (np.zeros(3, dtype=[("a", np.float32)]), f"x {DTYPES} void"),
+    (np.zeros(3, dtype="V4"), f"x {DTYPES} void"),
+    (
+        np.zeros(3, dtype=np.longdouble),
+        f"x {DTYPES} {np.dtype(np.longdouble)}: use x.astype(np.float32)",
+    ),
     ([1, 2], f"x {DTYPES} list of int64: {LIST}"),
     (range(3), f"x {DTYPES} range of int64: {LIST}"),
     (3, f"x {DTYPES} int of int64: {LIST}"),
@@ -61,6 +68,16 @@ def test_lists_of_unequal_lengths_are_named() -> None:
         fd.dropout([[1.0], [1.0, 2.0]])
 
 
+def test_dtypes_of_other_packages_masked_arrays_and_matrices_are_refused() -> None:
+    """Would catch bytes of an unknown dtype that are read as floats."""
+    with pytest.raises(TypeError, match="got float8"):
+        fd.dropout(np.zeros(3, dtype=ml_dtypes.float8_e5m2))
+    with pytest.raises(TypeError, match="mask must be a plain array"):
+        fd.dropout(np.ones(3), mask=np.ma.masked_array([True, False, True]))
+    with pytest.raises(TypeError, match="x must be a plain array"):
+        fd.dropout(np.ones((2, 2)).view(np.matrix))
+
+
 def test_sparse_and_lazy_containers_are_named_and_the_mend_said() -> None:
     sparse = pytest.importorskip("scipy.sparse")
     with pytest.raises(TypeError, match=r"^x must be a plain array, got coo_array: use x.toarray"):
@@ -82,6 +99,14 @@ PS: list[tuple[Any, str]] = [
     (1.1, "got 1.1"),
     (500, "got 500"),
     (float("nan"), "got nan"),
+    (float("-inf"), "got -inf"),
+    (-5e-324, "got -5e-324"),
+    (1 + 2.0**-52, "got 1.0000000000000002"),
+    (2**1024, "got an int of 1025 bits"),
+    (object, "got <class 'object'>"),
+    (np.True_, "got np.True_"),
+    (np.array("0.5"), "got array('0.5', dtype='<U3')"),
+    (np.complex128(0.5), "got np.complex128(0.5+0j)"),
     ([0.5], "got [0.5]"),
     (X, "got an array of shape (4, 6)"),
     (0.5j, "got 0.5j"),

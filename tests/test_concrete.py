@@ -104,7 +104,7 @@ def test_a_fraction_p_is_mostly_dropped() -> None:
         assert abs(dropped - 2**20 * p) < 5 * np.sqrt(2**20 * p * (1 - p))
 
 
-def test_layout_and_threads_do_not_change_results(threads: int) -> None:
+def test_layout_does_not_change_results() -> None:
     """Would catch a gradient of the logit that is summed in the order of memory."""
     rng = np.random.default_rng(0)  # of many sizes, so that the order of a sum is seen in it
     x = np.exp(2 * rng.standard_normal((40, 50, 60))).astype(np.float32)
@@ -307,14 +307,6 @@ def test_p_zero_and_evaluation_return_x_and_p_one_zeros() -> None:
     assert drop.grad_logit == 0.0
     assert drop.mask is None
     assert drop.calls == 3
-
-
-def test_out_is_written_in_any_layout_and_in_place() -> None:
-    x = values(SHAPE, np.float32)
-    expected = fd.concrete_dropout(x, 0.3, rng=as_key(KEY))
-    for out in (np.empty_like(x), np.empty_like(x, order="F"), x):
-        assert fd.concrete_dropout(x, 0.3, rng=as_key(KEY), out=out) is out
-        assert_same(out, expected)
 
 
 def test_saved_and_copied_layers_resume_where_they_were() -> None:

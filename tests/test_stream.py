@@ -125,7 +125,7 @@ def test_children_of_split_match_golden_vectors(vector: dict[str, Any]) -> None:
     assert [bytes(child).hex() for child in children] == vector["children"]
 
 
-def test_masks_match_golden_vectors(level: str, threads: int) -> None:
+def test_masks_match_golden_vectors(level: str) -> None:
     assert len(VECTORS["masks"]) > 100
     for vector in VECTORS["masks"]:
         whole = fd.Mask((2**63 - 1,), vector["p"], as_key(bytes.fromhex(vector["key"])))
@@ -230,7 +230,7 @@ def test_copies_and_pickles_of_a_key_equal_it() -> None:
 
 
 @pytest.mark.parametrize("size", [0, 1, 127, 129, 8193])
-def test_uniforms_match_the_reference(level: str, threads: int, size: int) -> None:
+def test_uniforms_match_the_reference(level: str, size: int) -> None:
     """Would catch digits in another order."""
     drawn = _core.uniforms((size,), as_key(KEY))
     np.testing.assert_array_equal(drawn, ref.uniforms(KEY, np.arange(size)))

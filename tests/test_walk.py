@@ -118,13 +118,37 @@ def test_read_only_input_is_accepted() -> None:
     assert y.flags.writeable
 
 
-def test_threads_do_not_change_big_strided_arrays() -> None:
-    x = values((1100, 1301), np.float32)
-    expected = ref.dropout(x, 0.3, KEY)
-    for view in (np.asfortranarray(x), x[::-1, ::-1].copy()[::-1, ::-1]):
-        for threads in (1, 2, 3):
-            with running_on(threads=threads):
-                assert_same(fd.dropout(view, 0.3, rng=as_key(KEY)), expected)
+def as_is(x: Array) -> Array:
+    return x
+
+
+# A thread begins in the middle of memory, of a column, of a row, of short rows, or of their copies.
+LARGE: list[tuple[tuple[int, ...], Any, tuple[int, ...], Callable[[Array], Array]]] = [
+    (((1 << 20) + 77,), np.float32, (), as_is),
+    (((1 << 20) + 77,), np.complex128, (), as_is),
+    ((1100, 1301), np.float32, (), np.asfortranarray),
+    ((1100, 1301), np.float32, (), LAYOUTS["reversed rows"]),
+    *[((12, 250, 1001), np.float32, d, as_is) for d in [(0,), (1,), (2,), (0, 2), (1, 2)]],
+    ((400_000, 3), np.float32, (0,), as_is),
+    ((400_000, 3), np.float32, (1,), as_is),
+]
+
+
+@pytest.mark.parametrize(("shape", "dtype", "dims", "arrange"), LARGE)
+def test_threads_change_nothing_wherever_they_begin(
+    shape: Any, dtype: Any, dims: Any, arrange: Callable[[Array], Array]
+) -> None:
+    """Of drawn masks and given ones, into new memory and in place."""
+    x = arrange(values(shape, dtype))
+    expected = ref.dropout(x, 0.3, KEY, broadcast_dims=dims)
+    keep = np.asarray(ref.mask(KEY, 0.3, ref.shared_shape(shape, dims)))
+    for threads in (1, 2, 3):
+        with running_on(threads=threads):
+            assert_same(fd.dropout(x, 0.3, broadcast_dims=dims, rng=as_key(KEY)), expected)
+            assert_same(fd.dropout(x, 0.3, mask=keep), expected)
+            same = x.copy(order="K")
+            fd.dropout(same, 0.3, broadcast_dims=dims, rng=as_key(KEY), out=same)
+            assert_same(same, expected)
 
 
 @pytest.mark.parametrize("ndim", [5, 12, 32, 64])
