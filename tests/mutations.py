@@ -63,7 +63,7 @@ MUTATIONS = [
         "src/threads/openmp.rs",
         "    if process != Process::current() {\n",
         "    if process != process {\n",
-        ("tests/test_torch_modules.py::test_a_forked_child_does_not_wait_for_threads_it_lacks",),
+        ("tests/test_torch_processes.py::test_a_forked_child_does_not_wait_for_threads_it_lacks",),
         modules=("torch",),
     ),
     Mutation(

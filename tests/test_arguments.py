@@ -1,4 +1,4 @@
-"""Typical mistakes: each gives one sentence that names the argument, what it was, and the mend."""
+"""Arguments: what becomes an array, and what is refused with its name and the mend."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 from members import MEMBERS, ROWS, Member
-from support import KEY, as_key
+from support import KEY, as_key, assert_same, values
 
 pytestmark = pytest.mark.once
 every_member = pytest.mark.parametrize("member", MEMBERS)
@@ -287,6 +287,45 @@ def test_a_subclass_of_the_user_may_add_attributes() -> None:
 
 
 # --- Containers ----------------------------------------------------------------------------------
+
+
+class WithArray:
+    """A tensor that NumPy can take by `__array__`."""
+
+    def __init__(self, array: Any) -> None:
+        self.array = array
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> Any:
+        return self.array
+
+
+class WithDLPack:
+    """A tensor that speaks DLPack alone."""
+
+    def __init__(self, array: Any) -> None:
+        self.array = array
+
+    def __dlpack__(self, **options: Any) -> Any:
+        return self.array.__dlpack__(**options)
+
+    def __dlpack_device__(self) -> Any:
+        return self.array.__dlpack_device__()
+
+
+@pytest.mark.parametrize("wrap", [WithArray, WithDLPack])
+def test_a_tensor_gives_an_array_and_is_not_copied(wrap: Any) -> None:
+    x = values((30, 40), np.float32)
+    key = as_key(KEY)
+    expected = fd.dropout(x, 0.3, rng=key)
+    assert_same(fd.dropout(wrap(x), 0.3, rng=key), expected)
+    assert_same(fd.Mask((30, 40), 0.3, key).apply(wrap(x)), expected)
+    assert_same(fd.dropout_add(wrap(x), wrap(x), 0.3, rng=key), fd.dropout_add(x, x, 0.3, rng=key))
+    same = fd.dropout(wrap(x), training=False)
+    assert type(same) is np.ndarray
+    assert np.shares_memory(same, x)
+    layer = fd.Dropout(0.3, rng=key)
+    assert_same(layer(wrap(x)), fd.dropout(x, 0.3, rng=key.fold_in(0)))
+    assert_same(layer.backward(wrap(x)), fd.dropout(x, 0.3, rng=key.fold_in(0)))
 
 
 def pandas_frame(x: Any) -> Any:

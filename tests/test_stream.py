@@ -5,9 +5,7 @@ These are the known answers published with Random123, and the AES of the `crypto
 
 from __future__ import annotations
 
-import copy
 import json
-import pickle
 from typing import Any
 
 import fastdrop as fd
@@ -148,82 +146,6 @@ def test_normals_match_golden_vectors(level: str, vector: dict[str, Any]) -> Non
     z = np.array(bits, dtype=np.uint32).view(np.float32).astype(np.float64)
     drawn = fd.Noise(whole.region((start,), (count,))).to_numpy()
     np.testing.assert_array_equal(drawn, 1.0 + z)
-
-
-# --- Keys ----------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("seed", [0, 42, 2**40, [1, 2, 3], np.random.SeedSequence(5)])
-def test_a_seed_is_used_as_default_rng_does(seed: Any) -> None:
-    assert bytes(fd.Key(copy.deepcopy(seed))) == ref.key_from_seed(copy.deepcopy(seed))
-
-
-@pytest.mark.parametrize("wrap", [lambda b: b, np.random.Generator], ids=["bits", "generator"])
-@pytest.mark.parametrize("kind", [np.random.PCG64, np.random.MT19937, np.random.SFC64])
-def test_a_generator_is_advanced_by_two_draws(kind: Any, wrap: Any) -> None:
-    ours, theirs = wrap(kind(3)), np.random.Generator(kind(3))
-    assert bytes(fd.Key(ours)) == ref.key_from_rng(theirs)
-    assert bytes(fd.Key(ours)) == ref.key_from_rng(theirs), "the second key repeats the first"
-
-
-def test_keys_without_a_seed_differ() -> None:
-    assert len({fd.Key() for _ in range(8)}) == 8
-    assert fd.Key(None) != fd.Key(None)
-
-
-@pytest.mark.parametrize("index", [-1, 2**64])
-def test_fold_in_refuses_an_index_outside_64_bits(index: int) -> None:
-    with pytest.raises(ValueError, match="index"):
-        fd.Key(0).fold_in(index)
-
-
-def test_split_refuses_a_negative_count() -> None:
-    assert fd.Key(0).split(0) == []
-    with pytest.raises(ValueError, match="n must be"):
-        fd.Key(0).split(-1)
-
-
-@pytest.mark.parametrize("data", [bytes(15), bytes(17), b""])
-def test_from_bytes_refuses_another_length(data: bytes) -> None:
-    with pytest.raises(ValueError, match="data must be 16 bytes, got b"):
-        fd.Key.from_bytes(data)
-
-
-@pytest.mark.parametrize("data", [None, "0" * 16, bytearray(16), [0] * 16])
-def test_from_bytes_refuses_what_is_not_bytes(data: Any) -> None:
-    with pytest.raises(TypeError, match="data must be 16 bytes, got"):
-        fd.Key.from_bytes(data)
-
-
-@pytest.mark.parametrize("seed", ["seed", 1.5, object()])
-def test_a_seed_of_another_type_is_refused(seed: Any) -> None:
-    with pytest.raises(TypeError, match="seed must be"):
-        fd.Key(seed)
-
-
-def test_a_negative_seed_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"seed must be an int >= 0.* got -1"):
-        fd.Key(-1)
-
-
-def test_a_key_and_its_children_differ() -> None:
-    """Parent, fold_in and split families are apart: 1 + 300 + 300 keys, all different."""
-    parent = fd.Key(9)
-    family = [parent, *(parent.fold_in(i) for i in range(300)), *parent.split(300)]
-    assert len(set(family)) == len(family)
-
-
-def test_copies_and_pickles_of_a_key_equal_it() -> None:
-    key = as_key(KEY)
-    assert bytes(key) == KEY
-    for twin in (copy.copy(key), copy.deepcopy(key), pickle.loads(pickle.dumps(key))):
-        assert twin == key
-        assert hash(twin) == hash(key)
-        assert bytes(twin) == KEY
-    assert eval(repr(key), {"Key": fd.Key}) == key
-    assert KEY.hex() in repr(key)
-    assert key != as_key(bytes(16))
-    assert key != KEY
 
 
 # --- Uniforms ------------------------------------------------------------------------------------

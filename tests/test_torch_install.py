@@ -1,0 +1,141 @@
+"""Kernels installed for torch's own operators. Needs PyTorch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+
+import fastdrop.torch as ft  # noqa: E402
+from torch import nn  # noqa: E402
+from torch.nn import functional as theirs  # noqa: E402
+
+pytestmark = [
+    pytest.mark.once,
+    pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning"),  # torch's own
+]
+
+F = ft.functional
+
+
+@pytest.fixture
+def installed() -> Iterator[None]:
+    with ft.installed():
+        yield
+
+
+def drawn(function: Any, *arguments: Any, seed: int = 0, **options: Any) -> Any:
+    """Call a function after seeding torch."""
+    torch.manual_seed(seed)
+    return function(*arguments, **options)
+
+
+X = torch.randn(4, 6, 5, 3)
+
+
+# torch's functions, and those of fastdrop that must draw the same mask from the same generator.
+OPERATORS = [
+    (theirs.dropout, F.dropout, X),
+    (theirs.dropout1d, F.dropout1d, X[0]),
+    (theirs.dropout1d, F.dropout1d, X[0, 0]),
+    (theirs.dropout2d, F.dropout2d, X),
+    (theirs.dropout3d, F.dropout3d, X[None]),
+    (theirs.dropout3d, F.dropout3d, X),
+    (theirs.alpha_dropout, F.alpha_dropout, X),
+    (theirs.feature_alpha_dropout, F.feature_alpha_dropout, X),
+]
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+@pytest.mark.parametrize(("their", "ours", "x"), OPERATORS)
+def test_installed_kernels_draw_what_the_functions_draw(
+    their: Any, ours: Any, x: Any, inplace: bool, installed: None
+) -> None:
+    expected = drawn(ours, x.clone(), 0.4, True)
+    given = x.clone()
+    y = drawn(their, given, 0.4, True, inplace)
+    assert torch.equal(y, expected)
+    assert (y.data_ptr() == given.data_ptr()) == inplace
+    leaf = x.clone().requires_grad_()
+    drawn(their, leaf * 1, 0.4, True, inplace).sum().backward()
+    other = x.clone().requires_grad_()
+    drawn(ours, other, 0.4, True).sum().backward()
+    assert torch.equal(leaf.grad, other.grad)
+    with torch.inference_mode():
+        assert torch.equal(drawn(their, x.clone(), 0.4, True, inplace), expected)
+    assert their(x, 0.4, False).data_ptr() == x.data_ptr()
+
+
+def test_native_dropout_returns_its_mask(installed: None) -> None:
+    x = torch.randn(50, 4, requires_grad=True)
+    y, mask = drawn(torch.native_dropout, x, 0.4, True)
+    assert torch.equal(y, drawn(F.dropout, x, 0.4))
+    assert torch.equal(mask, y != 0)
+    y.sum().backward()
+    assert torch.equal(x.grad, mask / torch.tensor(0.6))
+    with torch.autograd.forward_ad.dual_level():
+        assert torch.equal(drawn(torch.native_dropout, x.detach(), 0.4, True)[1], mask)
+    y, mask = torch.native_dropout(x, 0.4, False)
+    assert torch.equal(y, x)
+    assert bool(mask.all())
+
+
+def test_attention_and_transformers_use_the_kernels(installed: None) -> None:
+    """The attention's dropout is called inside torch, by no Python code."""
+    q = torch.randn(2, 3, 8, 4)
+    y = drawn(theirs.scaled_dot_product_attention, q, q, q, dropout_p=0.5)
+    weights = (q @ q.transpose(-1, -2) / 2).softmax(-1)
+    assert torch.allclose(y, drawn(F.dropout, weights, 0.5) @ q, atol=1e-6)
+    layer = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.5, batch_first=True)
+    x = torch.randn(2, 5, 8)
+    first = drawn(layer, x)
+    assert torch.equal(drawn(layer, x), first)
+    ft.uninstall()
+    assert not torch.equal(drawn(layer, x), first)
+
+
+@pytest.mark.parametrize(
+    "x", [torch.ones(9, dtype=torch.complex64), torch.ones(9).int(), torch.ones(9).to_sparse()]
+)
+def test_what_torch_refuses_stays_refused(x: Any, installed: None) -> None:
+    with pytest.raises((NotImplementedError, RuntimeError, TypeError)):
+        theirs.dropout(x, 0.5)
+    ft.uninstall()
+    with pytest.raises((NotImplementedError, RuntimeError)):
+        theirs.dropout(x, 0.5)
+
+
+def test_native_dropout_of_other_dtypes_is_that_of_torch(installed: None) -> None:
+    complex_ones, ints = torch.ones(100, dtype=torch.complex64), torch.ones(3, dtype=torch.long)
+
+    def results() -> Any:
+        y, mask = drawn(torch.native_dropout, complex_ones, 0.5, True)
+        gradient = torch.ops.aten.native_dropout_backward(ints, ints != 0, 2.0)
+        return y, mask, gradient, theirs.dropout(ints, 1.0)
+
+    ours = results()
+    ft.uninstall()
+    for one, other in zip(ours, results(), strict=True):
+        assert one.dtype == other.dtype
+        assert torch.equal(one, other)
+
+
+def test_uninstalling_gives_back_the_masks_of_torch() -> None:
+    x = torch.ones(1000)
+    before = drawn(theirs.dropout, x, 0.5)
+    with ft.installed():
+        with ft.installed():
+            inside = drawn(theirs.dropout, x, 0.5)
+        assert torch.equal(drawn(theirs.dropout, x, 0.5), inside)
+    assert not torch.equal(before, inside)
+    assert torch.equal(drawn(theirs.dropout, x, 0.5), before)
+    ft.uninstall()
+
+
+def test_installed_kernels_under_script_and_trace(installed: None) -> None:
+    scripted = torch.jit.script(nn.Dropout(0.5))
+    x = torch.ones(100)
+    assert torch.equal(drawn(scripted, x), drawn(F.dropout, x))

@@ -1,0 +1,159 @@
+"""Workers, ranks and forked children that draw masks of tensors. Needs PyTorch."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from typing import Any
+
+import fastdrop as fd
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+
+import fastdrop.torch as ft  # noqa: E402
+from torch import nn  # noqa: E402
+
+pytestmark = pytest.mark.once
+
+F = ft.functional
+
+
+class _Masks(torch.utils.data.Dataset[Any]):
+    """Items that are masks, drawn in a worker."""
+
+    def __init__(self, key: fd.Key | None) -> None:
+        self.key = key
+
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, index: int) -> Any:
+        key = None if self.key is None else self.key.fold_in(index)
+        return F.dropout(torch.ones(64), 0.5, key=key)
+
+
+@pytest.mark.parametrize("start", ["fork", "spawn"])
+def test_workers_draw_different_masks_or_those_of_a_key(start: str) -> None:
+    def batches(key: fd.Key | None, workers: int, seed: int) -> Any:
+        torch.manual_seed(seed)
+        loader = torch.utils.data.DataLoader(
+            _Masks(key),
+            num_workers=workers,
+            multiprocessing_context=start if workers else None,
+        )
+        return torch.cat(list(loader))
+
+    drawn_by_workers = batches(None, 2, 0)
+    assert len(drawn_by_workers.unique(dim=0)) == 4
+    assert torch.equal(batches(None, 2, 0), drawn_by_workers)
+    of_a_key = batches(fd.Key(0), 0, 0)
+    assert torch.equal(batches(fd.Key(0), 2, 1), of_a_key)
+
+
+class _Large(torch.utils.data.Dataset):
+    """Arrays and tensors that are large enough for several threads."""
+
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, index: int) -> Any:
+        fd.set_num_threads(3)
+        x, key = np.ones(1 << 20, np.float32), fd.Key(index)
+        tensor = F.dropout(torch.from_numpy(x), 0.5, key=key)
+        return torch.from_numpy(fd.dropout(x, 0.5, rng=key)), tensor
+
+
+@pytest.mark.parametrize("start", ["fork", "forkserver", "spawn"])
+def test_workers_draw_large_masks_like_their_parent(start: str) -> None:
+    """The parent's threads are at work before the workers start; none may wait for them."""
+    before = fd.get_num_threads()
+    data = _Large()
+    expected = [data[index] for index in range(len(data))]
+    loader = torch.utils.data.DataLoader(
+        data, batch_size=None, num_workers=2, multiprocessing_context=start, timeout=60
+    )
+    for actual, (array, tensor) in zip(loader, expected, strict=True):
+        assert torch.equal(actual[0], array)
+        assert torch.equal(actual[1], tensor)
+        assert torch.equal(array, tensor)
+    fd.set_num_threads(before)
+
+
+def _ranked(rank: int, path: str) -> None:
+    """One of two processes: shards of a layer, and a replica of a model."""
+    import torch.distributed as dist
+
+    dist.init_process_group("gloo", init_method=f"file://{path}", rank=rank, world_size=2)
+    try:
+        key = fd.Key(5)
+        torch.manual_seed(1)
+        x, weight = torch.randn(6, 8), torch.randn(8, 10)
+        whole = fd.Mask((6, 10), 0.4, key)
+        # Tensor parallel: each rank has half of the columns. Sequence parallel: half of the rows.
+        for axis in (0, 1):
+            size = [6, 10][axis] // 2
+            start, shape = [0, 0], [6, 10]
+            start[axis], shape[axis] = rank * size, size
+            shard = (x @ weight).narrow(axis, rank * size, size).contiguous().requires_grad_()
+            y = F.dropout(shard, mask=whole.region(start, shape))
+            y.sum().backward()
+            for part, full in ((y.detach(), x @ weight), (shard.grad, torch.ones(6, 10))):
+                parts = [torch.empty_like(part) for _ in range(2)]
+                dist.all_gather(parts, part)
+                assert torch.equal(torch.cat(parts, axis), F.dropout(full, mask=whole))
+        # Data parallel: other masks on every rank, by the key; the same gradients after all_reduce.
+        model = nn.Sequential(nn.Linear(8, 16), ft.Dropout(0.5), nn.Linear(16, 1))
+        replica = nn.parallel.DistributedDataParallel(model)
+        ft.set_keys(model, key.fold_in(0).fold_in(rank))
+        replica(x).sum().backward()
+        gradients = [torch.empty_like(model[2].weight) for _ in range(2)]
+        dist.all_gather(gradients, model[2].weight.grad)
+        assert torch.equal(*gradients)
+        masks = [torch.empty(64) for _ in range(2)]
+        dist.all_gather(masks, model[1](torch.ones(64)))
+        assert not torch.equal(*masks)
+        ft.set_keys(model, key)
+        dist.all_gather(masks, model[1](torch.ones(64)))
+        assert torch.equal(*masks)
+        dist.barrier()
+    finally:
+        dist.destroy_process_group()
+        # A thread of torch still has the tensors of the last call, and lets go of them only now.
+        # It would abort the process if the interpreter ended meanwhile.
+        time.sleep(0.5)
+
+
+def test_ranks_draw_shards_of_one_mask_or_masks_of_their_own(tmp_path: Any) -> None:
+    torch.multiprocessing.spawn(_ranked, args=(str(tmp_path / "rendezvous"),), nprocs=2)
+
+
+FORK = """
+import os, signal, sys
+import torch
+torch.set_num_threads(2)
+x = torch.randn(1 << 21)
+(x * 2).sum()  # starts the threads of torch
+if sys.argv[1] == "before":
+    import fastdrop.torch
+    import fastdrop as fd
+    fastdrop.torch.functional.dropout(x, 0.5)
+child = os.fork()
+if child == 0:
+    signal.alarm(60)
+    import fastdrop.torch
+    import fastdrop as fd
+    y = fastdrop.torch.functional.dropout(x, 0.5, key=fd.Key(0))
+    expected = fd.dropout(x.numpy(), 0.5, rng=fd.Key(0))
+    os._exit(int((y.numpy() != expected).any()))
+sys.exit(os.waitpid(child, 0)[1])
+"""
+
+
+@pytest.mark.parametrize("imported", ["before", "after"])
+def test_a_forked_child_does_not_wait_for_threads_it_lacks(imported: str) -> None:
+    """OpenMP's runtime would: its threads stay with the parent."""
+    done = subprocess.run([sys.executable, "-c", FORK, imported], timeout=120, check=False)
+    assert done.returncode == 0
