@@ -46,7 +46,7 @@ test:  ## Run the tests of Rust and Python
 	pytest
 
 .PHONY: test-settings
-test-settings:  ## Run the Python tests that depend on them at the two lowest SIMD levels, with 1 thread and with 3
+test-settings:  ## Run the Python tests that visit no level themselves at the two lowest SIMD levels, with 1 thread and 3
 	threads=1; for level in $$(cd tests && python -c "from fastdrop import _core; print(*_core.simd_levels()[:2])"); do \
 		FASTDROP_SIMD=$$level FASTDROP_NUM_THREADS=$$threads pytest -m "not once" || exit 1; threads=$$((4 - threads)); done
 

@@ -21,6 +21,13 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError(f"FASTDROP_SIMD={FORCED_LEVEL}, but {_core.simd()} is in use")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what visits every level by itself: no other run needs to repeat it."""
+    for item in items:
+        if "level" in getattr(item, "fixturenames", ()):
+            item.add_marker("once")
+
+
 @pytest.fixture(params=LEVELS)
 def level(request: pytest.FixtureRequest) -> Iterator[str]:
     """Each SIMD level this machine has."""

@@ -15,6 +15,8 @@ from fastdrop._family.blocks import seed_rate
 from numpy.typing import NDArray
 from support import DTYPES, KEY, SWAPPABLE, as_key, assert_same, values
 
+pytestmark = pytest.mark.once
+
 SHAPE_2D, SHAPE_3D = (3, 4, 13, 10), (2, 3, 6, 9, 8)
 BLOCKS_2D: list[Any] = [1, 2, 3, 7, 8, (4, 5), (10, 1), 10, (13, 10), 50]
 

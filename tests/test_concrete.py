@@ -15,6 +15,8 @@ from fastdrop._family import concrete
 from numpy.typing import NDArray
 from support import DTYPES, KEY, SWAPPABLE, as_key, assert_same, values
 
+pytestmark = pytest.mark.once
+
 SHAPE = (3, 40, 7)
 LOGITS = [-30.0, -3.0, -0.5, 0.0, 1.0, 4.0, 30.0]
 

@@ -14,6 +14,8 @@ from fastdrop._family import connect
 from numpy.typing import NDArray
 from support import BFLOAT16, DTYPES, KEY, SWAPPABLE, as_key, assert_same, values
 
+pytestmark = pytest.mark.once
+
 TOLERANCE = {np.dtype(np.float16): 2e-3, BFLOAT16: 2e-2, np.dtype(np.float32): 1e-5,
              np.dtype(np.complex64): 1e-5}  # fmt: skip
 

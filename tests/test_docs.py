@@ -48,7 +48,24 @@ MODULES = ["fastdrop"] + [
 ]
 
 
-@pytest.mark.parametrize("name", MODULES)
+def named(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def needing(thing: Any, *names: str) -> Any:
+    """Mark a parameter by the libraries that it needs, so that CI can run these alone."""
+    return pytest.param(thing, marks=[getattr(pytest.mark, name) for name in names])
+
+
+def libraries(path: Path) -> list[str]:
+    text = path.read_text(encoding="utf-8")
+    return [name for name in ("torch", "jax") if f"import {name}" in text]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [needing(name, *{"torch", "jax"}.intersection(name.split(".")[1:2])) for name in MODULES],
+)
 def test_docstrings_show_what_happens(name: str) -> None:
     names: dict[str, Any] = dict(NAMES)
     if name.startswith("fastdrop.torch"):
@@ -86,11 +103,11 @@ def test_every_public_name_is_documented() -> None:
         assert not callable(thing) or (thing.__doc__ or "").strip(), name
 
 
-def named(path: Path) -> str:
-    return str(path.relative_to(ROOT))
-
-
-@pytest.mark.parametrize("path", [ROOT / "README.md", *PAGES], ids=named)
+@pytest.mark.parametrize(
+    "path",
+    [needing(path, *libraries(path)) for path in [ROOT / "README.md", *PAGES]],
+    ids=named,
+)
 def test_documents_show_what_happens(path: Path) -> None:
     text = re.sub(r"^```.*$", "", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
     if "import torch" in text:

@@ -15,6 +15,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from support import DTYPES, LEVELS, SWAPPABLE, as_key, assert_same, running_on, values
 
+pytestmark = pytest.mark.once
+
 MAX_SIZE = 20_000  # two tiles and a half
 
 LENGTHS = st.one_of(

@@ -38,6 +38,8 @@ import sweep
 import uncertainty
 from network import Digits, Experiment, Network, Rates, Training
 
+pytestmark = pytest.mark.once
+
 Generators = list[np.random.Generator]
 
 
@@ -524,7 +526,6 @@ def without_colour(key: Line2D | Patch) -> tuple[object, ...]:
     return key.get_linestyle(), key.get_hatch(), key.get_alpha(), key.get_fill()
 
 
-@pytest.mark.once
 @pytest.mark.parametrize("name", FIGURES)
 def test_each_key_of_a_legend_is_told_without_its_colour(name: str) -> None:
     """Two lines or bars differ in nothing but the hue, which greys and some eyes do not show."""
@@ -535,7 +536,6 @@ def test_each_key_of_a_legend_is_told_without_its_colour(name: str) -> None:
             assert without_colour(one) != without_colour(other), legend
 
 
-@pytest.mark.once
 @pytest.mark.parametrize("name", FIGURES)
 def test_words_of_a_figure_are_legible_on_a_phone(name: str) -> None:
     """Of 400 pixels, a wide figure leaves a letter less than 9, or words reach over the edge."""
@@ -579,7 +579,6 @@ def test_masks_of_ranks_are_neither_parts_of_one_nor_their_own(ranks: int) -> No
     assert shards.mask_of(shards.SHARED, 8, 0, 1).key != shards.mask_of(shards.SHARED, 7, 0, 1).key
 
 
-@pytest.mark.once
 def test_the_verdict_lets_other_losses_pass(capsys: pytest.CaptureFixture[str]) -> None:
     """With regions of one mask they must be equal, and with masks of each rank's own not."""
     same, other = shards.Result([1.0, 0.5], 3.0), shards.Result([1.0, 0.6], 3.0)

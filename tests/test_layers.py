@@ -14,6 +14,8 @@ import pytest
 import reference as ref
 from support import DTYPES, KEY, as_key, assert_same, values
 
+pytestmark = pytest.mark.once
+
 SHAPE = (2, 64, 7, 7)
 
 

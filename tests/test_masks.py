@@ -111,6 +111,7 @@ def test_every_byte_of_the_key_matters(level: str, byte: int) -> None:
     assert np.any(mask != fd.Mask(1000, 0.3, as_key(KEY)).to_numpy())
 
 
+@pytest.mark.once
 def test_threads_and_levels_do_not_change_big_masks() -> None:
     mask = fd.Mask((MANY,), 0.3, as_key(KEY))
     expected = ref.kept(KEY, 0.3, np.arange(MANY))
@@ -204,6 +205,7 @@ def test_a_region_must_not_leave_the_whole(start: Any, shape: Any) -> None:
         fd.Mask((4, 9), 0.5, as_key(KEY)).region(start, shape)
 
 
+@pytest.mark.once
 def test_more_than_2_to_the_32_elements_do_not_wrap() -> None:
     """In one call, not only by index: the whole is counted and packed, then its pieces."""
     size = 2**32 + 2**20

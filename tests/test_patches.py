@@ -13,6 +13,8 @@ from fastdrop._family.patches import kept_tokens
 from numpy.typing import NDArray
 from support import DTYPES, KEY, SWAPPABLE, as_key, assert_same, values
 
+pytestmark = pytest.mark.once
+
 SHAPE = (5, 37, 6)
 
 

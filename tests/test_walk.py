@@ -128,7 +128,7 @@ LARGE: list[tuple[tuple[int, ...], Any, tuple[int, ...], Callable[[Array], Array
     (((1 << 20) + 77,), np.complex128, (), as_is),
     ((1100, 1301), np.float32, (), np.asfortranarray),
     ((1100, 1301), np.float32, (), LAYOUTS["reversed rows"]),
-    *[((12, 250, 1001), np.float32, d, as_is) for d in [(0,), (1,), (2,), (0, 2), (1, 2)]],
+    *[((12, 250, 401), np.float32, d, as_is) for d in [(0,), (1,), (2,), (0, 2), (1, 2)]],
     ((400_000, 3), np.float32, (0,), as_is),
     ((400_000, 3), np.float32, (1,), as_is),
 ]
