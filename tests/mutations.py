@@ -422,8 +422,8 @@ MUTATIONS = [
     Mutation(
         "a call that is refused has written its output",
         "python/fastdrop/_base/plans.py",
-        "    target = out if out is None or type(out) is _ndarray else as_out(out)\n",
-        "    target = out if out is None or type(out) is _ndarray else as_out(out)\n"
+        "    target = None if out is None else as_out(out)\n    keep: Any\n",
+        "    target = None if out is None else as_out(out)\n    keep: Any\n"
         "    if target is not None:\n        target.fill(0)\n",
         (FUZZ + "a_function_answers_or_refuses_and_touches_nothing",),
     ),
