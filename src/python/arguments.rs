@@ -14,6 +14,7 @@ use pyo3::{ffi, intern};
 use super::view::Held;
 use crate::error::Error;
 use crate::threads::batches::Interrupt;
+use crate::threads::limits::with_value;
 use crate::threads::room::{CALL_STACK, on_large_stack, stack_left};
 
 /// Below this many elements the interpreter is not released: the work is over before another thread could use it.
@@ -27,14 +28,7 @@ thread_local! {
 /// Calls `work`, whose calls run no signal handlers: those could free the memory of its tensors. The interpreter runs them
 /// afterwards, as for torch's own operators. Ctrl-C still ends a call, unless the program handles it.
 pub(super) fn without_handlers<T>(work: impl FnOnce() -> T) -> T {
-    struct Restored(bool);
-    impl Drop for Restored {
-        fn drop(&mut self) {
-            DEFERRED.set(self.0);
-        }
-    }
-    let _restored = Restored(DEFERRED.replace(true));
-    work()
+    with_value(&DEFERRED, true, work)
 }
 
 /// Runs signal handlers, or looks for Ctrl-C alone where they are `deferred`.

@@ -9,6 +9,7 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBytes, PyList, PyType};
 
+use crate::stream::ars::halves;
 use crate::stream::key::Key;
 
 /// The public classes `Key` and `Mask`, which add no fields to those of this module.
@@ -44,9 +45,7 @@ impl PyKey {
     /// the graph, and reads it again at each call.
     #[getter]
     fn _words<'py>(&self, py: Python<'py>) -> Bound<'py, PyArray1<i64>> {
-        let word = |bytes: &[u8; 8]| i64::from_le_bytes(*bytes);
-        let bytes = self.0.to_bytes();
-        PyArray1::from_iter(py, bytes.as_chunks().0.iter().map(word))
+        PyArray1::from_iter(py, halves(self.0.to_bytes()).map(|half| half as i64))
     }
 
     /// Child key number `index`.

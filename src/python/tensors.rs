@@ -168,11 +168,7 @@ pub(super) fn tensor_key<'py>(tensor: &Bound<'py, PyAny>) -> PyResult<Bound<'py,
     }
     // SAFETY: the tensor has 16 bytes, and they are read before anybody else runs.
     let words = unsafe { view.first.cast::<[u64; 2]>().read_unaligned() };
-    let mut bytes = [0; 16];
-    for (bytes, word) in bytes.chunks_exact_mut(8).zip(words) {
-        bytes.copy_from_slice(&word.to_le_bytes());
-    }
-    public_key(tensor.py(), Key::from_bytes(bytes))
+    public_key(tensor.py(), Key::from_words(words))
 }
 
 /// Does what `forward` does, to tensors: into `out`, which has the shape of the first input and any dtype, on at most

@@ -125,41 +125,59 @@ pub(crate) trait Kernel {
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Level(Token);
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Token {
-    Portable(portable::Portable),
+/// Makes a level of each row: its name, its token, and how the token is detected. Slowest first.
+macro_rules! levels {
+    ($($(#[$target:meta])? $name:literal, $variant:ident($token:ty), $detected:expr;)+) => {
+        #[derive(Clone, Copy, PartialEq, Eq)]
+        enum Token {
+            $($(#[$target])? $variant($token),)+
+        }
+
+        impl Level {
+            const NAMES: [&str; 5] = [$($name),+];
+
+            fn detect(name: &str) -> Option<Self> {
+                match name {
+                    $($(#[$target])? $name => $detected.map(|token| Self(Token::$variant(token))),)+
+                    _ => None,
+                }
+            }
+
+            /// `portable`, `neon`, `avx2`, `vaes` or `avx512`.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self.0 {
+                    $($(#[$target])? Token::$variant(_) => $name,)+
+                }
+            }
+
+            /// Runs `kernel` at this level.
+            #[inline]
+            pub(crate) fn run<K: Kernel>(self, kernel: K) -> K::Output {
+                match self.0 {
+                    $($(#[$target])? Token::$variant(simd) => simd.vectorize(kernel),)+
+                }
+            }
+        }
+    };
+}
+levels! {
+    "portable", Portable(portable::Portable), Some(portable::Portable);
     #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
-    Neon(neon::Neon),
+    "neon", Neon(neon::Neon), neon::Neon::detect();
     #[cfg(target_arch = "x86_64")]
-    Avx2(avx2::Avx2<false>),
+    "avx2", Avx2(avx2::Avx2<false>), avx2::Avx2::detect();
     #[cfg(target_arch = "x86_64")]
-    Vaes(avx2::Avx2<true>),
+    "vaes", Vaes(avx2::Avx2<true>), avx2::Avx2::detect();
     #[cfg(target_arch = "x86_64")]
-    Avx512(avx512::Avx512),
+    "avx512", Avx512(avx512::Avx512), avx512::Avx512::detect();
 }
 
 impl Level {
-    const NAMES: [&str; 5] = ["portable", "neon", "avx2", "vaes", "avx512"];
-
     /// Plain Rust, which every CPU runs.
     #[must_use]
     pub const fn portable() -> Self {
         Self(Token::Portable(portable::Portable))
-    }
-
-    fn detect(name: &str) -> Option<Self> {
-        match name {
-            "portable" => Some(Self::portable()),
-            #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
-            "neon" => neon::Neon::detect().map(|token| Self(Token::Neon(token))),
-            #[cfg(target_arch = "x86_64")]
-            "avx2" => avx2::Avx2::detect().map(|token| Self(Token::Avx2(token))),
-            #[cfg(target_arch = "x86_64")]
-            "vaes" => avx2::Avx2::detect().map(|token| Self(Token::Vaes(token))),
-            #[cfg(target_arch = "x86_64")]
-            "avx512" => avx512::Avx512::detect().map(|token| Self(Token::Avx512(token))),
-            _ => None,
-        }
     }
 
     /// The levels of this CPU, slowest first.
@@ -175,22 +193,6 @@ impl Level {
         let known = Self::NAMES.iter().find(|known| **known == name);
         let known = known.ok_or_else(|| Error::UnknownLevel(name.to_owned()))?;
         Self::detect(known).ok_or(Error::UnsupportedLevel(known))
-    }
-
-    /// `portable`, `neon`, `avx2`, `vaes` or `avx512`.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self.0 {
-            Token::Portable(_) => "portable",
-            #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
-            Token::Neon(_) => "neon",
-            #[cfg(target_arch = "x86_64")]
-            Token::Avx2(_) => "avx2",
-            #[cfg(target_arch = "x86_64")]
-            Token::Vaes(_) => "vaes",
-            #[cfg(target_arch = "x86_64")]
-            Token::Avx512(_) => "avx512",
-        }
     }
 
     /// The level in use: as set by [`Level::set_current`], else by the environment variable
@@ -232,22 +234,6 @@ impl Level {
     /// Makes streamed writes visible to other threads.
     pub(crate) fn fence(self) {
         self.run(Fence);
-    }
-
-    /// Runs `kernel` at this level.
-    #[inline]
-    pub(crate) fn run<K: Kernel>(self, kernel: K) -> K::Output {
-        match self.0 {
-            Token::Portable(simd) => simd.vectorize(kernel),
-            #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
-            Token::Neon(simd) => simd.vectorize(kernel),
-            #[cfg(target_arch = "x86_64")]
-            Token::Avx2(simd) => simd.vectorize(kernel),
-            #[cfg(target_arch = "x86_64")]
-            Token::Vaes(simd) => simd.vectorize(kernel),
-            #[cfg(target_arch = "x86_64")]
-            Token::Avx512(simd) => simd.vectorize(kernel),
-        }
     }
 }
 

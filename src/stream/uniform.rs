@@ -35,25 +35,3 @@ impl Kernel for Draw<'_> {
         }
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::stream::bernoulli::{Threshold, keep_group};
-    use crate::stream::key::Key;
-
-    #[test]
-    fn uniforms_are_those_that_masks_compare() {
-        let key = Key::from_bytes([7; 16]);
-        for index in [0, 5] {
-            let mut uniforms = [0; GROUP];
-            group(Level::portable(), &key.schedule(), index, &mut uniforms);
-            for threshold in [1 << 63, 1 << 60 | 12345, !0] {
-                let keep = keep_group(key, Threshold::Below(threshold), index);
-                for (lane, uniform) in uniforms.iter().enumerate() {
-                    assert_eq!(keep[lane / 64] >> (lane % 64) & 1 == 1, *uniform >= threshold, "lane {lane}");
-                }
-            }
-        }
-    }
-}

@@ -1,6 +1,7 @@
 //! Thread limits of the calling thread: how many threads its calls use, and whose.
 
 use std::cell::Cell;
+use std::thread::LocalKey;
 
 thread_local! {
     static LIMITS: Cell<Limits> = const { Cell::new(Limits { most: usize::MAX, borrow: false }) };
@@ -20,21 +21,22 @@ pub(super) fn current() -> Limits {
 
 /// Calls `work`, whose calls use at most this many threads: OpenMP's, where they can be borrowed.
 pub(crate) fn with_team<T>(most: usize, work: impl FnOnce() -> T) -> T {
-    with(Limits { most: most.max(1), borrow: true }, work)
+    with_value(&LIMITS, Limits { most: most.max(1), borrow: true }, work)
 }
 
 /// Calls `work`, whose calls use at most this many threads, none of OpenMP's.
 pub(crate) fn limited<T>(most: usize, work: impl FnOnce() -> T) -> T {
-    with(Limits { most, borrow: false }, work)
+    with_value(&LIMITS, Limits { most, borrow: false }, work)
 }
 
-fn with<T>(limits: Limits, work: impl FnOnce() -> T) -> T {
-    struct Restored(Limits);
-    impl Drop for Restored {
+/// Calls `work` while this thread's `cell` has this value, and restores the old one afterwards.
+pub(crate) fn with_value<V: Copy, T>(cell: &'static LocalKey<Cell<V>>, value: V, work: impl FnOnce() -> T) -> T {
+    struct Restored<V: Copy + 'static>(&'static LocalKey<Cell<V>>, V);
+    impl<V: Copy> Drop for Restored<V> {
         fn drop(&mut self) {
-            LIMITS.set(self.0);
+            self.0.set(self.1);
         }
     }
-    let _restored = Restored(LIMITS.replace(limits));
+    let _restored = Restored(cell, cell.replace(value));
     work()
 }

@@ -19,6 +19,7 @@ use crate::error::Error;
 use crate::kernel::Operation;
 use crate::mask::{Dims, Mask};
 use crate::operand::{self, Element};
+use crate::stream::ars::joined;
 use crate::stream::key::Key;
 use crate::walk::source::Source;
 use crate::walk::{Axes, Axis, Cursor, positions};
@@ -166,6 +167,19 @@ impl Operand<'_> {
     }
 }
 
+/// The element type that a dtype means.
+fn element(dtype: c_uint) -> Result<Element, Failure> {
+    Ok(match dtype {
+        abi::F16 => Element::F16,
+        abi::BF16 => Element::Bf16,
+        abi::F32 => Element::F32,
+        abi::F64 => Element::F64,
+        abi::C64 => Element::Complex64,
+        abi::C128 => Element::Complex128,
+        _ => return Err(unexpected("dtype")),
+    })
+}
+
 /// All operands, or all results.
 ///
 /// # Safety
@@ -180,11 +194,9 @@ unsafe fn buffers(buffers: &abi::Buffers) -> Result<Operands<'_>, Failure> {
                 (buffer, if rank == 0 { &[][..] } else { std::slice::from_raw_parts(buffer.dims, rank) })
             };
             let size = match buffer.dtype {
-                abi::F16 | abi::BF16 => 2,
-                abi::F32 | abi::U32 | abi::S32 => 4,
-                abi::F64 | abi::C64 | abi::S64 | abi::U64 => 8,
-                abi::C128 => 16,
-                _ => return Err(unexpected("dtype")),
+                abi::U32 | abi::S32 => 4,
+                abi::S64 | abi::U64 => 8,
+                dtype => element(dtype)?.size(),
             };
             Ok(Operand { dtype: buffer.dtype, first: buffer.data, dims, size })
         })
@@ -230,15 +242,7 @@ unsafe fn apply_masks(frame: &abi::CallFrame) -> Result<(), Failure> {
     if others.next().is_some() || attributes.len != 1 + i64::from(fixed.is_some()) || frame.stage != abi::EXECUTE {
         return Err(unexpected("operand, attribute or stage"));
     }
-    let element = match out.dtype {
-        abi::F16 => Element::F16,
-        abi::BF16 => Element::Bf16,
-        abi::F32 => Element::F32,
-        abi::F64 => Element::F64,
-        abi::C64 => Element::Complex64,
-        abi::C128 => Element::Complex128,
-        _ => return Err(unexpected("dtype")),
-    };
+    let element = element(out.dtype)?;
     let (front, inner) = out.dims.split_at(out.dims.len().checked_sub(whole.len()).ok_or_else(|| unexpected("shape"))?);
     let fits = x.dtype == out.dtype
         && x.fits(front, inner)
@@ -359,9 +363,7 @@ unsafe fn draw_blocks(frame: &abi::CallFrame) -> Result<(), Failure> {
                 _ => from.cast::<u64>().read_unaligned(),
             };
             let block = key.block(index, tag);
-            let block: [u32; 4] = std::array::from_fn(|word| {
-                u32::from_le_bytes([block[4 * word], block[4 * word + 1], block[4 * word + 2], block[4 * word + 3]])
-            });
+            let block: [u32; 4] = std::array::from_fn(|word| u32::from_le_bytes(block.as_chunks().0[word]));
             out.first.wrapping_offset(to).cast::<[u32; 4]>().write_unaligned(block);
         }
         cursor.advance();
@@ -375,10 +377,6 @@ unsafe fn draw_blocks(frame: &abi::CallFrame) -> Result<(), Failure> {
 /// The words must be readable.
 unsafe fn key_at(words: *const u8) -> [u8; 16] {
     // SAFETY: the caller guarantees it.
-    let words = unsafe { words.cast::<[u32; 4]>().read_unaligned() };
-    let mut bytes = [0; 16];
-    for (bytes, word) in bytes.chunks_exact_mut(4).zip(words) {
-        bytes.copy_from_slice(&word.to_le_bytes());
-    }
-    bytes
+    let [a, b, c, d] = unsafe { words.cast::<[u32; 4]>().read_unaligned() }.map(u64::from);
+    joined([a | b << 32, c | d << 32])
 }
