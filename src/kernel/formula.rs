@@ -32,7 +32,7 @@ macro_rules! formulas {
         }
 
         impl Formula {
-            /// All of them.
+            /// All formulas.
             pub const ALL: &[Self] = &[$(Self::$name,)+];
 
             /// Name in Python.
@@ -158,7 +158,7 @@ impl Numbers {
     }
 }
 
-/// A formula, compiled by itself.
+/// One formula, compiled separately.
 trait Compute {
     const INPUTS: usize;
 

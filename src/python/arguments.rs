@@ -25,18 +25,18 @@ thread_local! {
     static DEFERRED: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Calls `work`, whose calls run no signal handlers: those could free the memory of its tensors. The interpreter runs them
-/// afterwards, as for torch's own operators. Ctrl-C still ends a call, unless the program handles it.
+/// Calls `work` without running signal handlers, which could free the memory of its tensors. The interpreter runs them
+/// afterwards, as it does for torch's own operators. Ctrl-C still ends a call, unless the program handles it.
 pub(super) fn without_handlers<T>(work: impl FnOnce() -> T) -> T {
     with_value(&DEFERRED, true, work)
 }
 
-/// Runs signal handlers, or looks for Ctrl-C alone where they are `deferred`.
+/// Runs signal handlers; where they are `deferred`, checks for Ctrl-C alone.
 fn check_signals(py: Python<'_>, deferred: bool) -> PyResult<()> {
     if !deferred && !DEFERRED.get() {
         return py.check_signals();
     }
-    // SAFETY: the interpreter is attached. The call takes a SIGINT that is due, in the main thread.
+    // SAFETY: the interpreter is attached. In the main thread, the call consumes a pending SIGINT.
     if unsafe { ffi::PyOS_InterruptOccurred() } == 0 {
         return Ok(());
     }
@@ -45,7 +45,7 @@ fn check_signals(py: Python<'_>, deferred: bool) -> PyResult<()> {
     if handler.is(&signals.getattr(intern!(py, "default_int_handler"))?) {
         return Err(PyKeyboardInterrupt::new_err(()));
     }
-    // SAFETY: as above. The signal is due again.
+    // SAFETY: as above. The signal becomes pending again.
     unsafe { ffi::PyErr_SetInterrupt() };
     Ok(())
 }
@@ -61,8 +61,8 @@ impl From<Error> for PyErr {
     }
 }
 
-/// Calls `work`, and releases the interpreter if there is `much` to do. Signals can interrupt it, and so does a handler that
-/// takes memory from what is `held`. A panic becomes an exception.
+/// Calls `work`, and releases the interpreter if there is `much` to do. A signal can interrupt it; a handler that takes memory
+/// from `held` arrays does. A panic becomes an exception.
 pub(super) fn detached<T: Send>(
     py: Python<'_>,
     much: bool,

@@ -20,7 +20,7 @@ pub(super) type Lengths = SmallVec<[usize; 4]>;
 /// Strides of an operand in bytes, one per axis.
 pub(super) type Steps = SmallVec<[isize; 4]>;
 
-// NumPy's numbers of types.
+// NumPy's type numbers.
 const F32: i32 = 11;
 const F64: i32 = 12;
 const COMPLEX64: i32 = 14;

@@ -31,9 +31,9 @@ pub(super) type Inputs<'py> = SmallVec<[View<'py>; INPUTS]>;
 pub(super) enum Keep<M, A> {
     /// All, or none.
     Constant(bool),
-    /// Those of a mask.
+    /// The kept elements of a mask.
     Drawn(M),
-    /// Those of a boolean array.
+    /// The true elements of a boolean array.
     Given(A),
 }
 
@@ -239,8 +239,8 @@ fn work(
     // SAFETY: the caller holds the array, and its steps are its own. That nobody writes it is up to
     // the caller, and required of users.
     let source = unsafe { keep.source(&operation) };
-    // What the driver requires: 1. The views hold the arrays, `held` watches what Python code does to their memory, and the
-    // axes are the shapes and strides that they had with it, so all places are inside. 2. and 3. Disjoint output elements
+    // What the driver requires: 1. The views hold the arrays, `held` watches their memory, and the axes are the shapes and
+    // strides that they had with it, so all places are inside. 2. and 3. Disjoint output elements
     // or one thread, and inputs that equal the output or do not overlap it, are up to the caller. 4. Users must
     // not write or resize an array in another Python thread during the call, as in NumPy.
     detached(written.owner.py(), written.len() >= DETACH, held, |interrupt| {

@@ -102,7 +102,7 @@ struct State {
     used: bool,
 }
 
-/// What a call took, to give back if it fails.
+/// State before and after one `next`, to undo it if the call fails.
 #[derive(Clone, Copy)]
 pub(super) struct Taken {
     before: State,

@@ -1,5 +1,5 @@
-//! Tensors of torch, read and written where they are: through the C functions that their type offers by DLPack, so that
-//! torch is neither built against nor linked.
+//! Tensors of torch, read and written in place. DLPack's C functions, which the type of tensors offers, give their addresses;
+//! so the build needs no torch.
 
 use std::ffi::{c_int, c_void};
 use std::mem::MaybeUninit;
@@ -26,11 +26,11 @@ use crate::threads::{limits, openmp};
 
 type Describe = unsafe extern "C" fn(object: *mut c_void, tensor: *mut dlpack::Tensor) -> c_int;
 
-/// The type of tensors, and what describes its objects.
+/// The type of tensors, and the function that describes them.
 static TENSORS: OnceLock<(Py<PyAny>, Describe)> = OnceLock::new();
 
-/// Takes tensors of this type from now on, by its capsule `__dlpack_c_exchange_api__`; whether they can be taken. Their
-/// calls use OpenMP's threads, where it is found.
+/// Accepts tensors of this type from now on, through its capsule `__dlpack_c_exchange_api__`. Returns whether it has one that
+/// works. Calls on tensors use OpenMP's threads if the process has them.
 #[pyfunction]
 pub(super) fn take_tensors(kind: &Bound<'_, PyAny>) -> PyResult<bool> {
     openmp::find();
@@ -52,7 +52,7 @@ pub(super) fn take_tensors(kind: &Bound<'_, PyAny>) -> PyResult<bool> {
     Ok(true)
 }
 
-/// What describes this object, if it is a tensor. Its attribute `__class__`, which may say anything, is not asked.
+/// The function that describes this object, if it is a tensor. The attribute `__class__` plays no part: it may be anything.
 fn describe_of(object: &Bound<'_, PyAny>) -> Option<Describe> {
     let (kind, describe) = TENSORS.get()?;
     let (kind, class) = (kind.bind(object.py()), object.get_type());
@@ -171,10 +171,10 @@ pub(super) fn tensor_key<'py>(tensor: &Bound<'py, PyAny>) -> PyResult<Bound<'py,
     public_key(tensor.py(), Key::from_words(words))
 }
 
-/// Does what `forward` does, to tensors: into `out`, which has the shape of the first input and any dtype, on at most
-/// `threads` threads. `out` is `fresh` if it was made for this call. `keep` may be a boolean tensor.
+/// `forward` for tensors. Writes to `out`, which has the shape of the first input and any dtype, on at most `threads`
+/// threads. `fresh` means that `out` was allocated for this call. `keep` may be a boolean tensor.
 ///
-/// In a call of `DETACH` elements or more, the caller holds the memory of the tensors, whatever other threads assign to them.
+/// From `DETACH` elements on, the caller must keep the tensors' memory alive, whatever other threads assign to them.
 #[pyfunction]
 #[expect(clippy::too_many_arguments, reason = "as for `forward`")]
 pub(super) fn forward_tensors<'py>(

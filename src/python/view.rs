@@ -1,4 +1,4 @@
-//! Arrays as a call found them.
+//! Arrays as they were when a call began.
 //!
 //! Python code may run in the middle of a call: signal handlers, finalizers, and other threads while the interpreter is
 //! released. It may change the shape, strides and dtype of an array. So a call reads each array once, before any of that, and
@@ -26,8 +26,8 @@ pub(super) struct View<'py> {
 }
 
 impl<'py> View<'py> {
-    #[inline]
     /// An array whose dtype means this element.
+    #[inline]
     pub(super) fn new(array: &Array<'py>, element: Element) -> Self {
         Self {
             owner: array.as_any().clone(),
@@ -114,15 +114,15 @@ impl<'py> View<'py> {
     }
 }
 
-/// The memory of a call, which must stay until its end.
+/// Memory that must stay until a call ends.
 ///
-/// A reference to an array keeps its memory, but for `resize(refcheck=False)`, `__setstate__` and the like. NumPy leaves
-/// these to its users, who can keep other threads from them, but not a signal handler that comes at any time.
+/// A reference to an array keeps its memory, except from `resize(refcheck=False)`, `__setstate__` and the like. NumPy leaves
+/// these to its users. They can keep other threads from them, but not a signal handler.
 #[derive(Default)]
 pub(super) struct Held {
     /// Arrays that own memory, with its address and size.
     arrays: SmallVec<[(Py<PyUntypedArray>, usize, usize); 4]>,
-    /// Whether some memory belongs to anything else, which cannot be compared.
+    /// Whether some memory belongs to other objects, so that `check` cannot watch it.
     pub(super) elsewhere: bool,
 }
 
@@ -155,7 +155,7 @@ impl Held {
     }
 }
 
-/// The address and size of what an array owns.
+/// Address and size of the memory that an array owns.
 fn memory(array: &Array<'_>) -> (usize, usize) {
     (data(array).addr(), array.len() * dtype(array).itemsize())
 }

@@ -222,8 +222,8 @@ impl Level {
 
     #[inline]
     fn chosen() -> Option<Self> {
-        /// By position in [`Level::NAMES`]. Comparing names is measurable in small calls, and so is detecting
-        /// features.
+        /// By position in [`Level::NAMES`]. Comparing names and detecting features are both measurable in
+        /// small calls.
         static DETECTED: OnceLock<[Option<Level>; Level::NAMES.len()]> = OnceLock::new();
         match CHOSEN.load(Ordering::Relaxed) {
             0 => None,

@@ -12,11 +12,11 @@ pub(crate) type Interrupt<'a> = &'a dyn Fn() -> bool;
 const QUICK: Duration = Duration::from_millis(5);
 const SLOW: Duration = Duration::from_millis(20);
 
-/// Calls `work` with `units` of work on up to `threads` threads, at most so many at once, and polls the interrupt in between,
-/// every few milliseconds.
+/// Calls `work` with `units` units on up to `threads` threads, in batches of at most `at_once`. Polls the interrupt between
+/// batches, every few milliseconds.
 ///
-/// The time of a unit depends on caches and on pages that have no memory yet, by a factor of a
-/// hundred. So a batch is as large as the time of the one before it allows.
+/// Caches and unmapped pages change the time of a unit by a factor of a hundred, so the time of each batch decides the size of
+/// the next.
 pub(crate) fn run(
     units: usize,
     at_once: usize,
@@ -40,7 +40,7 @@ pub(crate) fn run(
     Ok(())
 }
 
-/// The size of the batch after one of this size, which took this time.
+/// Size of the batch that follows one of this size and time.
 fn next_batch(batch: usize, time: Duration) -> usize {
     match time {
         time if time < QUICK => 2 * batch,

@@ -8,8 +8,8 @@ const WORDS: usize = 128;
 
 /// A set of CPUs.
 ///
-/// A thread gets those of the one that starts it. When these change later, the threads of a pool would stay where they are, on
-/// CPUs that the program has left to others. So each helps on the CPUs of the call's own thread.
+/// A thread inherits those of the thread that starts it. If the program later moves to other CPUs, the threads of a pool would
+/// stay behind. So each helps on the CPUs of the calling thread.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Cpus([u64; WORDS]);
 
@@ -43,7 +43,7 @@ thread_local! {
     static STACK_END: Cell<usize> = const { Cell::new(0) };
 }
 
-/// Bytes left on this thread's stack; if the system does not tell, as many as an address can have.
+/// Bytes left on this thread's stack; nearly the whole address space if the system reports no stack.
 #[cfg(feature = "python")]
 #[inline]
 pub(crate) fn stack_left() -> usize {
@@ -71,7 +71,7 @@ fn find_stack_end() -> usize {
 }
 
 impl Cpus {
-    /// The CPUs that this thread may run on; none if the system does not tell.
+    /// CPUs that this thread may run on; none if the system reports none.
     pub(crate) fn of_this_thread() -> Self {
         let mut set = [0; WORDS];
         // SAFETY: 0 is this thread, and the array has as many bytes as are named.
@@ -79,7 +79,7 @@ impl Cpus {
         Self(if failed { [0; WORDS] } else { set })
     }
 
-    /// Lets this thread run on these only, which is a hint: if the system refuses it, the results are the same.
+    /// Restricts this thread to these CPUs. This is a hint: if the system refuses, the results are the same.
     pub(crate) fn take(&self) {
         if TAKEN.get() != Some(*self) {
             // SAFETY: 0 is this thread, and the array has as many bytes as are named. The system refuses an empty set.

@@ -64,7 +64,7 @@ pub fn set_num_threads(threads: usize) -> Result<(), Error> {
     Ok(())
 }
 
-/// The most threads of a call from here. Settings may be any number.
+/// Thread limit for a call from this thread. Settings may be any number.
 pub(crate) fn threads_of_call() -> Result<usize, Error> {
     let threads = num_threads()?.min(MOST_THREADS);
     #[cfg(feature = "python")]

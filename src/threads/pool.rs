@@ -137,7 +137,7 @@ pub(super) fn pool_of(threads: usize) -> Option<Arc<ThreadPool>> {
                 })
                 .build()
                 .ok()?;
-            // Until each has what it allocates first. Later the memory may be gone.
+            // Waits for each thread's first allocations, because memory may run out later.
             while started.load(Ordering::Acquire) < threads {
                 std::thread::park();
             }

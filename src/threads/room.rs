@@ -1,4 +1,4 @@
-//! Room for threads: memory and stacks, seen to before they are needed.
+//! Room for threads: memory and stacks, checked before they are needed.
 
 #[cfg(feature = "python")]
 use std::sync::Mutex;
@@ -12,9 +12,10 @@ pub(crate) use super::linux::stack_left;
 
 /// A helper's stack in bytes; the largest kernels use less than a tenth.
 pub(super) const STACK: usize = 1 << 19;
-/// Stack that units of work need, and a whole call: about twice what the largest use.
+/// Stack for units of work: about twice what the largest use.
 #[cfg(feature = "python")]
 pub(crate) const MEMBER_STACK: usize = 40 << 10;
+/// Stack for a whole call: about twice what the largest uses.
 #[cfg(feature = "python")]
 pub(crate) const CALL_STACK: usize = 64 << 10;
 /// Bytes that must be available per helper before it starts: its stack, and what the system and the

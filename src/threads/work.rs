@@ -35,7 +35,7 @@ impl FirstPanic {
         }
     }
 
-    /// Goes on with the panic, if there was one.
+    /// Resumes the panic, if there was one.
     pub(super) fn resume(&self) {
         let panic = self.0.lock().ok().and_then(|mut first| first.take());
         if let Some(panic) = panic {

@@ -1,8 +1,7 @@
 //! Keep bits of short rows that are adjacent in memory, packed so that they are applied as one run.
 //!
 //! A row of three elements must not cost more than three elements, so the rows of an axis are drawn
-//! together and appended in one loop. The bits come from `source` and `transposed`; this file does
-//! not know what they are for.
+//! together and appended in one loop. The bits come from `source` and `transposed`.
 
 use std::ops::Range;
 

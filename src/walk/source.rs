@@ -2,7 +2,7 @@
 //! constant), normals or uniforms.
 //!
 //! A [`TileBuffer`] holds the bits of one stretch at a time, so they stay in the L1 cache until
-//! they are used. This file does not know what they are for.
+//! they are used.
 
 use std::ops::Range;
 

@@ -1,5 +1,5 @@
-//! What compiled JAX programs call: handlers for XLA's foreign function interface, which is plain C,
-//! so that jaxlib is neither built against nor linked. They run without the interpreter.
+//! Handlers that compiled JAX programs call, through XLA's foreign function interface. It is plain C, so the build needs no
+//! jaxlib. Handlers run without the interpreter.
 
 mod abi;
 
