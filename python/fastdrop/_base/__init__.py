@@ -1,1 +1,1 @@
-"""What all members of the family share: arguments, keys, masks, plans, layers."""
+"""The parts that all members of the family share: arguments, keys, masks, plans, layers."""

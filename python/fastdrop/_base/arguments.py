@@ -1,7 +1,7 @@
-"""Checks of arguments: from user input to checked values, once, in the public functions.
+"""Argument checks. Public functions turn user input into checked values here, once.
 
 Each error message is one sentence: which argument, what it must be, what it was, and how to mend
-it. What a function does with its arguments is not here.
+it.
 """
 
 import difflib
@@ -30,10 +30,10 @@ _ndarray = np.ndarray
 INVERTED = "inverted"
 
 MOST_AXES = 64
-"""NumPy's limit. Longer shapes, even endless iterators, are refused after this many axes."""
+"""NumPy's limit. Longer shapes, and endless iterators, are refused."""
 
 MOST_ARRAYS = 100_000
-"""Longer lists of weights, even endless iterators, are refused after this many."""
+"""Limit for lists of weights or layers. Longer lists, and endless iterators, are refused."""
 
 
 # --- Arrays --------------------------------------------------------------------------------------
@@ -45,7 +45,7 @@ def plain_array(x: Any, name: str) -> Array:
 
 
 def _converted(x: Any, name: str) -> Array:
-    """Return a container, a subclass of arrays or a scalar as a plain array."""
+    """Return an instance of an array subclass, a container or a scalar as a plain array."""
     kind = type(x).__name__
     mend = next((f"{name}.{how}" for has, how in _MENDS.items() if hasattr(type(x), has)), None)
     if isinstance(x, np.matrix):
@@ -75,18 +75,18 @@ def _converted(x: Any, name: str) -> Array:
 
 
 _MENDS = {"filled": "filled(0)", "toarray": "toarray()", "collect": "collect()"}
-"""By a method of masked, sparse and lazy containers, how to make a plain array of them."""
+"""Methods that identify masked, sparse and lazy containers, and the calls that convert these."""
 
 
 def as_array(x: Any, name: str) -> Array:
-    """Return `x` as a plain array; of arrays, the core checks the dtype."""
+    """Return `x` as a plain array. If `x` is one already, the core checks its dtype."""
     return x if type(x) is _ndarray else float_array(x, name)
 
 
 def as_operands(names: tuple[str, ...], inputs: tuple[Any, ...]) -> tuple[Array, ...]:
     """Return arrays to be combined as plain arrays.
 
-    A Python float or complex gets the dtype that NumPy's sum of it and the first other array has.
+    A Python float or complex takes the dtype of its sum with the first other array, as in NumPy.
     """
     several = dict(zip(names, inputs, strict=True))
     for name, x in several.items():
@@ -96,7 +96,7 @@ def as_operands(names: tuple[str, ...], inputs: tuple[Any, ...]) -> tuple[Array,
     if scalars:
         others = (array for name, array in arrays.items() if name not in scalars)
         dtypes = [array.dtype for array in others if works_on(array)]
-        with np.errstate(all="ignore"):  # a number may be beyond the dtype, and becomes infinite
+        with np.errstate(all="ignore"):  # a number too large for the dtype becomes infinite
             for name in scalars if dtypes else ():
                 dtype = np.add(np.empty(0, dtypes[0]), several[name]).dtype
                 arrays[name] = np.asarray(several[name], dtype)
@@ -104,7 +104,7 @@ def as_operands(names: tuple[str, ...], inputs: tuple[Any, ...]) -> tuple[Array,
 
 
 def check_given(x: object, name: str, kind: str) -> None:
-    """Raise TypeError if `x` is None, and name the function that does without it."""
+    """Raise TypeError if `x` is None, naming the function that takes no such argument."""
     if x is None:
         instead = {
             "bias": "; without a bias, call dropout_add",
@@ -158,7 +158,7 @@ def as_out(out: Any) -> Array:
 
 
 def check_inplace(x: object, array: Array) -> Array:
-    """Return `array`, made from `x`, if writing into it changes `x`."""
+    """Return `array`, made from `x`; raise an error unless writing into it changes `x`."""
     if not isinstance(x, np.ndarray):
         raise TypeError(f"x must be a numpy.ndarray to work in place, got {type(x).__name__}")
     if not array.flags.writeable:
@@ -206,7 +206,7 @@ def probability(p: Any, name: str = "p") -> float:
 
 
 def _meant_probability(p: Any) -> str:
-    """Return, as the end of a message, the probability that text or a percentage stands for."""
+    """Return the end of a message: the probability that a text or a percentage stands for."""
     try:
         number = float(p.rstrip(" %")) if isinstance(p, str) else _real(p)
     except (TypeError, ValueError, OverflowError):
@@ -278,7 +278,7 @@ def as_unsigned(n: Any, name: str) -> int:
 
 
 def shown(value: Any) -> str:
-    """Return how Python shows an argument; of a huge int the length, of a long text the start."""
+    """Return the `repr` of an argument, or a short description of a huge one."""
     if isinstance(value, int) and value.bit_length() > 256:
         return f"an int of {value.bit_length()} bits"
     if isinstance(value, np.ndarray) and value.size > 8:
@@ -361,7 +361,7 @@ def as_axes(axes: Axes, ndim: int, name: str) -> tuple[int, ...]:
 
 
 def as_flag(value: object, name: str) -> bool:
-    """Return a bool; no other type is accepted, so that a forgotten keyword is noticed."""
+    """Return a bool. Other types are refused, so that a misplaced argument raises an error."""
     if value is True or value is False:
         return value
     if not isinstance(value, np.bool_):
@@ -388,7 +388,7 @@ _MODES = {
     **dict.fromkeys(("train", "training"), ": training=True drops"),
     **dict.fromkeys(("eval", "evaluate", "test", "inference", "predict"), ": use training=False"),
 }
-"""Other names of modes, and what is meant by them."""
+"""Other libraries' names for modes, and the advice given for them."""
 
 
 # --- Unknown names -------------------------------------------------------------------------------
@@ -414,11 +414,11 @@ _NAMES = [
     ("mode", "mode says when to scale", "scale scaling upscale scale_train scale_by_keep"),
     ("inplace", "train(), eval() and calls decide that", "training train deterministic inference"),
 ]
-"""What others call an argument: the name of ours, what to say of it, and their names."""
+"""Other libraries' names for our arguments, and the advice given for them."""
 
 
 def _meant(name: str, names: list[str]) -> str:
-    """Return which of `names` is meant by an unknown name, as the end of a sentence."""
+    """Return the end of a message: which of `names` an unknown name probably stands for."""
     for ours, text, theirs in _NAMES:
         if ours in names and name.lower() in theirs.split():
             return text.format(name)
@@ -427,10 +427,10 @@ def _meant(name: str, names: list[str]) -> str:
 
 
 def refuse(unknown: Iterable[str], function: Callable[..., Any]) -> NoReturn:
-    """Raise TypeError for keywords that `function` does not have, and say which are meant."""
+    """Raise TypeError for a keyword that `function` does not have, naming the likely one."""
     layer = getattr(function, "__self__", None)
     owner = function.__name__ if layer is None else f"a call of {type(layer).__name__}"
-    *names, _ = inspect.signature(function).parameters  # the last are unknown keywords
+    *names, _ = inspect.signature(function).parameters  # the last collects unknown keywords
     _refuse(next(iter(unknown)), names, owner)
 
 
@@ -439,15 +439,15 @@ def _refuse(name: str, names: list[str], owner: str) -> NoReturn:
 
 
 def refuse_attribute(name: str, layer: object, names: list[str]) -> NoReturn:
-    """Raise AttributeError for an attribute that a layer does not have, and say which is meant."""
+    """Raise AttributeError for an attribute that a layer does not have, naming the likely one."""
     owner = type(layer).__name__
     raise AttributeError(f"{owner} has no attribute {name!r} to set: {_meant(name, names)}")
 
 
 def explained(function: Function) -> Function:
-    """Return an `__init__` whose errors say which argument is meant by an unknown keyword.
+    """Wrap an `__init__`: an unknown keyword raises an error that names the likely argument.
 
-    It adds to the time of a call. Functions take unknown keywords and pass them to `refuse`.
+    The wrapper slows down each call. Functions instead collect unknown keywords for `refuse`.
     """
     names = list(inspect.signature(function).parameters)
 

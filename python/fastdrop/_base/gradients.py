@@ -1,4 +1,4 @@
-"""Gradients with respect to inputs that a layer has combined, in their own shapes and dtypes."""
+"""Gradients with respect to inputs that a layer combined, each in the input's shape and dtype."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -9,17 +9,17 @@ from fastdrop._base.arguments import Array
 
 
 class InputOf(NamedTuple):
-    """What the gradient with respect to an input has in common with it."""
+    """Shape and dtype of an input, and of its gradient."""
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
 
     def part(self, gradient: Array) -> Array:
-        """Return the real part for a real input, whose gradient may come from a complex result."""
+        """Return the real part if the input is real: a complex result has a complex gradient."""
         return gradient if self.dtype.kind == "c" else gradient.real
 
     def rounded(self, gradient: Array) -> Array:
-        """Return a gradient in this dtype, or itself if only the byte order differs."""
+        """Return a gradient in the input's dtype, unchanged if only the byte order differs."""
         if np.can_cast(gradient.dtype, self.dtype, "equiv"):
             return gradient
         with np.errstate(all="ignore"):
@@ -27,12 +27,12 @@ class InputOf(NamedTuple):
 
 
 def gradient_of(x: InputOf, backward: Callable[..., Array], dy: Array) -> Array:
-    """Return a plan's gradient with respect to an input of the shape of `dy`, in its dtype."""
+    """Return a plan's gradient with respect to an input that has the shape of `dy`."""
     return backward(x.part(dy), dtype=x.dtype)
 
 
 def sum_to(x: InputOf, gradient: Array) -> Array:
-    """Return the gradient with respect to an input, by that with respect to its broadcast form."""
+    """Sum the gradient with respect to a broadcast input to the input's own shape."""
     gradient, shape = x.part(gradient), x.shape
     if gradient.shape == shape:
         return x.rounded(gradient)

@@ -12,7 +12,7 @@ from fastdrop import _core
 from fastdrop._base.arguments import as_unsigned, shown
 
 STREAM_VERSION = 2
-"""Version of the stream of random bits that keys name."""
+"""Version of the random stream, which defines the bits that belong to a key."""
 
 
 class _Array(Protocol):
@@ -47,16 +47,16 @@ class Key(_core.Key):
     Parameters
     ----------
     seed : None, int, sequence or array of int, SeedSequence, BitGenerator or Generator, optional
-        As for `numpy.random.default_rng`. None takes fresh entropy from the operating system. A
-        BitGenerator or Generator is advanced by two draws of 64 bits. A `torch.Generator` is
-        accepted and advanced as well. A key of `fastdrop.jax.key` is used as it is; another key of
-        JAX, or any object whose `__array__` has integers, counts as an array of int.
+        A seed as for `numpy.random.default_rng`. None takes fresh entropy from the operating
+        system. A BitGenerator or Generator is advanced by two draws of 64 bits. A `torch.Generator`
+        is accepted and advanced as well. A key of `fastdrop.jax.key` is used as it is; another key
+        of JAX, or any object whose `__array__` has integers, counts as an array of int.
 
     Notes
     -----
     Equal keys give equal masks. ``bytes(key)`` is the key, and `Key.from_bytes` reads it back.
-    ARS-7 generates the bits; it is not cryptographic: Salmon, Moraes, Dror, Shaw, "Parallel random
-    numbers: as easy as 1, 2, 3", SC 2011.
+    The generator of the bits is ARS-7, which is not cryptographic: Salmon, Moraes, Dror, Shaw,
+    "Parallel random numbers: as easy as 1, 2, 3", SC 2011.
 
     Examples
     --------
@@ -75,7 +75,7 @@ class Key(_core.Key):
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
-        """Return the key with these 16 bytes, as from ``bytes(key)``.
+        """Return the key with these 16 bytes; the inverse of ``bytes(key)``.
 
         >>> fd.Key.from_bytes(bytes(fd.Key(42))) == fd.Key(42)
         True
@@ -101,7 +101,7 @@ class Key(_core.Key):
 
         >>> first, second = fd.Key(0).split(2)
         """
-        # No list is longer than that, nor fits into memory.
+        # A list cannot be longer: a larger n runs out of memory as well.
         return self._children(min(as_unsigned(n, "n"), sys.maxsize))
 
     def __reduce__(self) -> tuple[Any, tuple[bytes]]:
@@ -109,7 +109,7 @@ class Key(_core.Key):
 
 
 MOST_SEEDS = 1 << 20
-"""A longer sequence of integers is refused as a seed."""
+"""Limit for seeds. Longer sequences of integers are refused."""
 
 READERS: list[Callable[[Any], bytes | None]] = []
 """Readers of other libraries' objects that hold a key; each returns None for any other object."""
@@ -142,8 +142,8 @@ def check_rng(rng: RNG) -> None:
 def _draw(seed: Any, must: str) -> bytes:
     """Draw the 16 bytes of a key; `must` begins the message if `seed` is not a seed.
 
-    They come from a generator's stream, not from its seed sequence: this works for every
-    generator, advances it, and makes its saved state enough to repeat all that follows.
+    The bytes come from the generator's stream, not from its seed sequence. This works for every
+    generator, and advances it: its saved state is enough to repeat all that follows.
     """
     if seed is None:
         return os.urandom(16)
@@ -190,7 +190,7 @@ def _is_torch(seed: object) -> bool:
 
 
 def number_of(name: object) -> int:
-    """Return the number that a layer's name folds into a key: the BLAKE2b hash of 8 bytes."""
+    """Return the number that a layer's name folds into a key: its BLAKE2b hash of 8 bytes."""
     if not isinstance(name, str):
         raise TypeError(f"layers must have names of type str, got {name!r}")
     return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little")

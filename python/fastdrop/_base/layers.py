@@ -1,7 +1,7 @@
 """Layers: the state that training keeps between calls. The formulas are in the functions.
 
 A `Layer` has p, the keys of its calls, a mode and the plan of its last call. A subclass names the
-record of its member, and has the options that the record reads.
+record of its member and has the options that the record reads.
 """
 
 import inspect
@@ -65,14 +65,14 @@ def call_key(keys: _core.CallKeys) -> Iterator[Key]:
 
 
 def put_back(thing: object, before: dict[str, Any]) -> None:
-    """Restore an object's attributes; Ctrl-C in the middle must not leave it without any."""
+    """Restore an object's attributes, and never leave it without any: Ctrl-C may come between."""
     vars(thing).update(before)
     for name in vars(thing).keys() - before.keys():
         vars(thing).pop(name, None)
 
 
 class _LastCall:
-    """What a layer keeps of its last call, beside its attributes: these are checked when set.
+    """Memory of a layer's last call. It is not an attribute, because these are checked when set.
 
     The plan and what `backward` needs of the inputs are one tuple: a signal handler may call the
     layer between any two assignments.
@@ -185,7 +185,7 @@ class Layer(Generic[Recipe]):
         self._samples = None
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Set an attribute that the layer has; a subclass of the user's may add others."""
+        """Set an attribute that the layer has; a user's subclass may add others."""
         if name in _CHECKS:
             value = _CHECKS[name](value, name)
         if self._is_ours and name[0] != "_" and name not in (known := self._known()):
@@ -297,7 +297,7 @@ class Layer(Generic[Recipe]):
         training: bool | None,
         kept: tuple[Any, ...] = (),
     ) -> Array:
-        """Make a call's plan, keep it with what is `kept` of the inputs, and return the result."""
+        """Return a call's result; keep its plan and what is `kept` of its inputs for `backward`."""
         plan: Any
         if not (self.training if training is None else self._trains(training)):
             y, plan = self._evaluate(inputs, out)
@@ -309,7 +309,7 @@ class Layer(Generic[Recipe]):
         return y
 
     def _keep(self, plan: Plan, kept: tuple[Any, ...] = ()) -> None:
-        """Keep the plan of a call, and what its gradient needs of the inputs."""
+        """Keep the plan of a call, and what is `kept` of its inputs for `backward`."""
         self._last.plan_and_inputs = (plan, kept)
 
     def _trains(self, training: bool | None) -> bool:
@@ -351,7 +351,7 @@ class Layer(Generic[Recipe]):
     def _train_recipe(
         self, x: Array, out: Array | None, keys: _core.CallKeys, whole: bool
     ) -> tuple[Array, Plan]:
-        """Do the same as `_train`, where a recipe does the work itself."""
+        """Do the same as `_train`, for a member whose recipe does the work itself."""
         float_array(x, "x")
         draw: Any = self._member.draw
         with call_key(keys) as key:
@@ -361,7 +361,7 @@ class Layer(Generic[Recipe]):
 
     @property
     def _scaling(self) -> str | None:
-        """The mode, which recipes know that do more than to keep or drop."""
+        """The mode; "inverted" for a layer that has none, because its recipe scales by itself."""
         return getattr(self, "mode", INVERTED)
 
     def _plan(self, recipe: Any, x: Array) -> Plan:
@@ -429,7 +429,7 @@ class Layer(Generic[Recipe]):
 
     @classmethod
     def _checked(cls, state: Mapping[str, Any]) -> dict[str, Any]:
-        """Return attributes of a pickled state as the constructor makes them of its options."""
+        """Return the attributes that the constructor makes of a pickled state's options."""
         given, _ = split_state(state, tuple(cls._options))
         made = cls(p=0.0, rng=NO_KEY, **dict(zip(cls._options, given, strict=True)))
         return {name: getattr(made, name) for name in cls._options}
@@ -461,8 +461,8 @@ class ElementwiseLayer(Layer[Recipe]):
     def __call__(self, x: ArrayLike, *, training: bool | None = None, **unknown: Never) -> Array:
         """Apply the layer to an array, as its function does; `training` overrides the mode.
 
-        `x` must be writeable if `inplace`. The result is `x` itself in place, and if there is
-        nothing to do. A call that raises an error does not count.
+        `x` must be writeable if `inplace`. The result is `x` itself if the layer works in place or
+        there is nothing to do. A call that raises an error does not count.
         """
         if unknown:
             refuse(unknown, self.__call__)
@@ -511,12 +511,15 @@ _adapters: list[Callable[[object], Any]] = []
 
 
 def adapt(adapter: Callable[[object], Any]) -> None:
-    """Let `as_layers` take what an adapter makes a layer of; the adapter refuses by None."""
+    """Register an adapter that turns objects into layers for `as_layers`.
+
+    It returns None for other objects.
+    """
     _adapters.append(adapter)
 
 
 def as_layers(layers: Any) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-    """Return one layer or several as given, and as layers."""
+    """Return two tuples: one layer or several as given, and what adapters make of them."""
     one = _as_layer(layers)
     if one is not None:
         return (layers,), (one,)

@@ -42,7 +42,7 @@ class Recipe(Protocol):
         """Draw the recipe as an array."""
 
     def apply(self, x: ArrayLike, out: Array | None = None) -> Array:
-        """Do to an array what the function that draws this recipe does in training."""
+        """Apply the recipe to an array, as its function does in training."""
 
 
 class Drawable:
@@ -65,7 +65,7 @@ class Mask(Drawable, _core.Mask):
     """A recipe of some 50 bytes that tells which elements of an array are kept.
 
     Whether an element is kept depends on the key, p and the element's C-order index alone. Masks of
-    one key are nested: every larger p drops an element that a small p drops.
+    one key are nested: a larger p also drops every element that a smaller p drops.
 
     Parameters
     ----------
@@ -153,7 +153,7 @@ _core.publish(Key, Mask)
 
 
 def make_mask(shape: tuple[int, ...], p: float, key: Key) -> Mask:
-    """Return the mask of checked values."""
+    """Return the mask of arguments that were checked."""
     return _new(Mask, shape, p, key)
 
 

@@ -1,8 +1,8 @@
-"""Records of the family: what makes a member, whichever door it is called through.
+"""Records of the family: the facts about a member that hold in every library.
 
 A record stands beside the function and the layer of its member. NumPy's functions and layers, their
 gradients, torch's functions, modules and installed kernels, JAX and Dask read it. Signatures and
-docstrings are written by hand, for each door.
+docstrings are written by hand for each library.
 """
 
 import functools
@@ -31,7 +31,7 @@ NO_AXES: tuple[int, ...] = ()
 
 
 def no_axes(shape: Shape, option: None = None) -> Shape:
-    """Return that each element has a decision of its own."""
+    """Return no axes: each element has a decision of its own."""
     return NO_AXES
 
 
@@ -41,7 +41,7 @@ def broadcast_axes(shape: Shape, broadcast_dims: Axes) -> Shape:
 
 
 def channel_axes(ndim: int | None = None) -> Callable[[Shape, Any], Shape]:
-    """Return the rule of channels, for inputs with `ndim` axes: all but the batch and channels."""
+    """Return the rule for inputs with `ndim` axes: all axes but the batch and the channels."""
     expected = ndim or "at least 2"
 
     def axes(shape: Shape, channel_axis: Any) -> Shape:
@@ -64,7 +64,7 @@ def _all_but(channel: int, ndim: int) -> Shape:
 
 
 def as_channel_axis(channel_axis: Any, ndim: int | None = None) -> int:
-    """Return the channel axis of inputs that are not known yet."""
+    """Return a channel axis as an int, before the array is known."""
     number = as_axis_number(channel_axis, "channel_axis")
     if (number if ndim is None else as_axis(number, ndim, "channel_axis")) == 0:
         raise ValueError("channel_axis must not be axis 0, the batch, got 0")
@@ -77,7 +77,7 @@ def time_axes(shape: Shape, time_axis: Any) -> Shape:
 
 
 def path_axes(shape: Shape, option: tuple[Per, Any]) -> Shape:
-    """Return all axes, or all but that of the samples."""
+    """Return all axes, or all but the batch axis if each sample has a decision of its own."""
     per, batch_axis = option
     check_choice(per, "per", "sample", "batch")
     if per == "batch":
@@ -111,7 +111,7 @@ def scaled(p: float, mode: str | None) -> Numbers:
 
 
 class _Operation(NamedTuple):
-    """What the core says of an operation."""
+    """Facts about an operation, from the core."""
 
     inputs: tuple[str, ...]
     gradient: str | None
@@ -127,30 +127,30 @@ def _nothing(layer: Any) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """What makes a member of the family."""
+    """Record of a member of the family."""
 
     name: str
     """Name of its functions."""
     paper: str
-    """Where it comes from: authors, place and year."""
+    """Source of the method: authors, venue and year."""
     operation: str = "select"
-    """What becomes of an element, by the core's name."""
+    """The core's name of the operation on an element."""
     options: tuple[str, ...] = ()
-    """Options that decide what is drawn. `axes` and `draw` take the only one, or a tuple of all."""
+    """Options that decide what is drawn. `axes` and `draw` take one value or a tuple of several."""
     axes: Callable[[Shape, Any], Shape] = no_axes
     """From the shape of the input to the axes along which elements share a decision."""
     numbers: Callable[[float, str | None], Numbers] = scaled
     """From p and the mode to the constants of the operation in training."""
     expectation: str | None = None
-    """Operation in evaluation, if it is another one; its `shift` is p."""
+    """Operation in evaluation, if it differs; its `shift` is p."""
     recipe: type[Any] = Mask
     """Type of its masks."""
     draw: Callable[[Shape, float, Any, Any], Any] | None = None
     """From the shape, p, the key and the options to a recipe that does the work itself."""
     names: tuple[str, ...] = ()
-    """What its inputs are called, if not as the core calls them."""
+    """Names of its inputs, if they differ from the core's."""
     read: Callable[[Any], Any] = field(init=False)
-    """From a layer, with the options as attributes, to what `axes` and `draw` take."""
+    """From a layer, whose attributes are the options, to what `axes` and `draw` take."""
     combines: bool = field(init=False)
     """Whether it takes several arrays, whose dtypes are promoted."""
     gradient: str | None = field(init=False)
@@ -167,7 +167,7 @@ class Member:
 
     @property
     def fuses(self) -> bool:
-        """Whether it does more than to drop, and so also in evaluation."""
+        """Whether it does more than drop, and therefore changes its input in evaluation as well."""
         return self.operation not in ("select", "affine")
 
     @property
@@ -177,10 +177,10 @@ class Member:
 
     def derivative(self) -> Self:
         """Return the record of the gradient with respect to the input."""
-        assert self.gradient is not None, "whose inputs are dy and x"
+        assert self.gradient is not None, "a linear member is its own gradient"
         return replace(self, operation=self.gradient, names=())
 
     def option(self, values: dict[str, Any]) -> Any:
-        """Return what `axes` and `draw` take, from options by their names."""
+        """Return what `axes` and `draw` take, from the options as a dict."""
         several = tuple(values[name] for name in self.options)
         return several[0] if len(several) == 1 else several or NO_AXES

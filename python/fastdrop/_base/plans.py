@@ -53,9 +53,10 @@ _ndarray = np.ndarray
 
 
 class Plan(NamedTuple):
-    """The decisions of one call, of members that do more than the core's plan, which looks alike.
+    """The decisions of one call, for members that need more than the core's plan.
 
-    `recipe` is the mask, drawn or given, and None in evaluation. `backward` returns the gradients.
+    It has the same attributes. `recipe` is the mask, drawn or given, and None in evaluation.
+    `backward` returns the gradients.
     """
 
     recipe: Any
@@ -158,7 +159,7 @@ def as_keep(mask: Keep, p: float, rng: RNG) -> tuple[Any, float]:
 
 
 def run_backward(member: Member, dy: Any, x: Any, request: Request) -> Any:
-    """Do the work of the gradient of a function that is not linear."""
+    """Return the gradient of a function that is not linear."""
     _, training, _, rng, mask, _, _ = request
     check_forward_mask(training, rng, mask)
     return run(member.derivative(), (dy, x), request)
@@ -177,9 +178,9 @@ def check_forward_mask(training: bool, rng: RNG, mask: Any) -> None:
 
 
 def run_recipe(member: Member, x: Any, request: Request, option: Any) -> Any:
-    """Do the same as `run`, with the recipe that the member draws."""
+    """Do the same as `run`, for a member whose recipe does the work itself."""
     p, training, mode, rng, mask, return_mask, out = request
-    assert member.draw is not None, "or else `run` does it"
+    assert member.draw is not None, "members without recipes of their own use `run`"
     p, training = probability(p), as_flag(training, "training")
     return_mask = as_flag(return_mask, "return_mask")
     array = as_array(x, "x")
@@ -209,7 +210,7 @@ def check_recipe(mask: object, kind: type, rng: RNG) -> None:
 
 
 def apply_recipe(recipe: Any, mode: str | None, x: Array, out: Array | None) -> Array:
-    """Return what a recipe makes of an array in training; None keeps all."""
+    """Apply a recipe to an array, as in training; None keeps all elements."""
     if recipe is None or recipe.p == 0.0:
         return select(x, None, 1.0, out)
     y: Array = recipe.apply(x, out) if mode is INVERTED else recipe.apply(x, out, scale=1.0)
@@ -226,7 +227,7 @@ def _recipe_backward(recipe: Any, mode: str | None, shape: tuple[int, ...], dy: 
 
 
 def gradient_like(dy: Any, shape: tuple[int, ...], of: str = "x") -> Array:
-    """Return a gradient that must have this shape: that of the input, or of the output."""
+    """Return `dy` as an array; it must have this shape, that of the input or the output."""
     gradient = float_array(dy, "dy")
     if gradient.shape != shape:
         raise ValueError(f"dy must have the shape of {of}, {shape}, got {gradient.shape}")

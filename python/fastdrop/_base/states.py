@@ -1,4 +1,4 @@
-"""Saved states of layers and recipes, which are checked like arguments: anybody can edit them."""
+"""Saved states of layers and recipes. Anybody can edit them, so they are checked like arguments."""
 
 import itertools
 import operator
@@ -10,11 +10,11 @@ from fastdrop._base.arguments import as_flag, as_unsigned, probability, shown
 from fastdrop._base.keys import STREAM_VERSION, Key, check_key
 
 MOST_ENTRIES = 10_000
-"""States with more entries, even endless mappings, are refused."""
+"""Limit for states. Longer ones, and endless mappings, are refused."""
 
 
 def as_state(state: Any) -> dict[Any, Any]:
-    """Return a state as a dict of its own."""
+    """Return a copy of a state as a dict."""
     if not isinstance(state, Mapping):
         raise TypeError(f"state must be a mapping, got {type(state).__name__}")
     names = list(itertools.islice(state, MOST_ENTRIES + 1))
@@ -37,7 +37,7 @@ def split_state(
 
 
 class Checked:
-    """A frozen dataclass that checks its fields in `__post_init__`, also when it is unpickled."""
+    """Base of frozen dataclasses that check their fields when they are made and when unpickled."""
 
     __slots__ = ()
 
@@ -69,7 +69,7 @@ def checked_state(state: Mapping[str, Any]) -> tuple[_core.CallKeys, float]:
 
 
 def check_stream(stream: Any, owner: str) -> None:
-    """Raise ValueError for the state of another stream, which would go on with other masks."""
+    """Raise ValueError for a state of another stream version, whose masks would differ."""
     if not hasattr(stream, "__index__") or operator.index(stream) != STREAM_VERSION:
         raise ValueError(f"{owner} must be of stream {STREAM_VERSION}, got {shown(stream)}")
 
