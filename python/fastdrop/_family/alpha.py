@@ -94,8 +94,8 @@ def feature_alpha_dropout(
     """Set whole channels to SELU's lower limit, and keep mean 0 and variance 1.
 
     This is `alpha_dropout` with one decision per channel of each sample. `x` has shape (batch,
-    channels, ...), and `channel_axis` is as for `feature_dropout`. Other parameters and the result:
-    as for `alpha_dropout`.
+    channels, ...), and `channel_axis` is as for `feature_dropout`. Other parameters and the result
+    are as for `alpha_dropout`.
 
     >>> fd.feature_alpha_dropout(np.zeros((1, 2, 3)), 0.5, rng=1).round(3)
     array([[[-0.779, -0.779, -0.779],
@@ -110,7 +110,7 @@ def feature_alpha_dropout(
 class AlphaDropout(ElementwiseLayer[Mask]):
     """Set elements to SELU's lower limit in training; the layer of `alpha_dropout`.
 
-    Parameters: as for `Dropout`, without ``mode``.
+    The parameters are those of `Dropout` without ``mode``.
 
     >>> fd.AlphaDropout(0.5, rng=0)(np.zeros(4)).round(3)
     array([ 0.779, -0.779,  0.779, -0.779])
@@ -134,7 +134,7 @@ class AlphaDropout(ElementwiseLayer[Mask]):
 class FeatureAlphaDropout(AlphaDropout):
     """Set whole channels to SELU's lower limit in training; the layer of `feature_alpha_dropout`.
 
-    Parameters: as for `FeatureDropout`, without ``mode``.
+    The parameters are those of `FeatureDropout` without ``mode``.
 
     >>> fd.FeatureAlphaDropout(0.5, rng=0)(np.zeros((2, 2, 2)))[1].round(3)
     array([[ 0.779,  0.779],

@@ -1,7 +1,7 @@
 """Dropout of contiguous blocks of sequences, images and volumes (DropBlock), at an exact rate.
 
 A `BlockMask` is the recipe: a `Mask` of the places where blocks start, and the size of a block. The
-compiled core draws the decisions; this file only spreads them over the blocks.
+compiled core draws these places; the blocks are spread from them here.
 """
 
 import math
@@ -98,7 +98,7 @@ class BlockMask(Checked, Drawable):
 
 
 def _spread(seeds: NDArray[np.bool_], block: tuple[int, ...], kept: NDArray[np.bool_]) -> None:
-    """Write to the maps `kept` whether no block covers an element; axis 0 counts the maps."""
+    """Set elements of the maps `kept` to whether no block covers them; axis 0 counts the maps."""
     kept[:] = True
     kept[(slice(None), *map(slice, seeds.shape[1:]))] = seeds
     flat = kept.reshape(-1)

@@ -91,7 +91,7 @@ class ConcreteMask(Checked, Drawable):
             return factor * probability_of(-self.logit) if self.logit < math.inf else factor
 
     def apply(self, x: ArrayLike, out: Array | None = None) -> Array:
-        """Multiply an array of a shape that the mask broadcasts to, like `concrete_dropout`."""
+        """Multiply `x` by the factors, which broadcast to its shape, as in `concrete_dropout`."""
         array = float_array(x, "x")
         check_broadcast(self.shape, array.shape)
         if self.logit == -math.inf:
@@ -117,8 +117,8 @@ class ConcreteMask(Checked, Drawable):
 def _argument(uniforms: NDArray[np.uint64], logit: float, t: float) -> NDArray[np.float64]:
     """Return (logit(p) + logit(u)) / t, the argument of the sigmoid z.
 
-    1 - u = (U + 1/2) 2^-64 for the uniform U; u is the same for the bitwise complement of U. So
-    neither is ever 0, and both are exact to the last bit at both ends.
+    1 - u = (U + 1/2) 2^-64 for the uniform U; u has the same form for the bitwise complement of U.
+    So neither is ever 0, and both are exact to the last bit at both ends.
     """
     odds, below = (~uniforms).astype(np.float64), uniforms.astype(np.float64)
     odds += 0.5
@@ -249,7 +249,7 @@ def concrete_dropout_backward(
               k_i = \frac{1 - z_i}{1 - p}
 
     `dy` is the gradient with respect to the output; the other arguments are those of the forward
-    call. Give either `rng`, its `Key`, or `mask`, the mask that it returned (`logit` and
+    call. Pass either its `Key` as `rng`, or the mask that it returned as `mask` (`logit` and
     `temperature` are then not used); anything else is refused. dx has the dtype of `dy`. dlogit is
     a float, summed in float64; divide it by p (1 - p) for the gradient with respect to p. For
     complex arrays it is the real part of the sum with dy conjugated.
@@ -328,7 +328,7 @@ def concrete_regularization(
     dropout_regularizer: SupportsFloat = 1e-5,
     **unknown: Never,
 ) -> tuple[float, Array, float]:
-    r"""Return the loss term that keeps concrete dropout from dropping nothing, for one layer.
+    r"""Return a layer's loss term, without which concrete dropout could learn to drop nothing.
 
     .. math:: R = \frac{w}{1 - p} \sum W^2 + d \, K (p \log p + (1 - p) \log(1 - p))
 
@@ -380,7 +380,7 @@ def concrete_regularization(
 
 
 ROUNDING = 1e-12
-"""Relative difference between p and the p of its logit (up to 745) that is only rounding."""
+"""Relative tolerance for p computed from its logit: a logit of up to 745 multiplies rounding."""
 
 
 class ConcreteDropout(ElementwiseLayer[ConcreteMask]):

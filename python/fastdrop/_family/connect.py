@@ -2,7 +2,7 @@
 
 There is one `Mask` of shape (examples, outputs, inputs); example n uses its region n. Neither the
 mask nor the weights of all examples are ever stored: they are made tile by tile, in one buffer that
-stays in the cache. One mask for all examples is `drop_connect`, in `weights`.
+stays in the cache. `drop_connect`, in `weights`, has one mask for all examples.
 """
 
 import math
@@ -42,7 +42,7 @@ from fastdrop._base.plans import (
 from fastdrop._base.states import split_state
 
 TILE = 2**18
-"""Weights in a tile: a megabyte of float32. Half of it is slower, because it needs more calls."""
+"""Weights in a tile: a megabyte of float32. Half as many are slower: they need more calls."""
 
 
 def drop_connect_linear(
@@ -72,7 +72,7 @@ def drop_connect_linear(
     x : array_like of float or complex, shape (..., inputs)
         Examples along all axes but the last, of any dtype of `dropout`.
     weight, bias : array_like of float or complex, shapes (outputs, inputs) and (outputs,)
-        The weights, and what to add. The bias is optional, and never dropped.
+        The weights and the bias, which is optional and never dropped.
     p : float, default 0.5
         Probability to DROP a connection, in [0, 1].
     mask : Mask, optional
@@ -84,14 +84,14 @@ def drop_connect_linear(
     Returns
     -------
     ndarray, shape (..., outputs)
-        Of the dtype of all arrays; if they differ, of the widest, and at least float32.
+        Of the dtype of all arrays; if they differ, of the widest, at least float32.
 
     Notes
     -----
     Wan et al., "Regularization of neural networks using DropConnect", ICML 2013. One mask for all
     examples, as in `drop_connect`, is faster.
 
-    A dropped connection passes on no Inf or NaN, neither of the weight nor of the input. float16
+    A dropped connection passes on no Inf or NaN, whether from the weight or from the input. float16
     and bfloat16 are computed in float32 and rounded once. The masks are the same everywhere; the
     sums are NumPy's matrix products, whose last bits depend on the machine.
 
@@ -132,8 +132,8 @@ def drop_connect_linear_backward(
               db_o = \sum_n dy_{n o}
 
     `dy`, of shape (..., outputs), is the gradient with respect to the output; the other arguments
-    are those of the forward call. Give either `rng`, its `Key`, or `mask`, the mask that it
-    returned; anything else is refused. dx has the dtype of `x`, dweight and dbias have the dtype of
+    are those of the forward call. Pass either its `Key` as `rng`, or the mask that it returned as
+    `mask`; anything else is refused. dx has the dtype of `x`, dweight and dbias have the dtype of
     `weight`. For complex arrays W and x are conjugated.
 
     >>> x, weight, key = np.ones((3, 4)), np.ones((2, 4)), fd.Key(0)
@@ -175,7 +175,7 @@ def _mask_shape(x: Array, weight: Array) -> tuple[int, ...]:
 
 
 def _decide(x: Array, weight: Array, request: Request) -> tuple[Mask | None, Mask, float]:
-    """Return the mask if the call drops, the one to return, and the scale."""
+    """Return the mask to apply (None keeps all connections), the mask to return, and the scale."""
     p, training, mode, rng, mask, *_ = request
     shape = _mask_shape(x, weight)
     if mask is None:
@@ -256,7 +256,7 @@ def _narrow(x: Array, dtype: np.dtype[Any]) -> Array:
 
 
 class _Tiles:
-    """The weights of all examples in one buffer, some examples or some outputs at a time."""
+    """The weights of all examples, a few examples or outputs at a time, in one buffer."""
 
     def __init__(self, weights: Array, mask: Mask) -> None:
         self.weights, self.mask = weights, mask
@@ -268,7 +268,7 @@ class _Tiles:
         self.buffer = np.empty((self.examples, self.outputs, inputs), dtype=weights.dtype)
 
     def __iter__(self) -> Iterator[tuple[slice, slice]]:
-        """Iterate over all examples, for a few outputs at a time: their weights stay cached."""
+        """Iterate over all examples for each few outputs, whose weights thus stay in the cache."""
         examples, outputs, _ = self.mask.shape
         for o in range(0, outputs, self.outputs):
             for n in range(0, examples, self.examples):
@@ -282,7 +282,7 @@ class _Tiles:
         return self.buffer[: n.stop - n.start, : o.stop - o.start]
 
     def select(self, n: slice, o: slice, numbers: Array) -> Array:
-        """Return the numbers of kept connections, else +0.0, in the buffer."""
+        """Write the numbers into the buffer, with +0.0 for dropped connections, and return it."""
         room = self.room(n, o)
         kept = self.mask.region((n.start, o.start, 0), room.shape)
         return select(np.broadcast_to(numbers, room.shape), kept, 1.0, room)
@@ -337,7 +337,7 @@ def _initial_weights(shape: tuple[int, ...], inputs: int, key: Key, dtype: DType
     .. math:: W = \frac{2 u - 1}{\sqrt{inputs}}, \qquad u = (U + 1/2) \, 2^{-64}
 
     with the 64-bit uniforms U of `key`, computed in float64 and rounded to `dtype`. The two parts
-    of a complex number take two successive numbers.
+    of a complex number take two successive uniforms.
     """
     dtype = np.dtype(dtype)
     draws = (*shape, 2) if dtype.kind == "c" else shape

@@ -84,7 +84,7 @@ def bias_dropout_add(
 
     .. math:: y_i = residual_i + m_i \, (x_i + bias_i) / (1 - p), \qquad m_i \sim Bernoulli(1 - p)
 
-    `bias` broadcasts to the shape of `x`. Other parameters and the result: as for `dropout_add`.
+    `bias` broadcasts to the shape of `x`. Other parameters and the result are as for `dropout_add`.
     For the gradient with respect to `bias`, sum the gradient with respect to `x` to its shape.
 
     >>> fd.bias_dropout_add(np.ones((2, 2)), np.array([1.0, 2.0]), np.zeros((2, 2)), 0.5, rng=1)
@@ -112,7 +112,7 @@ def relu_dropout(
 
     .. math:: y_i = m_i \, \max(x_i, 0) / (1 - p), \qquad m_i \sim Bernoulli(1 - p)
 
-    `x` is real. Other parameters and the result: as for `dropout`.
+    `x` is real. Other parameters and the result are as for `dropout`.
 
     >>> fd.relu_dropout(np.array([1.0, 2.0, -3.0, 4.0]), 0.5, rng=1)
     array([0., 4., 0., 0.])
@@ -203,8 +203,8 @@ def gelu_dropout_backward(
 
     `dy` is the gradient with respect to the result; its dtype and that of `x` are promoted as in
     `dropout_add`, and `out` may be either array. The other arguments are those of the forward call.
-    In training, give either `rng`, its `Key`, or `mask`, the mask that it returned; anything else
-    is refused.
+    In training, pass either its `Key` as `rng`, or the mask that it returned as `mask`; anything
+    else is refused.
 
     >>> x = np.array([1.0, 2.0, -3.0, 4.0])
     >>> fd.gelu_dropout_backward(np.ones(4), x, 0.5, rng=fd.Key(1)).round(4)
@@ -334,7 +334,7 @@ class ReluDropout(_Activation):
 class GeluDropout(_Activation):
     """Apply the Gaussian error linear unit, then drop in training; the layer of `gelu_dropout`.
 
-    ``approximate`` is as for `gelu_dropout`; otherwise as `ReluDropout`.
+    ``approximate`` is as for `gelu_dropout`; all else is as for `ReluDropout`.
 
     >>> fd.GeluDropout(0.5, rng=0)(np.array([1.0, -2.0, 3.0, 4.0])).round(4)
     array([1.6827, 0.    , 5.9919, 0.    ])

@@ -19,7 +19,7 @@ from fastdrop._base.states import Checked
 
 @dataclass(frozen=True)
 class Noise(Checked, Drawable):
-    """A recipe of normal factors with mean 1, a few dozen bytes for an array of any size.
+    """A recipe of normal factors with mean 1. It has a few dozen bytes for an array of any size.
 
     The mask ``elements`` gives their shape, key and p. Their variance is p / (1 - p); for p = 1
     they are 0.
@@ -47,7 +47,7 @@ class Noise(Checked, Drawable):
 
     @property
     def key(self) -> Key:
-        """The key."""
+        """Key of `elements`."""
         return self.elements.key
 
     @property
@@ -64,7 +64,7 @@ class Noise(Checked, Drawable):
         return self.apply(np.ones(self.shape))
 
     def apply(self, x: ArrayLike, out: Array | None = None) -> Array:
-        """Multiply an array of a shape that the factors broadcast to, like `gaussian_dropout`."""
+        """Multiply `x` by the factors, which broadcast to its shape, as in `gaussian_dropout`."""
         array = as_array(x, "x")
         if self.p in (0.0, 1.0):
             return select(array, self.elements, 1.0, out)

@@ -31,10 +31,10 @@ from fastdrop._base.plans import Plan, check_recipe, draw_key, gradient_like, se
 from fastdrop._base.states import Checked
 
 ROUNDING = Fraction(1, 2**50)
-"""Fractions up to this size count as rounding of p: (1 - 0.1) * 10 is 9, not 8.999..."""
+"""Tolerance for the rounding of p: (1 - 0.1) * 10 is 9, not 8.999..."""
 
 BLOCK = 2**20
-"""Tokens to sort in one call; the program can be interrupted between calls."""
+"""Tokens that one call sorts; Ctrl-C is handled between calls."""
 
 
 def kept_tokens(p: float, tokens: int, prefix: int) -> int:
@@ -52,8 +52,8 @@ def kept_tokens(p: float, tokens: int, prefix: int) -> int:
 class PatchMask(Checked, Drawable):
     """A recipe that tells which tokens of a batch stay.
 
-    ``shape`` is the number of sequences, and of tokens in each. ``p`` is the fraction of the tokens
-    to DROP; ``prefix`` and ``ordered`` are as for `patch_dropout`.
+    ``shape`` is (batch, tokens): the number of sequences, and of tokens in each. ``p`` is the
+    fraction of the tokens to DROP; ``prefix`` and ``ordered`` are as for `patch_dropout`.
 
     >>> mask = fd.PatchMask((2, 6), 0.5, fd.Key(2), prefix=1)
     >>> mask.indices()
@@ -152,7 +152,7 @@ def patch_dropout(
     training, rng, return_mask
         As for `dropout`.
     prefix : int, default 0
-        Number of tokens at the start, such as a class token, that always stay and do not count.
+        Number of tokens at the start, such as a class token, that always stay. N excludes them.
     ordered : bool, default True
         Whether the kept tokens stay in order; otherwise they are shuffled after the prefix.
     mask : PatchMask, optional
@@ -237,8 +237,8 @@ def patch_dropout_backward(
     """Return the gradient of `patch_dropout`, zero for dropped tokens.
 
     ``dy``, of shape (batch, kept, ...), is the gradient with respect to the tokens that stayed.
-    ``indices`` is either the positions that `patch_dropout` returned, and then ``tokens`` is the
-    number of tokens of each input sequence; or it is the `PatchMask` alone.
+    ``indices`` has the positions that `patch_dropout` returned; ``tokens`` is then the number of
+    tokens of each input sequence. A `PatchMask` as ``indices`` needs no ``tokens``.
 
     >>> fd.patch_dropout_backward([[[1.0, 2.0], [3.0, 4.0]]], [[0, 2]], 3)
     array([[[1., 2.],

@@ -57,7 +57,7 @@ def feature_dropout(
     out: Array | None = None,
     **unknown: Never,
 ) -> Any:
-    r"""Drop whole channels, of inputs with any number of other axes.
+    r"""Drop whole channels of inputs with any number of other axes.
 
     .. math:: y_{n c l} = m_{n c} \, x_{n c l} / (1 - p), \qquad m_{n c} \sim Bernoulli(1 - p)
 
@@ -381,9 +381,9 @@ def drop_path_rates(
 
     Block i of n, counted from 0, has the rate :math:`p \, i / (n - 1)`; a single block has rate p.
     This is the linear decay rule of Huang et al. (see `drop_path`), section 3. (There the first
-    block has the rate p / n; here, as in most programs, 0.) `depth` is the number of blocks, or a
-    sequence with the number in each stage, for a list per stage. With `stagewise`, all blocks of a
-    stage have the same rate.
+    block has the rate p / n; here, as in most programs, 0.) `depth` is the number of blocks. If it
+    is a sequence with the number in each stage, the result has a list per stage. With `stagewise`,
+    all blocks of a stage have the same rate.
 
     >>> fd.drop_path_rates(0.5, 3)
     [0.0, 0.25, 0.5]

@@ -1,8 +1,8 @@
 """Dropout of weights: words of a table, connections, recurrent weights.
 
-These functions return weights for the caller's own layers (`linear` has a layer with its own). All
-are linear: for the gradient, apply the function to the gradient with respect to the returned
-weights, with the same key or mask.
+These functions return weights for the caller's own layers (`connect` has a layer that owns its
+weights). All are linear: for the gradient, apply the function to the gradient with respect to the
+returned weights, with the same key or mask.
 """
 
 from collections.abc import Sequence
@@ -143,8 +143,8 @@ def embedding_dropout_backward(
 
     `dy`, of shape indices.shape + (dimension,), is the gradient with respect to the rows, and
     `vocabulary` the number of rows of the table; the other arguments are those of the forward call.
-    In training, give either `rng`, its `Key`, or `mask`, the mask that it returned; anything else
-    is refused. The rows of a repeated word are summed in float64.
+    In training, pass either its `Key` as `rng`, or the mask that it returned as `mask`; anything
+    else is refused. The rows of a repeated word are summed in float64.
 
     >>> fd.embedding_dropout_backward(np.ones((3, 2)), [1, 0, 1], 2, 0.5, rng=fd.Key(1))
     array([[0., 0.],
@@ -319,8 +319,8 @@ def weight_drop(
     Parameters
     ----------
     weights : sequence of array_like
-        Such as the hidden-to-hidden matrices of an LSTM's gates. Array number i is dropped as by
-        `drop_connect` with the key ``key.fold_in(i)``.
+        Weights such as the hidden-to-hidden matrices of an LSTM's gates. `drop_connect` drops array
+        number i with the key ``key.fold_in(i)``.
     p, training, mode, rng, return_mask
         As for `dropout`.
     mask : sequence, optional

@@ -18,7 +18,7 @@ from fastdrop._base.plans import Keep, check_forward_mask, run, select
 ZONEOUT = Member("zoneout", "Krueger et al., ICLR 2017", operation="switch", expectation="mix")
 _TAKEN = Member("zoneout_backward", ZONEOUT.paper, names=("dy",))
 _LEFT = Member("zoneout_backward", ZONEOUT.paper, operation="complement")
-"""Gradients with respect to the new value and to the previous one."""
+"""Records of the gradients with respect to the new state and to the previous one."""
 
 
 def zoneout(
@@ -43,7 +43,7 @@ def zoneout(
     Parameters
     ----------
     new : array_like of float or complex
-        State that the step has computed, of any shape and any dtype of `dropout`.
+        State that the step computed, of any shape and any dtype of `dropout`.
     previous : array_like
         State before the step; it broadcasts to the shape of `new`. Dtypes are promoted as in
         `dropout_add`.
@@ -81,9 +81,9 @@ def zoneout_backward(
     """Return the gradients of `zoneout` with respect to `new` and `previous`.
 
     `dy` is the gradient with respect to the result; `p` and `training` are as in the forward call.
-    In training, give either `rng`, its `Key`, or `mask`, the mask that it returned; anything else
-    is refused. Both gradients have the shape and dtype of `dy`; if `previous` was broadcast, sum
-    its gradient to its shape.
+    In training, pass either its `Key` as `rng`, or the mask that it returned as `mask`; anything
+    else is refused. Both gradients have the shape and dtype of `dy`; if `previous` was broadcast,
+    sum its gradient to its shape.
 
     >>> fd.zoneout_backward(np.ones(4), 0.5, rng=fd.Key(1))
     (array([0., 1., 0., 0.]), array([1., 0., 1., 1.]))
