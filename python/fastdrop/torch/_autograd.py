@@ -1,4 +1,4 @@
-"""The gradient of a call: that of a linear call is the call itself, so only the key is kept.
+"""The gradient of a call. A linear call is its own gradient, so only the key is kept.
 
 `eager` computes a call on plain tensors and records it. `by_operator` leaves both to the operator
 (`_operator`), which torch can trace and take apart; it records the same gradient.
@@ -42,8 +42,8 @@ def eager(how: How, source: Any, inputs: tuple[Tensor, ...], inplace: bool = Fal
 class Recorded(torch.autograd.Function):
     """A call in the graph of autograd.
 
-    In eager mode `source` is the key or the mask. Of the operator, `source` is the region, `words`
-    the key, and `keyset` says which kernels come below autograd.
+    In eager mode `source` is the key or the mask. For the operator, `source` is the region, `words`
+    the key, and `keyset` the dispatch keys of the call.
     """
 
     @classmethod
@@ -70,7 +70,8 @@ class Recorded(torch.autograd.Function):
         if words is None:
             y = in_core(how, source, inputs, inplace)
         elif _transforms_are_active():
-            # An outer transform also records this call, which this function has switched off.
+            # An outer transform also records this call, so turn on the gradients that autograd has
+            # turned off here.
             with torch.enable_grad(), forward_ad._set_fwd_grad_enabled(True):
                 y = below_autograd(keyset, arguments_of(how, words, source, inputs))
         else:
@@ -94,7 +95,7 @@ class Recorded(torch.autograd.Function):
         linear, source, how, shapes = ctx.call
         words, x = ctx.saved_tensors or (None, None)
         if dy.layout is not torch.strided:
-            dy = dy.to_dense()  # of an embedding, for one
+            dy = dy.to_dense()  # the gradient of an embedding may be sparse
         if x is None and not shapes:
             return None, None, None, None, None, with_same_mask(linear, source, words, (dy,))
         needs = ctx.needs_input_grad[5:]
@@ -122,7 +123,7 @@ class Recorded(torch.autograd.Function):
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Tensor | None) -> Tensor:
-        """Return the tangent of the result, of an operation that is not an activation."""
+        """Return the tangent of the result; `by_operator` has taken activations apart."""
         linear, source, how, _ = ctx.call
         (words,) = ctx.saved_tensors
         tangent, *others = tangents[5:]
@@ -160,7 +161,7 @@ ACTIVATIONS: dict[str, tuple[Any, Any]] = {
 
 
 def by_operator(how: How, words: Tensor, region: Any, inputs: tuple[Tensor, ...]) -> Any:
-    """Call the operator, on the result of its activation where that must be taken apart."""
+    """Call the operator; under a transform, torch computes its activation before it."""
     if how.operation in ACTIVATIONS and (
         _transforms_are_active() or forward_ad._current_level >= 0
     ):
@@ -169,12 +170,12 @@ def by_operator(how: How, words: Tensor, region: Any, inputs: tuple[Tensor, ...]
 
 
 def words_of(source: Any) -> tuple[Tensor, Any]:
-    """Return the key and the region of what decided a call in eager mode."""
+    """Return the key and the region of a call in eager mode, from its key or mask."""
     return (key_tensor(source), None) if type(source) is Key else parts_of(source)
 
 
 def parts_of(mask: Mask | BlockMask) -> tuple[Tensor, Any]:
-    """Return the key and the region of a mask that the operator is given."""
+    """Return the key and the region of a mask, as arguments of the operator."""
     if not isinstance(mask, Mask):
         raise TypeError(
             f"mask must be a Mask in a compiled or transformed function, got {type(mask).__name__}"

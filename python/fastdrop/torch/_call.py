@@ -1,7 +1,7 @@
-"""One call on tensors: what it does, and how the core does it.
+"""One call on tensors: its settings, and how the core computes it.
 
-`in_core` computes a call on plain tensors. It knows nothing of gradients (`_autograd`), of torch's
-tracing (`_operator`), or of which of them serves a call (`_dispatch`).
+`in_core` computes a call on plain tensors. `_autograd` adds gradients, `_operator` lets torch trace
+a call, and `_dispatch` chooses between them.
 """
 
 import operator
@@ -24,10 +24,10 @@ from fastdrop._family.blocks import BlockMask, block_mask
 from fastdrop.torch._memory import Storages
 
 LARGE = 2**22
-"""Bytes from which a result gets its memory from `_blocks`."""
+"""Size in bytes from which `_blocks` lends the memory of a result."""
 
 KEPT = 2**28
-"""Bytes of memory that are kept for such results, those in use included."""
+"""Limit in bytes for the memory of such results, including memory in use."""
 
 DTYPES = frozenset([torch.float32, torch.float64, torch.float16, torch.bfloat16])
 
@@ -43,7 +43,7 @@ _tracing = torch._C._get_tracing_state
 
 
 class How(NamedTuple):
-    """What a call does, apart from its tensors and its key."""
+    """Settings of a call, without its tensors and key."""
 
     operation: str
     p: float
@@ -53,25 +53,25 @@ class How(NamedTuple):
     block: tuple[int, ...] = ()
     """Lengths of the blocks that are dropped, if any."""
     dtype: torch.dtype | None = None
-    """Dtype of the result, if it is not what torch promotes the inputs to."""
+    """Dtype of the result, if it differs from the promoted dtype of the inputs."""
 
     @classmethod
     def of(
         cls, member: Member, p: float, shared: tuple[int, ...] = (), mode: str | None = "inverted"
     ) -> "How":
-        """Return what a call of a member of the family does."""
+        """Return the settings of a call of a member of the family."""
         return cls(member.operation, p, shared, member.numbers(p, mode))
 
     @property
     def linear(self) -> "How":
-        """The call that is its gradient, where that is linear."""
+        """Settings of its linear part, which is the gradient of a linear call."""
         if self.operation == "select":
             return self
         return self._replace(operation="select", numbers=Numbers(self.numbers.scale))
 
 
 def recipe_of(how: How, source: Any, shape: tuple[int, ...]) -> Mask | BlockMask:
-    """Return what decided a call: a mask as it is, or that of a key."""
+    """Return the mask of a call: `source` itself, or the one that a key draws."""
     if type(source) is not Key:
         return source
     if how.block:
@@ -95,14 +95,14 @@ def is_plain(inputs: tuple[Tensor, ...]) -> bool:
         or forward_ad._current_level >= 0
     ):
         return False
-    for x in inputs:  # noqa: SIM110, small calls feel a generator
+    for x in inputs:  # noqa: SIM110, a generator is measurable in small calls
         if type(x) not in _PLAIN or not x.is_cpu or x.is_neg():
             return False
     return True
 
 
 def takes(x: Tensor) -> bool:
-    """Return whether there are kernels for a tensor."""
+    """Return whether fastdrop has kernels for a tensor."""
     return (
         (type(x) in _PLAIN or not _is_foreign(x))
         and (x.is_cpu or x.is_meta)
@@ -113,7 +113,7 @@ def takes(x: Tensor) -> bool:
 
 
 def _is_foreign(x: Tensor) -> bool:
-    """Return whether a tensor's class runs operators itself, and may know torch's alone."""
+    """Return whether a tensor's class runs operators itself, and may know only torch's."""
     dispatch = type(x).__torch_dispatch__
     if dispatch is Tensor.__torch_dispatch__ or isinstance(x, (FakeTensor, FunctionalTensor)):
         return False
@@ -136,9 +136,9 @@ def in_core(how: How, source: Any, inputs: tuple[Tensor, ...], inplace: bool = F
         inputs, target = tuple(_as_array(x) for x in inputs), _as_array(out)
         source = _as_array(source) if isinstance(source, Tensor) else source
     elif x.numel() >= _core.DETACH:
-        # Aliases keep the memory, which other threads may take from the tensors meanwhile.
+        # Aliases keep the memory alive: other threads may meanwhile take it from the tensors.
         inputs = (x.data,) if len(inputs) == 1 else tuple(map(_alias, inputs))
-        target = inputs[0] if inplace else out  # a new one, only this call has
+        target = inputs[0] if inplace else out  # no other thread has a new result
         source = source.data if type(source) is not Key and isinstance(source, Tensor) else source
     _forward(operation, inputs, target, source, p, shared, numbers, fresh, _threads())
     return out
@@ -153,9 +153,10 @@ def _as_array(x: Tensor) -> Any:
 def dtype_of(
     how: How, inputs: tuple[Tensor, ...], batched: tuple[bool, ...] = (False, False, False)
 ) -> torch.dtype:
-    """Return the dtype of a result: that of the inputs' sum, where nothing else was decided.
+    """Return the dtype of a result: that of `how`, or else of the inputs' sum.
 
-    As in torch, an input without axes, apart from that of a batch, does not promote one with axes.
+    As in torch, an input without axes, not counting that of a batch, does not promote one with
+    axes.
     """
     if how.dtype is not None:
         return how.dtype

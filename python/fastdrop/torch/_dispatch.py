@@ -1,8 +1,8 @@
-"""Which way a call on tensors goes.
+"""The way of a call on tensors: straight to the core, or through the operator.
 
 Plain tensors on the CPU go straight to the compiled core. Everything else (compilation, export, the
 transforms of `torch.func`, forward-mode differentiation, fake and meta tensors, subclasses) goes
-through one operator, which torch takes apart. Both do the same, and record the same gradient.
+through one operator, which torch takes apart. Both ways compute the same result and gradient.
 """
 
 from typing import Any, TypeAlias
@@ -26,8 +26,8 @@ _tracing = torch._C._get_tracing_state
 _made_by, _DEFAULT = torch._C._autograd._get_creation_meta, torch._C._autograd.CreationMeta.DEFAULT
 
 Source: TypeAlias = Any
-"""What decides which elements are kept: a Key or its tensor, the keys of a module, a mask, or a
-generator; None is torch's default generator."""
+"""The source of a mask: a Key or its tensor, the keys of a module, a mask, or a generator; None is
+torch's default generator."""
 
 _MASKS = (Mask, BlockMask)
 
@@ -120,7 +120,7 @@ def _in_part(
     whole: tuple[int, ...],
     inplace: bool = False,
 ) -> Any:
-    """Drop in a part of a whole of this shape, whose first element lies at `start`."""
+    """Drop in a part of a whole; `start` is the position of its first element."""
     if how.block:
         raise RuntimeError("a part of a whole must be dropped by elements or axes, not by blocks")
     shape = tuple(inputs[0].shape)
@@ -155,9 +155,9 @@ def _in_share(
 
 
 def _in_their_operators(how: How, x: Tensor, *others: Tensor) -> Tensor:
-    """Return the result of a call by torch's own operators, for programs that leave this process.
+    """Compute a call with torch's own operators, for programs that leave this process.
 
-    They draw what is installed where they run.
+    The operators draw with what is installed where the program runs.
     """
     operation, p, shared, (scale, shift, fill), *_ = how
     if operation in ACTIVATIONS:

@@ -1,4 +1,4 @@
-"""Distributed tensors: what a rank has of them. Only a call on one loads this file."""
+"""Parts of distributed tensors on a rank. Only a call on a distributed tensor loads this file."""
 
 from typing import Any, NamedTuple
 
@@ -7,7 +7,7 @@ from torch.distributed.tensor import DTensor, Partial, Replicate, Shard
 
 
 class Parts(NamedTuple):
-    """What this rank has of the tensors of a call."""
+    """Local parts of the tensors of a call."""
 
     local: tuple[Tensor, ...]
     start: tuple[int, ...]
@@ -57,7 +57,7 @@ def _place(x: DTensor) -> tuple[tuple[int, ...], tuple[int, ...]]:
 
 
 def _local_like(other: DTensor, x: DTensor) -> Tensor:
-    """Return the part of a tensor that broadcasts to `x` which belongs to the local part of `x`."""
+    """Return the part of a tensor that belongs to the local part of `x`, to which it broadcasts."""
     front = x.dim() - other.dim()
     placements: list[Any] = []
     gradients: list[Any] = []
@@ -65,7 +65,7 @@ def _local_like(other: DTensor, x: DTensor) -> Tensor:
         axis = placement.dim - front if isinstance(placement, Shard) else -1
         whole = axis < 0 or other.shape[axis] == 1
         placements.append(Replicate() if whole else Shard(axis))
-        # Each rank has the sum over its own part of `x`, where the tensor is broadcast along it.
+        # Where the tensor is broadcast along a sharded axis, each rank sums over its part of `x`.
         is_part = whole and isinstance(placement, Shard)
         gradients.append(Partial() if is_part else placements[-1])
     return other.redistribute(x.device_mesh, placements).to_local(grad_placements=gradients)

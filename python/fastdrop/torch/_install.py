@@ -1,4 +1,4 @@
-"""Kernels of torch's own dropout operators for the CPU, so that models need no change."""
+"""Kernels for torch's own dropout operators on the CPU, so that models need no change."""
 
 import sys
 import warnings
@@ -31,10 +31,10 @@ def install() -> None:
 
     This covers `torch.nn.functional`, `torch.nn`, attention and everything else that calls torch's
     operators ``dropout``, ``feature_dropout``, ``alpha_dropout``, ``feature_alpha_dropout``, their
-    forms in place, or ``native_dropout``. Other devices and dtypes keep torch's own. Masks follow
-    `torch.manual_seed`, but differ from torch's. Compiled functions are compiled again, on their
-    next call; exported programs contain torch's operators, and draw what is installed where they
-    run.
+    forms in place, or ``native_dropout``. Other devices and dtypes keep torch's own kernels. Masks
+    follow `torch.manual_seed`, but differ from torch's. Compiled functions are compiled again on
+    their next call. Exported programs contain torch's operators, and draw with what is installed
+    where they run.
 
     >>> fastdrop.torch.install()
     >>> _ = torch.manual_seed(0)
@@ -59,7 +59,7 @@ def install() -> None:
 
 
 def uninstall() -> None:
-    """Give torch its own dropout back; without `install` before it, do nothing."""
+    """Undo `install`; do nothing if fastdrop is not installed."""
     global _installed
     if _installed is not None:
         _installed._destroy()
@@ -73,7 +73,7 @@ def uninstall() -> None:
 
 @contextmanager
 def installed() -> Iterator[None]:
-    """Install for the time of a with block; if it was installed before, it stays so.
+    """Install for a with block. If fastdrop was already installed, it stays installed.
 
     >>> with fastdrop.torch.installed():
     ...     y = torch.nn.functional.dropout(torch.ones(4), 0.5)
@@ -93,16 +93,16 @@ _MARK = f" with fastdrop {_core.__version__}"
 def _tag(config: Any) -> str:
     """Return the user's tag for torch's caches of compiled code on disk, with a mark of ours.
 
-    The caches know a function by its graph, which says "dropout" whoever computes it. What is
-    compiled with our kernels must not serve a program without them, nor the other way round. A
-    property reads what the user sets at any time.
+    The caches identify a function by its graph, which says "dropout" whatever kernel computes it.
+    Code that was compiled with our kernels must not run in a program without them, or vice versa.
+    The tag is a property, because the user may set it at any time.
     """
     tag: str = config.__getattr__("cache_key_tag")
     return tag.removesuffix(_MARK) + _MARK
 
 
 def _forget() -> None:
-    """Clear torch's cached dispatch for the operators we replace, and what has been compiled."""
+    """Clear torch's cached dispatch for the operators we replace, and its compiled code."""
     for name in _KERNELS:
         getattr(_aten, name).default._dispatch_cache.clear()
     if "torch._dynamo" in sys.modules:
@@ -152,7 +152,7 @@ def _native_backward(grad_output: Tensor, mask: Tensor, scale: float) -> Tensor:
 
 
 _MEMBERS = (DROPOUT, CHANNELS, ALPHA, CHANNELS_ALPHA)
-"""The members that torch has an operator of the same name for."""
+"""The members that share their name with an operator of torch."""
 
 _KERNELS: dict[str, Callable[..., Any]] = {
     **{

@@ -1,7 +1,7 @@
 """The keys of a module's calls: numbered, held, or of a rank's part of a batch.
 
-A module whose calls have keys holds a `CallKeys`. A call takes the key of its number, and a call
-that torch repeats in the backward pass, for a checkpoint, takes the key that it had.
+A module whose calls have keys holds a `CallKeys`. A call takes the key of its number. For a
+checkpoint, torch repeats a call in the backward pass; this call takes the same key again.
 """
 
 import collections
@@ -23,7 +23,7 @@ from fastdrop._base.keys import Key, check_key
 _LOWEST, _BEYOND = -(2**63), 2**63 - 1
 
 MOST_REPEATED = 1 << 16
-"""Calls since `set_keys` that a backward pass can repeat."""
+"""Number of last calls since `set_keys` that a backward pass can repeat."""
 
 _key_of = _core.tensor_key
 _in_backward = torch._C._current_graph_task_id
@@ -70,11 +70,12 @@ class Share(NamedTuple):
     rank: int
     world_size: int
     interleaved: bool
-    """Whether the ranks take examples in turn, like `DistributedSampler`; else adjacent ones."""
+    """Whether rank r has every world_size-th example from r on, as with `DistributedSampler`,
+    instead of adjacent rows."""
 
 
 def as_share(share: Any) -> Share:
-    """Return the share of a rank that exists."""
+    """Return a checked share."""
     if not isinstance(share, Share):
         raise TypeError(f"share must be a Share, got {shown(share)}")
     ranks, rank = as_count(share.world_size, "world_size", 1), as_count(share.rank, "rank")
@@ -94,7 +95,7 @@ class Parts(NamedTuple):
 
     keys: "tuple[CallKeys, ...]"
     rows: int
-    """A number that the length of axis 0 is a multiple of."""
+    """A divisor of the length of axis 0."""
     shared: bool
     """Whether the rows of a part share a mask."""
 
@@ -102,10 +103,10 @@ class Parts(NamedTuple):
 class CallKeys:
     """The keys of a module's calls: one for all, or child n of it for call number n.
 
-    Without a key, each call takes one from torch's generator; this serves to hold it.
+    Without a key, each call takes one from torch's generator, and `hold` can keep it.
 
-    Where keys differ, a call also draws a token from torch's generator. A checkpoint restores the
-    generator before it repeats a call, which then draws the same token, and finds its key by it.
+    If calls have different keys, each call also draws a token from torch's generator. A checkpoint
+    restores the generator, so the repeated call draws the same token and finds its key.
     """
 
     def __init__(
@@ -122,7 +123,7 @@ class CallKeys:
             raise TypeError(f"name must be a str, got {shown(name)}")
         share = None if share is None else as_share(share)
         numbered, held = as_flag(numbered, "numbered"), as_flag(held, "held")
-        # A number that no other process has, where a stored program may take it.
+        # No other process has this number: a stored program must not find other keys there.
         number = int.from_bytes(os.urandom(8), "little", signed=True)
         self.words = torch.tensor([number], device="cpu")
         _all[number] = self
@@ -152,7 +153,7 @@ class CallKeys:
             return self._repeated(token)
         key = self._current if self.held else None
         if key is None:
-            number = next(self._numbers)  # at once: a signal handler may make a call here
+            number = next(self._numbers)  # one step: a signal handler may make a call here
             self.calls = number + 1
             key = self._current = token if self.key is None else self.key.fold_in(number)
         # Two calls from one state of the generator cannot be told apart later.
@@ -166,7 +167,7 @@ class CallKeys:
             key = self._taken[token]
         elif self.key is None:
             key = token
-        else:  # the generator was not restored, but there may be one key only
+        else:  # the generator was not restored, but a single key needs no token
             key = self._current if self.calls == 1 else None
         if key is None:
             raise RuntimeError(
@@ -191,7 +192,7 @@ class CallKeys:
 
 _REPEATS = (
     "the dropout module {!r} ran again since set_keys, and applied the same mask; for other masks, "
-    "call set_keys before each run, or with numbered=True, and for the same, hold the module"
+    "call set_keys before each run, or with numbered=True; for the same mask, hold the module"
 )
 
 
@@ -211,7 +212,7 @@ def drop(
 def left_to_torch(
     module: Any, keys: CallKeys | None, forward: Callable[[Tensor], Any], input: Tensor
 ) -> Any:
-    """Let torch drop where fastdrop has no kernels; it knows of no keys."""
+    """Let torch drop where fastdrop has no kernels; torch ignores the keys."""
     if module.p == 0.0:
         return input
     if keys is not None and keys.key is not None:
@@ -258,14 +259,14 @@ WRAPPERS = frozenset(
     ["module", "_module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module",
      "_forward_module", "_original_module"]
 )  # fmt: skip
-"""Names under which wrappers keep their module: those of torch for parallel, averaged, compiled,
+"""Attributes in which wrappers keep their module: those of torch for parallel, averaged, compiled,
 sharded and checkpointed modules, and those of Opacus and Lightning."""
 
 
 def site_names(model: torch.nn.Module) -> dict[str, torch.nn.Module]:
-    """Return the dropout modules of a model by their names as if no wrapper surrounded any.
+    """Return the dropout modules of a model by their names, which leave out wrappers.
 
-    Modules whose names differ by wrappers alone keep their full names.
+    Modules whose names would then be equal keep their full names.
     """
     while [name for name, _ in model.named_children()] in [[wrapper] for wrapper in WRAPPERS]:
         model = next(model.children())

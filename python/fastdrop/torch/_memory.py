@@ -15,7 +15,7 @@ _uses: Any = getattr(torch._C, "_storage_Use_Count", None)
 
 
 class _Known:
-    """A storage that torch made, and how it looks while it is whole and nothing else holds it."""
+    """A storage that torch made, and its state while it is whole and nothing else holds it."""
 
     __slots__ = ("address", "alone", "size", "storage")
 
@@ -25,13 +25,13 @@ class _Known:
         self.alone = self.holders()
 
     def holders(self) -> tuple[int, int]:
-        """Return the number of tensors, and of references of the object that all of them share."""
+        """Return the number of tensors on the storage, and of references to its Python object."""
         return _uses(self.storage._cdata), sys.getrefcount(self.storage)
 
     def is_whole(self) -> bool:
-        """Return whether the storage is as it was made, also the object that Python sees.
+        """Return whether the storage and its Python object are as they were made.
 
-        `Tensor.numpy` fixes its size, `share_memory_` and `resize_` move it.
+        `Tensor.numpy` fixes the size of a storage; `share_memory_` and `resize_` move it.
         """
         return (
             self.storage.nbytes() == self.size
@@ -44,7 +44,9 @@ class _Known:
 
 
 class Storages:
-    """Storages of at most `most` bytes together, in use or not; the least recently lent go first.
+    """Storages of at most `most` bytes together, in use or not.
+
+    The least recently lent are evicted first.
 
     Signal handlers, finalizers and other threads may call `lend` inside any step of it. So there is
     no lock, and each step on `_spare` is one operation of the dictionary. Whoever removes a storage
@@ -56,7 +58,7 @@ class Storages:
         self.forget()
 
     def forget(self) -> None:
-        """Keep nothing; for a forked child, which may never use it."""
+        """Empty the cache in a forked child."""
         self._spare: dict[_Known, bool] = {}  # in the order in which they were lent
 
     def lend(
@@ -76,7 +78,7 @@ class Storages:
             if excess <= 0:
                 break
             excess -= oldest.size if self._spare.pop(oldest, False) else 0
-        return y.data, new  # as new: `set_` has counted as a change of `y`
+        return y.data, new  # `data` has a version of its own: `set_` has raised that of `y`
 
     def _take(self, size: int) -> _Known | None:
         for known in reversed(list(self._spare)):

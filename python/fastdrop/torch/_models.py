@@ -1,4 +1,4 @@
-"""What is done to the dropout modules of a model: replacing them, keys, schedules, samples."""
+"""Changes to the dropout modules of a model: replacement, keys, schedules, samples."""
 
 import functools
 import warnings
@@ -39,17 +39,17 @@ from fastdrop.torch.modules import (
 Model = TypeVar("Model", bound=nn.Module)
 
 KEYS = "_fastdrop_keys"
-"""Attribute of a module for the keys of its calls."""
+"""Attribute of a module that holds the keys of its calls."""
 
 _FUNCTIONS: dict[type[nn.Module], Callable[..., Any]] = {
     kind.__bases__[1]: kind._function
     for kind in (Dropout, Dropout1d, Dropout2d, Dropout3d, AlphaDropout, FeatureAlphaDropout)
 }
-"""The functions of the modules of torch."""
+"""The function for each of torch's modules."""
 
 
 def _forward(function: Callable[..., Any], module: Any, input: Tensor) -> Any:
-    """Compute a module of torch by a function of fastdrop."""
+    """Compute one of torch's modules with a function of fastdrop."""
     theirs = functools.partial(type(module).forward, module)
     if not module.training or isinstance(input, Proxy):
         return theirs(input)
@@ -70,9 +70,10 @@ class _Keyed(functools.partial[Any]):
 def replace(model: Model) -> Model:
     """Let fastdrop compute torch's dropout modules in a model, in place, and return the model.
 
-    Modules stay the same objects, of the same class: hooks, modes and names are kept, and what
-    looks for `torch.nn.Dropout` finds it. Subclasses of torch's modules are left alone, and so is
-    dropout that is not a module, as inside attention: see `install`.
+    Modules stay the same objects of the same class. They keep their hooks, modes and names, and
+    code that looks for `torch.nn.Dropout` still finds it. Subclasses of torch's modules stay as
+    they are. `replace` does not reach dropout that is not a module, such as that in attention: see
+    `install`.
 
     >>> model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Dropout(0.1))
     >>> type(fastdrop.torch.replace(model)[1]) is torch.nn.Dropout
@@ -95,14 +96,14 @@ def restore(model: Model) -> Model:
 
 
 def _can_be_given_forward(module: nn.Module) -> bool:
-    """Return whether nobody else has given the module a `forward` of its own."""
+    """Return whether the module's `forward` is that of its class, or ours."""
     forward = vars(module).get("forward")
     is_own = getattr(forward, "__func__", None) is type(module).forward
     return is_own or isinstance(forward, (_Replaced, _Keyed, type(None)))
 
 
 def _function_of(module: nn.Module) -> Callable[..., Any] | None:
-    """Return the function of a module that computes what a class of torch does, and no more."""
+    """Return the function for a module with the `forward` of a class of torch, else None."""
     if not _can_be_given_forward(module):
         return None
     for kind, function in _FUNCTIONS.items():
@@ -135,18 +136,18 @@ def set_keys(
 ) -> None:
     """Give each dropout module of a model, torch's or fastdrop's, its own key.
 
-    A module's masks then depend on this key and the module's name only: for a run that can be
-    repeated from any step, call ``set_keys(model, key.fold_in(step))`` before each. The module
+    A module's masks then depend only on this key and the module's name. For a run that can be
+    repeated from any step, call ``set_keys(model, key.fold_in(step))`` before each step. The module
     draws with ``key.fold_in(h)``, where h is the 8-byte BLAKE2b hash of its name, low byte first.
-    Wrappers around the model or its modules do not change names: those of torch for compiled,
+    The name leaves out wrappers around the model or its modules: those of torch for compiled,
     parallel, sharded, checkpointed and averaged models, and PEFT's.
 
     A module that runs again applies the same mask, and warns, unless its calls are numbered.
     Activation checkpointing also repeats calls, and they draw the masks they had: set the keys
     before the forward pass, and leave them until the backward pass is over.
 
-    None goes back to torch's generator. Dropout that is not a module, as inside attention, keeps
-    drawing from it.
+    None returns to torch's generator. Dropout that is not a module, such as that in attention,
+    always draws from it.
 
     Parameters
     ----------
@@ -155,12 +156,13 @@ def set_keys(
     key : Key or None
         Key of the step.
     rank, world_size : int, default 0 and 1
-        Place of this rank's part in a batch that ranks share equally. Its masks are then its part
-        of one mask for the batch, along axis 0 of each module's input, and a run can go on with
-        another number of ranks. Without them, fold the rank into the key for masks of its own.
+        This rank and the number of ranks, if each has an equal part of the batch, along axis 0 of
+        each module's input. Its masks are then its part of one mask for the batch, and a run can
+        continue with another number of ranks. For masks of the rank's own, leave these out and fold
+        the rank into the key.
     interleaved : bool, default False
-        Whether the ranks take examples in turn, as `torch.utils.data.DistributedSampler` deals
-        them out, and not adjacent parts.
+        Whether rank r has every world_size-th example from r on, as with
+        `torch.utils.data.DistributedSampler`, instead of adjacent rows.
     numbered : bool, default False
         Whether call number n since `set_keys` draws with child n of the module's key, as the layers
         of NumPy do: for shared weights, accumulated microbatches and Monte Carlo samples.
@@ -212,7 +214,7 @@ def set_keys(
 
 
 class _ModuleLayer:
-    """A dropout module as `PSchedule` and `MonteCarlo` see a layer."""
+    """A dropout module with the interface of a layer that `PSchedule` and `MonteCarlo` need."""
 
     _of_weights = False
 
@@ -220,7 +222,7 @@ class _ModuleLayer:
         self._module = module
         self._takes_rows = not isinstance(module, (BiasDropoutAdd, DropoutAdd))
         self._keys: CallKeys | None = None
-        self._forward: Any = None  # the same in each sample: another one would compile again
+        self._forward: Any = None  # kept for all samples: a new one would be compiled again
 
     @property
     def p(self) -> float:
@@ -264,7 +266,7 @@ class _ModuleLayer:
 
 
 def _as_layer(layer: object) -> _ModuleLayer | None:
-    """Return a module that keys can be given to as a layer."""
+    """Return a module that takes keys as a layer; None for any other object."""
     return _ModuleLayer(layer) if isinstance(layer, _DropoutNd) and _takes_keys(layer) else None
 
 

@@ -1,7 +1,7 @@
 """The operator ``fastdrop::forward``, through which torch traces, exports, batches and transforms.
 
-A key is a tensor of two int64. An operator draws it: `key` becomes `draw_key` with another number
-at each place where a graph is made, so that no pass takes two draws for one.
+A key is a tensor of two int64, which an operator draws. In a graph, `key` becomes `draw_key` with
+another number at each place, so that no pass merges two draws.
 """
 
 import itertools
@@ -46,7 +46,7 @@ _places = itertools.count()
 
 
 def words_for(source: Key | Tensor | CallKeys | torch.Generator | None) -> Tensor:
-    """Return the key of a call of the operator."""
+    """Return the key of a call as an argument of the operator."""
     words: Tensor
     if source is None:
         words = torch.ops.fastdrop.key()
@@ -65,8 +65,9 @@ def words_for(source: Key | Tensor | CallKeys | torch.Generator | None) -> Tenso
 def _saved() -> Iterator[None]:
     """Make the partitioner of compiled code save what is drawn here.
 
-    Where memory is short it may compute again what the backward pass needs: of a draw, it would get
-    another key. With a budget of 0 it saves nothing, but restores the generator for what is marked.
+    To save memory, it may recompute what the backward pass needs, and another draw would give
+    another key. With a budget of 0 it saves nothing, but restores the generator for nodes that are
+    marked for recomputation.
     """
     if not traceback.has_preserved_node_meta():
         yield
@@ -110,7 +111,7 @@ def _with_autograd(keyset: Any, *arguments: Any) -> Any:
 
 
 def _batched(info: Any, in_dims: Any, *arguments: Any) -> tuple[Tensor, int]:
-    """Compute a batch under `torch.vmap`: with one mask for all, or with a key for each."""
+    """Compute a batch under `torch.vmap`, with one mask for all examples or a key for each."""
     how, words, region, inputs = _parsed(*arguments)
     dims, key_dim = in_dims[1 : 1 + len(inputs)], in_dims[4]
     ndim = next(x.dim() - (dim is not None) for x, dim in zip(inputs[:1], dims[:1], strict=True))
@@ -133,7 +134,7 @@ def _batched(info: Any, in_dims: Any, *arguments: Any) -> tuple[Tensor, int]:
 
 
 def _drawn_words(generator: torch.Generator | None) -> Tensor:
-    """Draw a key by an operator of torch, which is drawn for each example under `torch.vmap`."""
+    """Draw a key with a torch operator, so that `torch.vmap` draws one per example."""
     return torch.randint(-(2**63), 2**63 - 1, (2,), generator=generator, device="cpu")
 
 
@@ -177,7 +178,7 @@ def _(*arguments: Any) -> Tensor:
         raise RuntimeError(f"key must be on the CPU, got a tensor on {words.device}")
     for x in inputs[1:]:
         if x.device != first.device:
-            raise RuntimeError("the tensors of a call must be of one device")
+            raise RuntimeError("the tensors of a call must be on one device")
         if torch.broadcast_shapes(x.shape, first.shape) != first.shape:
             raise RuntimeError(f"{x.shape} must broadcast to the shape of input, {first.shape}")
     return torch.empty_like(first, dtype=dtype_of(how, inputs))

@@ -1,6 +1,6 @@
-"""Functions of tensors. Each draws its key from torch's generator, or takes the one it is given.
+"""Functions of tensors. Each draws its key from torch's generator, or takes a given one.
 
-Arguments, warnings and classes of errors are those of torch's functions, where torch has them. All
+Arguments, warnings and types of errors are those of torch's functions, where torch has them. All
 functions also take:
 
 key : Key or tensor of 2 int64, optional
@@ -8,12 +8,12 @@ key : Key or tensor of 2 int64, optional
 generator : torch.Generator, optional
     Generator on the CPU to draw the key from, instead of the default one.
 mask : Mask, optional
-    Mask to apply, with its own p; such as the region of a shard in the mask of the whole.
+    Mask to apply, with its own p, such as a shard's region of the whole mask.
 return_mask : bool, default False
     Whether to return the mask as well, for an equal call or for `fastdrop.Mask.apply`.
 
 Only one of `key`, `generator` and `mask` can be given. In evaluation, and for p = 0, the result is
-the input itself, and nothing is drawn. Masks go by the index of an element in C order, whatever the
+the input itself, and nothing is drawn. Masks depend on an element's index in C order, not on the
 memory layout. Tensors are float32, float64, float16 or bfloat16, on the CPU.
 """
 
@@ -58,7 +58,7 @@ def dropout(
 ) -> Any:
     """Drop elements at random: `torch.nn.functional.dropout`.
 
-    A dropped element is +0.0, also where the input is infinite or NaN; for p = 1 all are.
+    A dropped element is +0.0, even where the input is infinite or NaN. For p = 1 all are dropped.
 
     >>> y, mask = F.dropout(torch.ones(2, 4), 0.5, key=fd.Key(0), return_mask=True)
     >>> y
@@ -81,7 +81,7 @@ def feature_dropout(
     mask: Mask | None = None,
     return_mask: bool = False,
 ) -> Any:
-    """Drop whole channels, of inputs of shape (N, C, ...): `torch.feature_dropout`.
+    """Drop whole channels of inputs of shape (N, C, ...): `torch.feature_dropout`.
 
     >>> F.feature_dropout(torch.ones(1, 2, 3), 0.5, key=fd.Key(1))
     tensor([[[0., 0., 0.],
@@ -102,7 +102,7 @@ def dropout1d(
     mask: Mask | None = None,
     return_mask: bool = False,
 ) -> Any:
-    """Drop whole channels, of inputs of shape (N, C, L) or (C, L).
+    """Drop whole channels of inputs of shape (N, C, L) or (C, L).
 
     >>> F.dropout1d(torch.ones(2, 3), 0.5, key=fd.Key(1))
     tensor([[0., 0., 0.],
@@ -127,9 +127,9 @@ def dropout2d(
     mask: Mask | None = None,
     return_mask: bool = False,
 ) -> Any:
-    """Drop whole channels, of inputs of shape (N, C, H, W).
+    """Drop whole channels of inputs of shape (N, C, H, W).
 
-    An input with three axes counts as (N, C, L), as in torch, and is warned of.
+    An input with three axes is read as (N, C, L) with a warning, as in torch.
 
     >>> F.dropout2d(torch.ones(1, 4, 5, 5), 0.5, key=fd.Key(1)).mean((2, 3))
     tensor([[0., 2., 0., 0.]])
@@ -161,7 +161,7 @@ def dropout3d(
     mask: Mask | None = None,
     return_mask: bool = False,
 ) -> Any:
-    """Drop whole channels, of inputs of shape (N, C, D, H, W) or (C, D, H, W).
+    """Drop whole channels of inputs of shape (N, C, D, H, W) or (C, D, H, W).
 
     >>> F.dropout3d(torch.ones(4, 2, 5, 5), 0.5, key=fd.Key(1)).mean((1, 2, 3))
     tensor([0., 2., 0., 0.])
@@ -257,7 +257,7 @@ def feature_alpha_dropout(
     mask: Mask | None = None,
     return_mask: bool = False,
 ) -> Any:
-    """Set whole channels to SELU's lower limit, of inputs of shape (N, C, ...).
+    """Set whole channels of inputs of shape (N, C, ...) to SELU's lower limit.
 
     As in torch, `training` is False by default.
 
@@ -366,7 +366,7 @@ def drop_block1d(
     mask: BlockMask | None = None,
     return_mask: bool = False,
 ) -> Any:
-    """Drop stretches, of inputs of shape (N, C, L): `fastdrop.drop_block1d`.
+    """Drop stretches of inputs of shape (N, C, L): `fastdrop.drop_block1d`.
 
     >>> F.drop_block1d(torch.ones(1, 1, 10), 0.5, 3, key=fd.Key(1))
     tensor([[[0., 0., 0., 2., 2., 2., 2., 0., 0., 0.]]])
@@ -388,7 +388,7 @@ def drop_block2d(
     mask: BlockMask | None = None,
     return_mask: bool = False,
 ) -> Any:
-    """Drop rectangles, of inputs of shape (N, C, H, W): `fastdrop.drop_block2d`.
+    """Drop rectangles of inputs of shape (N, C, H, W): `fastdrop.drop_block2d`.
 
     >>> F.drop_block2d(torch.ones(1, 1, 4, 4), 0.5, 2, key=fd.Key(3)).shape
     torch.Size([1, 1, 4, 4])
@@ -410,7 +410,7 @@ def drop_block3d(
     mask: BlockMask | None = None,
     return_mask: bool = False,
 ) -> Any:
-    """Drop boxes, of inputs of shape (N, C, D, H, W): `fastdrop.drop_block3d`.
+    """Drop boxes of inputs of shape (N, C, D, H, W): `fastdrop.drop_block3d`.
 
     >>> F.drop_block3d(torch.ones(1, 1, 4, 4, 4), 0.5, 2, key=fd.Key(3)).shape
     torch.Size([1, 1, 4, 4, 4])
@@ -431,7 +431,7 @@ def _mode(scale_by_keep: bool) -> str | None:
 
 
 def _checked(input: Tensor, member: Member, request: Request) -> tuple[float, Source]:
-    """Check the arguments that functions share, and return p and what decides the mask."""
+    """Check the arguments that functions share, and return p and the source of the mask."""
     p, training, _, key, generator, mask, _ = request
     if not 0.0 <= p <= 1.0:
         raise ValueError(f"p must be a number in [0, 1], got {p!r}")
@@ -460,7 +460,7 @@ def _checked(input: Tensor, member: Member, request: Request) -> tuple[float, So
 
 
 def _refusal(x: Tensor, name: str) -> Exception:
-    """Return the error for a tensor that there are no kernels for."""
+    """Return the error for a tensor that fastdrop has no kernels for."""
     if not (x.is_cpu or x.is_meta):
         return ValueError(f"{name} must be on the CPU, got a tensor on {x.device}")
     if x.is_nested or x.layout is not torch.strided:
@@ -516,7 +516,7 @@ def _drop_blocks(
     return _drop(member, (input,), request, (), _mode(scale_by_keep), block)
 
 
-# Calls of `F.dropout` and the like are leaves of a trace.
+# Make calls of `F.dropout` and the like leaves of a trace.
 for _name, _thing in list(globals().items()):
     if isinstance(_thing, FunctionType) and _thing.__module__ == __name__ and _name[0] != "_":
         torch.fx.wrap(_name)

@@ -1,8 +1,8 @@
 """Modules: those of `torch.nn` and others, over the functions of `fastdrop.torch.functional`.
 
-They have the constructors of torch's, and neither parameters nor buffers. A key comes from torch's
-generator, or from `set_keys`. For tensors that fastdrop has no kernels for, as on other devices,
-subclasses of torch's modules do what torch's do.
+They have the constructors of torch's modules, and neither parameters nor buffers. A key comes from
+torch's generator, or from `set_keys`. For tensors that fastdrop has no kernels for, such as those
+on other devices, subclasses of torch's modules do what torch's do.
 """
 
 from collections.abc import Callable
@@ -29,8 +29,9 @@ class _Module(_DropoutNd):
     def key(self) -> Key | None:
         """Key of the module; None while it draws with torch's generator.
 
-        Setting it, to anything that `rng` of `fastdrop.Dropout` takes, numbers the calls from 0,
-        and they draw the masks of a layer with this key. None goes back to torch's generator.
+        It can be set to anything that `rng` of `fastdrop.Dropout` takes. The calls are then
+        numbered from 0, and draw the masks of a layer with this key. None returns to torch's
+        generator.
         """
         return None if self._fastdrop_keys is None else self._fastdrop_keys.key
 
@@ -93,14 +94,14 @@ class _Module(_DropoutNd):
 
 
 class _Replacement(_Module):
-    """A subclass of a module of torch, which takes over where fastdrop has no kernels."""
+    """A subclass of one of torch's modules, which takes over where fastdrop has no kernels."""
 
     _function: Callable[..., Any]
 
     def forward(self, input: Tensor) -> Tensor:
         """Drop in training; return `input` in evaluation."""
         y: Tensor
-        if type(input) is Tensor and self._fastdrop_keys is None and takes(input):  # the fast way
+        if type(input) is Tensor and self._fastdrop_keys is None and takes(input):  # the fast path
             y = type(self)._function(input, self.p, self.training, self.inplace)
         elif isinstance(input, Proxy) or not self.training or takes(input):
             y = self._call(type(self)._function, input, inplace=self.inplace)
