@@ -7,7 +7,7 @@
 Array([[2., 2., 2., 0.],
        [2., 0., 2., 0.]], dtype=float32)
 
-A `fastdrop.Key` gives the mask that NumPy's functions draw with it; `key` makes a JAX key of it,
+A `fastdrop.Key` gives the mask that NumPy's functions draw with it; `key` turns it into a JAX key
 for compiled functions. Any other JAX key works as well. Only the key is kept for the gradient.
 
 `fastdrop.jax.nnx` and `fastdrop.jax.linen` have Flax's modules.
@@ -35,7 +35,7 @@ try:
 except ImportError as error:
     raise ImportError("fastdrop.jax needs jax, which is not installed") from error
 
-if jax.__version_info__ < (0, 9):  # whose XLA asks for metadata in another way
+if jax.__version_info__ < (0, 9):  # their XLA asks handlers for metadata in another way
     raise ImportError(f"fastdrop.jax needs jax 0.9 or newer, got {jax.__version__}")
 
 from fastdrop.jax._keys import is_ours, restored, words_of
@@ -69,19 +69,18 @@ def dropout(
     x : array of float or complex
         Input, of dtype float32, float64, float16, bfloat16, complex64 or complex128.
     p : float or array of float, default 0.5
-        Probability to DROP an element, in [0, 1]. A float is exact, and another one compiles the
-        function again; an array of shape () may be traced.
+        Probability to DROP an element, in [0, 1]. A float is exact; a new value recompiles the
+        function. An array of shape () may be traced.
     key : Key or JAX key
-        Decides the mask, and must be given unless nothing is dropped. A `fastdrop.Key`, or what
-        `key` makes of it, draws NumPy's mask. From other keys, four words are drawn with
-        ``jax.random.bits``.
+        Source of the mask, required unless nothing is dropped. A `fastdrop.Key`, or what `key`
+        makes of it, draws NumPy's mask. Other keys draw four words with ``jax.random.bits``.
     deterministic : bool, default False
         Whether to return `x` as it is.
     broadcast_dims : int or sequence of int, default ()
         Axes along which elements share a decision.
     whole : sequence of int, optional
-        Shape of the array that `x` is a part of; not `x`'s own. Its lengths, as those of `x`, may
-        be symbolic dimensions of ``jax.export``.
+        Shape of the whole array of which `x` is a part. Its lengths, like those of `x`, may be
+        symbolic dimensions of ``jax.export``.
     start : sequence of int, or array of int, optional
         Position of the first element of `x` in the whole, which may be traced; zeros if not given.
 
@@ -105,9 +104,9 @@ def dropout(
 def key(rng: Any = None) -> Array:
     """Return a JAX key with the bits of a `fastdrop.Key`, for compiled functions and Flax.
 
-    `rng` is a `Key`, or anything that `Key` takes. ``jax.random.fold_in`` and ``split`` of it give
-    the children that `Key.fold_in` and `Key.split` give, so that a model draws the masks of one in
-    NumPy. Other functions of ``jax.random`` draw from blocks that no mask uses.
+    `rng` is a `Key`, or anything that `Key` takes. ``jax.random.fold_in`` and ``split`` give the
+    same children as `Key.fold_in` and `Key.split`, so a model draws the same masks as in NumPy.
+    Other functions of ``jax.random`` draw from blocks that no mask uses.
 
     >>> k = fastdrop.jax.key(0)
     >>> k
@@ -162,7 +161,7 @@ def _drop(member: Member, x: Any, request: Request, option: Any) -> Array:
 
 
 def _as_rate(p: Any) -> tuple[Array | None, float | None]:
-    """Return p as an array that may be traced, or as a number."""
+    """Return p as an array that may be traced, or else as a number."""
     if not isinstance(p, Array):
         return None, probability(p)
     if p.shape != () or not jnp.issubdtype(p.dtype, jnp.floating):

@@ -1,6 +1,6 @@
 """Keys of JAX with the stream of `fastdrop.Key`.
 
-Stored keys and their dtype name these functions, so their names stay.
+Do not rename these functions: stored keys and their dtype refer to them by name.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ from fastdrop._base.keys import READERS
 from fastdrop.jax._primitive import blocks, varying
 
 _SPLIT, _FOLD_IN, _BITS = 254, 255, 128
-"""Tags of the stream: of children, and of bits drawn in sequence."""
+"""Tags of the stream: for children, and for bits drawn in sequence."""
 
 _SEEDS = np.frombuffer(b"fastdrop's seeds", "<u4").astype(np.uint32)
 
@@ -79,15 +79,15 @@ def _reduced(key: Any) -> Any:
 
 
 _NAME, _KIND = "fastdrop", 100
-"""The implementation of keys: its name, and its number in exported functions, where JAX has less
-than 50."""
+"""Name of the implementation of keys, and its number in exported functions; JAX's own are below 50.
+"""
 
 
 def _registered(specification: Any) -> Hashable:
-    """Make JAX find an implementation of keys where one is stored, and return its name.
+    """Register an implementation of keys, so that JAX finds it by name, and return the name.
 
-    JAX has no public functions for this. Where it lacks these, too, return what was given: it works
-    except in what stores names.
+    JAX has no public functions for this. Without its private ones, return the argument: keys then
+    work, but cannot be stored by name.
     """
     implementation = getattr(specification, "_impl", None)
     prng: Any = sys.modules[type(implementation).__module__]
@@ -126,7 +126,7 @@ def is_ours(key: Any) -> bool:
 
 
 def _bytes_of(key: Any) -> bytes | None:
-    """Return the 16 bytes of such a key, None for any other object."""
+    """Return the 16 bytes of a JAX key of ours, None for any other object."""
     if not is_ours(key):
         return None
     words = np.asarray(jax.random.key_data(key))

@@ -1,6 +1,6 @@
 """Primitives of JAX over the compiled core's handlers: dropout, and blocks of random bits.
 
-They know neither the user's arguments nor keys. A handler is found by its name, so there is no link
+They take checked operands, and keys as words. XLA finds a handler by its name, so there is no link
 to jaxlib.
 """
 
@@ -16,14 +16,14 @@ from jax.interpreters import ad, batching, mlir, xla
 from fastdrop import _core
 
 UNKNOWN = -1
-"""A length in `whole` that is known when the function runs: the next of the operand `lengths`."""
+"""A length in `whole` that is only known at run time: the next of the operand `lengths`."""
 
 for _name, _handler in _core.xla_handlers().items():
     jax.ffi.register_ffi_target(f"fastdrop.{_name}", _handler, platform="cpu")
 
 
 def varying(*operands: Any) -> list[Any]:
-    """Mark operands as varying over all axes of a mesh that one of them varies over."""
+    """Mark all operands as varying over each axis of a mesh that any of them varies over."""
     kinds = [_axes_of(jax.typeof(operand)) for operand in operands]
     union = frozenset[Any]().union(*kinds)
     return [
@@ -33,15 +33,15 @@ def varying(*operands: Any) -> list[Any]:
 
 
 def _axes_of(kind: Any) -> frozenset[Any]:
-    """Return the axes of a mesh over which a value varies, by its type."""
+    """Return the axes of a mesh over which a value of this type varies."""
     axes: frozenset[Any] = kind.vma if hasattr(kind, "vma") else kind.mat.varying
     return axes
 
 
 def _primitive(name: str, rank: Any) -> Any:
-    """Make a primitive whose operands may have more axes in front, of the result's length or 1.
+    """Make a primitive whose operands may have leading batch axes, of the result's length or 1.
 
-    `rank` gives the numbers of axes of the operands without them, from the parameters.
+    `rank` returns the number of other axes of each operand, from the parameters.
     """
     primitive = jax.extend.core.Primitive(f"fastdrop_{name}")
 
@@ -92,7 +92,8 @@ blocks = _primitive("blocks", lambda count, *, tag: (1, 0))
 
 
 def _jvp(primals: Any, tangents: Any, **parameters: Any) -> Any:
-    # The tangent of x is not zero: the other operands are integers, but for p, which has none.
+    # The tangent of x is not zero, because no other operand has one: p is constant, and the rest
+    # are integers.
     y = apply.bind(*primals, **parameters)
     return y, apply.bind(tangents[0], *primals[1:], **parameters)
 

@@ -24,9 +24,9 @@ __all__ = ["Dropout"]
 class Dropout(nnx.Dropout):
     """Flax's ``nnx.Dropout`` with the masks of `fastdrop.jax.dropout`, and otherwise the same.
 
-    With a stream of keys from `fastdrop.jax.key`, the masks of successive calls are those of
-    ``fastdrop.Dropout(rate, rng=root)``, where `root` is the key of the module's own stream, which
-    Flax makes with ``fold_in``.
+    With a stream of keys from `fastdrop.jax.key`, successive calls draw the masks of
+    ``fastdrop.Dropout(rate, rng=root)``. Here `root` is the key of the module's own stream, which
+    Flax derives with ``fold_in``.
 
     Parameters
     ----------
