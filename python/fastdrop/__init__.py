@@ -13,8 +13,8 @@ All examples assume ``import numpy as np`` and ``import fastdrop as fd``.
 import sys as _sys
 from importlib.util import find_spec as _find_spec
 
-# Objects are laid out otherwise in a free-threaded interpreter, which finds modules of the stable
-# ABI all the same, and may crash on them.
+# A free-threaded interpreter has another object layout. It still loads modules of the stable ABI,
+# and may crash on them.
 if "t" in getattr(_sys, "abiflags", ""):
     _found = _find_spec("fastdrop._core")
     if _found is not None and str(_found.origin).endswith(".abi3.so"):
@@ -107,7 +107,7 @@ def __dir__() -> list[str]:
     return sorted(__all__)
 
 
-# Public names belong to the package, so that no pickle depends on the layout of the files.
+# Public names belong to the package, so that pickles do not depend on the layout of the files.
 for _name in __all__:
     if getattr(globals()[_name], "__module__", "").startswith("fastdrop."):
         globals()[_name].__module__ = "fastdrop"

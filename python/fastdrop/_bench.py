@@ -36,7 +36,7 @@ class Spread(NamedTuple):
 
 
 def take_turns(cases: Mapping[str, Run], *, rounds: int = 15, seconds: float = 0.01) -> Times:
-    """Time all cases in every of `rounds` rounds, in changing order; return seconds per call.
+    """Time all cases in each of `rounds` rounds, in changing order; return seconds per call.
 
     A case runs for at least `seconds` in a round: short calls are repeated.
     """
@@ -87,7 +87,7 @@ def _processor() -> str:
 
 
 def numpy_cases(elements: int, p: float) -> dict[str, Run]:
-    """Return cases that need only NumPy: a copy, the idiom, fastdrop; float32, with `out`."""
+    """Return float32 cases that need only NumPy: a copy, the idiom, and fastdrop with `out`."""
     rng = np.random.default_rng(0)
     x = rng.standard_normal(elements, dtype=np.float32)
     out, copy = np.zeros_like(x), np.zeros_like(x)

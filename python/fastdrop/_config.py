@@ -50,7 +50,7 @@ def threads(n: SupportsIndex) -> Iterator[None]:
 
 
 def _register() -> None:
-    """Let threadpoolctl, if it is installed, see and limit the threads."""
+    """Let threadpoolctl, if it is installed, report and limit the threads."""
     try:
         import threadpoolctl
     except ImportError:
@@ -86,8 +86,8 @@ def show_config(mode: Literal["stdout", "dicts"] = "stdout") -> dict[str, object
 
     By default it prints them; with mode "dicts" it returns a dict, as `numpy.show_config` does,
     with the keys "version", "stream", "simd", "simd_available" and "threads". Masks stay the same
-    while the number "stream" does. The environment variables FASTDROP_SIMD (portable, neon, avx2,
-    vaes or avx512) and FASTDROP_NUM_THREADS are read at import; neither changes a result.
+    as long as "stream" does. The environment variables FASTDROP_SIMD (portable, neon, avx2, vaes or
+    avx512) and FASTDROP_NUM_THREADS are read at import; neither changes a result.
 
     >>> fd.show_config("dicts")["stream"]
     2

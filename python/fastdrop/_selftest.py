@@ -1,7 +1,7 @@
-"""`python -m fastdrop selftest`: whether this machine gives the results that every machine must.
+"""`python -m fastdrop selftest` checks that this machine gives the results of all machines.
 
 Each group of calls has one digest, the same for all CPUs, SIMD levels and numbers of threads. The
-tests hold the digest of the masks to the reference implementation.
+tests compare the digest of the masks with the reference implementation.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ LARGE = (1 << 20) + 3
 
 
 def masks() -> Iterator[Array]:
-    """Draw masks: short, long, and from the middle of one of 2^62 elements."""
+    """Yield masks: short, long, and from the middle of one of 2^62 elements."""
     for p in PROBABILITIES:
         for length in LENGTHS:
             yield fd.Mask(length, p, KEY).packbits()
@@ -30,7 +30,7 @@ def masks() -> Iterator[Array]:
 
 
 def arrays() -> Iterator[Array]:
-    """Drop in arrays of every dtype that NumPy has, in three layouts."""
+    """Yield results for every supported dtype that NumPy has, in three layouts."""
     for dtype in (np.float32, np.float64, np.float16, np.complex64, np.complex128):
         x: Array = (np.arange(3 * 41 * 67) % 1009).astype(dtype).reshape(3, 41, 67)
         for view in (x, x.T, x[:, ::-1, 1::2]):
@@ -39,7 +39,7 @@ def arrays() -> Iterator[Array]:
 
 
 def formulas() -> Iterator[Array]:
-    """Do what is more than to drop: noise, activations, sums."""
+    """Yield results of noise, activations and residual sums."""
     x = (np.arange(10_007, dtype=np.float32) - 5000) / 512  # exact
     yield fd.gaussian_dropout(x, 0.3, rng=KEY)
     yield fd.alpha_dropout(x, 0.3, rng=KEY)
@@ -49,7 +49,7 @@ def formulas() -> Iterator[Array]:
 
 
 def large() -> Iterator[Array]:
-    """Drop in an array that is shared among threads."""
+    """Yield the result for an array that threads share."""
     yield fd.dropout(np.ones(LARGE, dtype=np.float32), 0.1, rng=KEY)
 
 
@@ -62,11 +62,11 @@ GROUPS: dict[str, tuple[Callable[[], Iterator[Array]], str]] = {
     "noise, activations and sums": (formulas, "d3eb2930a5faf679120ad9561fff9e3f"),
     "a large array": (large, "e4fd31f2585d029139b852b6685e8825"),
 }
-"""What is checked, how, and the digest of the results."""
+"""The name of each check, its results, and their digest."""
 
 
 def digest(results: Iterator[Array]) -> str:
-    """Return the BLAKE2b hash of results, as bytes in the order of small machines."""
+    """Return the BLAKE2b hash of the little-endian bytes of results."""
     total = hashlib.blake2b(digest_size=16)
     for result in results:
         total.update(result.astype(result.dtype.newbyteorder("<"), copy=False).tobytes())
@@ -84,7 +84,7 @@ def _level(name: str) -> Iterator[None]:
 
 
 def selftest() -> Iterator[tuple[str, bool]]:
-    """Yield what was checked, and whether it is right."""
+    """Yield the name of each check and whether it passed."""
     for level in _core.simd_levels():
         with _level(level):
             for name, (results, expected) in GROUPS.items():

@@ -7,13 +7,13 @@
 >>> np.array_equal(y.compute(), fd.dropout(x.compute(), 0.5, rng=fd.Key(0)))
 True
 
-Dask computes nothing before `compute`. The key is drawn when the graph is made and is part of
-it, so a mask does not depend on chunks, schedulers, workers, or how often a block is computed. Each
-block draws its region of the mask of the whole array, and needs no other block.
+Dask computes nothing before `compute`. The call draws the key, which is part of the graph. So a
+mask does not depend on chunks, schedulers, workers, or how often a block is computed. Each block
+draws its region of the mask of the whole array, and needs no other block.
 
-The functions are those of NumPy, with their arguments, apart from `out`: see there. `mask` is a
-`Mask`, and so is what `return_mask` returns. An xarray.DataArray gives one with the same
-coordinates and attributes.
+The functions have the names and arguments of NumPy's, without `out`. The `mask` they take and
+return is a `Mask`. The result for an xarray.DataArray is another with the same coordinates and
+attributes.
 """
 
 import inspect
@@ -93,12 +93,12 @@ def from_mask(mask: Mask, chunks: Any = "auto") -> Any:
 
 
 def _drawn(mask: Mask, block_info: Any) -> Array:
-    """Draw the block of a mask."""
+    """Draw a block of a mask."""
     return _region(mask, block_info[None]["array-location"]).to_numpy()
 
 
 def _region(mask: Mask, location: Any) -> Mask:
-    """Return the part of a mask for a block of an array that the mask broadcasts to."""
+    """Return the part of a mask for a block of the array, which the mask broadcasts to."""
     if not mask.ndim:
         return mask
     places = [
@@ -161,7 +161,7 @@ def _lazy(member: Member) -> Callable[..., Any]:
         elif not isinstance(mask, Mask):
             raise TypeError(f"mask must be a Mask, got {shown(mask)}")
         check_broadcast(mask.shape, x.shape)
-        options.pop("broadcast_dims", None)  # the mask has the shape that they give it
+        options.pop("broadcast_dims", None)  # the mask already has the shape they lead to
         settings = {**options, "training": training}
         y = da.map_blocks(_applied, x, function, mask, settings, dtype=x.dtype, meta=x._meta)
         if not return_mask:
@@ -169,9 +169,10 @@ def _lazy(member: Member) -> Callable[..., Any]:
         return y, mask if training else make_mask(x.shape, 0.0, NO_KEY)
 
     lazily.__name__ = lazily.__qualname__ = member.name
-    lazily.__doc__ = f"""Do what `fastdrop.{member.name}` does, to a Dask array.
+    lazily.__doc__ = f"""Apply `fastdrop.{member.name}` to a Dask array.
 
-    Arguments are those of `fastdrop.{member.name}`, apart from ``out``. The key is drawn now.
+    Arguments are those of `fastdrop.{member.name}`, apart from ``out``. The call draws the key, not
+    `compute`.
     """
     return lazily
 

@@ -1,6 +1,6 @@
 """Monte Carlo dropout: outputs of a model under many masks, and the uncertainty they show.
 
-`MonteCarlo` runs a model; the functions summarise its outputs over the first axis.
+`MonteCarlo` runs a model; the functions summarise the samples, which lie along the first axis.
 
 >>> drop = fd.Dropout(0.5)
 >>> mc = fd.MonteCarlo(lambda x: drop(x).sum(axis=1), drop, rng=0)
@@ -55,8 +55,8 @@ class MonteCarlo:
         From an input to an output, made of NumPy and layers.
     layers : layer, iterable of layers, or mapping of str to layer
         Layers of the model that drop; all others are unaffected. The masks of a layer depend on its
-        number j or, in a mapping, on its name, and then do not change when layers are added or
-        reordered. (j is then the 8-byte BLAKE2b hash of the name in UTF-8, low byte first.)
+        number j. In a mapping, j is the 8-byte BLAKE2b hash of the layer's name in UTF-8, low byte
+        first, so the masks stay the same when layers are added or reordered.
     rng
         As for `Dropout`.
     shared : bool, default False
@@ -68,7 +68,7 @@ class MonteCarlo:
     model, layers, shared
         As given.
     key : Key
-        The key.
+        The key that `rng` gave.
 
     Notes
     -----
@@ -135,7 +135,7 @@ class MonteCarlo:
 
     @property
     def key(self) -> Key:
-        """The key."""
+        """The key that `rng` gave."""
         return self._key
 
     def sample(self, x: Any, k: SupportsIndex) -> Any:
@@ -222,7 +222,7 @@ def _is_tensor(x: object) -> bool:
 
 
 def _as_output(output: Any) -> Array:
-    """Return a model's output as an array; of a tensor, its numbers without their gradients."""
+    """Return a model's output as an array; a tensor is detached from its gradient."""
     if _is_tensor(output):
         output = output.detach()
         if str(output.dtype) == "torch.bfloat16":
@@ -231,7 +231,7 @@ def _as_output(output: Any) -> Array:
 
 
 SUM_TOLERANCE = 0.01
-"""How far a sum of probabilities may be from 1: bfloat16 rounds with a relative error of 2^-9."""
+"""Tolerance for sums of probabilities: bfloat16 rounds with a relative error of 2^-9."""
 
 
 def mean(samples: ArrayLike) -> Array:
@@ -288,7 +288,7 @@ def mutual_information(probabilities: ArrayLike) -> NDArray[np.float64]:
 
     .. math:: H[q] - \frac{1}{n} \sum_k H[p_k]
 
-    with q, H and `probabilities` as for `predictive_entropy`. It is 0 where all samples agree. See
+    with q, H and `probabilities` as in `predictive_entropy`. It is 0 where all samples agree. See
     Houlsby et al., "Bayesian active learning for classification and preference learning",
     arXiv:1112.5745, 2011, and Gal, 2016, section 3.3.
 

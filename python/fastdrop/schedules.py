@@ -68,12 +68,12 @@ class Constant(Checked, Schedule):
 
 @dataclass(frozen=True)
 class Linear(Checked, Schedule):
-    r"""From one p to another along a line; constant afterwards.
+    r"""A line from one p to another; constant afterwards.
 
     .. math:: p(t) = p_0 + (p_1 - p_0) \min(t / n, 1)
 
-    from `start`, :math:`p_0`, to `stop`, :math:`p_1`, in `steps` steps, :math:`n`. With 0 steps, p
-    is always `stop`. Ghiasi et al., NeurIPS 2018, section 3, train DropBlock with a rise from 0.
+    with :math:`p_0` = `start`, :math:`p_1` = `stop` and n = `steps`. With 0 steps, p is always
+    `stop`. Ghiasi et al., NeurIPS 2018, section 3, train DropBlock with a p that rises from 0.
 
     >>> schedule = fd.schedules.Linear(0.5, 0.0, steps=4)
     >>> [schedule(step) for step in range(6)]
@@ -153,7 +153,7 @@ class Curriculum(Checked, Schedule):
     .. math:: p(t) = p \, (1 - e^{-\gamma t})
 
     `gamma` is above 0 and finite; the paper uses 10 / (number of all steps). See Morerio et al.,
-    "Curriculum dropout", ICCV 2017. (Their schedule is of the probability to keep,
+    "Curriculum dropout", ICCV 2017. (They schedule the probability to keep,
     (1 - k) exp(-gamma t) + k with k = 1 - p.)
 
     >>> schedule = fd.schedules.Curriculum(0.5, gamma=10 / 1000)
@@ -176,8 +176,8 @@ class Curriculum(Checked, Schedule):
 class PSchedule:
     """Set p of layers at every training step.
 
-    Call `step` before each training step, not after: nothing is set before the first `step`. The
-    attribute `steps` counts them.
+    Call `step` before each training step, not after: the first call sets p for the first time. The
+    attribute `steps` counts the calls.
 
     Parameters
     ----------
@@ -187,8 +187,8 @@ class PSchedule:
         The p of each step, counted from 0.
     factors : iterable of float, optional
         A factor in [0, 1] for each layer, 1.0 by default; it multiplies the schedule's p. With
-        ``fd.drop_path_rates(1.0, depth)`` the last path follows the schedule, and the others in
-        proportion.
+        ``fd.drop_path_rates(1.0, depth)`` the last path follows the schedule, and the others follow
+        it in proportion.
 
     Examples
     --------
@@ -252,7 +252,7 @@ class PSchedule:
         return {"steps": self._steps}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore a `state_dict`, and give the layers the p of the last step done."""
+        """Restore a `state_dict`, and set the layers' p to that of the last step."""
         (number,), others = split_state(state, ("steps",))
         if others:
             raise ValueError(f"state must have the entry steps, got {sorted(map(str, state))}")

@@ -74,11 +74,12 @@ class _DropoutMLP(BaseEstimator):
         self.warm_start = warm_start
 
     def fit(self, X: Any, y: Any, **unknown: Never) -> Self:
-        """Train from new weights, or with `warm_start` go on, and return the estimator.
+        """Train from new weights, or from the last ones with `warm_start`; return the estimator.
 
         `X`, an array or a sparse matrix, has shape (samples, features). Training ends after
-        `max_iter` epochs, or when the loss, or with `early_stopping` the score of held-out samples,
-        has not improved by `tol` for `n_iter_no_change` epochs; then the best weights are kept.
+        `max_iter` epochs, or when the loss has not improved by `tol` for `n_iter_no_change` epochs.
+        With `early_stopping`, the score of held-out samples replaces the loss, and the weights with
+        the best score are kept.
         """
         _refuse(unknown)
         self._check_parameters()
@@ -121,7 +122,7 @@ class _DropoutMLP(BaseEstimator):
         sizes = tuple(len(bias) for bias in getattr(self, "intercepts_", ()))[:-1]
         if self.warm_start and hasattr(self, "coefs_") and sizes != self._hidden():
             raise ValueError(
-                f"hidden_layer_sizes must stay {sizes} to go on with warm_start, "
+                f"hidden_layer_sizes must stay {sizes} to continue with warm_start, "
                 f"got {self.hidden_layer_sizes!r}"
             )
 
@@ -129,7 +130,7 @@ class _DropoutMLP(BaseEstimator):
         return _sizes(self.hidden_layer_sizes)
 
     def _initialize(self, X: Array, outputs: int) -> None:
-        """Draw weights, uniform as of Glorot and Bengio (2010), and the key of all masks."""
+        """Draw weights, uniform as in Glorot and Bengio (2010), and the key of all masks."""
         self._random = check_random_state(self.random_state)
         sizes = (X.shape[1], *self._hidden(), outputs)
         self.coefs_: list[Array] = []
@@ -163,7 +164,7 @@ class _DropoutMLP(BaseEstimator):
         self.n_iter_ += 1
 
     def _step(self, X: Array, targets: Array) -> float:
-        """Change the weights by the gradient of a batch; return the loss before it."""
+        """Update the weights by the gradient of a batch; return the loss before the update."""
         keys = self._key.fold_in(self.t_).split(len(self.coefs_))
         inputs = [fd.dropout(X, self.input_dropout, rng=keys[0])]
         sums: list[Array] = []
@@ -194,7 +195,7 @@ class _DropoutMLP(BaseEstimator):
         return loss
 
     def _outputs(self, X: Any) -> Array:
-        """Return the outputs of the whole network, as in evaluation."""
+        """Return the outputs of the network with dropout off."""
         for weight, bias in zip(self.coefs_[:-1], self.intercepts_[:-1], strict=True):
             X = np.maximum(X @ weight + bias, 0)
         return X @ self.coefs_[-1] + self.intercepts_[-1]
@@ -271,9 +272,9 @@ class DropoutMLPClassifier(ClassifierMixin, _DropoutMLP):
     alpha : float, default 1e-4
         Strength of the L2 penalty, as in `sklearn.neural_network.MLPClassifier`.
     batch_size : int or "auto", default "auto"
-        Samples of a step; "auto" is 200, or all if there are fewer.
+        Number of samples per step; "auto" is 200, or all if there are fewer.
     learning_rate : float, default 1e-3
-        Of Adam (Kingma and Ba, ICLR 2015).
+        Step size of Adam (Kingma and Ba, ICLR 2015).
     max_iter, tol, n_iter_no_change : default 200, 1e-4, 10
         When training ends: see `fit`.
     early_stopping, validation_fraction : default False, 0.1
@@ -283,7 +284,7 @@ class DropoutMLPClassifier(ClassifierMixin, _DropoutMLP):
     verbose : bool, default False
         Whether to print the loss of every epoch.
     warm_start : bool, default False
-        Whether `fit` goes on from the weights and averages of the last one.
+        Whether `fit` continues from the weights and averages of the last fit.
 
     Attributes
     ----------
@@ -306,7 +307,10 @@ class DropoutMLPClassifier(ClassifierMixin, _DropoutMLP):
     """
 
     def partial_fit(self, X: Any, y: Any, classes: Any = None, **unknown: Never) -> Self:
-        """Train for one epoch on more samples; the first call needs all `classes`, or has them."""
+        """Train for one epoch on more samples.
+
+        The first call needs `classes`, unless `y` has all of them.
+        """
         return self._partial(X, y, unknown, classes)
 
     def predict_proba(self, X: Any) -> Array:
@@ -432,14 +436,16 @@ def _dense(X: Any) -> Array:
 
 
 def _refuse(unknown: dict[str, Any]) -> None:
-    """Raise TypeError for arguments that `fit` of scikit-learn's perceptron may have."""
+    """Raise TypeError for arguments that other estimators take in `fit`."""
     if "sample_weight" in unknown:
         raise TypeError(
             "sample_weight is not supported, because repeated samples draw masks of their own: "
             "resample X and y by weight instead"
         )
     if unknown:
-        raise TypeError(f"there is no argument {', '.join(unknown)}: parameters are set before")
+        raise TypeError(
+            f"there is no argument {', '.join(unknown)}: pass parameters to the constructor"
+        )
 
 
 def _real(value: Any) -> float:
@@ -498,7 +504,7 @@ _RULES: dict[str, tuple[str, Any]] = {
     "verbose": ("a bool or an int", lambda value: _is_flag(value) or isinstance(value, Integral)),
     "warm_start": _FLAG,
 }
-"""What each parameter must be, and the test of it."""
+"""The requirement of each parameter, and its check."""
 
 
 def _check(value: Any, name: str, must: str, is_valid: Any) -> None:
