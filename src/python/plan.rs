@@ -212,7 +212,7 @@ pub(super) fn compute_plain<'py>(
         checked_call(&mut views, formula, std::iter::once(arrays.clone()), out.as_ref())?
     } else {
         match arrays.cast_exact::<PyTuple>() {
-            Ok(several) if several.iter().all(|array| is_array(&array)) => {
+            Ok(several) if formula.inputs() > 1 && several.iter().all(|array| is_array(&array)) => {
                 checked_call(&mut views, formula, several.iter(), out.as_ref())?
             }
             _ => return Ok(None),
