@@ -10,6 +10,7 @@ import inspect
 import json
 import math
 import pickle
+import sys
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -19,12 +20,28 @@ import numpy as np
 import pytest
 import reference as ref
 from entries import larger
+from fastdrop._base.members import Member as Record
 from members import MEMBERS, ROWS, Inputs, Member
 from statements import STATED, statement
 from support import BFLOAT16, KEY, as_key, assert_same, bits, running_on, values
 
 pytestmark = pytest.mark.once
 every_member = pytest.mark.parametrize("member", MEMBERS)
+
+
+@every_member
+def test_the_record_of_a_member_cites_what_its_docstrings_cite(member: Member) -> None:
+    """Would catch a record that was copied from another member with its paper."""
+    module = sys.modules[inspect.unwrap(member.function).__globals__["__name__"]]
+    records = [one for one in vars(module).values() if isinstance(one, Record)]
+    names = {record.name for record in records}
+    if member.function.__name__ in names:  # two members have more than one mask, and no record
+        cited = inspect.getsource(module).replace("\n   ", "")
+        for record in records:
+            authors, year = record.paper.split(",")[0].split()[0], record.paper[-4:]
+            assert min(cited.count(authors), cited.count(year)) > 1, record
+    else:
+        assert member.function in (fd.weight_drop, fd.patch_dropout, fd.drop_connect_linear)
 
 
 def some(condition: Callable[[Member], bool]) -> Any:

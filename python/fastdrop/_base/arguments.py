@@ -16,6 +16,7 @@ from typing import Any, Literal, NoReturn, SupportsIndex, TypeAlias, TypeVar
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from fastdrop import _core
 from fastdrop._core import works_on
 
 Array: TypeAlias = NDArray[Any]
@@ -24,7 +25,14 @@ Axes = SupportsIndex | Sequence[SupportsIndex]
 Lengths = SupportsIndex | Sequence[SupportsIndex]
 Function = TypeVar("Function", bound=Callable[..., Any])
 
-DTYPES = "float32, float64, float16, bfloat16, complex64 or complex128"
+
+def either(names: Sequence[str]) -> str:
+    """Return names as the end of a sentence: "a, b or c"."""
+    return f"{', '.join(names[:-1])} or {names[-1]}"
+
+
+DTYPES = either(_core.DTYPES)
+REAL_DTYPES = tuple(name for name in _core.DTYPES if not name.startswith("complex"))
 
 _ndarray = np.ndarray
 INVERTED = "inverted"

@@ -17,7 +17,7 @@ from fastdrop._base.plans import Keep, run, run_backward
 
 ADD = Member("dropout_add", "Vaswani et al., NIPS 2017", operation="add")
 BIAS_ADD = Member("bias_dropout_add", "Vaswani et al., NIPS 2017", operation="bias_add")
-RELU = Member("relu_dropout", "Srivastava et al., JMLR 2014", operation="relu")
+RELU = Member("relu_dropout", "Nair and Hinton, ICML 2010", operation="relu")
 GELU = Member("gelu_dropout", "Hendrycks and Gimpel, 2016", operation="gelu")
 GELU_TANH = Member("gelu_dropout", "Hendrycks and Gimpel, 2016", operation="gelu_tanh")
 
@@ -112,6 +112,7 @@ def relu_dropout(
 
     .. math:: y_i = m_i \, \max(x_i, 0) / (1 - p), \qquad m_i \sim Bernoulli(1 - p)
 
+    See Nair and Hinton, "Rectified linear units improve restricted Boltzmann machines", ICML 2010.
     `x` is real. Other parameters and the result are as for `dropout`.
 
     >>> fd.relu_dropout(np.array([1.0, 2.0, -3.0, 4.0]), 0.5, rng=1)

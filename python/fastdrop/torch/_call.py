@@ -17,6 +17,7 @@ from torch._subclasses.functional_tensor import FunctionalTensor
 from torch.autograd import forward_ad
 
 from fastdrop import _core
+from fastdrop._base.arguments import REAL_DTYPES
 from fastdrop._base.keys import Key
 from fastdrop._base.masks import Mask, make_mask
 from fastdrop._base.members import Member, Numbers, drawn_shape
@@ -29,7 +30,7 @@ LARGE = 2**22
 KEPT = 2**28
 """Limit in bytes for the memory of such results, including memory in use."""
 
-DTYPES = frozenset([torch.float32, torch.float64, torch.float16, torch.bfloat16])
+DTYPES = frozenset(getattr(torch, name) for name in REAL_DTYPES)
 
 _PLAIN = (Tensor, torch.nn.Parameter)
 

@@ -109,14 +109,19 @@ def _forget() -> None:
         torch._dynamo.reset_code_caches()
 
 
+def _check_probability(p: float) -> None:
+    """Raise torch's error for a p that is no probability."""
+    if not 0.0 <= p <= 1.0:
+        raise RuntimeError(f"dropout probability has to be between 0 and 1, but got {p}")
+
+
 def _kernel(name: str, member: Member) -> Callable[[Tensor, float, bool], Any]:
     """Return the kernel of an operator that takes a tensor, p and whether to drop."""
     theirs, inplace = getattr(_aten, name).default, name.endswith("_")
     of_channels = member.options == ("channel_axis",)
 
     def kernel(input: Tensor, p: float, train: bool) -> Any:
-        if not 0.0 <= p <= 1.0:
-            raise RuntimeError(f"dropout probability has to be between 0 and 1, but got {p}")
+        _check_probability(p)
         if not train or p == 0.0 or input.numel() == 0:
             return input
         if not takes(input) or torch.compiler.is_exporting():
@@ -131,8 +136,7 @@ def _kernel(name: str, member: Member) -> Callable[[Tensor, float, bool], Any]:
 
 def _native(keyset: Any, input: Tensor, p: float, train: bool | None) -> tuple[Tensor, Tensor]:
     """Return the result and the boolean mask."""
-    if not 0.0 <= p <= 1.0:
-        raise RuntimeError(f"dropout probability has to be between 0 and 1, but got {p}")
+    _check_probability(p)
     if train is False or p == 0.0 or input.numel() == 0:
         return input.clone(), torch.ones_like(input, dtype=torch.bool)
     if torch.compiler.is_exporting():

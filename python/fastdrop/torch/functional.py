@@ -25,7 +25,7 @@ import torch
 import torch.fx
 from torch import Tensor
 
-from fastdrop._base.arguments import as_flag, as_lengths, check_given, shown
+from fastdrop._base.arguments import REAL_DTYPES, as_flag, as_lengths, check_given, either, shown
 from fastdrop._base.keys import NO_KEY, Key
 from fastdrop._base.masks import Mask, make_mask
 from fastdrop._base.members import Member, Numbers
@@ -466,8 +466,7 @@ def _refusal(x: Tensor, name: str) -> Exception:
     if x.is_nested or x.layout is not torch.strided:
         kind = "nested tensor" if x.is_nested else f"tensor of layout {x.layout}"
         return ValueError(f"{name} must be dense, got a {kind}")
-    names = "float32, float64, float16 or bfloat16"
-    return TypeError(f"{name} must have dtype {names}, got {x.dtype}")
+    return TypeError(f"{name} must have dtype {either(REAL_DTYPES)}, got {x.dtype}")
 
 
 def _check_other(x: Tensor, name: str) -> None:
