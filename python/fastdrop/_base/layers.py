@@ -65,14 +65,14 @@ def call_key(keys: _core.CallKeys) -> Iterator[Key]:
 
 
 def put_back(thing: object, before: dict[str, Any]) -> None:
-    """Restore an object's attributes, and never leave it without any: Ctrl-C may come between."""
+    """Restore an object's attributes; update first, because Ctrl-C may interrupt the removal."""
     vars(thing).update(before)
     for name in vars(thing).keys() - before.keys():
         vars(thing).pop(name, None)
 
 
 class _LastCall:
-    """Memory of a layer's last call. It is not an attribute, because these are checked when set.
+    """Memory of a layer's last call, in an object of its own: layers check attributes when set.
 
     The plan and what `backward` needs of the inputs are one tuple: a signal handler may call the
     layer between any two assignments.
@@ -129,7 +129,7 @@ class Layer(Generic[Recipe]):
     `state_dict` saves everything that training changes. A copy, pickled or not, continues with the
     same masks but has no last call: call it once before `backward`.
 
-    Setting an attribute that a layer does not have, such as a misspelt one, is an AttributeError.
+    Setting an attribute that a layer does not have, such as a misspelt one, raises AttributeError.
     Subclasses of your own may add attributes.
 
     Attributes

@@ -138,19 +138,19 @@ class Member:
     options: tuple[str, ...] = ()
     """Options that decide what is drawn. `axes` and `draw` take one value or a tuple of several."""
     axes: Callable[[Shape, Any], Shape] = no_axes
-    """From the shape of the input to the axes along which elements share a decision."""
+    """Function of shape and options that returns the axes along which elements share a decision."""
     numbers: Callable[[float, str | None], Numbers] = scaled
-    """From p and the mode to the constants of the operation in training."""
+    """Function of p and the mode that returns the constants of the operation in training."""
     expectation: str | None = None
     """Operation in evaluation, if it differs; its `shift` is p."""
     recipe: type[Any] = Mask
     """Type of its masks."""
     draw: Callable[[Shape, float, Any, Any], Any] | None = None
-    """From the shape, p, the key and the options to a recipe that does the work itself."""
+    """Function of shape, p, key and options that returns a recipe that does the work itself."""
     names: tuple[str, ...] = ()
     """Names of its inputs, if they differ from the core's."""
     read: Callable[[Any], Any] = field(init=False)
-    """From a layer, whose attributes are the options, to what `axes` and `draw` take."""
+    """Function that reads what `axes` and `draw` take from the attributes of a layer."""
     combines: bool = field(init=False)
     """Whether it takes several arrays, whose dtypes are promoted."""
     gradient: str | None = field(init=False)

@@ -5,7 +5,7 @@ backward. All members follow these rules:
 
 - In evaluation, and for p = 0, nothing is drawn. The result is the input itself (or its copy in
   `out`), unless the operation changes it: in "standard" mode, zoneout and fused operations.
-- For p = 1 all elements are dropped, forward and backward: neither Inf nor NaN passes.
+- For p = 1 all elements are dropped, forward and backward: no Inf or NaN passes.
   (`patch_dropout` keeps one token.)
 - A `Key` is used as it is. From any other `rng` a key is drawn after all arguments were checked,
   and only by a call that drops: only then does a Generator advance.

@@ -10,7 +10,7 @@ from fastdrop._base.arguments import as_flag, as_unsigned, probability, shown
 from fastdrop._base.keys import STREAM_VERSION, Key, check_key
 
 MOST_ENTRIES = 10_000
-"""Limit for states. Longer ones, and endless mappings, are refused."""
+"""Limit for the entries of a state. Longer states, and endless mappings, are refused."""
 
 
 def as_state(state: Any) -> dict[Any, Any]:
