@@ -1,7 +1,7 @@
 """Dropout of contiguous blocks of sequences, images and volumes (DropBlock), at an exact rate.
 
 A `BlockMask` is the recipe: a `Mask` of the places where blocks start, and the size of a block. The
-compiled core draws these places; the blocks are spread from them here.
+compiled core draws the decisions; this module spreads them over the blocks.
 """
 
 import math
@@ -98,7 +98,7 @@ class BlockMask(Checked, Drawable):
 
 
 def _spread(seeds: NDArray[np.bool_], block: tuple[int, ...], kept: NDArray[np.bool_]) -> None:
-    """Set elements of the maps `kept` to whether no block covers them; axis 0 counts the maps."""
+    """Mark in the maps `kept` the elements that no block covers; axis 0 counts the maps."""
     kept[:] = True
     kept[(slice(None), *map(slice, seeds.shape[1:]))] = seeds
     flat = kept.reshape(-1)
@@ -123,7 +123,7 @@ def seed_rate(p: float, lengths: tuple[int, ...], block: tuple[int, ...]) -> flo
     .. math:: \frac{1}{E} \sum_{e=1}^{E} 1 - (1 - \gamma)^{n_e} = p
 
     for :math:`\gamma`; :math:`n_e` is a product over the axes. In :math:`\lambda = -\log(1 -
-    \gamma)` all terms are exponentials, so that neither a small nor a large `p` loses digits.
+    \gamma)` all terms are exponentials, so no digits are lost for a small or a large `p`.
     `lengths` and `block` are the lengths of the map and of a block (at most as long), for each
     axis.
     """

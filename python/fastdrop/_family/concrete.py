@@ -396,7 +396,7 @@ class ConcreteDropout(ElementwiseLayer[ConcreteMask]):
     p : float, default 0.1
         Initial probability to DROP an element, in [0, 1]. (Training never leaves 0 or 1.)
     temperature, weight_regularizer, dropout_regularizer, rng
-        As for `concrete_dropout`, `concrete_regularization` and `Dropout`.
+        See `concrete_dropout`, `concrete_regularization` and `Dropout`.
 
     Attributes
     ----------

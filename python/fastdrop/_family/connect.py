@@ -79,12 +79,12 @@ def drop_connect_linear(
         Mask of shape (examples, outputs, inputs) to apply instead of drawing one from `rng`; `p` is
         then not used.
     training, mode, rng, return_mask
-        As for `dropout`.
+        See `dropout`.
 
     Returns
     -------
     ndarray, shape (..., outputs)
-        Of the dtype of all arrays; if they differ, of the widest, at least float32.
+        Outputs, of the dtype of all arrays; if they differ, of the widest, at least float32.
 
     Notes
     -----
@@ -268,7 +268,7 @@ class _Tiles:
         self.buffer = np.empty((self.examples, self.outputs, inputs), dtype=weights.dtype)
 
     def __iter__(self) -> Iterator[tuple[slice, slice]]:
-        """Iterate over all examples for each few outputs, whose weights thus stay in the cache."""
+        """Iterate over all examples, a few outputs at a time, whose weights stay in the cache."""
         examples, outputs, _ = self.mask.shape
         for o in range(0, outputs, self.outputs):
             for n in range(0, examples, self.examples):
@@ -352,8 +352,8 @@ def _initial_weights(shape: tuple[int, ...], inputs: int, key: Key, dtype: DType
 class DropConnectLinear(Layer[Mask]):
     """Map linearly, with connections dropped in training; the layer of `drop_connect_linear`.
 
-    The layer keeps its last input until the next call, for `grad_weight`. Overwrite neither the
-    input nor `weight` before `backward`.
+    The layer keeps its last input until the next call, for `grad_weight`. Do not overwrite the
+    input or `weight` before `backward`.
 
     Parameters
     ----------
@@ -362,7 +362,7 @@ class DropConnectLinear(Layer[Mask]):
     bias : bool, default True
         Whether to add a bias, which is never dropped.
     p, mode, rng
-        As for `drop_connect_linear` and `Dropout`.
+        See `drop_connect_linear` and `Dropout`.
     dtype : dtype, default numpy.float32
         Dtype of the parameters, any dtype of `dropout`.
 

@@ -83,8 +83,8 @@ def dropout(
     Returns
     -------
     y : ndarray
-        Of the shape, dtype and memory layout of `x`: `out` if given, `x` itself if there was
-        nothing to do, else a new array.
+        Result with the shape, dtype and memory layout of `x`: `out` if given, `x` itself if there
+        was nothing to do, else a new array.
     mask : Mask, or the given mask
         If `return_mask`: the mask that was applied; in evaluation one that keeps everything. The
         gradient is ``dropout(dy, p, training=training, mode=mode, mask=mask)``.
@@ -135,7 +135,7 @@ class Dropout(ElementwiseLayer[Mask]):
     inplace : bool, default False
         Whether a call overwrites its input.
     mode, broadcast_dims
-        As for `dropout`.
+        See `dropout`.
     rng : Key, or whatever `Key` takes as a seed, optional
         Source of the layer's key: a `Key` is used as it is; otherwise the layer draws one now.
 

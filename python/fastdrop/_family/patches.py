@@ -150,7 +150,7 @@ def patch_dropout(
     p : float, default 0.5
         Fraction of the tokens to DROP, in [0, 1].
     training, rng, return_mask
-        As for `dropout`.
+        See `dropout`.
     prefix : int, default 0
         Number of tokens at the start, such as a class token, that always stay. N excludes them.
     ordered : bool, default True

@@ -89,7 +89,7 @@ def embedding_dropout(
         Words to look up: only their rows are computed. All occurrences of a word share its
         decision, which is the same as in the whole table.
     training, mode, rng, mask, return_mask, out
-        As for `dropout`. The mask has shape (vocabulary, 1).
+        See `dropout`. The mask has shape (vocabulary, 1).
 
     Returns
     -------
@@ -322,7 +322,7 @@ def weight_drop(
         Weights such as the hidden-to-hidden matrices of an LSTM's gates. `drop_connect` drops array
         number i with the key ``key.fold_in(i)``.
     p, training, mode, rng, return_mask
-        As for `dropout`.
+        See `dropout`.
     mask : sequence, optional
         One mask per array, as for `dropout`, instead of `rng`.
 

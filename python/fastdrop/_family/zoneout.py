@@ -50,12 +50,12 @@ def zoneout(
     p : float, default 0.5
         Probability to keep the PREVIOUS value of a unit, in [0, 1].
     training, rng, mask, return_mask, out
-        As for `dropout`; the mask is True where the unit takes its new value.
+        See `dropout`. The mask is True where the unit takes its new value.
 
     Returns
     -------
     ndarray
-        Of the shape of `new`; `new` itself for p = 0 if it has the result's dtype.
+        Next state, of the shape of `new`; `new` itself for p = 0 if it has the result's dtype.
 
     Examples
     --------
