@@ -23,7 +23,7 @@ from fastdrop._base.keys import Key, check_key
 _LOWEST, _BEYOND = -(2**63), 2**63 - 1
 
 MOST_REPEATED = 1 << 16
-"""Number of last calls since `set_keys` that a backward pass can repeat."""
+"""Number of the latest calls since `set_keys` that a backward pass can repeat."""
 
 _key_of = _core.tensor_key
 _in_backward = torch._C._current_graph_task_id
