@@ -87,7 +87,7 @@ def dropout(
     Returns
     -------
     Array
-        Of the shape and dtype of `x`.
+        Result with the shape and dtype of `x`.
 
     Examples
     --------

@@ -29,7 +29,7 @@ class Dropout(linen.Dropout):
     rate : float
         Probability to DROP an element, in [0, 1].
     broadcast_dims, deterministic, rng_collection
-        As for ``linen.Dropout``.
+        See ``linen.Dropout``.
     """
 
     @linen.compact

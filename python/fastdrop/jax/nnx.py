@@ -33,7 +33,7 @@ class Dropout(nnx.Dropout):
     rate : float
         Probability to DROP an element, in [0, 1].
     broadcast_dims, deterministic, rng_collection, rngs
-        As for ``nnx.Dropout``.
+        See ``nnx.Dropout``.
     """
 
     def __call__(
