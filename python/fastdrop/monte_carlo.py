@@ -52,13 +52,13 @@ class MonteCarlo:
     Parameters
     ----------
     model : function
-        From an input to an output, made of NumPy and layers.
+        The model, from an input to an output, made of NumPy and layers.
     layers : layer, iterable of layers, or mapping of str to layer
         Layers of the model that drop; all others are unaffected. The masks of a layer depend on its
         number j. In a mapping, j is the 8-byte BLAKE2b hash of the layer's name in UTF-8, low byte
         first, so the masks stay the same when layers are added or reordered.
     rng
-        As for `Dropout`.
+        Source of `key`, as for `Dropout`.
     shared : bool, default False
         Whether all rows along axis 0 share a mask: a sample is then one thinned network for all
         examples. Layers that drop weights always share.
