@@ -114,12 +114,11 @@ jax-smoke:  ## Run what needs JAX once, only to see that it works (needs MPI)
 	python benches/jax_dropout.py --rounds 2 --sizes 10 16
 	JAX_PLATFORMS=cpu mpiexec -n 2 python -m mpi4py examples/ranks_jax.py --quick
 
-EXPERIMENTS := overfitting data_size rates regularizers averaging uncertainty features removal batchnorm ridge
+EXPERIMENTS := overfitting data_size rates regularizers averaging uncertainty features removal batchnorm ridge thinned
 
 .PHONY: examples-smoke
 examples-smoke:  ## Run every example in its quick mode, into results/
 	for name in $(EXPERIMENTS); do python examples/$$name.py --quick || exit 1; done
-	python examples/thinned.py
 	python -W ignore examples/sklearn_digits.py --quick
 
 .PHONY: ranks-smoke
@@ -129,7 +128,7 @@ ranks-smoke:  ## Run the examples of several ranks in their quick mode (needs MP
 
 .PHONY: figures
 figures:  ## Run every example in full, into docs/figures/ (half an hour)
-	for name in $(EXPERIMENTS) thinned; do python examples/$$name.py --output docs/figures || exit 1; done
+	for name in $(EXPERIMENTS); do python examples/$$name.py --output docs/figures || exit 1; done
 
 .PHONY: docs
 docs:  ## Build the documentation into docs/_build/html; a warning is an error

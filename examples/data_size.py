@@ -109,6 +109,7 @@ def main() -> None:
     title = f"Test error: mean ± standard deviation, {options.seeds} seeds"
     name = "data_size" if options.data == "mnist" else f"data_size_{options.data}"
     study.save_table(rows, title, options.output / f"{name}.csv")
+    study.too_short(options)
     figure = plot(options.sizes, errors, options.data, paper)
     study.save_figure(figure, options.output / f"{name}.png")
 

@@ -109,6 +109,7 @@ def main() -> None:
         f"Half of the hidden units cost {more[0]:.2f} points of a network trained without dropout "
         f"and {more[1]:.2f} of one trained with it."
     )
+    study.too_short(options)
     study.save_figure(plot(errors), options.output / "removal.png")
 
 

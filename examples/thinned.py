@@ -61,6 +61,7 @@ def main() -> None:
     )
     own.add_argument("--seed", type=int, default=8, help="of the masks")
     own.add_argument("--output", type=Path, default=Path("results"), help="folder for the figure")
+    own.add_argument("--quick", action="store_true", help="the same: a picture takes a second")
     options = own.parse_args()
     if options.seed < 0:
         own.error(f"--seed must be at least 0, got {options.seed}")

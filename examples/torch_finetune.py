@@ -102,6 +102,7 @@ def main() -> None:
     ]
     title = f"mean ± standard deviation of {options.seeds} seeds; times over torch's"
     study.save_table(rows, title, Path(options.output) / "torch_finetune.csv")
+    study.too_short(options)
 
 
 if __name__ == "__main__":

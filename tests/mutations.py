@@ -509,6 +509,14 @@ MUTATIONS = [
         (STATE + "a_state_with_a_wrong_entry_changes_nothing",),
     ),
     Mutation(
+        "a quick run of an example passes for a full one",
+        "examples/removal.py",
+        "    study.too_short(options)\n",
+        "",
+        ("tests/test_examples.py::test_only_a_quick_run_says_that_it_is_too_short",),
+        ("mlxtend", "scipy", "sklearn", "matplotlib", "rich"),
+    ),
+    Mutation(
         "devices with masks of their own share a gradient",
         "python/fastdrop/jax/_primitive.py",
         'jax.lax.pcast(operand, tuple(union - kind), to="varying") if kind != union else operand',

@@ -8,6 +8,7 @@ from argparse import Namespace
 from collections.abc import Callable
 from itertools import combinations
 from pathlib import Path
+from types import ModuleType
 
 import fastdrop as fd
 import numpy as np
@@ -35,6 +36,7 @@ import ridge
 import shards
 import study
 import sweep
+import thinned
 import uncertainty
 from network import Digits, Experiment, Network, Rates, Training
 
@@ -443,6 +445,37 @@ def test_an_option_beside_quick_loses(monkeypatch: pytest.MonkeyPatch, tmp_path:
     options = study.parse(study.parser("A program.", seeds=5, epochs=40), {"seeds": 2, "epochs": 1})
     assert (options.seeds, options.epochs) == (2, 9)
     assert (tmp_path / "new").is_dir()
+
+
+@pytest.mark.once
+@pytest.mark.parametrize(
+    ("program", "work", "found"),
+    [(data_size, "test_error", 1.0), (removal, "errors_of", np.ones((2, 10)))],
+)
+def test_only_a_quick_run_says_that_it_is_too_short(
+    program: ModuleType,
+    work: str,
+    found: object,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Results of seconds pass for those of a full run."""
+    monkeypatch.setattr(program, work, lambda *job: found)
+    monkeypatch.setattr(program, "load", lambda source: None, raising=False)
+    for quick in ([], ["--quick"]):
+        monkeypatch.setattr(sys, "argv", ["program", "--output", str(tmp_path), *quick])
+        program.main()
+        assert capsys.readouterr().out.count("too short") == len(quick)
+
+
+@pytest.mark.once
+def test_the_picture_takes_the_option_of_the_experiments(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["thinned.py", "--quick", "--output", str(tmp_path)])
+    thinned.main()
+    assert (tmp_path / "thinned.png").is_file()
 
 
 def test_the_spread_is_not_that_of_a_sample() -> None:
