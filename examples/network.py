@@ -129,7 +129,7 @@ def split(
     Parameters
     ----------
     digits : Digits
-        What to draw from.
+        The examples to draw from.
     train_size, test_size : int
         Number of examples, positive multiples of the 10 classes; anything else is a SizeError.
     rng : numpy.random.Generator
@@ -157,7 +157,7 @@ def split(
 
 
 class Model(Protocol):
-    """What `train` trains."""
+    """The interface of models that `train` trains."""
 
     parameters: list[Floats]
     """Arrays that training changes in place. The weights, which L2 shrinks, come first."""
@@ -204,7 +204,7 @@ class Network:
     dropouts : list of Dropout
         `dropouts[i]` acts on the input of layer i.
     inputs : list of float32 arrays, shape (n, fan_in)
-        What each layer was given, after dropout, in the last forward pass.
+        Input of each layer, after dropout, in the last forward pass.
     """
 
     def __init__(
@@ -247,7 +247,7 @@ class Network:
     def backward(self, gradient: Floats) -> list[Floats]:
         """Return the loss's gradients for all `parameters`.
 
-        `gradient` is that by the outputs of the last forward pass, float32 of their shape.
+        `gradient`, float32, is the one with respect to the outputs of the last forward pass.
         """
         by_weights, by_biases = [], []
         for i in reversed(range(len(self.weights))):
@@ -326,7 +326,7 @@ class Training:
     ----------
     epochs, batch_size : int
     learning_rate : float
-        Of the first epoch; it falls linearly, to reach 0 after the last.
+        Learning rate of the first epoch; it falls linearly, to reach 0 after the last.
     momentum : float
         Fraction of the previous step that is kept.
     l2 : float
@@ -378,7 +378,7 @@ def error(model: Model, digits: Digits) -> float:
 
 
 def percent_wrong(scores: NDArray[Any], labels: Labels) -> float:
-    """Return the percentage of `scores`, (n, classes), whose highest is not at the label."""
+    """Return the percentage of rows of `scores`, (n, classes), whose maximum is not the label's."""
     return float(100 * np.mean(scores.argmax(axis=1) != labels))
 
 

@@ -107,7 +107,7 @@ def learn(
 def tabulate(last: study.Array, paper: bool) -> list[dict[str, str]]:
     """Make the rows of the table from errors after the last epoch, shape (variants, seeds, 2).
 
-    `paper` says whether the paper's numbers stand beside them.
+    `paper` tells whether to add the paper's numbers.
     """
     rows = []
     for variant, errors in zip(VARIANTS, last, strict=True):
@@ -127,7 +127,7 @@ def tabulate(last: study.Array, paper: bool) -> list[dict[str, str]]:
 
 
 def conclude(without: study.Array, with_dropout: study.Array) -> str:
-    """Say what the test errors of the last epoch, arrays of shape (seeds,), show."""
+    """Return what the test errors of the last epoch, arrays of shape (seeds,), show."""
     difference = with_dropout - without
     mean = difference.mean()
     error_of_mean = difference.std(ddof=1) / np.sqrt(len(difference))
@@ -142,9 +142,9 @@ def conclude(without: study.Array, with_dropout: study.Array) -> str:
 
 
 def warning(silent: study.Array) -> str:
-    """Warn of the worst layer, from percentages of silent units, shape (variants, seeds, layers).
+    """Return a warning of the layer with most silent units; empty if most of its units are alive.
 
-    If most of its units are alive, there is nothing to say.
+    `silent` has percentages of silent units, shape (variants, seeds, layers).
     """
     means = silent.mean(axis=1)
     variant, layer = np.unravel_index(means.argmax(), means.shape)
@@ -219,7 +219,7 @@ def main() -> None:
         f"{apart[..., 1].max():.2f} at most, from rounding alone."
     )
     if paper:
-        study.say("The paper trained on 60,000 digits, and other networks for either number.")
+        study.say("The paper trained on 60,000 digits, and a different network for each number.")
     study.save_figure(plot(errors, options), options.output / f"{name}.png")
     if sentence := warning(np.array(silent).reshape(len(VARIANTS), options.seeds, -1)):
         print(sentence, file=sys.stderr)

@@ -3,10 +3,10 @@
     python examples/rates.py
 
 repeats figure 9 of Srivastava et al. (JMLR 15, 2014) on 1,000 digits, for two hidden layers. The
-number of units is fixed, so a small share leaves a thin network; or the expected number of kept
-units is fixed, so a small share needs a large layer. In the paper, which calls the kept share p,
-the first curve is flat from 0.4 to 0.8. The second has its lowest test error at about 0.6, and is
-lower than the first at small shares.
+first curve fixes the number of units, so a small share leaves a thin network. The second fixes the
+expected number of kept units, so a small share needs a large layer. In the paper, which calls the
+kept share p, the first curve is flat from 0.4 to 0.8. The second has its lowest test error at about
+0.6, and is lower than the first at small shares.
 
 Only hidden units are dropped, and weights are not bounded. All networks use one learning rate; with
 a larger one, networks that keep a tenth of their units do not learn at all.

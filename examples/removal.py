@@ -1,4 +1,4 @@
-"""What if units are lost? Hidden units removed at test time, from networks trained either way.
+"""What if units are lost? Test errors without some of the hidden units, after training either way.
 
     python examples/removal.py
 
@@ -6,7 +6,7 @@ trains the network of `overfitting.py` on 1,000 digits without and with dropout.
 growing share of the hidden units, the same ones for all test digits. The remaining units are
 scaled up by 1 / (1 - share), or left as they are. A unit trained with dropout had to be useful
 among many random choices of others (Srivastava et al., JMLR 15, 2014, section 2, compare this with
-sexual reproduction), so the network should lose less. The paper has no curve of it.
+sexual reproduction), so the network should lose less. The paper has no such curve.
 """
 
 import argparse
@@ -106,8 +106,8 @@ def main() -> None:
     half = int(np.searchsorted(SHARES, 0.5))
     more = (errors[:, :, 0, half] - errors[:, :, 0, 0]).mean(axis=1)
     study.say(
-        f"Half of the hidden units cost {more[0]:.2f} points of a network trained without dropout "
-        f"and {more[1]:.2f} of one trained with it."
+        f"Without half of its hidden units, a network trained without dropout loses {more[0]:.2f} "
+        f"points, and one trained with it {more[1]:.2f}."
     )
     study.too_short(options)
     study.save_figure(plot(errors), options.output / "removal.png")

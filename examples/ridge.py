@@ -43,7 +43,7 @@ def ridge(x: study.Array, y: study.Array, p: float) -> study.Array:
 def distances(
     x: study.Array, y: study.Array, p: float, counts: Sequence[int], key: fd.Key
 ) -> study.Array:
-    """Return how far least squares over k dropped copies is from ridge regression, for each k.
+    """Return the distance of least squares over k dropped copies from ridge regression.
 
     Parameters
     ----------
@@ -52,9 +52,9 @@ def distances(
     p : float
         Probability to drop a feature of an example.
     counts : sequence of int
-        The numbers of copies k, rising. Copy i has the mask of ``key.fold_in(i)``.
+        The numbers of copies k, in ascending order. Copy i has the mask of ``key.fold_in(i)``.
     key : Key
-        Where the masks come from.
+        Key of the masks.
 
     Returns
     -------

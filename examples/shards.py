@@ -1,4 +1,4 @@
-"""What the programs that train on several ranks share: digits, a network, and the verdict.
+"""Digits, network and verdict of the programs that train on several ranks.
 
 A rank is one of the processes that train together, each on its rows of every batch. A run lists how
 many ranks train in each epoch, so it can resume with another number. Batches and initial weights do
@@ -87,8 +87,8 @@ def loss_and_gradients(
 ) -> list[Any]:
     """Return the sum of the cross-entropy over some digits, and its gradients for the weights.
 
-    `drop` applies one mask to the hidden units, and to their gradient. `images`, and with them
-    what is returned, are arrays of NumPy or Dask.
+    `drop` applies one mask to the hidden units, and to their gradient. `images`, and therefore the
+    results, are arrays of NumPy or Dask.
     """
     first, second = weights
     before = images @ first

@@ -23,7 +23,7 @@ HIDDEN = (256, 256)
 
 
 def measure(kind: Any, seed: int, options: Any, **own: Any) -> tuple[float, float, float]:
-    """Train on a random part of the digits: error in %, negative log-likelihood, seconds."""
+    """Train on a random part of the digits; return error in %, negative log-likelihood, seconds."""
     X, y = load_digits(return_X_y=True)
     split = train_test_split(X / 16, y, train_size=options.train, random_state=seed, stratify=y)
     model = kind(

@@ -1,4 +1,4 @@
-"""What the example programs share beside the network: command line, progress, tables, figures."""
+"""Command line, progress, tables and figures of the example programs."""
 
 import argparse
 import csv
@@ -49,7 +49,7 @@ def parser(
     Parameters
     ----------
     documentation : str
-        The program's own; its first line is shown as help.
+        The program's docstring; its first line is shown as help.
     seeds : int
         The default of ``--seeds``.
     epochs, hidden : int, sequence of int, optional
@@ -72,7 +72,7 @@ def parser(
 def parse(parser: argparse.ArgumentParser, quick: Mapping[str, Any]) -> argparse.Namespace:
     """Read the command line; with --quick, `quick` has the defaults. Make the output folder.
 
-    Whatever number is asked for must be above 0, and at least two seeds, to have a spread.
+    Numbers must be above 0, and there must be at least two seeds, to have a spread.
     """
     if parser.parse_args().quick:
         parser.set_defaults(**quick)
@@ -99,22 +99,22 @@ def make_folder(parser: argparse.ArgumentParser, path: Path) -> None:
 def run(
     work: Callable[[Job, Tick], Result], jobs: Sequence[Job], steps: int, *, even: bool = False
 ) -> list[Result]:
-    """Do all jobs, as many at a time as there are CPUs; show progress; return the results.
+    """Run all jobs, as many at a time as there are CPUs; show progress; return the results.
 
-    The matrix products of a job use one thread: matrices of this size gain little from more, and
-    the numbers then do not depend on how many there are.
+    The matrix products of a job use one thread. Matrices of this size gain little from more, and
+    with one the results do not depend on the number of threads.
 
     Parameters
     ----------
     work : function
-        From a job, and a `Tick` to call, to a result.
+        Takes a job, and a `Tick` to call; returns a result.
     jobs : sequence
-        What there is to do.
+        The jobs, one for each call of `work`.
     steps : int
-        How often all of `work` together calls its `Tick`.
+        Number of calls of `Tick` by all jobs together.
     even : bool
-        Whether all steps take the same time. Then the first ones tell how long all of them will,
-        which is said if it is minutes.
+        Whether all steps take the same time. Then the first ones predict the total, which is
+        printed if it is minutes.
     """
     columns = (
         TextColumn("{task.description}"),
@@ -164,13 +164,13 @@ def learn(experiment: Experiment, how: Training, tick: Tick) -> None:
 
 
 def spread(values: Sequence[float] | Array, digits: int = 2, sign: str = "") -> str:
-    """Write the mean and the standard deviation of values, one for each seed."""
+    """Format the mean and the standard deviation of values, one for each seed."""
     array = np.asarray(values)
     return f"{array.mean():{sign}.{digits}f} ± {array.std(ddof=1):.{digits}f}"
 
 
 def too_short(options: argparse.Namespace) -> None:
-    """Say of a quick run that it does not show what the full one shows."""
+    """Print, after a quick run, that it does not show what the full one shows."""
     if options.quick:
         say("This run is too short to show what the full one shows: run it without --quick.")
 

@@ -1,4 +1,4 @@
-"""A small transformer that reads digits row by row, with torch's dropout and with fastdrop's.
+"""A small transformer over the rows of digits, with torch's dropout and with fastdrop's.
 
     python examples/torch_finetune.py            # two to three minutes
     python examples/torch_finetune.py --quick    # a look
@@ -36,7 +36,7 @@ class Result(NamedTuple):
 
 
 def reader(p: float) -> nn.Module:
-    """Return a network that reads the rows of an image one after another."""
+    """Return a transformer over the rows of an image."""
     layer = nn.TransformerEncoderLayer(WIDTH, 4, 4 * WIDTH, p, batch_first=True)
     return nn.Sequential(
         nn.Unflatten(1, (ROWS, LENGTH)),
