@@ -1,4 +1,4 @@
-"""What a call costs when there is hardly anything to do: 64 elements, a ready-made key.
+"""The overhead of a call: 64 elements, a ready-made key.
 
     python benches/calls.py [--rounds 25]        # times, beside NumPy
     python benches/calls.py --count CASE REPEATS  # only that call, for `instructions.py` to count
@@ -21,7 +21,7 @@ SEED = "np.random.default_rng(1).integers"
 
 
 def cases() -> dict[str, tuple[str, Run]]:
-    """Return each call with what it is measured by."""
+    """Return each call and the name of the call that it is compared with."""
     key = fd.Key(0)
     x, large = np.ones(64, np.float32), np.ones(1 << 14, np.float32)
     images = np.ones((2, 4, 2, 4), np.float32)
@@ -49,7 +49,7 @@ def cases() -> dict[str, tuple[str, Run]]:
 
 
 def repeat(run: Callable[[], object], repeats: int) -> None:
-    """Call a case that often."""
+    """Call a case `repeats` times."""
     for _ in range(repeats):
         run()
 

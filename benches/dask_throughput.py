@@ -4,7 +4,7 @@
 
 Each graph drops half of an array of float32 that is made block by block, and sums the result, so
 that nothing is stored. "random" is `da.where(random >= p, x / (1 - p), 0)`, with Dask's generator.
-Figures are elements per second, and ratios of times of the same rounds: medians with quartiles.
+Figures are elements per second, and ratios of times from the same rounds: medians with quartiles.
 """
 
 import argparse
@@ -23,7 +23,7 @@ BLOCK = 1 << 22
 
 
 def graphs(elements: int) -> dict[str, Any]:
-    """Return what is computed, with each library."""
+    """Return the graph of each case."""
     x = da.ones(elements, chunks=BLOCK, dtype=np.float32)
     uniforms = da.random.default_rng(0).random(elements, chunks=BLOCK, dtype=np.float32)
     return {
@@ -34,7 +34,7 @@ def graphs(elements: int) -> dict[str, Any]:
 
 
 def runs(elements: int, **how: Any) -> dict[str, Callable[[], object]]:
-    """Return the computations."""
+    """Return the computation of each graph."""
     return {
         name: lambda graph=graph: graph.compute(**how)  # type: ignore[misc]
         for name, graph in graphs(elements).items()
@@ -58,7 +58,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7, help="turns that each case gets")
     parser.add_argument("--largest", type=int, default=30, help="binary logarithm of the elements")
     options = parser.parse_args()
-    fd.set_num_threads(1)  # the workers are what is counted
+    fd.set_num_threads(1)  # each worker counts as one thread
     print(f"{machine()}, Dask {version('dask')}, blocks of 2^22 float32, p = {P}\n")
     print("| | fastdrop, 10^6/s | random, 10^6/s | random / fastdrop | no dropout / fastdrop |")
     print("| --- | --- | --- | --- | --- |")

@@ -2,8 +2,8 @@
 
     python benches/family.py [--rounds 9] [--seconds 0.02]
 
-Each row is a ratio of times from the same rounds, both ways around. float32, one thread, output
-given where NumPy's is.
+Each row has the ratios of times from the same rounds, in both directions. float32, one thread;
+fastdrop writes into a given output where NumPy does.
 """
 
 import argparse

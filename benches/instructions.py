@@ -1,13 +1,13 @@
-"""Hold the number of instructions of a few fixed calls to what is recorded: speed without noise.
+"""Compare the instruction counts of a few fixed calls with recorded ones: speed without noise.
 
     python benches/instructions.py             # compare with benches/instructions.json
     python benches/instructions.py --record    # write that file anew
 
-valgrind counts them, with the AVX2 kernels, since it knows no AVX-512. With `--arm`, qemu counts
+valgrind counts those of the AVX2 kernels, because it has no AVX-512. With `--arm`, qemu counts
 those of the NEON kernels, for `instructions-arm.json`; `.ci/emulated` prepares that. Record anew
 after a change that is meant to cost or save instructions, and after a new compiler, which may shift
-a count by some percent. Say in the commit why the numbers moved. Those of `PYTHON` are calls from
-Python, whose own instructions count, too: after a new Python, record anew.
+a count by some percent. Say in the commit why the numbers moved. The counts of `PYTHON` include the
+interpreter's own instructions: record anew after a new Python.
 """
 
 import argparse
@@ -20,7 +20,7 @@ import sys
 from pathlib import Path
 from typing import ClassVar
 
-# Nothing that would differ from run to run.
+# The whole environment of a counted program, so that runs do not differ.
 ENVIRONMENT = {"LC_ALL": "C", "PYTHONHASHSEED": "0", "OPENBLAS_NUM_THREADS": "1"}
 
 CASES = [
@@ -65,12 +65,12 @@ class Valgrind:
         )
         found = re.search(r"Collected : (\d+)", done.stderr)
         if found is None:
-            raise RuntimeError(f"valgrind said nothing of instructions: {done.stderr}")
+            raise RuntimeError(f"valgrind printed no number of instructions: {done.stderr}")
         return int(found[1])
 
 
 class Arm:
-    """Count on an emulated CPU, whose every instruction becomes a line."""
+    """Count on an emulated CPU, which prints a line for every instruction."""
 
     needs = "qemu-aarch64-static"
     record = Path(__file__).with_name("instructions-arm.json")
@@ -112,7 +112,7 @@ def per_call_from_python(case: str) -> int:
 
 
 def per_call(machine: type[Valgrind | Arm], program: str, case: str) -> int:
-    """Count the instructions of one call: those of many less those of one, over the difference."""
+    """Count the instructions of one call: many calls minus one, over the difference in calls."""
     many, one = (machine.count([program, case, str(n)]) for n in (machine.repeats + 1, 1))
     return (many - one) // machine.repeats
 
@@ -120,14 +120,12 @@ def per_call(machine: type[Valgrind | Arm], program: str, case: str) -> int:
 def main() -> int:
     """Compare or record; return the exit code."""
     parser = argparse.ArgumentParser(description="Count instructions of fixed calls.")
-    parser.add_argument(
-        "--record", action="store_true", help="write the counts down as the new ones"
-    )
+    parser.add_argument("--record", action="store_true", help="save the counts as the new record")
     parser.add_argument("--arm", action="store_true", help="count those of ARM, under emulation")
     options = parser.parse_args()
     machine = Arm if options.arm else Valgrind
     if shutil.which(machine.needs) is None:
-        print(f"{machine.needs} is needed to count instructions, and is not there")
+        print(f"{machine.needs} is needed to count instructions, but is not installed")
         return 1
     program = build(machine)
     counts = {case: per_call(machine, program, case) for case in CASES}

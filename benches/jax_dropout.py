@@ -2,8 +2,8 @@
 
     python benches/jax_dropout.py
 
-Ratios of times of the same rounds, all compiled: medians with quartiles. "x * 2" is the least that
-a compiled function does with as much memory.
+Ratios of times from the same rounds, all compiled: medians with quartiles. "x * 2" is the cheapest
+compiled function that reads and writes as much memory.
 """
 
 import argparse

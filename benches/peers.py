@@ -43,7 +43,7 @@ def numpy_preallocated(elements: int, p: float) -> Run:
 
 
 def torch_dropout(elements: int, p: float) -> Run:
-    """`torch.nn.functional.dropout`, which allocates its output."""
+    """Make `torch.nn.functional.dropout`, which allocates its output."""
     import torch
 
     torch.set_num_threads(fd.get_num_threads())
@@ -162,7 +162,7 @@ def compare(options: argparse.Namespace, console: Console) -> dict[tuple[int, fl
             run = make(elements, p)
             try:
                 run()
-            except NotImplementedError as error:  # bitarray's random_p wants Python 3.12
+            except NotImplementedError as error:  # bitarray's random_p needs Python 3.12
                 console.print(f"{package} is left out: {error}", soft_wrap=True)
                 del peers[name]
             else:
@@ -192,7 +192,7 @@ def tables(results: dict[tuple[int, float], Times], probabilities: Sequence[floa
 
 
 def lost(results: dict[tuple[int, float], Times]) -> list[str]:
-    """Say where another full dropout (or the copy) was faster than fastdrop."""
+    """Return a line for each case where another full dropout, or the copy, beats fastdrop."""
     lines = []
     for (size, p), times in results.items():
         for name in times:
@@ -259,7 +259,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     sizes = [14, 17, 20, 23, 26]
     parser.add_argument("--sizes", type=int, nargs="+", default=sizes, help="powers of two")
     parser.add_argument("--p", type=float, nargs="+", default=[0.5, 0.1], help="to drop")
-    parser.add_argument("--threads", type=int, default=1, help="for all that can be told")
+    parser.add_argument("--threads", type=int, default=1, help="for all that let us set it")
     parser.add_argument("--rounds", type=int, default=9, help="turns that each case gets")
     parser.add_argument("--seconds", type=float, default=0.02, help="of each turn, at least")
     parser.add_argument("--json", type=Path, help="where to save the numbers")
@@ -270,7 +270,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 def main() -> None:
     """Run the comparison and report it."""
     options = parse()
-    # Read when the framework starts.
+    # JAX reads this when it starts.
     os.environ["XLA_FLAGS"] = f"--xla_cpu_multi_thread_eigen={str(options.threads > 1).lower()}"
     fd.set_num_threads(options.threads)
     console = Console()

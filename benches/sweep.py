@@ -26,9 +26,9 @@ Case = tuple[fd.Mask, NDArray[Any], NDArray[Any]]
 
 
 def fastest(cases: list[Case], repeats: int, rounds: int) -> NDArray[np.float64]:
-    """Return each case's smallest time of a call, in nanoseconds: that which was disturbed least.
+    """Return the shortest time per call of each case, in nanoseconds: the least disturbed one.
 
-    All cases take turns, so that a slow second of the machine hits each of them once at most.
+    All cases take turns, so a slow second of the machine hits each of them at most once.
     """
     best = np.full(len(cases), np.inf)
     for _ in range(rounds):
@@ -41,7 +41,7 @@ def fastest(cases: list[Case], repeats: int, rounds: int) -> NDArray[np.float64]
 
 
 def over_lengths(offset: int, rounds: int) -> NDArray[np.float64]:
-    """Time every length, starting `offset` elements behind an aligned address."""
+    """Time every length, starting `offset` elements after an aligned address."""
     x = np.ones(2200, np.float32)
     out = np.empty_like(x)
     cases = []

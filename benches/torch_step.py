@@ -22,7 +22,7 @@ RATE = 0.1
 
 
 def progress(text: str) -> None:
-    """Show what is being measured, where somebody may be watching."""
+    """Show on standard error what is being measured."""
     print(f"\r{text:<60}", end="", file=sys.stderr, flush=True)
 
 
@@ -99,7 +99,7 @@ def step(model: nn.Module, x: Any, installed: bool) -> Callable[[], object]:
     optimizer = torch.optim.SGD(model.parameters(), 1e-4)
 
     def run() -> None:
-        ft.install() if installed else ft.uninstall()  # does nothing if the call before did it
+        ft.install() if installed else ft.uninstall()  # does nothing if this is the state already
         loss = model(x).square().mean()
         optimizer.zero_grad()
         loss.backward()
@@ -129,7 +129,7 @@ def table_of_steps(rounds: int, seconds: float) -> None:
 
 
 def bytes_kept() -> int:
-    """Return what a call of 2^16 elements keeps for its backward pass, as autograd sees it."""
+    """Return the bytes that a call of 2^16 elements saves for backward, as autograd sees them."""
     kept: list[int] = []
 
     def pack(saved: Any) -> Any:

@@ -1,4 +1,4 @@
-"""What a training step gains: the share of dropout in it, with the NumPy idiom and with fastdrop.
+"""The share of dropout in a training step, with the NumPy idiom and with fastdrop.
 
     python benches/training_step.py
 
@@ -25,7 +25,7 @@ RATES = (DROPOUT.input, DROPOUT.hidden, DROPOUT.hidden)
 
 
 class NumpyDropout:
-    """The idiom that people write, keeping its mask for backward."""
+    """The idiom that people write; it keeps its mask for backward."""
 
     def __init__(self, p: float) -> None:
         self.p = p
