@@ -76,15 +76,24 @@ def time_axes(shape: Shape, time_axis: Any) -> Shape:
     return (as_axis(time_axis, len(shape), "time_axis"),)
 
 
-def path_axes(shape: Shape, option: tuple[Per, Any]) -> Shape:
+def path_axes(shape: Shape, option: tuple[Any, Any]) -> Shape:
     """Return all axes, or all but the batch axis if each sample has a decision of its own."""
     per, batch_axis = option
+    if type(per) is str and type(batch_axis) is int:  # others may not have a hash
+        return _cached_path_axes(len(shape), per, batch_axis)
+    return _path_axes(len(shape), per, batch_axis)
+
+
+def _path_axes(ndim: int, per: Any, batch_axis: Any) -> Shape:
     check_choice(per, "per", "sample", "batch")
     if per == "batch":
         as_axis_number(batch_axis, "batch_axis")
-        return tuple(range(len(shape)))
-    batch = as_axis(batch_axis, len(shape), "batch_axis")
-    return (*range(batch), *range(batch + 1, len(shape)))
+        return tuple(range(ndim))
+    batch = as_axis(batch_axis, ndim, "batch_axis")
+    return (*range(batch), *range(batch + 1, ndim))
+
+
+_cached_path_axes = functools.lru_cache(_path_axes)
 
 
 def drawn_shape(shape: Shape, shared: Shape) -> Shape:
