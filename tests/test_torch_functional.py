@@ -349,7 +349,7 @@ def test_a_layer_keeps_nothing_but_its_key_for_the_gradient() -> None:
         with torch.autograd.forward_ad.dual_level():  # through the operator
             F.dropout(x, 0.3)
     assert sum(kept) < 200
-    assert len(pickle.dumps(y.grad_fn.call)) < 200
+    assert len(pickle.dumps(y.grad_fn.call)) < 256  # names of classes included
 
 
 def test_calls_in_place_are_recorded_and_counted() -> None:
