@@ -420,6 +420,20 @@ MUTATIONS = [
         ("tests/test_fuzz.py::test_endless_weights_are_refused",),
     ),
     Mutation(
+        "standard mode scales where nothing seems left to decide",
+        "src/python/plan.rs",
+        ' && mode.is(intern!(py, "inverted"))',
+        "",
+        ("tests/test_dropout.py::test_every_dtype_matches_the_reference",),
+    ),
+    Mutation(
+        "a list of arrays is taken for several inputs",
+        "src/python/plan.rs",
+        "Ok(several) if formula.inputs() > 1 && several",
+        "Ok(several) if several",
+        ("tests/test_dropout.py::test_lists_and_scalars_are_taken_as_arrays",),
+    ),
+    Mutation(
         "a call that is refused has written its output",
         "python/fastdrop/_base/plans.py",
         "    target = None if out is None else as_out(out)\n    keep: Any\n",
