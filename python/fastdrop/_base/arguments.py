@@ -35,6 +35,7 @@ DTYPES = either(_core.DTYPES)
 REAL_DTYPES = tuple(name for name in _core.DTYPES if not name.startswith("complex"))
 
 _ndarray = np.ndarray
+_ARRAYS = {np.ndarray}
 INVERTED = "inverted"
 
 MOST_AXES = 64
@@ -96,6 +97,8 @@ def as_operands(names: tuple[str, ...], inputs: tuple[Any, ...]) -> tuple[Array,
 
     A Python float or complex takes the dtype of its sum with the first other array, as in NumPy.
     """
+    if {*map(type, inputs)} == _ARRAYS:
+        return inputs
     several = dict(zip(names, inputs, strict=True))
     for name, x in several.items():
         check_given(x, name, "an array")
