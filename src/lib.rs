@@ -4,6 +4,9 @@
 compile_error!("fastdrop indexes elements with 64 bits, and needs a 64-bit CPU");
 
 // `unsafe` is denied, except in the modules that give their reason here.
+#[cfg(feature = "python")]
+#[allow(unsafe_code, reason = "tiles of the caller's arrays are copied and multiplied through raw pointers")]
+mod attention;
 #[allow(unsafe_code, reason = "carries the addresses of the caller's arrays to kernels and threads")]
 mod driver;
 mod error;

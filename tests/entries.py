@@ -66,6 +66,17 @@ def entries(elements: int = 1, large: int = 1 << 16) -> dict[str, Call]:
     square = np.ones((int(large**0.5), int(large**0.5)), np.float32)
     mask, whole = fd.Mask((64,), 0.3, key), fd.Mask((large,), 0.3, key)
     given = np.ones(large, np.bool_)
+
+    def attend(numbers: Any, biased: bool | None) -> Any:
+        """Attend to about the square root of so many keys, with 16 features."""
+        z = numbers[: int((len(numbers) / 2) ** 0.5) * 32].reshape(1, 2, -1, 16)
+        bias = z[0, :1, :, :1] if biased else None
+        options = {"attn_mask": bias, "rng": key}
+        y, lse = fd.scaled_dot_product_attention(z, z, z, 0.3, return_lse=True, **options)
+        return fd.scaled_dot_product_attention_backward(
+            y, z, z, z, y, lse, 0.3, return_dattn_mask=bias is not None, **options
+        )
+
     others: dict[str, Call] = {
         "dropout": lambda: fd.dropout(many, 0.3),
         "dropout of a list": lambda: fd.dropout([1.0] * 64, 0.3, rng=key),
@@ -94,6 +105,9 @@ def entries(elements: int = 1, large: int = 1 << 16) -> dict[str, Call]:
             fd.relu_dropout_backward(many, many, 0.3, rng=key),
             fd.zoneout_backward(many, 0.3, rng=key),
         ),
+        "attention": lambda: attend(many, None),
+        "attention, biased": lambda: attend(many, True),
+        "attention, refused": lambda: fd.scaled_dot_product_attention(x, x, x, 0.3, rng=key),
         "state": lambda: (drop.load_state_dict(drop.state_dict()), drop.hold(), drop.release()),
         "state, refused": lambda: drop.load_state_dict({}),
         "settings": lambda: (fd.get_num_threads(), fd.show_config("dicts")),

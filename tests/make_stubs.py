@@ -138,7 +138,9 @@ def numpy_stub() -> str:
     for module, name in imports:
         path = PACKAGE.parent / (module.replace(".", "/") + ".py")
         function = functions(path).get(name) if path.exists() else None
-        if function is None or "return_mask" not in [one.arg for one in function.args.kwonlyargs]:
+        options = [one.arg for one in function.args.kwonlyargs] if function else []
+        # Attention can return more than its mask.
+        if function is None or "return_mask" not in options or "return_lse" in options:
             lines.append(f"from {module} import {name} as {name}")
             continue
         plain = {"weight_drop": "list[Array]", "patch_dropout": "tuple[Array, NDArray[np.int64]]"}

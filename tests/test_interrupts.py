@@ -98,9 +98,14 @@ def test_ctrl_c_stops_a_call_on_gigabytes(kind: str) -> None:
     assert latest < max(0.2, took / 8) * (2 if kind == "overlapping" else 1)
 
 
-# The masks themselves, which take no array.
-MASKS = """
+# Calls that nobody would wait for: masks themselves, which take no array, and attention.
+ENDLESS = """
+x = np.broadcast_to(np.float32(1), (1, 32, 2**15, 64))
 calls = {
+    "attention": lambda: fd.scaled_dot_product_attention(x, x, x),
+    "gradients of attention": lambda: fd.scaled_dot_product_attention_backward(
+        x, x, x, x, x, x[..., 0], rng=fd.Key(0)
+    ),
     "count": fd.Mask((2**50,), 0.3, fd.Key(0)).count,
     "to_numpy": fd.Mask((2**30,), 0.3, fd.Key(0)).to_numpy,
 }
@@ -121,10 +126,10 @@ timer.join()
 
 
 @pytest.mark.parametrize("threads", ["1", "3"])
-@pytest.mark.parametrize("name", ["count", "to_numpy"])
-def test_ctrl_c_stops_the_drawing_of_a_mask(name: str, threads: str) -> None:
+@pytest.mark.parametrize("name", ["count", "to_numpy", "attention", "gradients of attention"])
+def test_ctrl_c_stops_what_nobody_would_wait_for(name: str, threads: str) -> None:
     """In 0.2 s, and in 1.5 s on a machine that is busy with something else; the pool goes on."""
-    output = run(f"NAME = {name!r}\n{MASKS}", FASTDROP_NUM_THREADS=threads)
+    output = run(f"NAME = {name!r}\n{ENDLESS}", FASTDROP_NUM_THREADS=threads)
     assert output == "True True\n"
 
 

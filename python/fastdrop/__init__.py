@@ -35,6 +35,10 @@ from fastdrop._family.alpha import (
     alpha_dropout,
     feature_alpha_dropout,
 )
+from fastdrop._family.attention import (
+    scaled_dot_product_attention,
+    scaled_dot_product_attention_backward,
+)
 from fastdrop._family.bernoulli import bernoulli
 from fastdrop._family.blocks import (
     BlockMask,

@@ -37,6 +37,8 @@ from fastdrop._config import threads as threads
 from fastdrop._core import __version__ as __version__
 from fastdrop._family.alpha import AlphaDropout as AlphaDropout
 from fastdrop._family.alpha import FeatureAlphaDropout as FeatureAlphaDropout
+from fastdrop._family.attention import scaled_dot_product_attention as scaled_dot_product_attention
+from fastdrop._family.attention import scaled_dot_product_attention_backward as scaled_dot_product_attention_backward
 from fastdrop._family.bernoulli import bernoulli as bernoulli
 from fastdrop._family.blocks import BlockMask as BlockMask
 from fastdrop._family.blocks import DropBlock1d as DropBlock1d

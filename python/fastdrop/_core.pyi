@@ -20,7 +20,11 @@ __all__ = [
     "__version__",
     "apply",
     "ars",
+    "attention",
+    "attention_backward",
+    "attention_bias_gradient",
     "check",
+    "check_attention",
     "compute_plain",
     "forward",
     "forward_tensors",
@@ -38,6 +42,8 @@ __all__ = [
     "works_on",
     "xla_handlers",
 ]
+
+_Inputs = tuple[NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any] | None]
 
 @disjoint_base
 class Key:
@@ -101,6 +107,27 @@ class Plan:
 def apply(
     mask: Mask, x: NDArray[Any], scale: float, out: NDArray[Any] | None = None
 ) -> NDArray[Any]: ...
+def attention(
+    inputs: _Inputs,
+    options: tuple[float, int | None],
+    mask: Mask,
+    y: NDArray[Any],
+    lse: NDArray[Any] | None,
+) -> None: ...
+def attention_backward(
+    outputs: tuple[NDArray[Any], NDArray[Any], NDArray[Any]],
+    inputs: _Inputs,
+    options: tuple[float, int | None],
+    mask: Mask,
+    gradients: tuple[NDArray[Any], NDArray[Any], NDArray[Any]],
+) -> None: ...
+def attention_bias_gradient(
+    outputs: tuple[NDArray[Any], NDArray[Any], NDArray[Any]],
+    inputs: _Inputs,
+    options: tuple[float, int | None],
+    mask: Mask,
+    gradient: NDArray[Any],
+) -> None: ...
 def ars(key: bytes, counter: bytes) -> bytes: ...
 def check(operation: str, inputs: tuple[NDArray[Any], ...], out: NDArray[Any] | None) -> None: ...
 def forward(
@@ -112,6 +139,7 @@ def forward(
     shared: tuple[int, ...],
     numbers: float | tuple[float, float, float] | None = None,
 ) -> tuple[NDArray[Any], Plan]: ...
+def check_attention(inputs: _Inputs, out: NDArray[Any] | None) -> tuple[int, ...]: ...
 def compute_plain(
     operation: str,
     arrays: Any,

@@ -5,7 +5,7 @@ mod element;
 pub(crate) mod formula;
 pub(crate) mod gelu;
 mod noise;
-mod real;
+pub(crate) mod real;
 pub(crate) mod select;
 
 use std::sync::atomic::{AtomicU64, Ordering};

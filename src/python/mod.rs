@@ -6,6 +6,7 @@
 
 mod arguments;
 mod arrays;
+mod attention;
 mod calls;
 mod dlpack;
 mod key;
@@ -120,6 +121,10 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(plan::check, module)?)?;
     module.add_function(wrap_pyfunction!(plan::operations, module)?)?;
     module.add_function(wrap_pyfunction!(calls::apply, module)?)?;
+    module.add_function(wrap_pyfunction!(attention::check_attention, module)?)?;
+    module.add_function(wrap_pyfunction!(attention::attention, module)?)?;
+    module.add_function(wrap_pyfunction!(attention::attention_backward, module)?)?;
+    module.add_function(wrap_pyfunction!(attention::attention_bias_gradient, module)?)?;
     module.add_function(wrap_pyfunction!(get_num_threads, module)?)?;
     module.add_function(wrap_pyfunction!(calls::noise, module)?)?;
     module.add_function(wrap_pyfunction!(ars, module)?)?;

@@ -1,11 +1,11 @@
-//! AVX2 (with AES-NI and F16C): eight 64-bit lanes are two registers. With VAES, a register's two
+//! AVX2 (with FMA, AES-NI and F16C): eight 64-bit lanes are two registers. With VAES, a register's two
 //! blocks go through an AES round together.
 
 use std::arch::x86_64::*;
 
-use super::{Kernel, LANES, Simd, WORD};
+use super::{Floats, Kernel, LANES, Simd, WORD};
 
-/// Token of a CPU with AVX2, AES-NI and F16C, and with VAES if `VAES`; only [`Avx2::detect`] makes
+/// Token of a CPU with AVX2, FMA, AES-NI and F16C, and with VAES if `VAES`; only [`Avx2::detect`] makes
 /// one.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Avx2<const VAES: bool>(());
@@ -14,6 +14,7 @@ impl<const VAES: bool> Avx2<VAES> {
     #[inline]
     pub(super) fn detect() -> Option<Self> {
         let all = is_x86_feature_detected!("avx2")
+            && is_x86_feature_detected!("fma")
             && is_x86_feature_detected!("aes")
             && is_x86_feature_detected!("f16c")
             && (!VAES || is_x86_feature_detected!("vaes"));
@@ -153,14 +154,14 @@ impl<const VAES: bool> Simd for Avx2<VAES> {
     #[inline(always)]
     fn vectorize<K: Kernel>(self, kernel: K) -> K::Output {
         /// # Safety
-        /// The CPU must have AVX2, AES and F16C.
-        #[target_feature(enable = "avx2,aes,f16c")]
+        /// The CPU must have AVX2, FMA, AES and F16C.
+        #[target_feature(enable = "avx2,fma,aes,f16c")]
         fn inner<const VAES: bool, K: Kernel>(simd: Avx2<VAES>, kernel: K) -> K::Output {
             kernel.run(simd)
         }
         /// # Safety
-        /// The CPU must have AVX2, AES, F16C and VAES.
-        #[target_feature(enable = "avx2,aes,f16c,vaes")]
+        /// The CPU must have AVX2, FMA, AES, F16C and VAES.
+        #[target_feature(enable = "avx2,fma,aes,f16c,vaes")]
         fn with_vaes<const VAES: bool, K: Kernel>(simd: Avx2<VAES>, kernel: K) -> K::Output {
             kernel.run(simd)
         }
@@ -284,6 +285,113 @@ impl<const VAES: bool> Simd for Avx2<VAES> {
         unsafe {
             _mm256_stream_si256(dst.cast(), a[0]);
             _mm256_stream_si256(dst.add(32).cast(), a[1]);
+        }
+    }
+}
+
+/// The code for each half.
+macro_rules! halves {
+    ($half:ident => $value:expr) => {
+        [
+            {
+                const $half: usize = 0;
+                $value
+            },
+            {
+                const $half: usize = 1;
+                $value
+            },
+        ]
+    };
+}
+
+/// The lanes whose bits are set in `bits`, as a mask of floats.
+macro_rules! lanes {
+    ($bits:ident, $table:ident, $cast:ident) => {{
+        let copies = _mm256_set1_epi32($bits as i32);
+        halves!(HALF => {
+            let own = _mm256_loadu_si256($table[HALF].as_ptr().cast());
+            $cast(_mm256_cmpeq_epi32(_mm256_and_si256(copies, own), own))
+        })
+    }};
+}
+
+impl<const VAES: bool> Floats<f32> for Avx2<VAES> {
+    type F = [__m256; 2];
+    const LANES: usize = 16;
+    const MANY_REGISTERS: bool = false;
+
+    operations! {
+        splat_float(x: f32) -> Self::F = [_mm256_set1_ps(x); 2];
+        plus(a: Self::F, b: Self::F) -> Self::F = both!(_mm256_add_ps(a, b));
+        minus(a: Self::F, b: Self::F) -> Self::F = both!(_mm256_sub_ps(a, b));
+        times(a: Self::F, b: Self::F) -> Self::F = both!(_mm256_mul_ps(a, b));
+        fused(a: Self::F, b: Self::F, c: Self::F) -> Self::F = both!(_mm256_fmadd_ps(a, b, c));
+        larger(a: Self::F, b: Self::F) -> Self::F = both!(_mm256_max_ps(a, b));
+        kept(bits: u32, a: Self::F) -> Self::F = {
+            let lanes = lanes!(bits, BITS_32, _mm256_castsi256_ps);
+            both!(_mm256_and_ps(lanes, a))
+        };
+        either(bits: u32, a: Self::F, b: Self::F) -> Self::F = {
+            let lanes = lanes!(bits, BITS_32, _mm256_castsi256_ps);
+            both!(_mm256_blendv_ps(b, a, lanes))
+        };
+        scaled_by_power(y: Self::F, n: Self::F) -> Self::F = halves!(HALF => {
+            let exponent = _mm256_slli_epi32::<23>(_mm256_castps_si256(n[HALF]));
+            _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(y[HALF]), exponent))
+        });
+    }
+    #[inline(always)]
+    unsafe fn load_floats(self, from: *const f32) -> Self::F {
+        // SAFETY: the caller guarantees a vector; the token proves AVX2.
+        unsafe { [_mm256_loadu_ps(from), _mm256_loadu_ps(from.add(8))] }
+    }
+    #[inline(always)]
+    unsafe fn store_floats(self, to: *mut f32, a: Self::F) {
+        // SAFETY: the caller guarantees a vector; the token proves AVX2.
+        unsafe {
+            _mm256_storeu_ps(to, a[0]);
+            _mm256_storeu_ps(to.add(8), a[1]);
+        }
+    }
+}
+
+impl<const VAES: bool> Floats<f64> for Avx2<VAES> {
+    type F = [__m256d; 2];
+    const LANES: usize = 8;
+    const MANY_REGISTERS: bool = false;
+
+    operations! {
+        splat_float(x: f64) -> Self::F = [_mm256_set1_pd(x); 2];
+        plus(a: Self::F, b: Self::F) -> Self::F = both!(_mm256_add_pd(a, b));
+        minus(a: Self::F, b: Self::F) -> Self::F = both!(_mm256_sub_pd(a, b));
+        times(a: Self::F, b: Self::F) -> Self::F = both!(_mm256_mul_pd(a, b));
+        fused(a: Self::F, b: Self::F, c: Self::F) -> Self::F = both!(_mm256_fmadd_pd(a, b, c));
+        larger(a: Self::F, b: Self::F) -> Self::F = both!(_mm256_max_pd(a, b));
+        kept(bits: u32, a: Self::F) -> Self::F = {
+            let lanes = lanes!(bits, BITS_64, _mm256_castsi256_pd);
+            both!(_mm256_and_pd(lanes, a))
+        };
+        either(bits: u32, a: Self::F, b: Self::F) -> Self::F = {
+            let lanes = lanes!(bits, BITS_64, _mm256_castsi256_pd);
+            both!(_mm256_blendv_pd(b, a, lanes))
+        };
+        scaled_by_power(y: Self::F, n: Self::F) -> Self::F = halves!(HALF => {
+            let exponent = _mm256_slli_epi64::<52>(_mm256_castpd_si256(n[HALF]));
+            _mm256_castsi256_pd(_mm256_add_epi64(_mm256_castpd_si256(y[HALF]), exponent))
+        });
+    }
+    #[inline(always)]
+    unsafe fn load_floats(self, from: *const f64) -> Self::F {
+        // SAFETY: the caller guarantees a vector; the token proves AVX2.
+        unsafe { [_mm256_loadu_pd(from), _mm256_loadu_pd(from.add(4))] }
+    }
+    #[inline(always)]
+    unsafe fn store_floats(self, to: *mut f64, a: Self::F) {
+        // SAFETY: the caller guarantees a vector; the token proves AVX2.
+        unsafe {
+            _mm256_storeu_pd(to, a[0]);
+            _mm256_storeu_pd(to.add(4), a[1]);
         }
     }
 }

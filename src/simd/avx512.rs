@@ -3,7 +3,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{Kernel, LANES, Simd, WORD};
+use super::{Floats, Kernel, LANES, Simd, WORD};
 
 /// Token of a CPU with AVX-512 F, BW, DQ, VL and VAES; only [`Avx512::detect`] makes one.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -160,5 +160,67 @@ impl Simd for Avx512 {
     unsafe fn stream(self, dst: *mut u8, a: Self::V) {
         // SAFETY: the token proves AVX-512; the caller guarantees 64 bytes and their alignment.
         unsafe { _mm512_stream_si512(dst.cast(), a) };
+    }
+}
+
+impl Floats<f32> for Avx512 {
+    type F = __m512;
+    const LANES: usize = 16;
+    const MANY_REGISTERS: bool = true;
+
+    operations! {
+        splat_float(x: f32) -> Self::F = _mm512_set1_ps(x);
+        plus(a: Self::F, b: Self::F) -> Self::F = _mm512_add_ps(a, b);
+        minus(a: Self::F, b: Self::F) -> Self::F = _mm512_sub_ps(a, b);
+        times(a: Self::F, b: Self::F) -> Self::F = _mm512_mul_ps(a, b);
+        fused(a: Self::F, b: Self::F, c: Self::F) -> Self::F = _mm512_fmadd_ps(a, b, c);
+        larger(a: Self::F, b: Self::F) -> Self::F = _mm512_max_ps(a, b);
+        kept(bits: u32, a: Self::F) -> Self::F = _mm512_maskz_mov_ps(bits as u16, a);
+        either(bits: u32, a: Self::F, b: Self::F) -> Self::F = _mm512_mask_blend_ps(bits as u16, b, a);
+        scaled_by_power(y: Self::F, n: Self::F) -> Self::F = {
+            let exponent = _mm512_slli_epi32::<23>(_mm512_castps_si512(n));
+            _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(y), exponent))
+        };
+    }
+    #[inline(always)]
+    unsafe fn load_floats(self, from: *const f32) -> Self::F {
+        // SAFETY: the caller guarantees a vector; the token proves AVX-512.
+        unsafe { _mm512_loadu_ps(from) }
+    }
+    #[inline(always)]
+    unsafe fn store_floats(self, to: *mut f32, a: Self::F) {
+        // SAFETY: the caller guarantees a vector; the token proves AVX-512.
+        unsafe { _mm512_storeu_ps(to, a) }
+    }
+}
+
+impl Floats<f64> for Avx512 {
+    type F = __m512d;
+    const LANES: usize = 8;
+    const MANY_REGISTERS: bool = true;
+
+    operations! {
+        splat_float(x: f64) -> Self::F = _mm512_set1_pd(x);
+        plus(a: Self::F, b: Self::F) -> Self::F = _mm512_add_pd(a, b);
+        minus(a: Self::F, b: Self::F) -> Self::F = _mm512_sub_pd(a, b);
+        times(a: Self::F, b: Self::F) -> Self::F = _mm512_mul_pd(a, b);
+        fused(a: Self::F, b: Self::F, c: Self::F) -> Self::F = _mm512_fmadd_pd(a, b, c);
+        larger(a: Self::F, b: Self::F) -> Self::F = _mm512_max_pd(a, b);
+        kept(bits: u32, a: Self::F) -> Self::F = _mm512_maskz_mov_pd(bits as u8, a);
+        either(bits: u32, a: Self::F, b: Self::F) -> Self::F = _mm512_mask_blend_pd(bits as u8, b, a);
+        scaled_by_power(y: Self::F, n: Self::F) -> Self::F = {
+            let exponent = _mm512_slli_epi64::<52>(_mm512_castpd_si512(n));
+            _mm512_castsi512_pd(_mm512_add_epi64(_mm512_castpd_si512(y), exponent))
+        };
+    }
+    #[inline(always)]
+    unsafe fn load_floats(self, from: *const f64) -> Self::F {
+        // SAFETY: the caller guarantees a vector; the token proves AVX-512.
+        unsafe { _mm512_loadu_pd(from) }
+    }
+    #[inline(always)]
+    unsafe fn store_floats(self, to: *mut f64, a: Self::F) {
+        // SAFETY: the caller guarantees a vector; the token proves AVX-512.
+        unsafe { _mm512_storeu_pd(to, a) }
     }
 }

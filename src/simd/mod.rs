@@ -24,6 +24,8 @@ pub(crate) mod aes;
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg_attr(not(feature = "python"), allow(dead_code, reason = "only attention computes with them, for Python so far"))]
+mod floats;
 #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
 mod neon;
 mod portable;
@@ -33,6 +35,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use crate::error::Error;
+pub(crate) use floats::Floats;
 
 /// 64-bit lanes in a vector, at every level.
 pub(crate) const LANES: usize = 8;
@@ -47,7 +50,7 @@ pub(crate) const WORD: usize = 64;
 /// must not overlap otherwise. Neither needs alignment, except with `STREAM`, which bypasses the
 /// caches and needs `dst` aligned to 64 bytes. A level without such stores, prefetches or fences
 /// uses the defaults below.
-pub(crate) trait Simd: Copy {
+pub(crate) trait Simd: Floats<f32> + Floats<f64> {
     type V: Copy;
     /// Whether an AES round starts with the xor with its key, as on ARM; elsewhere it ends with it.
     const KEY_FIRST: bool = false;
@@ -293,7 +296,7 @@ mod tests {
     #[test]
     fn levels_are_those_that_the_cpu_has() {
         use std::arch::is_x86_feature_detected as detected;
-        let avx2 = detected!("avx2") && detected!("aes") && detected!("f16c");
+        let avx2 = detected!("avx2") && detected!("fma") && detected!("aes") && detected!("f16c");
         let avx512 = detected!("avx512f") && detected!("avx512bw") && detected!("avx512dq") && detected!("avx512vl");
         let expected = [
             ("portable", true),
@@ -318,6 +321,63 @@ mod tests {
         let expected = Level::portable().run(Operations);
         for level in Level::available() {
             assert_eq!(level.run(Operations), expected, "{level:?}");
+        }
+    }
+
+    /// The bits of a level's results on special and other floats.
+    struct Arithmetic;
+
+    impl Arithmetic {
+        #[inline(always)]
+        fn results<R: Copy + Default, S: Floats<R>>(simd: S, numbers: &[[R; 16]; 3]) -> Vec<R> {
+            // SAFETY: each row has room for a vector.
+            let [a, b, c] = numbers.each_ref().map(|row| unsafe { simd.load_floats(row.as_ptr()) });
+            let several = [
+                simd.plus(a, b),
+                simd.minus(a, b),
+                simd.times(a, b),
+                simd.fused(a, b, c),
+                simd.larger(a, b),
+                simd.kept(0xA5C3, a),
+                simd.either(0x5A3C, a, b),
+                simd.scaled_by_power(b, c),
+                simd.splat_float(numbers[1][3]),
+            ];
+            let mut all = Vec::new();
+            for lanes in several {
+                let mut row = [R::default(); 16];
+                // SAFETY: the row has room for a vector.
+                unsafe { simd.store_floats(row.as_mut_ptr(), lanes) };
+                all.extend_from_slice(&row[..S::LANES]);
+            }
+            all
+        }
+    }
+
+    impl Kernel for Arithmetic {
+        type Output = Vec<u64>;
+
+        #[inline(always)]
+        fn run<S: Simd>(self, simd: S) -> Self::Output {
+            const SPECIAL: [f64; 8] = [f64::NAN, f64::INFINITY, f64::NEG_INFINITY, 0.0, -0.0, 1e-40, 3e38, -1.5];
+            let special = std::array::from_fn(|i| SPECIAL[i % 8]);
+            let others = std::array::from_fn(|i| 0.75 + i as f64 / 33.0);
+            // Integers in the low bits, as rounding leaves them.
+            let doubles = [special, others, std::array::from_fn(|i| i as f64 - 7.0 + 1.5 * 2f64.powi(52))];
+            let mut singles = doubles.map(|row| row.map(|x| x as f32));
+            singles[2] = std::array::from_fn(|i| i as f32 - 7.0 + 1.5 * 2f32.powi(23));
+            let bits = |x: f64| if x.is_nan() { 0 } else { x.to_bits() };
+            let [doubles, singles] =
+                [Self::results(simd, &doubles), Self::results(simd, &singles).into_iter().map(f64::from).collect()];
+            doubles.into_iter().chain(singles).map(bits).collect()
+        }
+    }
+
+    #[test]
+    fn every_level_computes_floats_as_portable_does() {
+        let expected = Level::portable().run(Arithmetic);
+        for level in Level::available() {
+            assert_eq!(level.run(Arithmetic), expected, "{level:?}");
         }
     }
 

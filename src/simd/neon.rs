@@ -7,7 +7,7 @@
 use std::arch::aarch64::*;
 use std::arch::asm;
 
-use super::{Kernel, LANES, Simd, WORD};
+use super::{Floats, Kernel, LANES, Simd, WORD};
 
 /// Token of a CPU with NEON and AES; only [`Neon::detect`] makes one.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -228,3 +228,80 @@ impl Simd for Neon {
         };
     }
 }
+
+/// For each lane of four vectors: the bit of its float.
+static FLOATS_32: [[u32; 4]; 4] = {
+    let mut bits = [[0; 4]; 4];
+    let mut lane = 0;
+    while lane < 16 {
+        bits[lane / 4][lane % 4] = 1 << lane;
+        lane += 1;
+    }
+    bits
+};
+static FLOATS_64: [[u64; 2]; 4] = [[1, 2], [4, 8], [16, 32], [64, 128]];
+
+/// The code for each register.
+macro_rules! registers {
+    ($part:ident => $value:expr) => {
+        registers!($part => $value, 0, 1, 2, 3)
+    };
+    ($part:ident => $value:expr, $($number:literal),+) => {
+        [$({
+            const $part: usize = $number;
+            $value
+        }),+]
+    };
+}
+
+/// Floats of one precision in four registers.
+macro_rules! floats {
+    ($float:ty, $vector:ty, $count:literal, $digits:literal, $bits:ident, $copies:ident, $test:ident, $own:ident:
+     $dup:ident, $add:ident, $sub:ident, $mul:ident, $fma:ident, $greater:ident, $select:ident, $load:ident, $store:ident,
+     $to_integers:ident, $from_integers:ident, $shift:ident, $add_integers:ident, $zero:expr) => {
+        impl Floats<$float> for Neon {
+            type F = [$vector; 4];
+            const LANES: usize = $count;
+            const MANY_REGISTERS: bool = false;
+
+            operations! {
+                splat_float(x: $float) -> Self::F = [$dup(x); 4];
+                plus(a: Self::F, b: Self::F) -> Self::F = each!($add(a, b));
+                minus(a: Self::F, b: Self::F) -> Self::F = each!($sub(a, b));
+                times(a: Self::F, b: Self::F) -> Self::F = each!($mul(a, b));
+                fused(a: Self::F, b: Self::F, c: Self::F) -> Self::F = each!($fma(c, a, b));
+                larger(a: Self::F, b: Self::F) -> Self::F = registers!(I => $select($greater(a[I], b[I]), a[I], b[I]));
+                kept(bits: u32, a: Self::F) -> Self::F = {
+                    let copies = $copies(bits.into());
+                    registers!(I => $select($test(copies, $own($bits[I].as_ptr())), a[I], $zero))
+                };
+                either(bits: u32, a: Self::F, b: Self::F) -> Self::F = {
+                    let copies = $copies(bits.into());
+                    registers!(I => $select($test(copies, $own($bits[I].as_ptr())), a[I], b[I]))
+                };
+                scaled_by_power(y: Self::F, n: Self::F) -> Self::F = registers!(I => {
+                    let exponent = $shift::<$digits>($to_integers(n[I]));
+                    $from_integers($add_integers($to_integers(y[I]), exponent))
+                });
+            }
+            #[inline(always)]
+            unsafe fn load_floats(self, from: *const $float) -> Self::F {
+                // SAFETY: the caller guarantees a vector of 64 bytes; the token proves NEON.
+                unsafe { registers!(I => $load(from.add(I * $count / 4))) }
+            }
+            #[inline(always)]
+            unsafe fn store_floats(self, to: *mut $float, a: Self::F) {
+                for (part, a) in a.into_iter().enumerate() {
+                    // SAFETY: the caller guarantees a vector of 64 bytes; the token proves NEON.
+                    unsafe { $store(to.add(part * $count / 4), a) };
+                }
+            }
+        }
+    };
+}
+floats!(f32, float32x4_t, 16, 23, FLOATS_32, vdupq_n_u32, vtstq_u32, vld1q_u32:
+    vdupq_n_f32, vaddq_f32, vsubq_f32, vmulq_f32, vfmaq_f32, vcgtq_f32, vbslq_f32, vld1q_f32, vst1q_f32,
+    vreinterpretq_u32_f32, vreinterpretq_f32_u32, vshlq_n_u32, vaddq_u32, vdupq_n_f32(0.0));
+floats!(f64, float64x2_t, 8, 52, FLOATS_64, vdupq_n_u64, vtstq_u64, vld1q_u64:
+    vdupq_n_f64, vaddq_f64, vsubq_f64, vmulq_f64, vfmaq_f64, vcgtq_f64, vbslq_f64, vld1q_f64, vst1q_f64,
+    vreinterpretq_u64_f64, vreinterpretq_f64_u64, vshlq_n_u64, vaddq_u64, vdupq_n_f64(0.0));

@@ -2,7 +2,7 @@
 
 use half::{bf16, f16};
 
-use super::{Kernel, LANES, Simd, WORD, aes};
+use super::{Floats, Kernel, LANES, Simd, WORD, aes};
 
 /// Token of the level that every CPU has.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -89,3 +89,42 @@ impl Simd for Portable {
         unsafe { select(keep, src, dst, scaled) }
     }
 }
+
+/// Floats of one precision in an array.
+macro_rules! floats {
+    ($float:ty, $count:literal, $digits:literal) => {
+        impl Floats<$float> for Portable {
+            type F = [$float; $count];
+            const LANES: usize = $count;
+            const MANY_REGISTERS: bool = false;
+
+            operations! {
+                splat_float(x: $float) -> Self::F = [x; $count];
+                plus(a: Self::F, b: Self::F) -> Self::F = std::array::from_fn(|i| a[i] + b[i]);
+                minus(a: Self::F, b: Self::F) -> Self::F = std::array::from_fn(|i| a[i] - b[i]);
+                times(a: Self::F, b: Self::F) -> Self::F = std::array::from_fn(|i| a[i] * b[i]);
+                fused(a: Self::F, b: Self::F, c: Self::F) -> Self::F = std::array::from_fn(|i| a[i].mul_add(b[i], c[i]));
+                larger(a: Self::F, b: Self::F) -> Self::F =
+                    std::array::from_fn(|i| if a[i] > b[i] { a[i] } else { b[i] });
+                kept(bits: u32, a: Self::F) -> Self::F =
+                    std::array::from_fn(|i| if bits & 1 << i == 0 { 0.0 } else { a[i] });
+                either(bits: u32, a: Self::F, b: Self::F) -> Self::F =
+                    std::array::from_fn(|i| if bits & 1 << i == 0 { b[i] } else { a[i] });
+                scaled_by_power(y: Self::F, n: Self::F) -> Self::F =
+                    std::array::from_fn(|i| <$float>::from_bits(y[i].to_bits().wrapping_add(n[i].to_bits() << $digits)));
+            }
+            #[inline(always)]
+            unsafe fn load_floats(self, from: *const $float) -> Self::F {
+                // SAFETY: the caller guarantees the floats.
+                unsafe { from.cast::<Self::F>().read() }
+            }
+            #[inline(always)]
+            unsafe fn store_floats(self, to: *mut $float, a: Self::F) {
+                // SAFETY: the caller guarantees the floats.
+                unsafe { to.cast::<Self::F>().write(a) };
+            }
+        }
+    };
+}
+floats!(f32, 16, 23);
+floats!(f64, 8, 52);
