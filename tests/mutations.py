@@ -46,6 +46,7 @@ THREADS, INTERRUPTS, MEMORY, FUZZ, STATE, JAX = (
     f"tests/test_{name}.py::test_"
     for name in ("threads", "interrupts", "memory", "fuzz", "state", "jax")
 )
+ATTENTION = "tests/test_attention.py::test_"
 TORCH_MEMORY = "tests/test_torch_memory.py::test_"
 TORCH = "tests/test_torch_threads.py::test_"
 FORK = THREADS + "a_fork_keeps_bits_and_gets_helpers_of_its_own"
@@ -286,6 +287,55 @@ MUTATIONS = [
         "if a <= zero { zero } else { x * scale }, zero;",
         "if a <= zero { zero } else { x * scale }, x * zero;",
         (THREADS + "the_soak_compares_calls_of_all_kinds",),
+    ),
+    Mutation(
+        "each tile of weights begins with the mask of the first key",
+        "src/attention/tiles.rs",
+        "self.origin.wrapping_add(first_key as u64)",
+        "self.origin",
+        (ATTENTION + "results_and_gradients_are_those_of_stored_weights",),
+    ),
+    Mutation(
+        "a larger score leaves what was added before as it is",
+        "src/attention/softmax.rs",
+        "if !self.first && before != after {",
+        "if self.first && before != after {",
+        (ATTENTION + "large_scores_do_not_overflow",),
+    ),
+    Mutation(
+        "the largest score is that of the first keys",
+        "src/attention/softmax.rs",
+        "self.running.maxima[row] = after;",
+        "self.running.maxima[row] = if self.first { after } else { before };",
+        (ATTENTION + "large_scores_do_not_overflow",),
+    ),
+    Mutation(
+        "a causal mask hides a query's own key",
+        "src/attention/tiles.rs",
+        "queries.start as isize + offset + 1 - keys.start as isize",
+        "queries.start as isize + offset - keys.start as isize",
+        (ATTENTION + "results_and_gradients_are_those_of_stored_weights",),
+    ),
+    Mutation(
+        "a power of 2 leads out of the NaNs",
+        "src/attention/softmax.rs",
+        "simd.fused(x, simd.splat_float(R::default()), simd.scaled_by_power(y, rounded))",
+        "simd.scaled_by_power(y, rounded)",
+        (ATTENTION + "no_bits_of_a_nan_lead_out_of_it",),
+    ),
+    Mutation(
+        "the first gradient of queries is added to what memory held",
+        "src/attention/backward.rs",
+        "adds: part > 0",
+        "adds: true",
+        (ATTENTION + "results_and_gradients_are_those_of_stored_weights",),
+    ),
+    Mutation(
+        "dropped weights of NaN are NaN",
+        "src/attention/forward.rs",
+        "if self.kept[at] == 0 || sum == R::default() {",
+        "if sum == R::default() {",
+        (ATTENTION + "a_row_of_nan_is_nan_unless_all_its_weights_are_dropped",),
     ),
     Mutation(
         "Ctrl-C is heard at the end of a call",
