@@ -8,6 +8,7 @@ names are those of the modules that define them.
 from __future__ import annotations
 
 import ast
+import itertools
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,6 +29,7 @@ from fastdrop._base.arguments import Array, Axes, Lengths, Mode
 from fastdrop._base.keys import RNG
 from fastdrop._base.members import Per
 from fastdrop._base.plans import Keep
+from fastdrop._family.attention import Causal
 from fastdrop._family.fused import Approximate
 
 class _OfFloats(Protocol):
@@ -55,6 +57,19 @@ from fastdrop._base.masks import Mask
 from fastdrop._family.blocks import BlockMask
 from fastdrop._family.fused import Approximate
 """
+
+
+PLAIN = {"weight_drop": "list[Array]", "patch_dropout": "tuple[Array, NDArray[np.int64]]"}
+"""Results that are not one array."""
+
+SEVERAL = {
+    "scaled_dot_product_attention": ("Array", {"return_lse": "Array", "return_mask": "Mask"}),
+    "scaled_dot_product_attention_backward": (
+        "tuple[Array, Array, Array]",
+        {"return_dattn_mask": "Array"},
+    ),
+}
+"""Functions with several flags: their plain result, and what each flag adds."""
 
 
 def functions(path: Path) -> dict[str, ast.FunctionDef]:
@@ -85,10 +100,29 @@ def overload(function: ast.FunctionDef, result: str, **types: str) -> str:
     parts = []
     for name, kind, has_default in parameters(function):
         kind = types.get(name, kind)
-        must = name in types and kind in ("Literal[True]", "_M", "bool")
+        must = name in types and kind in ("Literal[True]", "_M")
         parts.append(name if not kind else f"{name}: {kind}{' = ...' * (has_default and not must)}")
     signature = textwrap.fill(", ".join(parts), 92, initial_indent="    ", subsequent_indent="    ")
     return f"@overload\ndef {function.name}(\n{signature}\n) -> {result}: ..."
+
+
+def extended(result: str, more: str) -> str:
+    """Return the type of a result that comes with one more."""
+    return f"{result[:-1]}, {more}]" if result.startswith("tuple[") else f"tuple[{result}, {more}]"
+
+
+def optional_results(function: ast.FunctionDef, plain: str, more: dict[str, str]) -> list[str]:
+    """Return the overloads of a function with several flags, each of which adds a result."""
+    kinds = {name: kind for name, kind, _ in parameters(function)}
+    floats = {name: "_Floats" for name, kind in kinds.items() if kind == "ArrayLike"}
+    found = []
+    for flags in itertools.product((False, True), repeat=len(more)):
+        types, result = dict(floats), plain
+        for (name, kind), flag in zip(more.items(), flags, strict=True):
+            types[name] = f"Literal[{flag}]"
+            result = extended(result, kind) if flag else result
+        found.append(overload(function, result, **types))
+    return [*found, overload(function, "Any", **floats, **dict.fromkeys(more, "bool"))]
 
 
 def overloads(function: ast.FunctionDef, plain: str, given: str) -> list[str]:
@@ -96,10 +130,6 @@ def overloads(function: ast.FunctionDef, plain: str, given: str) -> list[str]:
     kinds = {name: kind for name, kind, _ in parameters(function)}
     mask = kinds["mask"].removesuffix(" | None")
     drawn = {"Keep": "Mask", "Sequence[Keep]": "list[Mask]"}.get(mask, mask)
-
-    def with_mask(one: str, kept: str) -> str:
-        return f"{one[:-1]}, {kept}]" if one.startswith("tuple[") else f"tuple[{one}, {kept}]"
-
     variants: list[tuple[str, dict[str, str]]] = [(plain, {})]
     arrays = [name for name, kind in kinds.items() if kind == "ArrayLike"]
     if arrays:
@@ -114,13 +144,13 @@ def overloads(function: ast.FunctionDef, plain: str, given: str) -> list[str]:
     for result, types in variants:
         types = types | {"return_mask": "Literal[True]"}
         if given and mask == "Keep":
-            found.append(overload(function, with_mask(result, drawn), **types, mask="None"))
+            found.append(overload(function, extended(result, drawn), **types, mask="None"))
         else:
-            found.append(overload(function, with_mask(result, drawn), **types))
+            found.append(overload(function, extended(result, drawn), **types))
     result, types = variants[-1]
     types = types | {"return_mask": "Literal[True]"}
     if given and mask == "Keep":
-        found.append(overload(function, with_mask(result, given), **types, mask=given))
+        found.append(overload(function, extended(result, given), **types, mask=given))
     found.append(overload(function, "Any", **variants[-1][1], return_mask="bool"))
     return found
 
@@ -138,13 +168,12 @@ def numpy_stub() -> str:
     for module, name in imports:
         path = PACKAGE.parent / (module.replace(".", "/") + ".py")
         function = functions(path).get(name) if path.exists() else None
-        options = [one.arg for one in function.args.kwonlyargs] if function else []
-        # Attention can return more than its mask.
-        if function is None or "return_mask" not in options or "return_lse" in options:
+        if function is not None and name in SEVERAL:
+            found += optional_results(function, *SEVERAL[name])
+        elif function is not None and "return_mask" in [one for one, *_ in parameters(function)]:
+            found += overloads(function, PLAIN.get(name, "Array"), "_M")
+        else:
             lines.append(f"from {module} import {name} as {name}")
-            continue
-        plain = {"weight_drop": "list[Array]", "patch_dropout": "tuple[Array, NDArray[np.int64]]"}
-        found += overloads(function, plain.get(name, "Array"), "_M")
     return "\n".join([*lines, "", *found, ""])
 
 

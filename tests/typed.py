@@ -40,6 +40,11 @@ assert_type(indices, NDArray[np.int64])
 weights, masks = fd.weight_drop([x], return_mask=True)
 assert_type(masks, list[fd.Mask])
 
+q = np.ones((2, 4, 8, 16), np.float32)
+assert_type(fd.scaled_dot_product_attention(q, q, q), NDArray[Any])
+y, lse = fd.scaled_dot_product_attention(q, q, q, rng=key, return_lse=True)
+dq, dk, dv = fd.scaled_dot_product_attention_backward(y, q, q, q, y, lse, rng=key)
+
 assert_type(layer(x), NDArray[Any])
 assert_type(layer.backward(x), NDArray[Any])
 assert_type(fd.Dropout(0.5).mask, fd.Mask | None)

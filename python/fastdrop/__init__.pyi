@@ -11,6 +11,7 @@ from fastdrop._base.arguments import Array, Axes, Lengths, Mode
 from fastdrop._base.keys import RNG
 from fastdrop._base.members import Per
 from fastdrop._base.plans import Keep
+from fastdrop._family.attention import Causal
 from fastdrop._family.fused import Approximate
 
 class _OfFloats(Protocol):
@@ -37,8 +38,6 @@ from fastdrop._config import threads as threads
 from fastdrop._core import __version__ as __version__
 from fastdrop._family.alpha import AlphaDropout as AlphaDropout
 from fastdrop._family.alpha import FeatureAlphaDropout as FeatureAlphaDropout
-from fastdrop._family.attention import scaled_dot_product_attention as scaled_dot_product_attention
-from fastdrop._family.attention import scaled_dot_product_attention_backward as scaled_dot_product_attention_backward
 from fastdrop._family.bernoulli import bernoulli as bernoulli
 from fastdrop._family.blocks import BlockMask as BlockMask
 from fastdrop._family.blocks import DropBlock1d as DropBlock1d
@@ -111,7 +110,7 @@ def alpha_dropout(
 @overload
 def alpha_dropout(
     x: _Floats, p: float = ..., *, training: bool = ..., broadcast_dims: Axes = ..., rng:
-    RNG = ..., mask: Keep | None = ..., return_mask: bool, out: Array | None = ...,
+    RNG = ..., mask: Keep | None = ..., return_mask: bool = ..., out: Array | None = ...,
     **unknown: Never
 ) -> Any: ...
 @overload
@@ -146,8 +145,64 @@ def feature_alpha_dropout(
 @overload
 def feature_alpha_dropout(
     x: _Floats, p: float = ..., *, training: bool = ..., channel_axis: int = ..., rng: RNG =
-    ..., mask: Keep | None = ..., return_mask: bool, out: Array | None = ..., **unknown:
-    Never
+    ..., mask: Keep | None = ..., return_mask: bool = ..., out: Array | None = ...,
+    **unknown: Never
+) -> Any: ...
+@overload
+def scaled_dot_product_attention(
+    q: _Floats, k: _Floats, v: _Floats, p: float = ..., *, attn_mask: ArrayLike | None =
+    ..., is_causal: Causal = ..., scale: float | None = ..., training: bool = ..., rng: RNG
+    = ..., mask: Mask | None = ..., return_lse: Literal[False] = ..., return_mask:
+    Literal[False] = ..., out: Array | None = ..., **unknown: Never
+) -> Array: ...
+@overload
+def scaled_dot_product_attention(
+    q: _Floats, k: _Floats, v: _Floats, p: float = ..., *, attn_mask: ArrayLike | None =
+    ..., is_causal: Causal = ..., scale: float | None = ..., training: bool = ..., rng: RNG
+    = ..., mask: Mask | None = ..., return_lse: Literal[False] = ..., return_mask:
+    Literal[True], out: Array | None = ..., **unknown: Never
+) -> tuple[Array, Mask]: ...
+@overload
+def scaled_dot_product_attention(
+    q: _Floats, k: _Floats, v: _Floats, p: float = ..., *, attn_mask: ArrayLike | None =
+    ..., is_causal: Causal = ..., scale: float | None = ..., training: bool = ..., rng: RNG
+    = ..., mask: Mask | None = ..., return_lse: Literal[True], return_mask: Literal[False] =
+    ..., out: Array | None = ..., **unknown: Never
+) -> tuple[Array, Array]: ...
+@overload
+def scaled_dot_product_attention(
+    q: _Floats, k: _Floats, v: _Floats, p: float = ..., *, attn_mask: ArrayLike | None =
+    ..., is_causal: Causal = ..., scale: float | None = ..., training: bool = ..., rng: RNG
+    = ..., mask: Mask | None = ..., return_lse: Literal[True], return_mask: Literal[True],
+    out: Array | None = ..., **unknown: Never
+) -> tuple[Array, Array, Mask]: ...
+@overload
+def scaled_dot_product_attention(
+    q: _Floats, k: _Floats, v: _Floats, p: float = ..., *, attn_mask: ArrayLike | None =
+    ..., is_causal: Causal = ..., scale: float | None = ..., training: bool = ..., rng: RNG
+    = ..., mask: Mask | None = ..., return_lse: bool = ..., return_mask: bool = ..., out:
+    Array | None = ..., **unknown: Never
+) -> Any: ...
+@overload
+def scaled_dot_product_attention_backward(
+    dy: _Floats, q: _Floats, k: _Floats, v: _Floats, y: _Floats, lse: _Floats, p: float =
+    ..., *, attn_mask: ArrayLike | None = ..., is_causal: Causal = ..., scale: float | None
+    = ..., training: bool = ..., rng: RNG = ..., mask: Mask | None = ..., return_dattn_mask:
+    Literal[False] = ..., **unknown: Never
+) -> tuple[Array, Array, Array]: ...
+@overload
+def scaled_dot_product_attention_backward(
+    dy: _Floats, q: _Floats, k: _Floats, v: _Floats, y: _Floats, lse: _Floats, p: float =
+    ..., *, attn_mask: ArrayLike | None = ..., is_causal: Causal = ..., scale: float | None
+    = ..., training: bool = ..., rng: RNG = ..., mask: Mask | None = ..., return_dattn_mask:
+    Literal[True], **unknown: Never
+) -> tuple[Array, Array, Array, Array]: ...
+@overload
+def scaled_dot_product_attention_backward(
+    dy: _Floats, q: _Floats, k: _Floats, v: _Floats, y: _Floats, lse: _Floats, p: float =
+    ..., *, attn_mask: ArrayLike | None = ..., is_causal: Causal = ..., scale: float | None
+    = ..., training: bool = ..., rng: RNG = ..., mask: Mask | None = ..., return_dattn_mask:
+    bool = ..., **unknown: Never
 ) -> Any: ...
 @overload
 def drop_block1d(
@@ -178,7 +233,7 @@ def drop_block1d(
 def drop_block1d(
     x: _Floats, p: float, block_size: Lengths, *, training: bool = ..., shared: bool = ...,
     channel_axis: int = ..., scale_by_keep: bool = ..., rng: RNG = ..., mask: BlockMask |
-    None = ..., return_mask: bool, out: Array | None = ..., **unknown: Never
+    None = ..., return_mask: bool = ..., out: Array | None = ..., **unknown: Never
 ) -> Any: ...
 @overload
 def drop_block2d(
@@ -209,7 +264,7 @@ def drop_block2d(
 def drop_block2d(
     x: _Floats, p: float, block_size: Lengths, *, training: bool = ..., shared: bool = ...,
     channel_axis: int = ..., scale_by_keep: bool = ..., rng: RNG = ..., mask: BlockMask |
-    None = ..., return_mask: bool, out: Array | None = ..., **unknown: Never
+    None = ..., return_mask: bool = ..., out: Array | None = ..., **unknown: Never
 ) -> Any: ...
 @overload
 def drop_block3d(
@@ -240,7 +295,7 @@ def drop_block3d(
 def drop_block3d(
     x: _Floats, p: float, block_size: Lengths, *, training: bool = ..., shared: bool = ...,
     channel_axis: int = ..., scale_by_keep: bool = ..., rng: RNG = ..., mask: BlockMask |
-    None = ..., return_mask: bool, out: Array | None = ..., **unknown: Never
+    None = ..., return_mask: bool = ..., out: Array | None = ..., **unknown: Never
 ) -> Any: ...
 @overload
 def concrete_dropout(
@@ -269,8 +324,8 @@ def concrete_dropout(
 @overload
 def concrete_dropout(
     x: _Floats, logit: SupportsFloat, *, temperature: SupportsFloat = ..., training: bool =
-    ..., rng: RNG = ..., mask: ConcreteMask | None = ..., return_mask: bool, out: Array |
-    None = ..., **unknown: Never
+    ..., rng: RNG = ..., mask: ConcreteMask | None = ..., return_mask: bool = ..., out:
+    Array | None = ..., **unknown: Never
 ) -> Any: ...
 @overload
 def drop_connect_linear(
@@ -287,8 +342,8 @@ def drop_connect_linear(
 @overload
 def drop_connect_linear(
     x: _Floats, weight: _Floats, bias: ArrayLike | None = ..., p: float = ..., *, training:
-    bool = ..., mode: Mode = ..., rng: RNG = ..., mask: Mask | None = ..., return_mask:
-    bool, **unknown: Never
+    bool = ..., mode: Mode = ..., rng: RNG = ..., mask: Mask | None = ..., return_mask: bool
+    = ..., **unknown: Never
 ) -> Any: ...
 @overload
 def dropout(
@@ -323,8 +378,8 @@ def dropout(
 @overload
 def dropout(
     x: _Floats, p: float = ..., *, training: bool = ..., mode: Mode = ..., broadcast_dims:
-    Axes = ..., rng: RNG = ..., mask: Keep | None = ..., return_mask: bool, out: Array |
-    None = ..., **unknown: Never
+    Axes = ..., rng: RNG = ..., mask: Keep | None = ..., return_mask: bool = ..., out: Array
+    | None = ..., **unknown: Never
 ) -> Any: ...
 @overload
 def bias_dropout_add(
@@ -347,8 +402,8 @@ def bias_dropout_add(
 @overload
 def bias_dropout_add(
     x: _Floats, bias: _Floats, residual: _Floats, p: float = ..., *, training: bool = ...,
-    mode: Mode = ..., rng: RNG = ..., mask: Keep | None = ..., return_mask: bool, out: Array
-    | None = ..., **unknown: Never
+    mode: Mode = ..., rng: RNG = ..., mask: Keep | None = ..., return_mask: bool = ..., out:
+    Array | None = ..., **unknown: Never
 ) -> Any: ...
 @overload
 def dropout_add(
@@ -371,8 +426,8 @@ def dropout_add(
 @overload
 def dropout_add(
     x: _Floats, residual: _Floats, p: float = ..., *, training: bool = ..., mode: Mode =
-    ..., rng: RNG = ..., mask: Keep | None = ..., return_mask: bool, out: Array | None =
-    ..., **unknown: Never
+    ..., rng: RNG = ..., mask: Keep | None = ..., return_mask: bool = ..., out: Array | None
+    = ..., **unknown: Never
 ) -> Any: ...
 @overload
 def gelu_dropout(
@@ -407,8 +462,8 @@ def gelu_dropout(
 @overload
 def gelu_dropout(
     x: _Floats, p: float = ..., *, approximate: Approximate = ..., training: bool = ...,
-    mode: Mode = ..., rng: RNG = ..., mask: Keep | None = ..., return_mask: bool, out: Array
-    | None = ..., **unknown: Never
+    mode: Mode = ..., rng: RNG = ..., mask: Keep | None = ..., return_mask: bool = ..., out:
+    Array | None = ..., **unknown: Never
 ) -> Any: ...
 @overload
 def relu_dropout(
@@ -441,7 +496,8 @@ def relu_dropout(
 @overload
 def relu_dropout(
     x: _Floats, p: float = ..., *, training: bool = ..., mode: Mode = ..., rng: RNG = ...,
-    mask: Keep | None = ..., return_mask: bool, out: Array | None = ..., **unknown: Never
+    mask: Keep | None = ..., return_mask: bool = ..., out: Array | None = ..., **unknown:
+    Never
 ) -> Any: ...
 @overload
 def gaussian_dropout(
@@ -470,7 +526,7 @@ def gaussian_dropout(
 @overload
 def gaussian_dropout(
     x: _Floats, p: float = ..., *, training: bool = ..., broadcast_dims: Axes = ..., rng:
-    RNG = ..., mask: Noise | None = ..., return_mask: bool, out: Array | None = ...,
+    RNG = ..., mask: Noise | None = ..., return_mask: bool = ..., out: Array | None = ...,
     **unknown: Never
 ) -> Any: ...
 @overload
@@ -500,8 +556,8 @@ def patch_dropout(
 @overload
 def patch_dropout(
     x: _Floats, p: float = ..., *, training: bool = ..., prefix: SupportsIndex = ...,
-    ordered: bool = ..., rng: RNG = ..., mask: PatchMask | None = ..., return_mask: bool,
-    **unknown: Never
+    ordered: bool = ..., rng: RNG = ..., mask: PatchMask | None = ..., return_mask: bool =
+    ..., **unknown: Never
 ) -> Any: ...
 @overload
 def drop_path(
@@ -537,7 +593,7 @@ def drop_path(
 def drop_path(
     x: _Floats, p: float = ..., *, training: bool = ..., per: Per = ..., batch_axis: int =
     ..., scale_by_keep: bool = ..., rng: RNG = ..., mask: Keep | None = ..., return_mask:
-    bool, out: Array | None = ..., **unknown: Never
+    bool = ..., out: Array | None = ..., **unknown: Never
 ) -> Any: ...
 @overload
 def dropout1d(
@@ -572,8 +628,8 @@ def dropout1d(
 @overload
 def dropout1d(
     x: _Floats, p: float = ..., *, training: bool = ..., mode: Mode = ..., channel_axis: int
-    = ..., rng: RNG = ..., mask: Keep | None = ..., return_mask: bool, out: Array | None =
-    ..., **unknown: Never
+    = ..., rng: RNG = ..., mask: Keep | None = ..., return_mask: bool = ..., out: Array |
+    None = ..., **unknown: Never
 ) -> Any: ...
 @overload
 def dropout2d(
@@ -608,8 +664,8 @@ def dropout2d(
 @overload
 def dropout2d(
     x: _Floats, p: float = ..., *, training: bool = ..., mode: Mode = ..., channel_axis: int
-    = ..., rng: RNG = ..., mask: Keep | None = ..., return_mask: bool, out: Array | None =
-    ..., **unknown: Never
+    = ..., rng: RNG = ..., mask: Keep | None = ..., return_mask: bool = ..., out: Array |
+    None = ..., **unknown: Never
 ) -> Any: ...
 @overload
 def dropout3d(
@@ -644,8 +700,8 @@ def dropout3d(
 @overload
 def dropout3d(
     x: _Floats, p: float = ..., *, training: bool = ..., mode: Mode = ..., channel_axis: int
-    = ..., rng: RNG = ..., mask: Keep | None = ..., return_mask: bool, out: Array | None =
-    ..., **unknown: Never
+    = ..., rng: RNG = ..., mask: Keep | None = ..., return_mask: bool = ..., out: Array |
+    None = ..., **unknown: Never
 ) -> Any: ...
 @overload
 def feature_dropout(
@@ -680,8 +736,8 @@ def feature_dropout(
 @overload
 def feature_dropout(
     x: _Floats, p: float = ..., *, training: bool = ..., mode: Mode = ..., channel_axis: int
-    = ..., rng: RNG = ..., mask: Keep | None = ..., return_mask: bool, out: Array | None =
-    ..., **unknown: Never
+    = ..., rng: RNG = ..., mask: Keep | None = ..., return_mask: bool = ..., out: Array |
+    None = ..., **unknown: Never
 ) -> Any: ...
 @overload
 def locked_dropout(
@@ -716,8 +772,8 @@ def locked_dropout(
 @overload
 def locked_dropout(
     x: _Floats, p: float = ..., *, training: bool = ..., mode: Mode = ..., time_axis: int =
-    ..., rng: RNG = ..., mask: Keep | None = ..., return_mask: bool, out: Array | None =
-    ..., **unknown: Never
+    ..., rng: RNG = ..., mask: Keep | None = ..., return_mask: bool = ..., out: Array | None
+    = ..., **unknown: Never
 ) -> Any: ...
 @overload
 def drop_connect(
@@ -751,8 +807,8 @@ def drop_connect(
 @overload
 def drop_connect(
     weight: _Floats, p: float = ..., *, training: bool = ..., mode: Mode = ..., rng: RNG =
-    ..., mask: Keep | None = ..., return_mask: bool, out: Array | None = ..., **unknown:
-    Never
+    ..., mask: Keep | None = ..., return_mask: bool = ..., out: Array | None = ...,
+    **unknown: Never
 ) -> Any: ...
 @overload
 def embedding_dropout(
@@ -787,8 +843,8 @@ def embedding_dropout(
 @overload
 def embedding_dropout(
     weight: _Floats, p: float = ..., *, indices: ArrayLike | None = ..., training: bool =
-    ..., mode: Mode = ..., rng: RNG = ..., mask: Keep | None = ..., return_mask: bool, out:
-    Array | None = ..., **unknown: Never
+    ..., mode: Mode = ..., rng: RNG = ..., mask: Keep | None = ..., return_mask: bool = ...,
+    out: Array | None = ..., **unknown: Never
 ) -> Any: ...
 @overload
 def weight_drop(
@@ -805,7 +861,8 @@ def weight_drop(
 @overload
 def weight_drop(
     weights: Sequence[ArrayLike], p: float = ..., *, training: bool = ..., mode: Mode = ...,
-    rng: RNG = ..., mask: Sequence[Keep] | None = ..., return_mask: bool, **unknown: Never
+    rng: RNG = ..., mask: Sequence[Keep] | None = ..., return_mask: bool = ..., **unknown:
+    Never
 ) -> Any: ...
 @overload
 def zoneout(
@@ -827,6 +884,6 @@ def zoneout(
 @overload
 def zoneout(
     new: _Floats, previous: _Floats, p: float = ..., *, training: bool = ..., rng: RNG =
-    ..., mask: Keep | None = ..., return_mask: bool, out: Array | None = ..., **unknown:
-    Never
+    ..., mask: Keep | None = ..., return_mask: bool = ..., out: Array | None = ...,
+    **unknown: Never
 ) -> Any: ...

@@ -26,7 +26,7 @@ def dropout(
 def dropout(
     input: Tensor, p: float = ..., training: bool = ..., inplace: bool = ..., *, key: Key |
     Tensor | None = ..., generator: torch.Generator | None = ..., mask: Mask | None = ...,
-    return_mask: bool
+    return_mask: bool = ...
 ) -> Any: ...
 @overload
 def feature_dropout(
@@ -44,7 +44,7 @@ def feature_dropout(
 def feature_dropout(
     input: Tensor, p: float = ..., training: bool = ..., inplace: bool = ..., *, key: Key |
     Tensor | None = ..., generator: torch.Generator | None = ..., mask: Mask | None = ...,
-    return_mask: bool
+    return_mask: bool = ...
 ) -> Any: ...
 @overload
 def dropout1d(
@@ -62,7 +62,7 @@ def dropout1d(
 def dropout1d(
     input: Tensor, p: float = ..., training: bool = ..., inplace: bool = ..., *, key: Key |
     Tensor | None = ..., generator: torch.Generator | None = ..., mask: Mask | None = ...,
-    return_mask: bool
+    return_mask: bool = ...
 ) -> Any: ...
 @overload
 def dropout2d(
@@ -80,7 +80,7 @@ def dropout2d(
 def dropout2d(
     input: Tensor, p: float = ..., training: bool = ..., inplace: bool = ..., *, key: Key |
     Tensor | None = ..., generator: torch.Generator | None = ..., mask: Mask | None = ...,
-    return_mask: bool
+    return_mask: bool = ...
 ) -> Any: ...
 @overload
 def dropout3d(
@@ -98,7 +98,7 @@ def dropout3d(
 def dropout3d(
     input: Tensor, p: float = ..., training: bool = ..., inplace: bool = ..., *, key: Key |
     Tensor | None = ..., generator: torch.Generator | None = ..., mask: Mask | None = ...,
-    return_mask: bool
+    return_mask: bool = ...
 ) -> Any: ...
 @overload
 def drop_path(
@@ -116,7 +116,7 @@ def drop_path(
 def drop_path(
     input: Tensor, p: float = ..., training: bool = ..., inplace: bool = ..., *,
     scale_by_keep: bool = ..., key: Key | Tensor | None = ..., generator: torch.Generator |
-    None = ..., mask: Mask | None = ..., return_mask: bool
+    None = ..., mask: Mask | None = ..., return_mask: bool = ...
 ) -> Any: ...
 @overload
 def locked_dropout(
@@ -134,7 +134,7 @@ def locked_dropout(
 def locked_dropout(
     input: Tensor, p: float = ..., training: bool = ..., inplace: bool = ..., *, time_axis:
     int = ..., key: Key | Tensor | None = ..., generator: torch.Generator | None = ...,
-    mask: Mask | None = ..., return_mask: bool
+    mask: Mask | None = ..., return_mask: bool = ...
 ) -> Any: ...
 @overload
 def alpha_dropout(
@@ -152,7 +152,7 @@ def alpha_dropout(
 def alpha_dropout(
     input: Tensor, p: float = ..., training: bool = ..., inplace: bool = ..., *, key: Key |
     Tensor | None = ..., generator: torch.Generator | None = ..., mask: Mask | None = ...,
-    return_mask: bool
+    return_mask: bool = ...
 ) -> Any: ...
 @overload
 def feature_alpha_dropout(
@@ -170,7 +170,7 @@ def feature_alpha_dropout(
 def feature_alpha_dropout(
     input: Tensor, p: float = ..., training: bool = ..., inplace: bool = ..., *, key: Key |
     Tensor | None = ..., generator: torch.Generator | None = ..., mask: Mask | None = ...,
-    return_mask: bool
+    return_mask: bool = ...
 ) -> Any: ...
 @overload
 def dropout_add(
@@ -188,7 +188,7 @@ def dropout_add(
 def dropout_add(
     input: Tensor, residual: Tensor, p: float = ..., training: bool = ..., *, key: Key |
     Tensor | None = ..., generator: torch.Generator | None = ..., mask: Mask | None = ...,
-    return_mask: bool
+    return_mask: bool = ...
 ) -> Any: ...
 @overload
 def bias_dropout_add(
@@ -206,7 +206,7 @@ def bias_dropout_add(
 def bias_dropout_add(
     input: Tensor, bias: Tensor, residual: Tensor, p: float = ..., training: bool = ..., *,
     key: Key | Tensor | None = ..., generator: torch.Generator | None = ..., mask: Mask |
-    None = ..., return_mask: bool
+    None = ..., return_mask: bool = ...
 ) -> Any: ...
 @overload
 def relu_dropout(
@@ -223,7 +223,8 @@ def relu_dropout(
 @overload
 def relu_dropout(
     input: Tensor, p: float = ..., training: bool = ..., *, key: Key | Tensor | None = ...,
-    generator: torch.Generator | None = ..., mask: Mask | None = ..., return_mask: bool
+    generator: torch.Generator | None = ..., mask: Mask | None = ..., return_mask: bool =
+    ...
 ) -> Any: ...
 @overload
 def gelu_dropout(
@@ -241,7 +242,7 @@ def gelu_dropout(
 def gelu_dropout(
     input: Tensor, p: float = ..., training: bool = ..., *, approximate: Approximate = ...,
     key: Key | Tensor | None = ..., generator: torch.Generator | None = ..., mask: Mask |
-    None = ..., return_mask: bool
+    None = ..., return_mask: bool = ...
 ) -> Any: ...
 @overload
 def drop_block1d(
@@ -259,7 +260,7 @@ def drop_block1d(
 def drop_block1d(
     input: Tensor, p: float, block_size: int, training: bool = ..., inplace: bool = ..., *,
     scale_by_keep: bool = ..., key: Key | Tensor | None = ..., generator: torch.Generator |
-    None = ..., mask: BlockMask | None = ..., return_mask: bool
+    None = ..., mask: BlockMask | None = ..., return_mask: bool = ...
 ) -> Any: ...
 @overload
 def drop_block2d(
@@ -280,6 +281,7 @@ def drop_block2d(
     input: Tensor, p: float, block_size: int | tuple[int, int], training: bool = ...,
     inplace: bool = ..., *, scale_by_keep: bool = ..., key: Key | Tensor | None = ...,
     generator: torch.Generator | None = ..., mask: BlockMask | None = ..., return_mask: bool
+    = ...
 ) -> Any: ...
 @overload
 def drop_block3d(
@@ -300,4 +302,5 @@ def drop_block3d(
     input: Tensor, p: float, block_size: int | tuple[int, int, int], training: bool = ...,
     inplace: bool = ..., *, scale_by_keep: bool = ..., key: Key | Tensor | None = ...,
     generator: torch.Generator | None = ..., mask: BlockMask | None = ..., return_mask: bool
+    = ...
 ) -> Any: ...
