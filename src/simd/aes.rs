@@ -1,12 +1,12 @@
 //! AES rounds (FIPS 197) in software, as the instructions AESENC and AESENCLAST compute them.
 //!
-//! A block is two little-endian halves: byte i is row i % 4 of column i / 4. Table lookups depend
-//! on the data, which would leak it in a cipher; here nothing is secret.
+//! A block is two little-endian halves: byte i is row i % 4 of column i / 4. In a cipher, table lookups could leak data
+//! through their timing. Nothing here is secret.
 
 /// A block, or a round key.
 pub(crate) type Block = [u64; 2];
 
-/// A byte doubled in the field of 256 elements.
+/// Twice a byte, in the field of 256 elements.
 const fn doubled(byte: u8) -> u8 {
     (byte << 1) ^ (0x1B * (byte >> 7))
 }
@@ -22,7 +22,7 @@ const SBOX: [u8; 256] = {
         sbox[element as usize] ^=
             inverse ^ inverse.rotate_left(1) ^ inverse.rotate_left(2) ^ inverse.rotate_left(3) ^ inverse.rotate_left(4);
         element ^= doubled(element);
-        // Divides by 3: multiplies by 0xF6, the sum of the powers x^i for its 1 bits.
+        // Divides by 3: multiplies by its inverse 0xF6, adding one power for each 1 bit.
         let (mut product, mut power, mut bit) = (0, inverse, 0);
         while bit < 8 {
             product ^= power * (0xF6 >> bit & 1);
@@ -35,7 +35,7 @@ const SBOX: [u8; 256] = {
     sbox
 };
 
-/// For each row, what a byte contributes to its column by SubBytes and MixColumns.
+/// Per row: the contribution of each byte to its column, after SubBytes and MixColumns.
 static COLUMNS: [[u32; 256]; 4] = {
     let mut columns = [[0; 256]; 4];
     let mut byte = 0;
@@ -52,7 +52,7 @@ static COLUMNS: [[u32; 256]; 4] = {
     columns
 };
 
-/// What a byte in row 0 contributes to its column by SubBytes and MixColumns.
+/// The contribution of a byte in row 0 to its column, after SubBytes and MixColumns.
 #[inline]
 pub(crate) fn mixed(byte: u8) -> u32 {
     COLUMNS[0][usize::from(byte)]

@@ -24,7 +24,7 @@ impl<const VAES: bool> Avx2<VAES> {
 
 /// Applies the code for one register to both.
 ///
-/// A macro, because a closure would not be compiled with the instructions it uses.
+/// A macro, because the compiler would not compile a closure with the level's instructions.
 macro_rules! both {
     ($f:ident($($a:ident),+)) => {
         [$f($($a[0]),+), $f($($a[1]),+)]
@@ -44,8 +44,8 @@ macro_rules! blocks {
     }};
 }
 
-/// For each 32-bit lane of the N vectors that hold half a word of elements, each of `PER` lanes:
-/// the bit of the lane's element.
+/// The keep bit that each 32-bit lane tests, in the N vectors that hold half a word of elements. An element spans `PER`
+/// lanes.
 const fn lane_bits<const N: usize, const PER: usize>() -> [[u32; 8]; N] {
     let mut bits = [[0; 8]; N];
     let mut vector = 0;
@@ -59,9 +59,9 @@ const fn lane_bits<const N: usize, const PER: usize>() -> [[u32; 8]; N] {
     }
     bits
 }
-/// For 32 float32 in four vectors.
+/// Bits of 32 float32 in four vectors.
 static BITS_32: [[u32; 8]; 4] = lane_bits::<4, 1>();
-/// For 32 float64 in eight vectors.
+/// Bits of 32 float64 in eight vectors.
 static BITS_64: [[u32; 8]; 8] = lane_bits::<8, 2>();
 
 /// All ones in the lanes whose bit in `half` is 0.
@@ -91,7 +91,7 @@ static BITS_16: [u16; 16] = {
     bits
 };
 
-/// Sixteen float16 or bfloat16 at once: `scaled`, or zero where dropped.
+/// Selects a word of float16 or bfloat16, sixteen at a time: `scaled`, or zero where dropped.
 ///
 /// # Safety
 /// See [`Simd`]'s methods on elements.
@@ -129,14 +129,14 @@ fn scaled_f16<const VAES: bool>(_: Avx2<VAES>, x: __m128i, scale: f32) -> __m128
     }
 }
 
-/// The product in the high halves, rounded; the low halves are unspecified.
+/// Products, rounded to bfloat16 in the high half of each 32-bit lane; the low halves are unspecified.
 #[inline(always)]
 fn scaled_bf16<const VAES: bool>(_: Avx2<VAES>, x: __m256i, scale: f32) -> __m256i {
     // SAFETY: the token proves AVX2.
     unsafe {
         let y = _mm256_castps_si256(_mm256_mul_ps(_mm256_castsi256_ps(x), _mm256_set1_ps(scale)));
-        // Adds just under half an ulp, plus the last kept bit: ties go to even. A NaN's low half is
-        // zero here, so it cannot carry.
+        // Adds just under half an ulp, plus the last kept bit: ties go to even. A NaN's low half is zero here, so the
+        // addition cannot carry out of it.
         let odd = _mm256_and_si256(_mm256_srli_epi32::<16>(y), _mm256_set1_epi32(1));
         _mm256_add_epi32(y, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7FFF)))
     }
@@ -259,8 +259,8 @@ impl<const VAES: bool> Simd for Avx2<VAES> {
                 keep,
                 src,
                 dst,
-                // Even elements are the low halves of 32-bit lanes, odd ones the high halves, and
-                // their products go back there.
+                // Even elements are the low halves of 32-bit lanes, and odd ones the high halves. Products return to
+                // the same halves.
                 #[inline(always)]
                 |x| {
                     let even = scaled_bf16(self, _mm256_slli_epi32::<16>(x), scale);

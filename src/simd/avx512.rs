@@ -1,5 +1,4 @@
-//! AVX-512 (F, BW, DQ, VL) with VAES: eight 64-bit lanes are one register, and keep bits are used
-//! directly as mask registers.
+//! AVX-512 (F, BW, DQ, VL) with VAES: eight 64-bit lanes are one register, and keep bits serve as mask registers.
 
 use std::arch::x86_64::*;
 
@@ -21,7 +20,7 @@ impl Avx512 {
     }
 }
 
-/// Sixteen float16 or bfloat16 at once: widen, select, narrow.
+/// Selects a word of float16 or bfloat16, sixteen at a time: widen, select, narrow.
 ///
 /// # Safety
 /// See [`Simd`]'s methods on elements.
@@ -138,8 +137,8 @@ impl Simd for Avx512 {
                 scale,
                 #[inline(always)]
                 |x| _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(x))),
-                // Adds just under half an ulp, plus the last kept bit: ties go to even. A NaN's low
-                // half is zero here, so it cannot carry.
+                // Adds just under half an ulp, plus the last kept bit: ties go to even. A NaN's low half is zero here,
+                // so the addition cannot carry out of it.
                 #[inline(always)]
                 |y| {
                     let y = _mm512_castps_si512(y);

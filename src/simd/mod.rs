@@ -1,13 +1,13 @@
-//! What a SIMD level must provide, and how one is chosen at run time.
+//! The operations that a SIMD level provides, and the choice of a level at run time.
 //!
-//! [`Simd`] is implemented by zero-sized tokens that only exist where the CPU has the instructions.
-//! Code that uses it is written once, as a [`Kernel`], and [`Level::run`] is the one place that
-//! picks a token. Only the files in this folder know instructions, and they contain no algorithms.
+//! Zero-sized tokens implement [`Simd`]. A token exists only if the CPU has its instructions. An algorithm is written
+//! once, as a [`Kernel`], and only [`Level::run`] picks a token. The files in this folder contain the instructions and
+//! no algorithms.
 
 /// Makes methods of [`Simd`] from a table of names, operands and expressions.
 ///
-/// Every expression must be sound on any CPU for which the level's token exists: that is the SAFETY
-/// of all of them.
+/// Every expression must be sound on any CPU for which the level's token exists. The `SAFETY` comment below relies on
+/// that.
 macro_rules! operations {
     ($($name:ident($($operand:ident: $type:ty),*) -> $result:ty = $value:expr;)+) => {$(
         #[inline(always)]
@@ -128,7 +128,7 @@ pub(crate) trait Kernel {
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Level(Token);
 
-/// Makes a level of each row: its name, its token, and how the token is detected. Slowest first.
+/// Makes a level of each row, slowest first: its name, its token, and how the token is detected.
 macro_rules! levels {
     ($($(#[$target:meta])? $name:literal, $variant:ident($token:ty), $detected:expr;)+) => {
         #[derive(Clone, Copy, PartialEq, Eq)]

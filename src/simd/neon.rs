@@ -1,8 +1,8 @@
 //! NEON (with AES): eight 64-bit lanes are four registers.
 //!
-//! ARM has no stores that bypass the caches, only the hint `stnp`, so streamed elements are stored
-//! like any others. The output is not prefetched: that takes an instruction per line, and its gain
-//! has not been measured on such a CPU.
+//! ARM has no stores that bypass the caches, only the hint `stnp`, so streamed elements are stored like any others. The
+//! output is not prefetched: a prefetch is one more instruction per line, and its gain on such a CPU has not been
+//! measured.
 
 use std::arch::aarch64::*;
 use std::arch::asm;
@@ -23,7 +23,7 @@ impl Neon {
 
 /// Applies the code for one register to all four.
 ///
-/// A macro, because a closure would not be compiled with the instructions it uses.
+/// A macro, because the compiler would not compile a closure with the level's instructions.
 macro_rules! each {
     ($f:ident($($a:ident),+)) => {
         [$f($($a[0]),+), $f($($a[1]),+), $f($($a[2]),+), $f($($a[3]),+)]
@@ -50,11 +50,10 @@ fn aese_aesmc(a: uint64x2_t, key: uint64x2_t) -> uint64x2_t {
     vreinterpretq_u64_u8(vaesmcq_u8(vreinterpretq_u8_u64(aese(a, key))))
 }
 
-/// Elements that share a vector of copied keep bits: one for each bit of a lane.
+/// Elements whose keep bits share a vector: each of its 16-bit lanes is a copy of the same sixteen bits.
 const SHARED: usize = 16;
 
-/// For each 16-bit lane of the N vectors that hold [`SHARED`] elements: the bit of the lane's
-/// element.
+/// The keep bit that each 16-bit lane tests, in the N vectors that hold [`SHARED`] elements.
 const fn lane_bits<const N: usize>() -> [[u16; 8]; N] {
     let mut bits = [[0; 8]; N];
     let mut lane = 0;
@@ -76,8 +75,8 @@ static BITS_64: [[u16; 8]; 8] = lane_bits();
 #[target_feature(enable = "neon")]
 fn any_of(a: uint16x8_t, bits: uint16x8_t) -> uint16x8_t {
     let lanes;
-    // SAFETY: NEON is enabled, and only these registers are touched. The compiler would expand the
-    // intrinsic, at the cost of one more instruction.
+    // SAFETY: NEON is enabled, and the instruction touches only these registers. The compiler would expand the
+    // intrinsic to one instruction more.
     unsafe {
         asm!(
             "cmtst {lanes:v}.8h, {a:v}.8h, {bits:v}.8h",
@@ -106,8 +105,7 @@ unsafe fn select<T, const N: usize>(
         // SAFETY: `at + SHARED <= WORD`, and the caller guarantees WORD elements; the token proves NEON.
         unsafe {
             let copies = vdupq_n_u16((keep >> at) as u16);
-            // All are read before any is written, so that the compiler can pair the loads, and the
-            // stores.
+            // Reads all vectors before it writes any, so that the compiler can pair the loads and pair the stores.
             let mut elements = src.add(at).cast::<[uint16x8_t; N]>().read_unaligned();
             for (x, bits) in elements.iter_mut().zip(bits) {
                 *x = vandq_u16(scaled(*x), any_of(copies, vld1q_u16(bits.as_ptr())));
@@ -149,8 +147,8 @@ fn scaled_bf16(_: Neon, x: uint32x4_t, scale: f32) -> uint16x8_t {
     // SAFETY: the token proves NEON.
     unsafe {
         let y = vreinterpretq_u32_f32(vmulq_n_f32(vreinterpretq_f32_u32(x), scale));
-        // Adds just under half an ulp, plus the last kept bit: ties go to even. A NaN's low half is
-        // zero here, so it cannot carry.
+        // Adds just under half an ulp, plus the last kept bit: ties go to even. A NaN's low half is zero here, so the
+        // addition cannot carry out of it.
         let last = vandq_u32(y, vdupq_n_u32(1 << 16));
         vreinterpretq_u16_u32(vsraq_n_u32::<16>(vaddq_u32(y, vdupq_n_u32(0x7FFF)), last))
     }
@@ -218,8 +216,8 @@ impl Simd for Neon {
         select_f64(f64, f64) = BITS_64, |simd, x, scale|
             vreinterpretq_u16_f64(vmulq_n_f64(vreinterpretq_f64_u16(x), scale));
         select_f16(u16, f32) = BITS_16, |simd, x, scale| scaled_f16(simd, x, scale);
-        // Even elements are the low halves of 32-bit lanes, odd ones the high halves, and their
-        // products go back there.
+        // Even elements are the low halves of 32-bit lanes, and odd ones the high halves. Products return to the same
+        // halves.
         select_bf16(u16, f32) = BITS_16, |simd, x, scale| {
             let x = vreinterpretq_u32_u16(x);
             let even = scaled_bf16(simd, vshlq_n_u32::<16>(x), scale);
