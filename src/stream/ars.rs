@@ -1,14 +1,13 @@
 //! ARS-7 (Salmon, Moraes, Dror, Shaw: "Parallel random numbers: as easy as 1, 2, 3", SC 2011): a
 //! counter-based generator whose rounds are those of AES, with round keys from a Weyl sequence.
 //!
-//! [`ars`] is the definition. The vector body is [`Schedule::blocks`], in two halves because blocks that share an index
-//! share the first round. Nothing here knows what the bits are for.
+//! [`ars`] is the definition. [`Schedule::blocks`] computes four blocks in a vector. It has two steps, because blocks
+//! with the same index share the first round.
 
 use crate::simd::{Kernel, Simd, aes};
 
 const ROUNDS: usize = 7;
-/// Increments of the key's two halves from round to round: the golden ratio and the square root of
-/// 3, less 1.
+/// Increments of the key's halves from round to round: the fractions of the golden ratio and of the square root of 3.
 const WEYL: [u64; 2] = [0x9E37_79B9_7F4A_7C15, 0xBB67_AE85_84CA_A73B];
 
 /// The two little-endian halves of 16 bytes.
@@ -40,7 +39,7 @@ pub fn ars(key: [u8; 16], counter: [u8; 16]) -> [u8; 16] {
     joined(aes::last_round(block, keys[ROUNDS]))
 }
 
-/// One block by a level's instructions.
+/// One block, computed with a level's instructions.
 pub(crate) struct Block {
     pub(crate) key: [u8; 16],
     pub(crate) counter: [u64; 2],
@@ -86,16 +85,16 @@ impl Schedule {
         self.later_rounds(simd, self.first_round(simd, counters), simd.splat(0), simd.splat_pair(self.last_key()))
     }
 
-    /// The first round, up to its key: blocks with the same index share it. Where keys come last,
-    /// it includes the second key.
+    /// The first round, which blocks with the same index share. It includes the xor with the second key unless rounds
+    /// start with their key: see [`Simd::KEY_FIRST`].
     #[inline(always)]
     pub(crate) fn first_round<S: Simd>(&self, simd: S, counters: S::V) -> S::V {
         let [first, second] = [0, 1].map(|key| simd.splat_pair(self.keys[key]));
         if S::KEY_FIRST { simd.aes_round(counters, first) } else { simd.aes_round(simd.xor(counters, first), second) }
     }
 
-    /// What `tag` instead of tag 0 changes in bytes 8 to 11 of a block after the first round,
-    /// whatever its index.
+    /// The xor that turns a block with tag 0 into one with `tag` after the first round, whatever the index. It changes
+    /// bytes 8 to 11.
     ///
     /// The tag is byte 8 of the counter, and no other byte of the first round's input depends on
     /// it. SubBytes maps it to another byte, ShiftRows leaves it in place, and MixColumns, being
@@ -105,14 +104,14 @@ impl Schedule {
         aes::mixed(byte ^ tag) ^ aes::mixed(byte)
     }
 
-    /// Rounds two to seven, for the blocks that `difference` makes of `first_round`, with
-    /// `last_key` in place of the last round key.
+    /// Rounds two to seven of the blocks `first_round` xor `difference`, with `last_key` in place of the last round
+    /// key.
     #[inline(always)]
     pub(crate) fn later_rounds<S: Simd>(&self, simd: S, first_round: S::V, difference: S::V, last_key: S::V) -> S::V {
         let key = |round: usize| simd.splat_pair(self.keys[round]);
         let mut blocks = first_round;
         if S::KEY_FIRST {
-            // The difference is added to the key, because all vectors share both.
+            // All vectors share the key and the difference, so the xor of both is computed once.
             blocks = simd.aes_round(blocks, simd.xor(key(1), difference));
             for round in 2..ROUNDS - 1 {
                 blocks = simd.aes_round(blocks, key(round));
@@ -126,7 +125,7 @@ impl Schedule {
         simd.aes_last_round(blocks, last_key)
     }
 
-    /// N blocks of one index, with tags from `tag` on, as their halves. N is a multiple of four.
+    /// The halves of N blocks of one index, with tags from `tag` on. N is a multiple of four.
     #[inline(always)]
     pub(crate) fn tagged<S: Simd, const N: usize>(&self, simd: S, index: u64, tag: u8) -> [[u64; 2]; N] {
         let mut blocks = [[0; 2]; N];
@@ -167,7 +166,7 @@ mod tests {
         }
     }
 
-    /// Whole, and with a shared first round.
+    /// Both as whole blocks and with a shared first round.
     #[test]
     fn vectors_of_blocks_match_the_definition() {
         for tag in [0u8, 1, 63, 64, 255] {

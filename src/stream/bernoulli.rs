@@ -1,10 +1,10 @@
 //! Bit-sliced Bernoulli draws: from (key, p, group index) to 128 keep bits.
 //!
-//! Element i sits in group i / 128, lane i % 128. Bit-plane t of a group is block (group, tag t), whose bits are the lanes
-//! in order; a lane's bits of planes 0, 1, ... 63 are the binary digits of its uniform U, most significant first. The
-//! element is dropped iff U < T with T = floor(p 2^64).
+//! Element i sits in group i / 128, lane i % 128. Bit-plane t of a group is block (group, tag t), whose bits are the
+//! lanes in order; a lane's bits of planes 0, 1, ... 63 are the binary digits of its uniform U, most significant first.
+//! The element is dropped iff U < T with T = floor(p 2^64).
 //!
-//! [`keep_group`] says that in scalar code. [`Sampler`] does it in vectors of four groups, on any
+//! [`keep_group`] is the definition, in scalar code. [`Sampler`] draws the same bits in vectors of four groups, on any
 //! CPU.
 
 use std::ops::Range;
@@ -20,10 +20,9 @@ pub(crate) const GROUP: usize = 128;
 pub(crate) const GROUP_WORDS: usize = GROUP / 64;
 /// Groups in a vector.
 const GROUPS: usize = LANES / GROUP_WORDS;
-/// Vectors of groups whose planes are drawn together, so that AES rounds need not wait for each
-/// other.
+/// Vectors of groups drawn together: the AES rounds of one need not wait for those of the other.
 const VECTORS: usize = 2;
-/// Words of bits drawn together.
+/// Words of keep bits drawn together.
 const DRAWN: usize = 128;
 /// Planes drawn for every group. After eight, two groups in five still have an undecided element.
 const SURE_PLANES: u32 = 8;
@@ -31,10 +30,10 @@ const SURE_PLANES: u32 = 8;
 /// undecided element.
 const TAGGED_PLANES: usize = 16;
 
-/// The probability to drop, with the integer that uniforms are compared with.
+/// The probability to drop, and the integer that uniforms are compared with.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Probability {
-    /// Bits of the double. It is neither NaN nor -0.0, so equal probabilities have equal bits.
+    /// Bits of the double. It is never NaN or -0.0, so equal probabilities have equal bits.
     bits: u64,
     threshold: Threshold,
 }
@@ -72,7 +71,7 @@ impl Probability {
         f64::from_bits(self.bits)
     }
 
-    /// What the uniform is compared with: T = floor(p 2^64).
+    /// The threshold that uniforms are compared with: T = floor(p 2^64).
     #[must_use]
     pub const fn threshold(self) -> Threshold {
         self.threshold
@@ -85,12 +84,12 @@ impl Probability {
     }
 }
 
-/// Which uniforms are dropped.
+/// The uniforms whose elements are dropped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Threshold {
     /// None: T = 0.
     KeepAll,
-    /// Drops uniforms below this positive number.
+    /// Uniforms below this positive number, T.
     Below(u64),
     /// All: T = 2^64.
     DropAll,
@@ -125,12 +124,12 @@ pub fn keep_group(key: Key, threshold: Threshold, group: u64) -> [u64; 2] {
 pub(crate) struct Sampler {
     schedule: Schedule,
     threshold: u64,
-    /// Planes that can matter: those up to the threshold's last 1 bit.
+    /// Number of planes that can matter: the threshold's digits up to its last 1.
     planes: u32,
-    /// For each digit of the threshold, the last round key that turns a plane's bits into whether
-    /// they equal it.
+    /// Last round keys for the threshold's digits 0 and 1: with them, a bit of a plane becomes 1 if it equals the
+    /// digit.
     last_keys: [[u64; 2]; 2],
-    /// For each of the first planes, what its tag changes after the first round.
+    /// [`Schedule::tag_difference`] of the first planes.
     tags: [u32; TAGGED_PLANES],
 }
 
@@ -192,23 +191,23 @@ impl Groups<'_> {
     }
 }
 
-/// Groups that are being decided.
+/// A vector of groups, some of whose elements may be undecided.
 #[derive(Clone, Copy)]
 struct State<V> {
-    /// What a tag's difference turns into a plane.
+    /// Blocks with tag 0 after the first round.
     first_round: V,
-    /// Not dropped so far. Undecided elements count as kept, so that this is the answer once planes run out.
+    /// Elements not dropped so far. Undecided ones count as kept, so this is the answer after the last plane.
     keep: V,
-    /// The uniform's digits so far equal the threshold's.
+    /// Elements whose uniform equals the threshold in all digits so far.
     undecided: V,
 }
 
 /// Draws as many groups as `keep` has room for.
 ///
-/// A loop over groups that draws planes until no element is undecided would do. But the last of a
-/// group's 128 elements takes 8.3 planes on average, the last in a vector of four groups 10.3, and
-/// a CPU cannot predict when these loops end. So every group first gets as many planes as most
-/// need, without a check. Then the few with undecided elements are packed together and finished.
+/// The simple way would be a loop over groups that draws planes until no element is undecided. But the last of a
+/// group's 128 elements takes 8.3 planes on average, the last in a vector of four groups takes 10.3, and a CPU cannot
+/// predict when such a loop ends. So every group first gets as many planes as most groups need, without a check. Then
+/// the few groups with undecided elements are packed into full vectors and finished.
 struct Draw<'a> {
     sampler: &'a Sampler,
     groups: Groups<'a>,
@@ -234,8 +233,8 @@ impl Kernel for Draw<'_> {
 }
 
 impl Sampler {
-    /// The first planes of all groups from `first` on and, if there are more planes, which elements
-    /// are still undecided.
+    /// Draws the first planes of all groups from `first` on. If there are `MORE` planes, also stores which elements are
+    /// undecided.
     #[inline(always)]
     fn sure_planes<S: Simd, const MORE: bool>(
         &self,
@@ -279,13 +278,13 @@ impl Sampler {
         states
     }
 
-    /// The remaining planes, for groups with undecided elements, until there are none.
+    /// Draws the remaining planes of groups with undecided elements, until none are left.
     #[inline(always)]
     fn later_planes<S: Simd>(&self, simd: S, groups: Groups<'_>, first: usize, keep: &mut [u64], undecided: &[u64]) {
         let keep = keep.as_chunks_mut::<GROUP_WORDS>().0;
         let undecided = &undecided.as_chunks::<GROUP_WORDS>().0[..keep.len()];
-        // Groups that go on. Without a branch: each group is stored, but counted only if it goes
-        // on.
+        // Lists the groups with undecided elements without a branch: stores each group, but counts it only if it has
+        // one.
         let mut open = [0u8; DRAWN / GROUP_WORDS];
         let mut count = 0;
         for (group, [low, high]) in undecided.iter().enumerate() {
@@ -312,11 +311,11 @@ impl Sampler {
         }
     }
 
-    /// More digits of the uniforms: all `planes`, or until no element is undecided.
+    /// Compares more digits of the uniforms: all `planes`, or until no element is undecided.
     ///
-    /// Where the threshold has a 1, a 0 means drop; where it has a 0, a 1 means keep. So a run of
-    /// ones drops the elements that were undecided before it and are not after it: two xors per
-    /// run, none per plane.
+    /// Where the threshold's digit is 1, an undecided element with a 0 is dropped. Where it is 0, one with a 1 is kept.
+    /// So a run of ones in the threshold drops the elements that are undecided before the run and not after it. That
+    /// takes two xors per run, and none per plane.
     #[inline(always)]
     fn planes<S: Simd, const N: usize, const UNTIL_DECIDED: bool>(
         &self,
@@ -355,7 +354,7 @@ impl Sampler {
     }
 }
 
-/// The words of four groups.
+/// A vector of the words of four groups.
 #[inline(always)]
 fn together<S: Simd>(simd: S, groups: [usize; GROUPS], words: &[[u64; GROUP_WORDS]]) -> S::V {
     let [a, b, c, d] = groups.map(|group| words[group]);

@@ -1,7 +1,6 @@
 //! Keys: 16 bytes that name a stream of random bits, and the derivation of child keys.
 //!
-//! Only [`Key::from_entropy`] draws entropy; otherwise the Python layer (or the caller) supplies
-//! the bytes.
+//! Only [`Key::from_entropy`] draws entropy. Otherwise the caller, such as the Python layer, supplies the bytes.
 
 use super::ars::{Block, Schedule, ars, joined};
 use crate::error::Error;
@@ -10,7 +9,7 @@ use crate::simd::Level;
 const TAG_SPLIT: u8 = 254;
 const TAG_FOLD_IN: u8 = 255;
 
-/// The key whose children are the keys of seeds; its bytes are this text.
+/// Parent of the keys of all seeds.
 const SEEDS: Key = Key::from_bytes(*b"fastdrop's seeds");
 
 /// A key: 16 bytes that name a stream of random bits.
@@ -41,11 +40,10 @@ impl Key {
         self.bytes
     }
 
-    /// The key of a seed: child `seed`, as [`Key::fold_in`] derives it, of the key whose bytes are
-    /// `fastdrop's seeds`.
+    /// The key of a seed: [`Key::fold_in`] of `seed` into the key whose bytes are `fastdrop's seeds`.
     ///
-    /// This is not the key of `fastdrop.Key(seed)` in Python, which uses NumPy's seeds; for that,
-    /// see [`Key::from_words`].
+    /// Python's `fastdrop.Key(seed)` is another key, because it draws the bytes from NumPy's generator: see
+    /// [`Key::from_words`].
     #[must_use]
     pub fn from_seed(seed: u64) -> Self {
         SEEDS.fold_in(seed)
@@ -86,11 +84,11 @@ impl Key {
         (0..n).map(move |index| Self::from_bytes(self.block(index as u64, TAG_SPLIT)))
     }
 
-    /// Block `index` of this key's stream for the purpose `tag`.
+    /// Block `index` of this key's stream under `tag`, which separates the uses of a key: masks, normals, children.
     pub(crate) fn block(self, index: u64, tag: u8) -> [u8; 16] {
         let counter = [index, u64::from(tag)];
         match Level::current() {
-            // In the middle of a training step the tables of AES in software, 4 KiB, are in no cache.
+            // In the middle of a training step, the 4 KiB of tables for AES in software are in no cache.
             Ok(level) if level != Level::portable() => level.run(Block { key: self.bytes, counter }),
             _ => ars(self.bytes, joined(counter)),
         }
@@ -101,7 +99,7 @@ impl Key {
     }
 }
 
-/// Hexadecimal digits, the first byte first.
+/// Hexadecimal digits, first byte first.
 impl std::fmt::Display for Key {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         self.bytes.iter().try_for_each(|byte| write!(f, "{byte:02x}"))

@@ -1,4 +1,4 @@
-//! The stream: pure functions of (key, index), which use no threads and no memory of the caller.
+//! The stream: pure functions of (key, index), which use neither threads nor the caller's arrays.
 
 pub(crate) mod ars;
 pub(crate) mod bernoulli;

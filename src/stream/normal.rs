@@ -1,10 +1,9 @@
 //! Normal variates of a stream: from (key, element index) to a standard normal number, the same at every level.
 //!
-//! Box and Muller ("A note on the generation of random normal deviates", 1958) turn two uniforms
-//! into two independent normals. [`radius`] and [`direction`] are both the definition and the
-//! vector body. They use additions, multiplications, a square root and bit operations, all in
-//! single precision and all exact or correctly rounded on every CPU, so the compiler may vectorise
-//! them at any width without changing a bit.
+//! Box and Muller ("A note on the generation of random normal deviates", 1958) turn two uniforms into two independent
+//! normals. [`radius`] and [`direction`] are both the definition and what every level runs. They use additions,
+//! multiplications, a square root and bit operations, all in single precision and all exact or correctly rounded on
+//! every CPU, so the compiler may vectorise them at any width without changing a bit.
 
 use std::f32::consts::{LN_2, PI};
 
@@ -12,7 +11,7 @@ use super::ars::Schedule;
 use super::bernoulli::GROUP;
 use crate::simd::{Kernel, Level, Simd};
 
-/// Tag of a group's first block. Half of its blocks give distances from the origin, the others
+/// Tag of a group's first block. The first half of a group's blocks gives distances from the origin, the second half
 /// directions.
 const TAG: u8 = 64;
 /// Blocks in a group: each holds four 32-bit words.
@@ -20,7 +19,7 @@ const BLOCKS: usize = GROUP / 4;
 /// Pairs in a group: elements i and 64 + i are pair i.
 const PAIRS: usize = GROUP / 2;
 
-/// The bits of 1/2, and those of the significand.
+/// The bits of the number 1/2, and the bits that hold the significand.
 const HALF: u32 = 0x3F00_0000;
 const SIGNIFICAND: u32 = 0x007F_FFFF;
 const SIGN: u32 = 1 << 31;
@@ -36,9 +35,8 @@ const SIN: [f32; 3] = [-0.166_666_55, 0.008_332_189, -1.951_829_2e-4];
 /// (cos x - 1) / x^2, likewise: cos x is accurate to 4e-8.
 const COS: [f32; 3] = [-0.499_998_84, 0.041_655_716, -0.001_359_101_7];
 
-/// The distance from the origin of two independent normals: sqrt(-2 ln u), where u is uniform in
-/// (0, 1), is made of `bits` and the lowest 8 bits of `more`, and is as fine near 1 as near 0. At
-/// most 7.54.
+/// The distance of two independent normals from the origin: sqrt(-2 ln u), at most 7.54. `bits` and the lowest 8 bits
+/// of `more` make u, which is uniform in (0, 1), and as fine near 1 as near 0.
 #[inline(always)]
 fn radius(bits: u32, more: u32) -> f32 {
     let above_half = bits & SIGN != 0;
@@ -56,8 +54,8 @@ fn radius(bits: u32, more: u32) -> f32 {
     (halvings * (2.0 * LN_2) + ((w + w) + w2 * p)).sqrt()
 }
 
-/// Cosine and sine of a uniform angle, from the upper 24 bits: one swaps them, one is the sign of
-/// the cosine, and the others give an angle between -pi/4 and pi/4.
+/// Cosine and sine of a uniform angle, from the upper 24 bits. One bit swaps the two, one is the sign of the cosine,
+/// and the others give an angle between -pi/4 and pi/4.
 #[inline(always)]
 fn direction(bits: u32) -> [f32; 2] {
     // An odd integer times 2^9: the middle of one of 2^22 steps.
@@ -70,7 +68,7 @@ fn direction(bits: u32) -> [f32; 2] {
     if bits << 1 & SIGN == 0 { [cos, sin] } else { [sin, cos] }
 }
 
-/// The normals of groups from `first` on.
+/// Draws the normals of groups from `first` on.
 pub(crate) fn groups(level: Level, schedule: &Schedule, first: u64, normals: &mut [[f32; GROUP]]) {
     level.run(Draw { schedule, first, normals });
 }
@@ -91,8 +89,7 @@ impl Kernel for Draw<'_> {
             let bytes = bytes(blocks.as_flattened());
             let (distances, directions) = bytes.as_chunks().0.split_at(PAIRS);
             let (first, second) = normals.split_at_mut(PAIRS);
-            // Two short loops: a CPU works on more of their lanes at a time than with one long
-            // loop.
+            // Two short loops instead of one long loop: a CPU overlaps more of their iterations.
             for ((r, bits), more) in second.iter_mut().zip(distances).zip(directions) {
                 *r = radius(u32::from_le_bytes(*bits), u32::from_le_bytes(*more));
             }
@@ -104,7 +101,7 @@ impl Kernel for Draw<'_> {
     }
 }
 
-/// The bytes of blocks.
+/// The bytes of blocks, given as halves.
 #[inline(always)]
 fn bytes(halves: &[u64]) -> [u8; 16 * BLOCKS] {
     let mut bytes = [0; 16 * BLOCKS];
@@ -152,7 +149,7 @@ mod tests {
             .collect();
         angles.sort_by(f64::total_cmp);
         for pair in angles.windows(2) {
-            // Up to one step of the last bit, where quarters meet.
+            // Where quarters meet, the spacing is off by up to one step of the last bit.
             assert!((pair[1] - pair[0] - std::f64::consts::TAU / f64::from(steps)).abs() < 2e-6, "{pair:?}");
         }
     }

@@ -1,14 +1,14 @@
-//! The 64-bit uniforms themselves, for comparing them with each other or with many thresholds.
+//! The 64-bit uniforms themselves, for comparison with each other or with many thresholds.
 //!
-//! `bernoulli` compares them with one threshold, and draws only the digits that it needs. Here all
-//! 64 bit-planes are drawn.
+//! `bernoulli` compares them with one threshold, and draws only the digits that it needs. This module draws all 64
+//! bit-planes.
 
 use super::ars::Schedule;
 use super::bernoulli::GROUP;
 use crate::simd::{Kernel, Level, Simd};
 use crate::words::transpose;
 
-/// The uniforms of group `group`.
+/// Draws the uniforms of group `group`.
 pub(crate) fn group(level: Level, schedule: &Schedule, group: u64, uniforms: &mut [u64; GROUP]) {
     level.run(Draw { schedule, group, uniforms });
 }
