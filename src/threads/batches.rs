@@ -5,18 +5,18 @@ use std::time::{Duration, Instant};
 use super::{Units, share};
 use crate::error::Error;
 
-/// Polled between the pieces of a long call; `true` stops it with [`Error::Interrupted`].
+/// Polled between the batches of a long call; `true` stops it with [`Error::Interrupted`].
 pub(crate) type Interrupt<'a> = &'a dyn Fn() -> bool;
 
-/// Batches that took less than `QUICK` grow, and those that took more than `SLOW` shrink.
+/// After a batch that took less than `QUICK`, batches grow; after one that took more than `SLOW`, they shrink.
 const QUICK: Duration = Duration::from_millis(5);
 const SLOW: Duration = Duration::from_millis(20);
 
-/// Calls `work` with `units` units on up to `threads` threads, in batches of at most `at_once`. Polls the interrupt between
-/// batches, every few milliseconds.
+/// Calls `work` with `units` units on up to `threads` threads, in batches of at most `at_once`. Polls the interrupt
+/// between batches, every few milliseconds.
 ///
-/// Caches and unmapped pages change the time of a unit by a factor of a hundred, so the time of each batch decides the size of
-/// the next.
+/// Caches and unmapped pages change the time of a unit by a factor of a hundred, so the time of each batch decides the
+/// size of the next.
 pub(crate) fn run(
     units: usize,
     at_once: usize,
@@ -53,7 +53,7 @@ fn next_batch(batch: usize, time: Duration) -> usize {
 mod tests {
     use super::*;
 
-    /// Ctrl-C ends a call within the time of a batch. One fixed size took 0.3 s where each element had a page of its own.
+    /// Ctrl-C waits for the end of a batch. A batch of fixed size took 0.3 s where each element had a page of its own.
     #[test]
     fn batches_take_some_milliseconds_whatever_an_element_takes() {
         for nanoseconds in [1, 100, 10_000] {

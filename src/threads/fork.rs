@@ -15,8 +15,9 @@ pub(crate) struct Process {
 impl Process {
     /// This process. Makes a system call.
     ///
-    /// Ids alone repeat: a child may be process 1 of a new namespace, as its parent was of another. The count alone misses
-    /// children of a bare `clone`, which runs no handlers. The call takes a percent of the time to wake a thread.
+    /// The id alone is not enough: parent and child may both be process 1, each in its own namespace. The count alone
+    /// misses children of a bare `clone`, which runs no handlers. The system call takes one percent of the time that
+    /// waking a thread takes.
     pub(crate) fn current() -> Self {
         count_forks();
         Self { forks: FORKS.load(Ordering::Relaxed), id: std::process::id() }
@@ -34,8 +35,8 @@ unsafe extern "C" fn count() {
 
 /// Counts the forks from now on.
 ///
-/// Takes no lock, because a child forked meanwhile would wait for it. Two threads may both register the handler; then each fork
-/// counts twice, which differs from none just as well.
+/// Takes no lock, because a child forked meanwhile would wait for it forever. Two threads may both register the
+/// handler. Each fork then counts twice, which still tells a child from its parent.
 #[cfg(unix)]
 fn count_forks() {
     use std::ffi::c_int;
@@ -47,7 +48,8 @@ fn count_forks() {
     }
     static REGISTERED: AtomicBool = AtomicBool::new(false);
     if !REGISTERED.load(Ordering::Acquire) {
-        // SAFETY: `count` may run in any child, also one of a signal handler: it changes an atomic number and nothing else.
+        // SAFETY: `count` may run in any child, even one forked in a signal handler: it changes an atomic number and
+        // nothing else.
         let failed = unsafe { pthread_atfork(None, None, Some(count)) } != 0;
         REGISTERED.store(!failed, Ordering::Release);
     }

@@ -1,4 +1,4 @@
-//! Thread limits of the calling thread: how many threads its calls use, and whose.
+//! Limits of the calling thread: how many threads its calls use, and whether these are OpenMP's.
 
 use std::cell::Cell;
 use std::thread::LocalKey;
@@ -19,12 +19,12 @@ pub(super) fn current() -> Limits {
     LIMITS.get()
 }
 
-/// Calls `work`, whose calls use at most this many threads: OpenMP's, where they can be borrowed.
+/// Runs `work` with its calls limited to this many threads: OpenMP's, if they can be borrowed.
 pub(crate) fn with_team<T>(most: usize, work: impl FnOnce() -> T) -> T {
     with_value(&LIMITS, Limits { most: most.max(1), borrow: true }, work)
 }
 
-/// Calls `work`, whose calls use at most this many threads, none of OpenMP's.
+/// Runs `work` with its calls limited to this many threads, none of them OpenMP's.
 pub(crate) fn limited<T>(most: usize, work: impl FnOnce() -> T) -> T {
     with_value(&LIMITS, Limits { most, borrow: false }, work)
 }

@@ -3,13 +3,13 @@
 use std::cell::Cell;
 use std::ffi::{c_int, c_void};
 
-/// Enough for the most CPUs that Linux can be built for, 8192.
+/// Words for 8192 CPUs, the most that Linux can be built for.
 const WORDS: usize = 128;
 
-/// A set of CPUs.
+/// A set of CPUs, the affinity of a thread.
 ///
-/// A thread inherits those of the thread that starts it. If the program later moves to other CPUs, the threads of a pool would
-/// stay behind. So each helps on the CPUs of the calling thread.
+/// A thread inherits the affinity of the thread that starts it. If the program later moves to other CPUs, the threads
+/// of a pool stay behind. So each helper takes the affinity of the calling thread.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Cpus([u64; WORDS]);
 
@@ -59,7 +59,7 @@ pub(crate) fn stack_left() -> usize {
 #[cold]
 fn find_stack_end() -> usize {
     let (mut attributes, mut end, mut size) = ([0; 16], std::ptr::without_provenance_mut(1), 0);
-    // SAFETY: the attributes have room, are initialized by the first call, and used only if it succeeds.
+    // SAFETY: the attributes have room. The first call initializes them, and they are used only if it succeeds.
     unsafe {
         if pthread_getattr_np(pthread_self(), &raw mut attributes) == 0 {
             pthread_attr_getstack(&raw const attributes, &raw mut end, &raw mut size);
@@ -74,7 +74,7 @@ impl Cpus {
     /// CPUs that this thread may run on; none if the system reports none.
     pub(crate) fn of_this_thread() -> Self {
         let mut set = [0; WORDS];
-        // SAFETY: 0 is this thread, and the array has as many bytes as are named.
+        // SAFETY: 0 means this thread, and the array has as many bytes as the call names.
         let failed = unsafe { sched_getaffinity(0, size_of_val(&set), set.as_mut_ptr()) } != 0;
         Self(if failed { [0; WORDS] } else { set })
     }
@@ -82,23 +82,24 @@ impl Cpus {
     /// Restricts this thread to these CPUs. This is a hint: if the system refuses, the results are the same.
     pub(crate) fn take(&self) {
         if TAKEN.get() != Some(*self) {
-            // SAFETY: 0 is this thread, and the array has as many bytes as are named. The system refuses an empty set.
+            // SAFETY: 0 means this thread, and the array has as many bytes as the call names. The system refuses an
+            // empty set.
             unsafe { sched_setaffinity(0, size_of_val(&self.0), self.0.as_ptr()) };
             TAKEN.set(Some(*self));
         }
     }
 }
 
-/// Whether this many threads find what each reserves before its first allocation.
+/// Whether there are addresses for the heaps of this many threads.
 ///
-/// glibc gives a thread a heap of its own, of so many addresses. If it cannot, the thread gets no memory at all, though
-/// other heaps may have plenty, and aborts the process.
+/// glibc reserves `HEAP` bytes of addresses for a thread's own heap before its first allocation. If it cannot, the
+/// thread gets no memory at all, even if other heaps have plenty, and aborts the process.
 pub(crate) fn has_heaps(threads: usize) -> bool {
     const HEAP: usize = 1 << 26;
     const NO_ACCESS: c_int = 0;
     const PRIVATE_ANONYMOUS: c_int = 0x22;
     let size = threads.saturating_mul(HEAP);
-    // SAFETY: new pages at any address, which nobody accesses, and which are given back.
+    // SAFETY: the pages are new, at any address. Nobody accesses them, and they are given back.
     unsafe {
         let first = mmap(std::ptr::null_mut(), size, NO_ACCESS, PRIVATE_ANONYMOUS, -1, 0);
         first.addr() != usize::MAX && munmap(first, size) == 0

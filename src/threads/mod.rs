@@ -52,7 +52,7 @@ pub fn num_threads() -> Result<usize, Error> {
     }
 }
 
-/// Uses `threads` threads in large calls from now on, at most 256. The masks do not depend on it.
+/// Sets the number of threads that large calls use; they use at most 256. Masks do not depend on it.
 ///
 /// # Errors
 /// [`Error::Threads`] for 0.
@@ -64,7 +64,7 @@ pub fn set_num_threads(threads: usize) -> Result<(), Error> {
     Ok(())
 }
 
-/// Thread limit for a call from this thread. Settings may be any number.
+/// Thread limit for a call from this thread: the setting, capped by `MOST_THREADS` and by the thread's own limit.
 pub(crate) fn threads_of_call() -> Result<usize, Error> {
     let threads = num_threads()?.min(MOST_THREADS);
     #[cfg(feature = "python")]
@@ -117,7 +117,7 @@ mod tests {
         for setting in 2..40 {
             share(0..64, setting, |units| units.for_each(drop));
         }
-        // The last pool has 38 threads; those of the others may be on their way out.
+        // The last pool has 38 threads; threads of earlier pools may still be ending.
         let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
         let mut now = threads();
         while now > before + 60 && std::time::Instant::now() < deadline {

@@ -1,7 +1,7 @@
 //! OpenMP's threads, for calls from programs that compute with OpenMP themselves.
 //!
-//! Such a program keeps its threads spinning between its parallel regions. They answer at once, and
-//! leave no CPU to a second pool. The runtime is looked up in the process, not linked.
+//! Such a program keeps its threads spinning between its parallel regions. They start work at once, and leave no CPU to
+//! a second pool. The runtime is looked up in the process, not linked.
 
 use std::cell::Cell;
 use std::ffi::{c_uint, c_void};
@@ -15,7 +15,7 @@ use super::room::{MEMBER_STACK, can_start, stack_left};
 use super::work::{FirstPanic, Units};
 
 thread_local! {
-    /// The size of the team that this thread last found able to start, and in which process.
+    /// The last team that this thread found able to start: its process and its size.
     static STARTED: Cell<Option<(Process, usize)>> = const { Cell::new(None) };
 }
 
@@ -29,7 +29,7 @@ static SHALLOW: AtomicBool = AtomicBool::new(false);
 type Parallel =
     unsafe extern "C" fn(body: unsafe extern "C" fn(*mut c_void), data: *mut c_void, threads: c_uint, c_uint);
 
-/// The team for a call from here, if OpenMP's threads are to be borrowed and can be.
+/// The team for a call from here, if the call may borrow OpenMP's threads and they are available.
 pub(super) fn lent() -> Option<Team> {
     let Limits { most, borrow } = limits::current();
     if !borrow || SHALLOW.load(Ordering::Relaxed) {
@@ -40,7 +40,7 @@ pub(super) fn lent() -> Option<Team> {
     if process != Process::current() {
         return None;
     }
-    // OpenMP's runtimes end the process if a thread cannot start, so see to that first.
+    // OpenMP's runtimes end the process if a thread cannot start, so check that first.
     if STARTED.get() != Some((process, most)) {
         if !can_start(most.saturating_sub(1)) {
             return None;
@@ -60,8 +60,8 @@ pub(crate) fn find() {
     if was_forked() {
         return;
     }
-    // SAFETY: a null handle asks for the first symbol of this name in the process. `GOMP_parallel` has
-    // had this signature since GCC 4.9, and has it in LLVM's runtime.
+    // SAFETY: a null handle means the first symbol of this name in the process. `GOMP_parallel` has had this signature
+    // since GCC 4.9, and has it in LLVM's runtime.
     let found = unsafe {
         let symbol = dlsym(std::ptr::null_mut(), c"GOMP_parallel".as_ptr());
         std::mem::transmute::<*mut c_void, Option<Parallel>>(symbol)
@@ -94,8 +94,8 @@ pub(super) struct Team {
 impl Team {
     /// Calls `work` with the units of `range`, on up to `threads` threads.
     ///
-    /// The whole team runs, because GCC's runtime ends the threads that a smaller one leaves over. The next operator
-    /// of the program would have to start them again.
+    /// The whole team runs, because GCC's runtime ends the threads that a smaller team does not need. The program's
+    /// next operator would have to start them again.
     pub(super) fn share(self, range: Range<usize>, threads: usize, work: &(dyn Fn(Units<'_>) + Sync)) {
         struct Shared<'a> {
             work: &'a (dyn Fn(Units<'_>) + Sync),
@@ -122,11 +122,11 @@ impl Team {
         let next = AtomicUsize::new(range.start);
         let units = Units { next: &next, end: range.end };
         let shared = Shared { work, units, seats: AtomicUsize::new(threads), panic: FirstPanic::default() };
-        // SAFETY: the runtime returns when all threads of the team have, so `shared` outlives them; what they share is
-        // `Sync` or behind a lock.
+        // SAFETY: the runtime returns after all threads of the team have returned, so `shared` outlives their use of
+        // it. What they share is `Sync` or behind a lock.
         unsafe { (self.run)(member, (&raw const shared).cast_mut().cast(), self.threads as c_uint, 0) };
         shared.panic.resume();
-        // No thread of the team may have had enough stack.
+        // Perhaps no thread of the team had enough stack.
         if next.load(Ordering::Relaxed) < range.end {
             work(Units { next: &next, end: range.end });
         }

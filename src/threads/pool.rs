@@ -1,11 +1,10 @@
 //! Our own threads.
 //!
-//! There is one pool, built on first use and rebuilt when the setting changes; the old pool's
-//! threads end when their last call is done. A forked child cannot use its parent's threads or
-//! locks, so it makes its own.
+//! There is one pool, built on first use and rebuilt when the setting changes. The old pool's threads end after their
+//! last call. A forked child cannot use its parent's threads or locks, so it makes its own.
 //!
-//! Only rayon's threads and queue are used. Its scopes would wait for every spawned task, even one
-//! whose thread wakes after the work is done, and waking takes longer than most calls.
+//! The pool uses only rayon's threads and queue. Rayon's scopes would wait for every spawned task, even one whose
+//! thread wakes after the work is done, and waking takes longer than most calls.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
@@ -22,8 +21,8 @@ use super::work::{FirstPanic, Units};
 
 /// Calls `work` with the units of `range`, on this thread and on `helpers` threads of the pool.
 ///
-/// The others help as soon as they wake. A helper that arrives after all units are done is not
-/// waited for, so asking for help costs little even if waking a thread takes longer than the work.
+/// Helpers start as soon as they wake. The call does not wait for a helper that wakes after all units are done, so
+/// spawning one costs little even if waking it takes longer than the work.
 pub(super) fn share(pool: &ThreadPool, range: Range<usize>, helpers: usize, work: &(dyn Fn(Units<'_>) + Sync)) {
     let work: *const (dyn Fn(Units<'_>) + Sync) = work;
     let job = Arc::new(Job {
@@ -69,7 +68,7 @@ struct Job {
 
 // SAFETY: what `work` points to is `Sync`, so any thread may call it while it is valid.
 unsafe impl Send for Job {}
-// SAFETY: as above; the other fields are `Sync` by themselves.
+// SAFETY: as above; the other fields are `Sync`.
 unsafe impl Sync for Job {}
 
 impl Job {
@@ -147,9 +146,8 @@ pub(super) fn pool_of(threads: usize) -> Option<Arc<ThreadPool>> {
     }
 }
 
-/// This process's entry, made on first use. A child forked while its parent held the lock would
-/// wait for it forever, so it makes its own entry. It leaves the parent's alone, because those
-/// threads are not the child's to end.
+/// This process's entry, made on first use. A forked child makes its own: if its parent held the lock, the child would
+/// wait for it forever. The child leaves its parent's entry alone, because it cannot end its parent's threads.
 fn this_process() -> &'static Entry {
     static CURRENT: AtomicPtr<Entry> = AtomicPtr::new(std::ptr::null_mut());
     let process = Process::current();

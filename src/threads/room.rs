@@ -18,8 +18,8 @@ pub(crate) const MEMBER_STACK: usize = 40 << 10;
 /// Stack for a whole call: about twice what the largest uses.
 #[cfg(feature = "python")]
 pub(crate) const CALL_STACK: usize = 64 << 10;
-/// Bytes that must be available per helper before it starts: its stack, and what the system and the
-/// standard library allocate for a new thread; they abort if that fails.
+/// Bytes that must be available per helper before it starts: its stack, and what the system and the standard library
+/// allocate for a new thread. They abort the process if an allocation fails.
 const THREAD: usize = 2 * STACK;
 
 /// Whether this many bytes can be allocated right now.
@@ -36,7 +36,7 @@ pub(super) fn has_room(threads: usize) -> bool {
     has_memory(threads.saturating_mul(THREAD)) && has_heaps(threads)
 }
 
-/// Calls `work` on a thread with a stack for every call; `None` if it cannot start.
+/// Calls `work` on a thread whose stack suffices for any call; `None` if the thread cannot start.
 #[cfg(feature = "python")]
 pub(crate) fn on_large_stack<T: Send>(work: impl FnOnce() -> T + Send) -> Option<T> {
     if !has_room(1) {
@@ -49,7 +49,7 @@ pub(crate) fn on_large_stack<T: Send>(work: impl FnOnce() -> T + Send) -> Option
     })
 }
 
-/// Whether this many more threads can start now: starts them, and waits until they have ended.
+/// Whether this many more threads can start now: starts them, and waits for them to end.
 #[cfg(feature = "python")]
 pub(crate) fn can_start(threads: usize) -> bool {
     /// Size of a thread's stack unless its program chooses another.

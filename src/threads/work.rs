@@ -1,4 +1,4 @@
-//! What threads share of a call: its units of work, and the first panic.
+//! State that the threads of a call share: its units of work, and the first panic.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
