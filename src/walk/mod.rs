@@ -1,8 +1,7 @@
 //! Walks over strided arrays: axes, their order, and the odometer that steps through them.
 //!
-//! A walk visits the elements of several arrays and of a mask together. This file knows strides,
-//! not what they point to. [`source`] supplies keep bits in walk order, [`short_rows`] joins rows,
-//! and [`transposed`] crosses the stream.
+//! A walk visits the elements of several arrays and of a mask together. [`source`] supplies keep bits in walk order,
+//! [`short_rows`] joins rows that are adjacent in memory, and [`transposed`] serves walks that cross the stream.
 
 pub(crate) mod short_rows;
 pub(crate) mod source;
@@ -13,13 +12,13 @@ use smallvec::SmallVec;
 use crate::operand::Each;
 use crate::stream::bernoulli::GROUP;
 
-/// Elements drawn and then used at a time, so that their bits stay in the L1 cache. A multiple of
+/// Elements whose bits are drawn and then used together, so that the bits stay in the L1 cache. A multiple of
 /// [`GROUP`].
 pub(crate) const TILE: usize = 64 * GROUP;
 /// Bits kept for reuse where rows repeat.
 pub(crate) const REPEATED: usize = 8 * TILE;
 
-/// One axis of a walk. Steps are 0 where an array is shared along the axis.
+/// One axis of a walk. An array that broadcasts along the axis has step 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Axis {
     pub(crate) len: usize,
@@ -42,7 +41,7 @@ pub(crate) type Axes = SmallVec<[Axis; 6]>;
 /// Sorts axes into the output's memory order, and merges those that act as one.
 pub(crate) fn normalize(axes: &mut Axes) {
     axes.retain(|axis| axis.len != 1);
-    // Stable, so axes with equal steps stay in logical order. The check saves the sort.
+    // The sort is stable, so axes with equal steps stay in logical order. The check spares sorted axes the sort.
     let step = |axis: &Axis| std::cmp::Reverse(axis.steps[0].unsigned_abs());
     if !axes.is_sorted_by_key(step) {
         axes.sort_by_key(step);
@@ -86,7 +85,7 @@ impl Place {
         Self { offsets, bit: self.bit.wrapping_add(axis.bit.wrapping_mul(steps)) }
     }
 
-    /// This place, counted from `corner`.
+    /// The place at this distance from `corner`.
     pub(crate) fn from(self, corner: Self) -> Self {
         let mut offsets = self.offsets;
         for (offset, from) in offsets.iter_mut().zip(corner.offsets) {
@@ -139,11 +138,10 @@ pub(crate) fn positions(axes: &[Axis]) -> usize {
     axes.iter().map(|axis| axis.len).product()
 }
 
-/// Moves axes that share drawn bits inside those that do not, so that bits are drawn once per
-/// stretch instead of once per repetition. Returns whether it did.
+/// Moves axes along which bits repeat inside the axes along which they do not. Bits are then drawn once per stretch
+/// instead of once per repetition. Returns whether it did.
 ///
-/// Worth it for runs long enough to be read in any order, and short enough for their bits to be
-/// kept.
+/// Does so only if runs are long enough to be read in any order, and short enough for their bits to be kept.
 pub(crate) fn repeat_inside(axes: &mut [Axis]) -> bool {
     let Some((inner, outer)) = axes.split_last_mut() else {
         return false;
@@ -156,7 +154,7 @@ pub(crate) fn repeat_inside(axes: &mut [Axis]) -> bool {
     repeats
 }
 
-/// Splits the last axis, where too many bits repeat to be kept, into stretches and a remainder.
+/// Splits the last axis, whose repeated bits are too many to be kept, into stretches and a remainder.
 pub(crate) fn cut_repeated(axes: &Axes) -> SmallVec<[(Axes, Place); 2]> {
     let last = axes.last().copied().unwrap_or_default();
     let stretches = last.len / REPEATED;

@@ -1,7 +1,7 @@
 //! Keep bits of short rows that are adjacent in memory, packed so that they are applied as one run.
 //!
-//! A row of three elements must not cost more than three elements, so the rows of an axis are drawn
-//! together and appended in one loop. The bits come from `source` and `transposed`.
+//! A row of three elements must not cost more than its three elements, so the rows of an axis are drawn together and
+//! appended in one loop. The bits come from `source` and `transposed`.
 
 use std::ops::Range;
 
@@ -36,7 +36,7 @@ pub(crate) struct ShortRows {
     len: usize,
     first: Place,
     next: Place,
-    /// Index of a drawn row, and how many copies of it `words` starts with.
+    /// Index of a drawn row in the stream, and the number of its copies at the start of `words`.
     repeated: (u64, usize),
 }
 
@@ -46,8 +46,8 @@ impl ShortRows {
         Self { words: [0; TILE / 64 + 1], len: 0, first: nowhere, next: nowhere, repeated: (0, 0) }
     }
 
-    /// Calls `visit(place, drawn, len)` for all elements of the rows `range` of the walk, for which [`joins`] holds,
-    /// with bits from `buffer`.
+    /// Calls `visit(place, drawn, len)` for all elements of the rows `range` of the walk, with bits from `buffer`.
+    /// [`joins`] must hold for `axes`.
     pub(crate) fn walk(
         &mut self,
         buffer: &mut TileBuffer<'_>,
@@ -88,8 +88,8 @@ impl ShortRows {
         self.flush(&mut visit);
     }
 
-    /// Appends at least one and at most `rows` rows from `cursor` on, and returns how many. There
-    /// must be room for `rows`. In all, `ahead` rows will be needed soon.
+    /// Appends at least one and at most `rows` rows from `cursor` on, and returns how many. There must be room for
+    /// `rows`. The walk needs `ahead` rows soon, so their bits may be drawn together.
     fn append_rows(
         &mut self,
         buffer: &mut TileBuffer<'_>,
@@ -115,10 +115,10 @@ impl ShortRows {
                 return rows;
             }
         };
-        // Stream elements that a row takes, and from one row to the next.
+        // Stream elements in a row, and from the start of one row to the next.
         let taken = if inner.bit == 0 { 1 } else { inner.len };
         let step = outer.bit as usize;
-        // If so, every group from the first row to the last belongs to some row.
+        // In dense rows, every group from the first row to the last belongs to some row.
         let dense = step <= taken + GROUP;
         if dense {
             let rows = rows.min((TILE / step.max(1)).max(1));

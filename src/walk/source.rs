@@ -1,5 +1,5 @@
-//! What a call draws, in walk order: keep bits (from a stream, from an array of bytes, or
-//! constant), normals or uniforms.
+//! The values that a call draws, in walk order: keep bits (from a stream, from an array of bytes, or constant), normals
+//! or uniforms.
 //!
 //! A [`TileBuffer`] holds the bits of one stretch at a time, so they stay in the L1 cache until
 //! they are used.
@@ -19,7 +19,7 @@ use crate::words;
 
 /// Groups gathered at once: as many as a tile has.
 pub(crate) const GATHERED: usize = TILE / GROUP;
-/// Rows shorter than this that lie far apart are gathered into full vectors.
+/// Rows that are shorter than this, and far apart in the stream, are gathered into full vectors.
 const LONG: usize = 8 * GROUP;
 /// Groups of normals drawn at a time: fewer would cost more calls, more would fill the L1 cache.
 const NORMAL_GROUPS: usize = 8;
@@ -80,7 +80,7 @@ impl Source {
         Self::Uniforms(key.schedule(), origin)
     }
 
-    /// The source, starting at another place.
+    /// The source, moved to start at `place`.
     pub(crate) fn from(&self, place: Place) -> Self {
         let mut source = self.clone();
         match &mut source {
@@ -94,7 +94,7 @@ impl Source {
     }
 }
 
-/// What was drawn for a run of elements.
+/// Values drawn for a run of elements.
 #[derive(Clone, Copy)]
 pub(crate) enum Drawn<'a> {
     All,
@@ -120,14 +120,14 @@ impl<'a> Drawn<'a> {
     }
 }
 
-/// Position of values in a buffer, whether they must be drawn first, and how many elements they are for.
+/// Position of values in a buffer, whether they must be drawn first, and the number of elements that they serve.
 struct Values {
     missing: bool,
     at: Range<usize>,
     len: usize,
 }
 
-/// A buffer of the last draw, kept until something else is requested.
+/// A buffer of the last draw, kept until a walk needs other values.
 pub(crate) struct TileBuffer<'a> {
     source: &'a Source,
     level: Level,
@@ -149,9 +149,9 @@ impl<'a> TileBuffer<'a> {
         self.source
     }
 
-    /// Calls `visit(place, drawn, len)` for runs of at most [`TILE`] elements (`piece`, if bits are
-    /// drawn) along the last axis, which together cover the positions `range` of the walk. Runs of
-    /// drawn bits end a multiple of 64 elements after `phase`, unless the row ends first.
+    /// Calls `visit(place, drawn, len)` for runs of at most [`TILE`] elements (`piece`, if bits are drawn) along the
+    /// last axis. Together, the runs cover the positions `range` of the walk. Runs of drawn bits end a multiple of 64
+    /// elements after `phase`, unless the row ends first.
     pub(crate) fn walk(
         &mut self,
         axes: &[Axis],
@@ -218,7 +218,7 @@ impl<'a> TileBuffer<'a> {
                         continue;
                     }
                     let index = origin.wrapping_add_signed(place.bit as i64);
-                    // A run may share one bit; a run whose bits are not consecutive is taken bit by
+                    // A run may share one bit. If its bits are neither shared nor consecutive, it is visited bit by
                     // bit.
                     let len = match inner.bit {
                         0 => left,
@@ -253,9 +253,9 @@ impl<'a> TileBuffer<'a> {
         }
     }
 
-    /// Locates the values of up to `left` elements from `place` on, whose indices are `step` apart.
-    /// A value that all share is stored once. If values are missing, the caller must draw
-    /// `self.groups` groups, at most `most`, from `self.first_group` on.
+    /// Locates the values of up to `left` elements from `place` on, whose indices are `step` apart. A shared value is
+    /// stored once. If values are missing, the caller must draw `self.groups` groups, at most `most`, from
+    /// `self.first_group` on.
     fn seek(&mut self, origin: u64, place: Place, step: isize, left: usize, most: usize) -> Values {
         let index = origin.wrapping_add_signed(place.bit as i64);
         let (group, lane) = (index / GROUP as u64, (index % GROUP as u64) as usize);
@@ -298,9 +298,8 @@ impl<'a> TileBuffer<'a> {
         (&self.words, lane)
     }
 
-    /// Draws the bits of rows from `cursor` on, `row` elements each, the first one from `column`
-    /// on: as many as fit a tile, or hold `left` elements. Returns words, and where the rows start
-    /// in them, the last row first.
+    /// Draws the bits of rows of `row` elements from `cursor` on; the first row starts at `column`. Draws as many rows
+    /// as fit a tile or hold `left` elements. Returns the words, and where each row starts in them, the last row first.
     pub(crate) fn gather(
         &mut self,
         sampler: &Sampler,

@@ -16,7 +16,7 @@ pub(crate) struct Transposed<'a> {
     pub(crate) level: Level,
     /// Index of the block's first element.
     pub(crate) first: u64,
-    /// The stream is consecutive along this axis (or its length is 1).
+    /// The axis along which the stream is consecutive, or one of length 1.
     pub(crate) lanes: Axis,
     pub(crate) inner: Axis,
 }
@@ -24,14 +24,13 @@ pub(crate) struct Transposed<'a> {
 /// Buffers for [`Transposed::walk`], reused between blocks: at most 128 KiB.
 #[derive(Default)]
 pub(crate) struct Buffers {
-    /// For each element along `inner`, where its bits start in `drawn`.
+    /// Per element along `inner`: where its bits start in `drawn`.
     starts: Vec<u32>,
     drawn: Vec<u64>,
     transposed: Vec<u64>,
 }
 
-/// Extra words after the drawn ones: the last lanes are read as a whole word, which takes a spare
-/// one.
+/// Extra words after the drawn ones: the last lanes are read as a whole word, which reaches past them.
 const SPARE: usize = 3;
 
 impl Transposed<'_> {
@@ -95,7 +94,7 @@ impl Transposed<'_> {
         starts.clear();
         let step = self.inner.bit as usize;
         if step <= self.lanes.len + GROUP {
-            // No group lies between those of adjacent elements.
+            // The groups of adjacent elements leave no group out between them.
             let lane = (self.first % GROUP as u64) as usize;
             starts.extend((0..self.inner.len).map(|i| (lane + i * step) as u32));
             let end = (lane + (self.inner.len - 1) * step + self.lanes.len).div_ceil(GROUP) * GROUP_WORDS;
@@ -105,7 +104,7 @@ impl Transposed<'_> {
         // Here, adjacent elements share no group.
         let mut groups = SmallVec::<[u64; GATHERED]>::new();
         drawn.clear();
-        // Reserved at once: growing could allocate more than this.
+        // Reserves everything at once, because growth could allocate more than this.
         let groups_each = (self.lanes.len - 1) / GROUP + 2;
         drawn.reserve(self.inner.len * groups_each * GROUP_WORDS + SPARE);
         for i in 0..self.inner.len as u64 {
