@@ -1,9 +1,9 @@
 //! Reads and writes elements of any layout and byte order: the one path for arrays that are not
 //! contiguous.
 //!
-//! Elements are copied a word at a time into a small buffer, in this CPU's byte order. If they are
-//! computed with, and not only selected, they are widened to floats and rounded once on the way
-//! out. A complex number is two floats.
+//! Elements are copied a word at a time into a small buffer, in this CPU's byte order. If an operation computes with
+//! them, rather than only selecting, they are widened to floats and rounded once when they are written. A complex
+//! number is two floats.
 
 use super::element::{Stored, with_element};
 use super::real::Real;
@@ -40,7 +40,7 @@ impl Layout {
     pub(crate) unsafe fn read(self, src: *const u8, len: usize, buffer: &mut Buffer) {
         let size = self.format.element.size();
         let bytes = &mut buffer.0[..len * size];
-        // SAFETY: the caller guarantees the elements; the buffer is not one of them.
+        // SAFETY: the caller guarantees the elements; the buffer overlaps none of them.
         unsafe { copy(src, self.step, bytes.as_mut_ptr(), size as isize, size, len) };
         self.swap(bytes);
     }
@@ -53,7 +53,7 @@ impl Layout {
         let size = self.format.element.size();
         let bytes = &mut buffer.0[..len * size];
         self.swap(bytes);
-        // SAFETY: the caller guarantees the elements; the buffer is not one of them.
+        // SAFETY: the caller guarantees the elements; the buffer overlaps none of them.
         unsafe { copy(bytes.as_ptr(), size as isize, dst, self.step, size, len) };
     }
 
@@ -73,8 +73,8 @@ impl Layout {
         }
     }
 
-    /// Reads `to.len()` floats, `parts` for each element: a word of elements at most. To a real
-    /// number, 0 is added as the second part.
+    /// Reads `to.len()` floats, `parts` per element, for a word of elements at most. A real number gets 0 as its second
+    /// part.
     ///
     /// # Safety
     /// The elements must be readable from `src` on.
@@ -82,7 +82,7 @@ impl Layout {
         let len = to.len() / parts;
         let stored = len * self.format.element.parts();
         let widen = |from: *const u8, to: &mut [R]| {
-            // SAFETY: there are as many elements at either address below, aligned.
+            // SAFETY: both addresses below are aligned, and have as many elements.
             unsafe { with_element!(self.format.element, T => T::widen(from, to)) };
         };
         if self.is_plain(src) {

@@ -1,9 +1,9 @@
-//! What becomes of each element: a table of formulas, for dropout fused with other operations in one pass over memory, and
-//! for operations in which a dropped element does not become zero.
+//! A table of formulas: what kept and dropped elements become. Some fuse dropout with other operations in one pass over
+//! memory. In some, a dropped element does not become zero.
 //!
-//! A [`Formula`] is a row of the table. Python calls it an operation, by the name in its row. [`super::Operation`] is what
-//! the driver runs: a formula with its numbers, or something else that is done with drawn values. As in `select`, the unit
-//! is a word of keep bits; elements that are not contiguous floats go through `convert`.
+//! A [`Formula`] is a row of the table. Python calls it an operation, by the name in its row. [`super::Operation`] is
+//! what the driver runs: a formula with its numbers, or another use of drawn values. As in `select`, the unit is a word
+//! of keep bits. Elements that are not contiguous floats go through `convert`.
 
 use super::gelu::{Tail, gelu, slope};
 use super::real::Real;
@@ -13,7 +13,7 @@ use crate::operand::{Each, Element, INPUTS};
 use crate::simd::{Kernel, LANES, Simd, WORD};
 use crate::words::{twice, word_at};
 
-/// Runs of this many elements are streamed even if they do not fill whole lines.
+/// Runs of at least this many elements are streamed even if they do not fill whole lines.
 const STREAMED_LEN: usize = 2048;
 /// Elements computed at a time.
 const COMPUTED: usize = 16;
@@ -25,7 +25,7 @@ macro_rules! formulas {
         |$x:ident, $a:ident, $b:ident, $scale:ident, $shift:ident, $fill:ident, $zero:ident|
         $($(#[$doc:meta])* $name:ident, $text:literal, [$($input:literal),+], $complex:literal, $gradient:ident, $kept:expr, $dropped:expr;)+
     ) => {
-        /// What is computed from the inputs x, a and b.
+        /// A formula of the inputs x, a and b.
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
         pub enum Formula {
             $($(#[$doc])* $name,)+
@@ -52,7 +52,7 @@ macro_rules! formulas {
                 }
             }
 
-            /// What its inputs are called in Python.
+            /// Names of its inputs in Python.
             #[must_use]
             pub const fn input_names(self) -> &'static [&'static str] {
                 match self {
@@ -60,7 +60,7 @@ macro_rules! formulas {
                 }
             }
 
-            /// Whether it is right for complex numbers, treated as pairs of real ones.
+            /// Whether it is correct for complex numbers, computed as pairs of real ones.
             #[must_use]
             pub const fn takes_complex(self) -> bool {
                 match self {
@@ -106,9 +106,9 @@ macro_rules! formulas {
     };
 }
 
-// The name, the name in Python, the names of x, a and b there, whether it is right for complex numbers, its gradient, and
-// what kept and dropped elements become. A gradient follows its function: its x is the incoming gradient, its a the
-// function's input. NaN passes the comparisons with 0, because it is not <= 0.
+// Columns: name; name in Python; names of x, a and b in Python; whether it is correct for complex numbers; gradient;
+// value of a kept and of a dropped element. A gradient follows its function. Its x is the incoming gradient, and its a
+// is the function's input. NaN is not <= 0, so it passes the rectifiers.
 formulas! {
     |x, a, b, scale, shift, fill, zero|
     /// `kept ? x * scale : 0`, for a finite `scale`
@@ -139,7 +139,7 @@ formulas! {
     GeluTanhGradient, "gelu_tanh_gradient", ["dy", "x"], false, Select, x * slope::<R, true>(a) * scale, zero;
 }
 
-/// The numbers in a formula, which are rounded once to the precision of the computation.
+/// The numbers in a formula. Each is rounded once, to the precision of the computation.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Numbers {
     /// `scale` in a formula.
@@ -151,7 +151,7 @@ pub struct Numbers {
 }
 
 impl Numbers {
-    /// This scale, for formulas without the others.
+    /// The numbers of a formula that uses only a scale.
     #[must_use]
     pub const fn scale(scale: f64) -> Self {
         Self { scale, shift: 0.0, fill: 0.0 }
@@ -167,7 +167,7 @@ trait Compute {
 }
 
 impl Formula {
-    /// How many inputs it has.
+    /// Number of inputs.
     #[must_use]
     pub const fn inputs(self) -> usize {
         self.input_names().len()
@@ -304,8 +304,8 @@ impl<R: Real + Tail> Contiguous<'_, R> {
         let mut at = start;
         while at < end {
             let keep = word_at(words, offset + at);
-            // SAFETY: whoever made this guarantees `len` floats of each input in use and of the
-            // output; at least as many as are computed are left from `at` on.
+            // SAFETY: `run_in`, which made this, guarantees `len` floats of each input in use and of the output. At
+            // least as many as are computed are left from `at` on.
             at += unsafe {
                 if end - at >= WORD {
                     for line in (0..WORD).step_by(COMPUTED) {
@@ -328,7 +328,7 @@ impl<R: Real + Tail> Contiguous<'_, R> {
     /// [`COMPUTED`] elements from `at` on.
     ///
     /// # Safety
-    /// There must be that many; if they are streamed, `at` must be where a streamed line can start.
+    /// There must be that many; if they are streamed, a cache line of the output must start at `at`.
     #[inline(always)]
     unsafe fn line<S: Simd, C: Compute, const STREAM: bool>(
         &self,

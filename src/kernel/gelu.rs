@@ -1,23 +1,23 @@
 //! The Gaussian error linear unit x Phi(x) and its slope (Hendrycks and Gimpel, arXiv:1606.08415, 2016), exact or with
 //! the paper's approximation by tanh.
 //!
-//! Written once for both precisions, with additions, multiplications, divisions and bit operations,
-//! so that the compiler can vectorise it at any level with the same result. No branches; infinities
-//! and NaN come out as the formulas say.
+//! The code is written once for both precisions. It uses only additions, multiplications, divisions and bit operations,
+//! so that the compiler can vectorise it at any level with the same result. It has no branches. Infinities and NaN come
+//! out as the formulas say.
 
 #![allow(clippy::excessive_precision, reason = "coefficients as they were fitted")]
 
 use super::real::{Arithmetic, even, polynomial};
 
-/// A precision in which there is a GELU.
+/// A precision that has a GELU.
 pub(crate) trait Tail: Arithmetic {
-    /// Coefficients in t - 1/8 of Q(z) e^(z^2 / 2) / t, where Q(z) is the probability that a standard normal number is above
-    /// z >= 0, and t = 1 / (z + 17/4).
+    /// Coefficients of Q(z) e^(z^2 / 2) / t as a polynomial in t - 1/8, for t = 1 / (z + 17/4). Q(z) is the probability
+    /// that a standard normal number is above z >= 0.
     const TAIL: &'static [Self];
 }
 
-// Minimax fits of the relative error, like those of the powers of 2. 33.35 is raised by one ulp, so that Q(0) comes out as 1/2. They
-// are accurate to 1.3e-7 and 1.4e-16.
+// Minimax fits of the relative error, like those of the powers of 2, accurate to 1.3e-7 and 1.4e-16. 33.35 is raised by
+// one ulp, so that Q(0) comes out as 1/2.
 impl Tail for f32 {
     const TAIL: &'static [Self] = even(&[
         0.800_313_771,
@@ -57,7 +57,7 @@ impl Tail for f64 {
     ]);
 }
 
-/// e^(-x^2 / 2), and the probability that a standard normal number is above |x|, divided by it.
+/// Two numbers: e^(-x^2 / 2); and the probability that a standard normal number is above |x|, divided by the first.
 #[inline(always)]
 fn tail<R: Tail>(x: R) -> [R; 2] {
     let z = if x < R::from_f64(0.0) { -x } else { x };
@@ -95,7 +95,7 @@ pub(crate) fn gelu<R: Tail, const TANH: bool>(x: R) -> R {
 /// The derivative of [`gelu`].
 #[inline(always)]
 pub(crate) fn slope<R: Tail, const TANH: bool>(x: R) -> R {
-    // Beyond this the slope is 0 or 1 in either precision, and products would be infinity times 0.
+    // Beyond this, the slope is 0 or 1 in either precision, and products would be infinity times 0.
     let far = R::from_f64(50.0);
     let x = if x > far { far } else { x };
     let x = if x < -far { -far } else { x };
@@ -105,8 +105,8 @@ pub(crate) fn slope<R: Tail, const TANH: bool>(x: R) -> R {
         let inner = x * (R::from_f64(TWO_ROOT) + R::from_f64(3.0 * TWO_ROOT * CUBIC) * (x * x));
         s * (one + inner * (one - s))
     } else {
-        // Phi(x) + x times the normal density, 1 / sqrt(2 pi) e^(-x^2 / 2), for a negative x;
-        // otherwise 1 minus that of -x.
+        // For a negative x: Phi(x) + x times the normal density, 1 / sqrt(2 pi) e^(-x^2 / 2). Otherwise: 1 minus the
+        // slope at -x.
         let [bell, ratio] = tail(x);
         let z = if x < zero { -x } else { x };
         let below = bell * (ratio - z * R::from_f64(0.398_942_280_401_432_7));
@@ -127,7 +127,7 @@ mod tests {
         (3.0, 0.998_650_101_968_369_9),
     ];
 
-    /// Rounding x^2 / 2 causes an error in the result, 18 units at x = -6.
+    /// Rounding x^2 / 2 causes an error in the result: 18 units in the last place at x = -6.
     #[test]
     fn phi_is_that_of_tables() {
         for (x, expected) in PHI {

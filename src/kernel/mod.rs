@@ -19,10 +19,10 @@ use crate::words;
 
 /// Prefetch distance, in bytes, for reads from beyond the caches.
 pub(crate) const PREFETCH_BYTES: isize = 4096;
-/// Prefetch distance, in bytes, for writes to the output. It hides most of the cost of lines that
-/// two vectors share: NumPy's arrays start 16 bytes after a line.
+/// Prefetch distance, in bytes, for writes to the output. It hides most of the cost of vectors that straddle two lines:
+/// NumPy's arrays start 16 bytes after a line.
 pub(crate) const WRITE_AHEAD: usize = 512;
-/// Streaming stores start at multiples of this.
+/// Size of a cache line in bytes. Streaming stores start at multiples of it.
 pub(crate) const LINE: usize = 64;
 
 /// How kernels use the CPU and its memory.
@@ -35,7 +35,7 @@ pub(crate) struct Memory {
     pub(crate) ahead: Each<isize>,
 }
 
-/// Equally spaced elements.
+/// A run: equally spaced elements of each array.
 #[derive(Clone, Copy)]
 pub(crate) struct Run<'a> {
     pub(crate) operands: &'a Operands,
@@ -47,7 +47,7 @@ pub(crate) struct Run<'a> {
 }
 
 impl Run<'_> {
-    /// The address of the first element in an array: 0 is the output.
+    /// Address of the first element in an array. Array 0 is the output.
     #[inline(always)]
     fn address(&self, which: usize) -> *mut u8 {
         self.operands.first[which].wrapping_offset(self.place.offsets[which])
@@ -92,7 +92,7 @@ impl Operation<'_> {
         Self::Formula(Formula::Select, Numbers::scale(scale))
     }
 
-    /// How many inputs it has.
+    /// Number of inputs.
     pub(crate) fn inputs(&self) -> usize {
         match self {
             Self::Formula(formula, _) => formula.inputs(),

@@ -83,7 +83,7 @@ impl<R: Real> Kernel for Multiply<'_, R> {
         let std = R::from_f64(std);
         let (words, rest) = normals.as_chunks::<WORD>();
         for (word, normals) in words.iter().enumerate() {
-            // SAFETY: whoever made this guarantees as many elements as there are normals.
+            // SAFETY: `run_in`, which made this, guarantees as many elements as there are normals.
             unsafe {
                 let mut x = src.cast::<[R; WORD]>().add(word).read_unaligned();
                 for (x, normal) in x.iter_mut().zip(normals) {

@@ -1,7 +1,7 @@
-//! The two floats that elements are computed in: arithmetic, 2^x, and conversion to and from what is stored.
+//! The two floats that elements are computed in: arithmetic, 2^x, and conversion to and from the stored types.
 //!
-//! Written with additions, multiplications, divisions and bit operations alone, so that the compiler can vectorise it at any
-//! level with the same result.
+//! The code uses only additions, multiplications, divisions and bit operations, so that the compiler can vectorise it
+//! at any level with the same result.
 
 #![allow(clippy::excessive_precision, reason = "coefficients as they were fitted")]
 
@@ -64,7 +64,7 @@ macro_rules! arithmetic {
     };
 }
 
-/// The coefficients of [`polynomial`], which takes them in pairs.
+/// Coefficients for [`polynomial`], which needs an even number of them.
 pub(super) const fn even<T>(coefficients: &[T]) -> &[T] {
     assert!(coefficients.len().is_multiple_of(2));
     coefficients
@@ -172,9 +172,9 @@ impl Real for f64 {
     }
 }
 
-/// The f32 next to `x` whose last bit is 1, or `x` itself. Rounding it to half precision gives what rounding `x` at once
-/// does (Boldo and Melquiond, "Emulation of a FMA and correctly rounded sums", IEEE Trans. Comput. 57(4), 2008); of the
-/// nearest f32, ties would be rounded twice.
+/// The f32 next to `x` whose last bit is 1, or `x` itself. Rounding it to half precision gives what rounding `x` at
+/// once does (Boldo and Melquiond, "Emulation of a FMA and correctly rounded sums", IEEE Trans. Comput. 57(4), 2008).
+/// Rounding the nearest f32 would round ties twice.
 fn to_odd(x: f64) -> f32 {
     let nearest = x as f32;
     let back = f64::from(nearest);
@@ -209,7 +209,7 @@ mod tests {
         }
     }
 
-    /// Would catch a rounding to f32 in between, and one that drops the lower bits of a double.
+    /// Fails for a rounding to f32 in between, and for one that drops the lower bits of a double.
     #[test]
     fn doubles_become_halves_by_one_rounding() {
         let power = |n| 2f64.powi(n);

@@ -1,7 +1,7 @@
 //! Applying keep bits to elements: `kept ? x * scale : 0`.
 //!
-//! All kernels work on words of 64 elements. `simd` defines what a level does with one word; this
-//! file has what all levels share: element types, heads and tails. No bits are drawn here.
+//! All kernels work on words of 64 elements. `simd` defines what a level does with one word; this file has what all
+//! levels share: element types, heads and tails.
 
 use super::convert::Buffer;
 use super::element::{Stored, with_element};
@@ -11,8 +11,8 @@ use crate::operand::Element;
 use crate::simd::{Kernel, Simd, WORD};
 use crate::words::word_at;
 
-/// With streaming stores, this many pages are worked on in turn, one word of each at a time. A CPU
-/// prefetches within a page, so this keeps more of the memory busy than one page after another.
+/// Pages that streaming stores fill side by side, one word of each at a time. A CPU prefetches within a page, so this
+/// keeps more of the memory busy than one page after another.
 const PAGES: usize = 4;
 /// Bytes in a page of the smallest size.
 const PAGE: usize = 4096;
@@ -93,8 +93,8 @@ impl Kernel for Zeros {
         let Self { dst, bytes } = self;
         let head = (dst.addr().wrapping_neg() % LINE).min(bytes);
         let tail = (bytes - head) % LINE;
-        // SAFETY: whoever made this guarantees the bytes; lines start at multiples of LINE and end
-        // within the run.
+        // SAFETY: `zero`, which made this, guarantees the bytes. Lines start at multiples of LINE and end within the
+        // run.
         unsafe {
             dst.write_bytes(0, head);
             for at in (head..bytes - tail).step_by(LINE) {
@@ -132,7 +132,7 @@ impl Contiguous<'_> {
     #[inline(always)]
     fn of<S: Simd, T: Stored>(self, simd: S) {
         let aligned = self.dst.addr().is_multiple_of(T::SIZE);
-        // SAFETY: whoever made this guarantees the elements.
+        // SAFETY: `run`, which made this, guarantees the elements.
         unsafe {
             if self.stream && aligned {
                 self.words::<S, T, true>(simd);
