@@ -1,5 +1,5 @@
-//! Drives every call: plans a walk over the arrays and their random values, splits it into units,
-//! and lets the threads draw and apply them tile by tile.
+//! Drives every call: plans a walk over the arrays and their random values, splits it into units, and lets the threads
+//! draw and apply the values tile by tile.
 
 use crate::error::Error;
 use crate::kernel::{LINE, Memory, Operation, PREFETCH_BYTES, Run};
@@ -17,16 +17,16 @@ use crate::walk::{
     repeat_inside,
 };
 
-/// Size in bytes from which an output does not fit the caches that matter, and is written with
-/// streaming stores, which bypass them.
+/// An output of at least this many bytes does not fit the caches that matter. It is written with streaming stores,
+/// which bypass them.
 const STREAM_BYTES: usize = 1 << 24;
 
-/// Size in bytes from which a new output has no pages mapped yet: Linux's C library reuses smaller
-/// blocks. The system zeroes each page on first touch, which leaves its lines in the cache, where
-/// streaming stores are slower.
+/// A new output of at least this many bytes has no pages mapped yet, because Linux's C library reuses only smaller
+/// blocks. The system zeroes each page on first touch, which leaves its lines in the cache, where streaming stores are
+/// slower.
 const UNMAPPED_BYTES: usize = 1 << 25;
 
-/// More bytes than a thread ever needs besides the arrays.
+/// More bytes than a thread ever needs in addition to the arrays.
 const SCRATCH: usize = 3 << 16;
 
 /// How work is split, in elements. A thread takes one `unit` at a time. Below `parallel`, waking
@@ -76,7 +76,7 @@ pub(crate) unsafe fn run(
     }
     let sizes = Sizes::of(source, &operation);
     let threads = if total < sizes.parallel { 1 } else { threads_of_call()? };
-    // `rows` makes no more units than this, and no more threads find one.
+    // `rows` makes at most this many units, so at most this many threads get one.
     if total >= sizes.parallel && !has_memory(threads.min(total.div_ceil(sizes.unit)) * SCRATCH) {
         return Err(Error::Memory);
     }
@@ -210,7 +210,7 @@ impl Call<'_> {
         let lines = axes.iter().all(|axis| axis.steps[0] == inner.steps[0] || whole_lines(axis.steps[0]));
         let before = if lines && !join { (inner_side - self.phase()) % inner_side } else { 0 };
         if !join {
-            // The next run does not follow this one in memory.
+            // The next run lies one step along `lanes` away, and does not follow this one in memory.
             memory.ahead = lanes.steps;
         }
         let [lane_blocks, inner_blocks] = [lanes.len.div_ceil(lane_side), (before + inner.len).div_ceil(inner_side)];

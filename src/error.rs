@@ -1,4 +1,4 @@
-//! Every way a call can fail, one sentence each. The Python layer raises these sentences as they are.
+//! Every way a call can fail, with one sentence each. The Python layer raises these sentences as they are.
 
 use std::fmt;
 
@@ -24,7 +24,7 @@ impl<T: Copy + TryInto<u64>> From<&[T]> for Extents {
     }
 }
 
-/// What was wrong with the arguments of a call (or that the call was interrupted).
+/// Why a call failed.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -84,7 +84,7 @@ pub enum Error {
     /// A scale or standard deviation that is infinite or NaN.
     #[error("{what} must be a finite number, got {got}")]
     NotFinite {
-        /// What is wrong.
+        /// The argument at fault.
         what: &'static str,
         /// The value.
         got: f64,
@@ -95,7 +95,7 @@ pub enum Error {
     /// The operating system provided no entropy, for this reason.
     #[error("a key without a seed needs entropy from the operating system: {0}")]
     Entropy(String),
-    /// No memory for what a call needs besides its arrays.
+    /// Not enough memory for what a call needs besides its arrays.
     #[error("no memory left for the call")]
     Memory,
     /// The caller's interrupt callback asked to stop.

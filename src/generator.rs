@@ -1,4 +1,4 @@
-//! A `rand_core` generator made from a key, for values drawn in sequence and not by index.
+//! A `rand_core` generator made from a key, for values drawn in sequence rather than by index.
 
 use rand_core::block::{BlockRng, Generator};
 use rand_core::{Infallible, SeedableRng, TryRng};

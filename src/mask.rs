@@ -1,6 +1,6 @@
 //! A mask: the recipe (shape, p, key) and, for a part of a larger whole, where the part lies.
 //!
-//! Nothing is stored per element, and nothing is drawn here.
+//! It stores nothing per element.
 
 use smallvec::SmallVec;
 
@@ -47,7 +47,7 @@ impl Mask {
         Ok(Self { key, p, extents })
     }
 
-    /// The box of this mask at `start` with extent `shape`: the same elements get the same bits.
+    /// The part of this mask in the box at `start` of shape `shape`. Its elements keep their bits.
     ///
     /// # Errors
     /// [`Error::Region`] if the box is not inside this mask.
@@ -65,7 +65,7 @@ impl Mask {
         Ok(Self { extents, ..*self })
     }
 
-    /// The key its bits are drawn with.
+    /// The key that its bits are drawn with.
     #[must_use]
     pub fn key(&self) -> Key {
         self.key
@@ -101,7 +101,7 @@ impl Mask {
         if self.shape().contains(&0) { 0 } else { self.shape().iter().product() }
     }
 
-    /// The step of the index in the whole along each axis.
+    /// Step of an element's index in the whole along each axis.
     pub(crate) fn steps(&self) -> Dims {
         let whole = self.whole();
         let mut steps: Dims = SmallVec::from_elem(1, whole.len());
@@ -111,7 +111,7 @@ impl Mask {
         steps
     }
 
-    /// Index in the whole of the first element.
+    /// Index of the first element in the whole.
     pub(crate) fn origin(&self) -> u64 {
         (self.start().iter().zip(self.whole())).fold(0, |index, (at, len)| index.wrapping_mul(*len).wrapping_add(*at))
     }

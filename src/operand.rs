@@ -1,4 +1,4 @@
-//! The arrays of a call: their element types and addresses. Nothing here works on the elements.
+//! The arrays of a call: their element types and addresses.
 
 use half::{bf16, f16};
 
@@ -11,11 +11,11 @@ pub enum Element {
     F64,
     Complex64,
     Complex128,
-    /// A byte, 0 or 1: an output of keep bits, or a given mask.
+    /// A byte, 0 or 1: a keep bit in an output or in a given mask.
     Bool,
-    /// An output of uniforms.
+    /// A 64-bit uniform in an output.
     U64,
-    /// An output of packed keep bits, with offsets in bits.
+    /// A packed keep bit in an output, whose offsets are in bits.
     Bit,
 }
 
@@ -42,12 +42,12 @@ impl Element {
         }
     }
 
-    /// Whether its parts are computed in double precision, and not in single.
+    /// Whether its parts are computed in double precision rather than single.
     pub(crate) const fn is_double(self) -> bool {
         matches!(self, Self::F64 | Self::Complex128)
     }
 
-    /// The number of these parts, in double or single precision.
+    /// The element type with this many parts, in double or single precision.
     pub(crate) const fn number(double: bool, parts: usize) -> Self {
         match (double, parts) {
             (false, 1) => Self::F32,
@@ -72,8 +72,8 @@ mod sealed {
     }
 }
 
-/// The element types: `f32`, `f64`, [`half::f16`], [`half::bf16`], and complex numbers of `f32` and `f64` with the
-/// feature `num-complex`.
+/// An element type: `f32`, `f64`, [`half::f16`], [`half::bf16`] and, with the feature `num-complex`, complex numbers of
+/// `f32` and `f64`.
 pub trait Float: sealed::Sealed + Copy + Send + Sync {}
 
 macro_rules! float {
@@ -98,15 +98,15 @@ pub(crate) const INPUTS: usize = 3;
 /// are arbitrary.
 pub(crate) type Each<T> = [T; 4];
 
-/// The arrays of a call: the address of each one's first element, and how it stores them. A call computes in double
-/// precision if one of its arrays does, and rounds its results once.
+/// The arrays of a call: the address of each array's first element, and its format. A call computes in double precision
+/// if any of its arrays is in double precision, and rounds its results once.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Operands {
     pub(crate) first: Each<*mut u8>,
     formats: Each<Format>,
     alike: bool,
     double: bool,
-    /// Whether the output was allocated for this call, so that a large one may have no pages yet.
+    /// Whether the output was allocated for this call. A large one may have no pages mapped yet.
     pub(crate) fresh: bool,
 }
 
@@ -122,7 +122,7 @@ impl Operands {
         Self { first, formats, alike: true, double: element.is_double(), fresh: false }
     }
 
-    /// Says how each array stores its elements; absent ones as the output does. Only calls from Python mix formats.
+    /// Sets the format of each array; absent arrays have the output's. Only calls from Python mix formats.
     #[cfg(feature = "python")]
     pub(crate) fn set_formats(&mut self, formats: Each<Format>) {
         let native = Format { element: formats[0].element, swapped: false };

@@ -30,8 +30,8 @@ impl Mask {
     /// ```
     ///
     /// # Errors
-    /// [`Error::Length`] if a slice's size is not the mask's; [`Error::NotFinite`]; an error
-    /// in the environment's settings.
+    /// [`Error::Length`] if a slice's size is not the mask's; [`Error::NotFinite`]; an invalid setting in the
+    /// environment.
     pub fn apply<T: Float>(&self, x: &[T], out: &mut [T], scale: Option<f64>) -> Result<(), Error> {
         self.check_length("x", x.len())?;
         self.check_length("out", out.len())?;
@@ -54,8 +54,8 @@ impl Mask {
         unsafe { self.run(&Source::keep_bits(self), operation, operands, NEVER) }
     }
 
-    /// A fused operation: dropout combined with a residual, bias or activation in one pass.
-    /// `inputs` are the formula's x, a and b, as many as it takes.
+    /// A fused operation: dropout combined with a residual, bias or activation in one pass. `inputs` are as many of x,
+    /// a and b as the formula takes.
     ///
     /// ```
     /// use fastdrop::{Formula, Key, Mask, Numbers};
@@ -68,8 +68,8 @@ impl Mask {
     /// ```
     ///
     /// # Errors
-    /// [`Error::Inputs`] for a wrong number of inputs, or complex ones that the formula does not
-    /// take; otherwise as [`Mask::apply`].
+    /// [`Error::Inputs`] for a wrong number of inputs, or complex ones that the formula does not take; otherwise see
+    /// [`Mask::apply`].
     pub fn fused<T: Float>(
         &self,
         formula: Formula,
@@ -92,11 +92,11 @@ impl Mask {
         unsafe { self.run(&Source::keep_bits(self), Operation::Formula(formula, numbers), operands, NEVER) }
     }
 
-    /// Gaussian dropout: `x * (1 + std * z)` with the standard normal numbers z of the mask's
-    /// elements. The mask's p plays no part; dropout with p makes noise of `std` sqrt(p / (1 - p)).
+    /// Gaussian dropout: `x * (1 + std * z)` with the standard normal numbers z of the mask's elements. The mask's p
+    /// plays no part. A `std` of sqrt(p / (1 - p)) gives noise of the same variance as dropout with p.
     ///
     /// # Errors
-    /// See [`Mask::apply`]; `std` must be finite as well.
+    /// See [`Mask::apply`]; [`Error::NotFinite`] if `std` is not finite.
     pub fn gaussian<T: Float>(&self, std: f64, x: &[T], out: &mut [T]) -> Result<(), Error> {
         self.check_length("x", x.len())?;
         self.check_length("out", out.len())?;
@@ -110,8 +110,7 @@ impl Mask {
     /// Writes the mask in C order; true means kept.
     ///
     /// # Errors
-    /// [`Error::Length`] if the size of `out` is not the mask's; an error in the environment's
-    /// settings.
+    /// [`Error::Length`] if the size of `out` is not the mask's; an invalid setting in the environment.
     pub fn to_bools(&self, out: &mut [bool]) -> Result<(), Error> {
         self.check_length("out", out.len())?;
         let operands = Operands::new(Element::Bool, out.as_mut_ptr().cast(), &[]);
@@ -123,8 +122,8 @@ impl Mask {
     /// last byte is padded with zeros.
     ///
     /// # Errors
-    /// [`Error::Length`] unless `bytes` has one byte per eight elements, rounded up; an error in
-    /// the environment's settings.
+    /// [`Error::Length`] unless `bytes` has one byte per eight elements, rounded up; an invalid setting in the
+    /// environment.
     pub fn packbits(&self, bytes: &mut [u8]) -> Result<(), Error> {
         let expected = self.size().div_ceil(8);
         if bytes.len() as u64 != expected {
@@ -135,10 +134,10 @@ impl Mask {
         unsafe { self.run(&Source::keep_bits(self), Operation::Pack, operands, NEVER) }
     }
 
-    /// How many elements are kept.
+    /// Number of kept elements.
     ///
     /// # Errors
-    /// An error in the environment's settings.
+    /// An invalid setting in the environment.
     pub fn count(&self) -> Result<u64, Error> {
         self.count_until(NEVER)
     }
@@ -152,7 +151,7 @@ impl Mask {
         }
         let total = AtomicU64::new(0);
         let operands = Operands::new(Element::Bit, std::ptr::null_mut(), &[]);
-        // SAFETY: nothing is read or written.
+        // SAFETY: the operation reads and writes no array.
         unsafe { self.run(&Source::keep_bits(self), Operation::Count(&total), operands, interrupt)? };
         Ok(total.into_inner())
     }
@@ -193,16 +192,16 @@ impl Key {
     /// mask of this key drops elements whose uniform is below p 2^64.
     ///
     /// # Errors
-    /// An error in the environment's settings.
+    /// An invalid setting in the environment.
     pub fn uniforms(self, first: u64, out: &mut [u64]) -> Result<(), Error> {
         store(&Source::uniforms(self, first), Element::U64, out)
     }
 
-    /// The standard normal numbers of elements `first`, `first + 1`, ... of this key's stream: those of
-    /// [`Mask::gaussian`].
+    /// The standard normal numbers of elements `first`, `first + 1`, ... of this key's stream, which [`Mask::gaussian`]
+    /// uses.
     ///
     /// # Errors
-    /// An error in the environment's settings.
+    /// An invalid setting in the environment.
     pub fn normals(self, first: u64, out: &mut [f32]) -> Result<(), Error> {
         store(&Source::normals(self, first), Element::F32, out)
     }
@@ -214,7 +213,7 @@ fn store<T>(source: &Source, element: Element, out: &mut [T]) -> Result<(), Erro
     let steps: Each<isize> = [size_of::<T>() as isize, 0, 0, 0];
     let mut axes = Axes::from_iter([Axis { len: out.len(), steps, bit: 1 }]);
     let operands = Operands::new(element, out.as_mut_ptr().cast(), &[]);
-    // SAFETY: the slice is borrowed, and the axis is its own.
+    // SAFETY: the slice is borrowed, and the axis covers its elements.
     unsafe { driver::run(source, Operation::Store, operands, &mut axes, NEVER) }
 }
 

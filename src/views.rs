@@ -13,8 +13,8 @@ use crate::walk::source::Source;
 use crate::walk::{Axes, Axis};
 
 impl Mask {
-    /// [`Mask::apply`] for views of the mask's shape in any layout. Only the logical index
-    /// decides which elements are kept.
+    /// [`Mask::apply`] for views of the mask's shape in any layout. Only an element's logical index decides whether it
+    /// is kept.
     ///
     /// ```
     /// use fastdrop::{Key, Mask};
@@ -29,7 +29,7 @@ impl Mask {
     /// ```
     ///
     /// # Errors
-    /// [`Error::Shape`] if a view's shape is not the mask's; otherwise as [`Mask::apply`].
+    /// [`Error::Shape`] if a view's shape is not the mask's; otherwise see [`Mask::apply`].
     pub fn apply_view<T: Float, D: Dimension>(
         &self,
         x: ArrayView<'_, T, D>,
@@ -61,7 +61,7 @@ impl Mask {
     /// [`Mask::fused`] for views of the mask's shape in any layout.
     ///
     /// # Errors
-    /// [`Error::Shape`] if a view's shape is not the mask's; otherwise as [`Mask::fused`].
+    /// [`Error::Shape`] if a view's shape is not the mask's; otherwise see [`Mask::fused`].
     pub fn fused_view<T: Float, D: Dimension>(
         &self,
         formula: Formula,
@@ -76,7 +76,7 @@ impl Mask {
     /// [`Mask::gaussian`] for views of the mask's shape in any layout.
     ///
     /// # Errors
-    /// [`Error::Shape`] if a view's shape is not the mask's; otherwise as [`Mask::gaussian`].
+    /// [`Error::Shape`] if a view's shape is not the mask's; otherwise see [`Mask::gaussian`].
     pub fn gaussian_view<T: Float, D: Dimension>(
         &self,
         std: f64,
@@ -94,7 +94,7 @@ impl Mask {
         Err(Error::Shape { what, expected: self.shape().into(), got: Extents::from(got) })
     }
 
-    /// The axes of views of the mask's shape, whose strides are given in elements.
+    /// The axes of views of the mask's shape. `strides` are in elements.
     fn axes<T>(&self, strides: Each<&[isize]>) -> Axes {
         let step = |strides: &[isize], axis: usize| strides.get(axis).map_or(0, |step| step * size_of::<T>() as isize);
         (self.shape().iter().zip(&self.steps()).enumerate())

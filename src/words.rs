@@ -1,6 +1,6 @@
-//! Keep bits in 64-bit words: tricks of a few operations, each tested alone.
+//! Bit tricks on keep bits in 64-bit words, each tested alone.
 
-/// The 64 bits of `words` from bit `position` on. `words` must hold one word more than they need.
+/// The 64 bits of `words` from bit `position` on. `words` must have a spare word after the one that holds `position`.
 #[inline(always)]
 pub(crate) fn word_at(words: &[u64], position: usize) -> u64 {
     let (word, shift) = (position / 64, position % 64);
@@ -26,25 +26,25 @@ pub(crate) fn put_bits(bytes: &mut [u8], at: usize, len: usize, word: u64) {
     target[0] |= before;
 }
 
-/// A bit for each byte: whether it is not 0.
+/// One bit per byte: 1 if the byte is not 0.
 pub(crate) fn from_bytes(bytes: &[u8; 64]) -> u64 {
     const LOW: u64 = 0x7F7F_7F7F_7F7F_7F7F;
     let mut word = 0;
     for (i, eight) in bytes.as_chunks::<8>().0.iter().enumerate() {
         let eight = u64::from_le_bytes(*eight);
-        // The top bit of each byte: set by a carry out of its lower bits, or there already.
+        // The top bit of each byte: set by a carry out of its lower bits, or set already.
         let tops = (((eight & LOW) + LOW) | eight) & !LOW;
-        // The product brings them together in the top byte; no two of its terms meet in a bit.
+        // The product collects them in its top byte. No two of its terms share a bit, so nothing carries.
         word |= ((tops >> 7).wrapping_mul(0x0102_0408_1020_4080) >> 56) << (8 * i);
     }
     word
 }
 
-/// A byte for each of eight bits: 0 or 1.
+/// One byte per bit: 0 or 1.
 #[inline(always)]
 pub(crate) fn to_bytes(bits: u8) -> [u8; 8] {
     const LOW_BITS: u64 = 0x0101_0101_0101_0101;
-    // Byte j of the product with the mask is bit j alone; adding 0x7F lifts it to the top bit, if set.
+    // The mask leaves only bit j in byte j. If that is set, adding 0x7F sets the top bit of the byte.
     let bits = (u64::from(bits) * LOW_BITS) & 0x8040_2010_0804_0201;
     ((bits + 0x7F * LOW_BITS) >> 7 & LOW_BITS).to_le_bytes()
 }
@@ -67,7 +67,7 @@ pub(crate) fn twice(bits: u32) -> u64 {
 
 /// Transposes 64 by 64 bits: bit j of word i changes places with bit i of word j.
 ///
-/// Swaps blocks of half the size at every step (Warren, "Hacker's Delight", 2nd ed., section 7-3).
+/// Each step swaps blocks of half the size of the step before (Warren, "Hacker's Delight", 2nd ed., section 7-3).
 #[inline(always)]
 pub(crate) fn transpose(square: &mut [u64; 64]) {
     #[inline(always)]
