@@ -1,7 +1,7 @@
 //! Maps errors to Python's, and releases the interpreter.
 //!
-//! The core calls no Python code: the Python layer turns what a user passes into exact types. While
-//! the interpreter shuts down, a thread that waits for it is terminated on the spot, and that must
+//! The core calls no Python code: the Python layer turns what a user passes into exact types. Python code can release
+//! the interpreter. During shutdown, a thread that waits for the interpreter is terminated on the spot, and that must
 //! not unwind through Rust.
 
 use std::cell::Cell;
@@ -31,7 +31,7 @@ pub(super) fn without_handlers<T>(work: impl FnOnce() -> T) -> T {
     with_value(&DEFERRED, true, work)
 }
 
-/// Runs signal handlers; where they are `deferred`, checks for Ctrl-C alone.
+/// Runs signal handlers. If they are `deferred`, only checks for Ctrl-C.
 fn check_signals(py: Python<'_>, deferred: bool) -> PyResult<()> {
     if !deferred && !DEFERRED.get() {
         return py.check_signals();
@@ -61,8 +61,8 @@ impl From<Error> for PyErr {
     }
 }
 
-/// Calls `work`, and releases the interpreter if there is `much` to do. A signal can interrupt it; a handler that takes memory
-/// from `held` arrays does. A panic becomes an exception.
+/// Calls `work`, and releases the interpreter if there is `much` to do. A signal handler interrupts it by raising, or
+/// by taking memory from `held` arrays. A panic becomes an exception.
 pub(super) fn detached<T: Send>(
     py: Python<'_>,
     much: bool,
@@ -96,7 +96,7 @@ pub(super) fn detached<T: Send>(
         if stack_left() >= CALL_STACK {
             return guarded(true);
         }
-        // Handlers run in the main thread, which has a large stack.
+        // No need to poll signals: handlers run in the main thread, which has a large stack.
         on_large_stack(|| guarded(false)).unwrap_or_else(|| Err(Error::Memory.into()))
     };
     if much { py.detach(run) } else { run() }

@@ -125,7 +125,7 @@ pub(super) fn dtype_of(py: Python<'_>, element: Element) -> PyResult<Bound<'_, P
         Element::Complex128 => COMPLEX128,
         Element::Bool | Element::U64 | Element::Bit => unreachable!("results are numbers"),
     };
-    // SAFETY: the number is that of a type, and the call returns a reference of its own.
+    // SAFETY: the number belongs to a type, and the call returns an owned reference.
     unsafe {
         let dtype = PY_ARRAY_API.PyArray_DescrFromType(py, num);
         Ok(Bound::from_owned_ptr_or_err(py, dtype.cast())?.cast_into_unchecked())
@@ -148,14 +148,14 @@ pub(super) fn data(array: &Array<'_>) -> *mut u8 {
     unsafe { (*array.as_array_ptr()).fields.data.cast() }
 }
 
-/// The object whose memory an array shows; `None` if it owns its memory.
+/// The object whose memory an array uses; `None` if the array owns its memory.
 pub(super) fn base<'py>(array: &Array<'py>) -> Option<Bound<'py, PyAny>> {
     // SAFETY: the array is alive, so its struct can be read, and it holds a reference to its base.
     unsafe { Bound::from_borrowed_ptr_or_opt(array.py(), (*array.as_array_ptr()).fields.base) }
 }
 
-/// A new array in C order, of memory that nobody has written. (Zeros would have NumPy release the interpreter, and a thread
-/// that does not get it back while the program ends is terminated there.)
+/// A new array in C order, with uninitialized memory. To zero it, NumPy would release the interpreter. A thread that
+/// does not get it back while the program ends is terminated there.
 pub(super) fn empty<'py>(py: Python<'py>, shape: &[usize], dtype: &Bound<'py, PyArrayDescr>) -> PyResult<Array<'py>> {
     let mut shape: Steps = shape.iter().map(|len| *len as isize).collect();
     // SAFETY: the call consumes a dtype reference of its own, and copies the shape.
@@ -175,7 +175,7 @@ pub(super) fn empty<'py>(py: Python<'py>, shape: &[usize], dtype: &Bound<'py, Py
     }
 }
 
-/// A new array with the shape and layout of `x`, of a dtype or that of `x`.
+/// A new array with the shape and layout of `x`, and with this dtype or that of `x`.
 pub(super) fn empty_like<'py>(x: &Array<'py>, dtype: Option<Bound<'py, PyArrayDescr>>) -> PyResult<Array<'py>> {
     let py = x.py();
     // SAFETY: `x` is an array, and the call consumes a dtype reference of its own, if any.
@@ -210,8 +210,7 @@ pub(super) fn mismatch(mask: &[u64], array: &[usize]) -> PyErr {
     Error::Broadcast { mask: mask.into(), array: array.into() }.into()
 }
 
-/// Strides of an operand of shape `from` that broadcasts to `shape`: 0 along axes where it is
-/// shared.
+/// Strides of an operand of shape `from` that broadcasts to `shape`: 0 along axes where it broadcasts.
 pub(super) fn shared_steps(from: &[usize], strides: &[isize], shape: &[usize]) -> Steps {
     let new = shape.len() - from.len();
     (0..shape.len()).map(|axis| if axis < new || from[axis - new] == 1 { 0 } else { strides[axis - new] }).collect()

@@ -53,8 +53,7 @@ impl Kept<'_, '_> {
     /// What the operation draws: the normals of a mask's elements for noise, else keep bits.
     ///
     /// # Safety
-    /// While the source is in use, an array must be held and not be written, and steps must stay
-    /// inside it.
+    /// While the source is in use, a given array must be held and not be written, and steps must stay inside it.
     unsafe fn source(&self, operation: &Operation<'_>) -> Source {
         match (self, operation) {
             (Self::Constant(keep), _) => Source::Constant(*keep),
@@ -65,7 +64,7 @@ impl Kept<'_, '_> {
         }
     }
 
-    /// The steps along the axes of the result.
+    /// The mask's steps along the axes of the result.
     fn steps(&self, shape: &[usize]) -> Steps {
         match self {
             Self::Constant(_) => Steps::new(),
@@ -202,8 +201,9 @@ fn copied<'py>(view: &View<'py>, held: &Held) -> PyResult<View<'py>> {
     Ok(copy)
 }
 
-/// Runs the driver on arrays. The elements of `written` must share no memory, unless the call uses one thread. Each input must
-/// broadcast to its shape, and be the same array or not overlap it. `held` must hold all of them, if they are large.
+/// Runs the driver on arrays. The elements of `written` must share no memory, unless the call uses one thread. Each
+/// input must broadcast to the shape of `written`, and be the same array or not overlap it. `held` must hold all arrays
+/// if they are large.
 fn work(
     written: &View<'_>,
     fresh: bool,
@@ -236,13 +236,15 @@ fn work(
             axes(shape, steps.each_ref().map(|steps| &steps[..]), &keep.steps(shape))
         }
     };
-    // SAFETY: the caller holds the array, and its steps are its own. That nobody writes it is up to
-    // the caller, and required of users.
+    // SAFETY: the caller holds the array, and the steps are the array's own. Nobody writes it: the caller ensures that,
+    // and requires it of users.
     let source = unsafe { keep.source(&operation) };
-    // What the driver requires: 1. The views hold the arrays, `held` watches their memory, and the axes are the shapes and
-    // strides that they had with it, so all places are inside. 2. and 3. Disjoint output elements
-    // or one thread, and inputs that equal the output or do not overlap it, are up to the caller. 4. Users must
-    // not write or resize an array in another Python thread during the call, as in NumPy.
+    // What the driver requires:
+    // 1. The views hold the arrays, `held` watches their memory, and the axes are the shapes and strides that the
+    //    arrays had with that memory. So all places are inside.
+    // 2. The caller ensures that output elements are disjoint, or that the call uses one thread.
+    // 3. The caller ensures that each input equals the output or does not overlap it.
+    // 4. Users must not write or resize an array in another Python thread during the call, as in NumPy.
     detached(written.owner.py(), written.len() >= DETACH, held, |interrupt| {
         // SAFETY: for the four reasons above.
         unsafe { driver::run(&source, operation, operands, &mut axes, interrupt) }

@@ -22,7 +22,7 @@ pub(super) fn publish(key: Py<PyType>, mask: Py<PyType>, py: Python<'_>) {
     let _ = PUBLIC.set(py, [key, mask]);
 }
 
-/// A key: 16 bytes. Seeds are up to Python.
+/// A key: 16 bytes. The Python layer turns seeds into keys.
 #[pyclass(name = "Key", module = "fastdrop._core", frozen, eq, hash, subclass)]
 #[derive(PartialEq, Eq, Hash)]
 pub(super) struct PyKey(pub(super) Key);
@@ -41,8 +41,8 @@ impl PyKey {
         PyBytes::new(py, &self.0.to_bytes())
     }
 
-    /// The bytes as two int64, little-endian. `torch.compile` takes an array that an attribute gives for an input of
-    /// the graph, and reads it again at each call.
+    /// The bytes as two int64, little-endian. `torch.compile` makes an array from an attribute an input of the graph,
+    /// and reads it again at each call.
     #[getter]
     fn _words<'py>(&self, py: Python<'py>) -> Bound<'py, PyArray1<i64>> {
         PyArray1::from_iter(py, halves(self.0.to_bytes()).map(|half| half as i64))
@@ -53,7 +53,7 @@ impl PyKey {
         public_key(py, self.0.fold_in(index))
     }
 
-    /// The first `n` keys of the other family of children, that of `split`.
+    /// The first `n` keys of `split`, the other family of children.
     fn _children<'py>(&self, py: Python<'py>, n: usize) -> PyResult<Bound<'py, PyList>> {
         // Allocates the list first, so that too large an `n` raises MemoryError at once.
         let list = PyList::new(py, [py.None()])?.into_any().mul(n)?.cast_into::<PyList>()?;
@@ -176,7 +176,7 @@ impl CallKeys {
     }
 }
 
-/// What `take` took.
+/// The call number that `take` took.
 #[pyclass(name = "Taken", module = "fastdrop._core", frozen)]
 pub(super) struct PyTaken {
     keys: Py<CallKeys>,

@@ -24,7 +24,8 @@ pub(super) struct PyMask(pub(super) Mask);
 /// The most axes of a NumPy array.
 const MOST_AXES: usize = 64;
 
-/// A shape or a position. Its length is checked before it takes memory, of which a lack would abort the process.
+/// A shape or a position. Its length is checked before it takes memory, because running out of memory would abort the
+/// process.
 pub(super) fn dims(lengths: &Bound<'_, PyTuple>, name: &str) -> PyResult<Dims> {
     if lengths.len() > MOST_AXES {
         let text = format!("{name} must have at most {MOST_AXES} axes, got {}", lengths.len());

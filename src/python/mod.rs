@@ -1,8 +1,8 @@
-//! The extension module `fastdrop._core`: takes exact types, checks arrays, releases the
-//! interpreter, calls the driver, maps errors.
+//! The extension module `fastdrop._core`: takes exact types, checks arrays, releases the interpreter, calls the driver
+//! and maps errors.
 //!
-//! Python decides what arguments mean to a user (modes, training, which key), and what may be
-//! passed as a number or a shape. `calls` is the boundary to the driver.
+//! The Python layer decides what arguments mean to a user (modes, training, which key), and what may be passed as a
+//! number or a shape. `calls` is the boundary to the driver.
 
 mod arguments;
 mod arrays;
@@ -101,7 +101,7 @@ fn uniforms<'py>(shape: &Bound<'py, PyTuple>, key: PyRef<'py, key::PyKey>) -> Py
 }
 
 /// The compiled part of fastdrop. Private: use the package's own names.
-// State shared between calls is atomic, locked or set once, but CI has no free-threaded interpreter to hold that to.
+// State shared between calls is atomic, locked or set once, but CI has no free-threaded interpreter to test it.
 #[pymodule(gil_used = true)]
 fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     // Reports a bad setting in the environment at import, not in the middle of a run.

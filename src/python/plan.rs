@@ -1,5 +1,5 @@
-//! What one call decided: which elements are kept, and which operation is applied with which
-//! parameters. A plan runs forward once, when it is made, and backward any number of times.
+//! The decisions of one call: which elements it keeps, and which operation it applies with which numbers. A plan runs
+//! forward once, when it is made, and backward any number of times.
 
 use numpy::{PyArrayDescr, PyUntypedArray, PyUntypedArrayMethods};
 use pyo3::exceptions::{PyTypeError, PyValueError};
@@ -26,7 +26,7 @@ use crate::stream::key::Key;
 type Decision = Keep<Mask, Py<PyUntypedArray>>;
 
 impl Decision {
-    /// What a call of this shape keeps.
+    /// The decision for a call of this shape.
     pub(super) fn for_call<'py>(&self, py: Python<'py>, shape: &[usize]) -> PyResult<Kept<'_, 'py>> {
         Ok(match self {
             Self::Constant(keep) => Keep::Constant(*keep),
@@ -49,8 +49,8 @@ impl<'a, 'py> FromPyObject<'a, 'py> for Numbers {
     }
 }
 
-/// Applies a formula to checked inputs, which broadcast to `shape`. The result has elements of this type. A scale of 0 drops
-/// all elements, because multiplying by 0 would keep signs and NaN.
+/// Applies a formula to checked inputs, which broadcast to `shape`. The result has elements of this type. A scale of 0
+/// drops all elements, because multiplying by 0 would keep signs and NaN.
 #[inline(always)]
 pub(super) fn apply_formula<'py>(
     (formula, numbers): (Formula, Numbers),
@@ -97,7 +97,8 @@ impl Plan {
         apply_formula(formula, self.keep.for_call(py, &self.shape)?, element, &self.shape, inputs, out)
     }
 
-    /// Applies a formula to a gradient and other inputs, after checking them. The result has this dtype, or that of `dy`.
+    /// Applies a formula to a gradient and other inputs, after checking them. The result has this dtype, or that of
+    /// `dy`.
     fn run_on_gradient<'py>(
         &self,
         (formula, numbers): (Formula, Numbers),
@@ -119,8 +120,8 @@ impl Plan {
 
 #[pymethods]
 impl Plan {
-    /// The gradient with respect to the first input, from that of the result, in this dtype or that of
-    /// `dy`. `others` are the inputs that the operation's gradient needs.
+    /// The gradient with respect to the first input. `dy` is the gradient with respect to the result, and `others` are
+    /// the inputs that the operation's gradient needs. The result has this dtype, or that of `dy`.
     #[pyo3(signature = (dy, *others, dtype=None))]
     fn backward<'py>(
         &self,
@@ -152,14 +153,13 @@ impl Plan {
     }
 }
 
-/// Applies `operation` to `inputs`. The first has the result's shape, and the others broadcast to it;
-/// the result's dtype is what NumPy promotes theirs to. Writes to `out` or a new array, or nowhere if
-/// nothing would change. Returns the result and the plan.
+/// Applies `operation` to `inputs`. The first has the result's shape, and the others broadcast to it; the result has
+/// the dtype that NumPy promotes theirs to. Writes to `out` or a new array, or nowhere if the first input is the
+/// result. Returns the result and the plan.
 ///
-/// `keep` is a mask or a boolean array, None to keep all, or a `Key` or `CallKeys` to draw a mask
-/// of probability `p` with, which shares decisions along the axes `shared`. A refused call takes no
-/// key from `CallKeys`. `numbers` are a scale, or a tuple of scale, shift and fill; by default the scale
-/// of inverted dropout.
+/// `keep` is a mask or a boolean array, None to keep all, or a `Key` or `CallKeys`. The latter two draw a mask of
+/// probability `p`, which shares decisions along the axes `shared`. A refused call takes no key from `CallKeys`.
+/// `numbers` are a scale, or a tuple of scale, shift and fill. The default is the scale of inverted dropout.
 #[pyfunction]
 #[pyo3(signature = (operation, inputs, out, keep, p, shared, numbers=None))]
 pub(super) fn forward<'py>(
@@ -191,10 +191,10 @@ fn inverted(p: f64) -> PyResult<Numbers> {
     Ok(Numbers::scale(Probability::new(p)?.inverted_scale()))
 }
 
-/// The result of a call in which nothing is left to decide, and which needs no plan; None for all others. It trains in inverted
-/// mode, draws with a `Key` or fresh entropy, takes exact arrays and types, and returns no mask.
+/// The result of a plain call; None for any other. A plain call leaves nothing to decide and needs no plan: it trains
+/// in inverted mode, draws with a `Key` or fresh entropy, takes exact arrays and types, and returns no mask.
 ///
-/// `arrays` are one array or a tuple of several, `request` is (p, training, mode, rng, mask, return_mask, out).
+/// `arrays` is one array or a tuple of several. `request` is (p, training, mode, rng, mask, return_mask, out).
 #[pyfunction]
 pub(super) fn compute_plain<'py>(
     operation: &str,
@@ -224,7 +224,7 @@ pub(super) fn compute_plain<'py>(
     apply_formula((formula, inverted(p)?), Keep::Drawn(&mask), element, &shape, &mut views, out.as_ref()).map(Some)
 }
 
-/// p, the key and the output of a request that leaves nothing to decide.
+/// p, the key and the output of a plain call's request; None for any other.
 fn plain<'py>(request: &Bound<'py, PyTuple>) -> PyResult<Option<(f64, Key, Option<Array<'py>>)>> {
     let py = request.py();
     let at = |index| request.get_borrowed_item(index);
@@ -257,7 +257,7 @@ fn plain<'py>(request: &Bound<'py, PyTuple>) -> PyResult<Option<(f64, Key, Optio
     Ok(Some((p, key, out)))
 }
 
-/// The decision that the argument `keep` of `forward` asks for, and the call number that was taken for it.
+/// The decision for the argument `keep` of `forward`, and the call number taken for it.
 pub(super) fn decide<'a>(
     keep: &'a Bound<'_, PyAny>,
     p: f64,
@@ -295,8 +295,8 @@ pub(super) fn check<'py>(operation: &str, inputs: &Bound<'py, PyTuple>, out: Opt
     checked_call(&mut Inputs::new(), formula_of(operation)?, inputs.iter(), out).map(|_| ())
 }
 
-/// The operations by name: the names of their inputs, the operation that computes the gradient with respect to the first
-/// (`None` if it is `select`), and whether they take complex numbers.
+/// The operations by name: the names of their inputs, the operation that computes the gradient with respect to the
+/// first (`None` if it is `select`), and whether they take complex numbers.
 #[pyfunction]
 pub(super) fn operations(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
     let table = PyDict::new(py);
@@ -351,8 +351,8 @@ fn checked_arrays<'py>(
     })
 }
 
-/// Checks the inputs of a formula, and adds them to `views`: as many as it takes, each of which `add` accepts and which
-/// broadcasts to the first one's shape.
+/// Checks the inputs of a formula, and adds them to `views`. There must be as many as the formula takes. `add` must
+/// accept each, and each must broadcast to the first one's shape.
 pub(super) fn checked_inputs<'py>(
     views: &mut Inputs<'py>,
     formula: Formula,
@@ -360,7 +360,7 @@ pub(super) fn checked_inputs<'py>(
     add: impl Fn(&mut Inputs<'py>, &Bound<'py, PyAny>, &str) -> PyResult<()>,
 ) -> PyResult<()> {
     let names = formula.input_names();
-    let count = objects.size_hint().0; // of a tuple, and so exact
+    let count = objects.size_hint().0; // exact, because a tuple's
     if count != names.len() {
         return Err(PyValueError::new_err(format!("the operation takes {} inputs, got {count}", names.len())));
     }

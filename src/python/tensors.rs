@@ -1,5 +1,5 @@
-//! Tensors of torch, read and written in place. DLPack's C functions, which the type of tensors offers, give their addresses;
-//! so the build needs no torch.
+//! torch's tensors, read and written in place. Their type offers DLPack's C functions, which give the tensors'
+//! addresses, so the build needs no torch.
 
 use std::ffi::{c_int, c_void};
 use std::mem::MaybeUninit;
@@ -29,8 +29,8 @@ type Describe = unsafe extern "C" fn(object: *mut c_void, tensor: *mut dlpack::T
 /// The type of tensors, and the function that describes them.
 static TENSORS: OnceLock<(Py<PyAny>, Describe)> = OnceLock::new();
 
-/// Accepts tensors of this type from now on, through its capsule `__dlpack_c_exchange_api__`. Returns whether it has one that
-/// works. Calls on tensors use OpenMP's threads if the process has them.
+/// Accepts tensors of this type from now on, through its capsule `__dlpack_c_exchange_api__`. Returns whether the type
+/// has one that works. Calls on tensors use OpenMP's threads if the process has them.
 #[pyfunction]
 pub(super) fn take_tensors(kind: &Bound<'_, PyAny>) -> PyResult<bool> {
     openmp::find();
@@ -39,8 +39,8 @@ pub(super) fn take_tensors(kind: &Bound<'_, PyAny>) -> PyResult<bool> {
         return Ok(false);
     };
     let exchange = capsule.cast::<PyCapsule>()?.pointer_checked(Some(dlpack::CAPSULE))?.cast::<dlpack::Exchange>();
-    // SAFETY: DLPack promises that what a capsule of this name points to starts with its version and lives as long as the
-    // process, and that the rest is as declared for this major version.
+    // SAFETY: DLPack promises that a capsule of this name points to a struct that starts with its version and lives as
+    // long as the process, and that its other fields are as declared for this major version.
     let exchange = unsafe { exchange.as_ref() };
     if exchange.version[0] != dlpack::MAJOR {
         return Ok(false);
@@ -52,7 +52,8 @@ pub(super) fn take_tensors(kind: &Bound<'_, PyAny>) -> PyResult<bool> {
     Ok(true)
 }
 
-/// The function that describes this object, if it is a tensor. The attribute `__class__` plays no part: it may be anything.
+/// The function that describes this object, if it is a tensor. The attribute `__class__` plays no part, because a
+/// program may set it to anything.
 fn describe_of(object: &Bound<'_, PyAny>) -> Option<Describe> {
     let (kind, describe) = TENSORS.get()?;
     let (kind, class) = (kind.bind(object.py()), object.get_type());
@@ -78,7 +79,7 @@ impl Content {
     }
 }
 
-/// A tensor; or an array that stands for one, where bfloat16, which NumPy lacks, is uint16.
+/// A tensor, or an array that stands for one. NumPy lacks bfloat16, so such an array holds it as uint16.
 fn view<'py>(object: &Bound<'py, PyAny>, name: &str) -> PyResult<(View<'py>, Content)> {
     if let Ok(array) = object.cast::<PyUntypedArray>() {
         let kind = (dtype(array).kind(), dtype(array).itemsize());
@@ -98,7 +99,7 @@ fn view<'py>(object: &Bound<'py, PyAny>, name: &str) -> PyResult<(View<'py>, Con
         return Err(PyTypeError::new_err(format!("{name} must be a tensor, got {}", object.get_type().name()?)));
     };
     let mut tensor = MaybeUninit::uninit();
-    // SAFETY: the object has the type that offered the function, which fills the struct or says that it did not.
+    // SAFETY: the object has the type that offered the function, which fills the struct or reports that it did not.
     let tensor = unsafe {
         if describe(object.as_ptr().cast(), tensor.as_mut_ptr()) != 0 {
             return Err(PyBufferError::new_err(PyErr::fetch(py).to_string()));

@@ -1,8 +1,8 @@
 //! Arrays as they were when a call began.
 //!
 //! Python code may run in the middle of a call: signal handlers, finalizers, and other threads while the interpreter is
-//! released. It may change the shape, strides and dtype of an array. So a call reads each array once, before any of that, and
-//! works with what it read.
+//! released. It may change the shape, strides and dtype of an array. So a call reads each array once, before any of
+//! that, and works with what it read.
 
 use numpy::{PyArrayDescrMethods, PyUntypedArray, PyUntypedArrayMethods};
 use pyo3::exceptions::PyRuntimeError;
@@ -15,7 +15,7 @@ use crate::operand::{Element, Format};
 /// An array or a tensor: where its elements are, and what they are.
 #[derive(Clone)]
 pub(super) struct View<'py> {
-    /// Keeps the memory, unless somebody resizes it.
+    /// Keeps the memory alive, unless somebody resizes the array.
     pub(super) owner: Bound<'py, PyAny>,
     pub(super) first: *mut u8,
     pub(super) format: Format,
@@ -26,7 +26,7 @@ pub(super) struct View<'py> {
 }
 
 impl<'py> View<'py> {
-    /// An array whose dtype means this element.
+    /// The view of an array whose dtype means this element.
     #[inline]
     pub(super) fn new(array: &Array<'py>, element: Element) -> Self {
         Self {
@@ -65,7 +65,7 @@ impl<'py> View<'py> {
         self.is_contiguous && self.shape[..] == *shape
     }
 
-    /// Whether each element is the same as that of `other`.
+    /// Whether each element is the element of `other` at the same position.
     pub(super) fn is_same(&self, other: &Self) -> bool {
         self.first == other.first
             && self.format == other.format
@@ -114,10 +114,11 @@ impl<'py> View<'py> {
     }
 }
 
-/// Memory that must stay until a call ends.
+/// Memory that must stay alive until a call ends.
 ///
-/// A reference to an array keeps its memory, except from `resize(refcheck=False)`, `__setstate__` and the like. NumPy leaves
-/// these to its users. They can keep other threads from them, but not a signal handler.
+/// A reference to an array keeps its memory alive, except when a program calls `resize(refcheck=False)`, `__setstate__`
+/// and the like. NumPy leaves these to its users. Users can keep other threads from such calls, but not a signal
+/// handler.
 #[derive(Default)]
 pub(super) struct Held {
     /// Arrays that own memory, with its address and size.

@@ -1,10 +1,10 @@
-//! The parts of XLA's foreign function interface in use, as jaxlib's header `xla/ffi/api/c_api.h` declares them. Each struct
-//! begins with its size, which grows from version to version.
+//! The parts of XLA's foreign function interface in use, as jaxlib's header `xla/ffi/api/c_api.h` declares them. Each
+//! struct begins with its size, which grows from version to version.
 
 use std::ffi::{c_char, c_int, c_uint, c_void};
 
 pub(super) const MAJOR: c_int = 0;
-/// The minor version of the header that this was written after.
+/// Minor version of the header that these declarations follow.
 pub(super) const MINOR: c_int = 3;
 pub(super) const METADATA: c_uint = 1;
 pub(super) const EXECUTE: c_uint = 3;

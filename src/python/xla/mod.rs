@@ -1,5 +1,5 @@
-//! Handlers that compiled JAX programs call, through XLA's foreign function interface. It is plain C, so the build needs no
-//! jaxlib. Handlers run without the interpreter.
+//! Handlers that compiled JAX programs call, through XLA's foreign function interface. It is plain C, so the build
+//! needs no jaxlib. Handlers run without the interpreter.
 
 mod abi;
 
@@ -55,11 +55,17 @@ fn unexpected(what: &str) -> Failure {
 
 /// Multiplies kept elements by 1 / (1 - p) and sets the others to 0.
 ///
-/// Operands: the elements; the key, 4 uint32; the lengths that are -1 in `whole`, integers, if there are any; p, a float,
-/// unless it is an attribute; and the position of the first element in the whole, if it is not the first, an integer per
-/// axis. All may have more axes in front, as many as the first operand, along which there is a call for each position;
-/// there a length of 1 broadcasts. Attributes: `whole`, the mask's whole shape, which is 1 along axes that share
-/// decisions; and `p`.
+/// Operands:
+/// - the elements;
+/// - the key, 4 uint32;
+/// - if `whole` contains -1, the lengths that it leaves open, integers;
+/// - p, a float, unless it is an attribute;
+/// - if the elements do not start the whole, the position of the first one in it, an integer per axis.
+///
+/// All operands but the lengths may have more axes in front, as many as the elements have. Each position along these
+/// axes is a call of its own. A length of 1 broadcasts along them.
+///
+/// Attributes: `whole`, the mask's whole shape, with 1 along axes that share decisions; and `p`.
 ///
 /// # Safety
 /// See [`handle`].
@@ -70,7 +76,8 @@ unsafe extern "C" fn dropout(frame: *mut abi::CallFrame) -> *mut c_void {
 
 /// The blocks of keys.
 ///
-/// Operands: the key, 4 uint32; the index, a uint32 or uint64. Axes in front as for `dropout`. Attribute: `tag`, an int64.
+/// Operands: the key, 4 uint32; the index, a uint32 or uint64. Axes in front: see `dropout`. Attribute: `tag`, an
+/// int64.
 ///
 /// # Safety
 /// See [`handle`].
@@ -88,7 +95,7 @@ unsafe fn handle(frame: *mut abi::CallFrame, work: unsafe fn(&abi::CallFrame) ->
         let asked = frame.extension.as_ref().is_some_and(|extension| extension.kind == abi::METADATA);
         (frame, if asked { (*frame.extension.cast::<abi::MetadataExtension>()).metadata } else { null_mut() })
     };
-    // SAFETY: every frame has the interface, also a request for metadata, from jaxlib 0.9 on.
+    // SAFETY: every frame has the interface, even a request for metadata, from jaxlib 0.9 on.
     let api = unsafe { &*frame.api };
     // SAFETY: null, or to be filled in by this call.
     if let Some(metadata) = unsafe { metadata.as_mut() } {
@@ -140,7 +147,7 @@ impl Operand<'_> {
         steps
     }
 
-    /// Whether all axes in front of the last `inner` have the length of the result's or 1, and the last have these.
+    /// Whether the last axes have the lengths `inner`, and each axis in front of them has its length in `front` or 1.
     fn fits(&self, front: &[i64], inner: &[i64]) -> bool {
         let (mine, last) = self.dims.split_at(self.dims.len().saturating_sub(inner.len()));
         mine.len() == front.len() && last == inner && mine.iter().zip(front).all(|(len, of)| len == of || *len == 1)
@@ -150,7 +157,7 @@ impl Operand<'_> {
         matches!(self.dtype, abi::S32 | abi::S64)
     }
 
-    /// The integer at a position after an offset in bytes; a negative one exceeds every length.
+    /// The integer at `index` after an offset in bytes. As a u64, a negative one exceeds every length.
     ///
     /// # Safety
     /// The operand must be of integers, and have one there.
@@ -261,7 +268,7 @@ unsafe fn apply_masks(frame: &abi::CallFrame) -> Result<(), Failure> {
     let whole: Dims = whole
         .iter()
         .map(|len| match (*len, lengths) {
-            // SAFETY: there is a length for each that is unknown.
+            // SAFETY: `lengths` has an integer for each unknown length.
             (..0, Some(lengths)) => given.next().map_or(0, |index| unsafe { lengths.integer(0, index) }),
             (len, _) => len as u64,
         })
@@ -271,7 +278,8 @@ unsafe fn apply_masks(frame: &abi::CallFrame) -> Result<(), Failure> {
     let [key_steps, p_steps, start_steps] =
         [Some(key), p, start].map(|operand| operand.map_or_else(Steps::new, |operand| operand.steps(front.len())));
     let step = |steps: &Steps, axis: usize| steps.get(axis).copied().unwrap_or(0);
-    // An odometer over calls with a decision of their own: of output, input, key and p, and of the start as its `bit`.
+    // Axes with steps of output, input, key and p, and of the start as `bit`. Each position along `calls` has decisions
+    // of its own.
     let (mut calls, mut shared) = (Axes::new(), Axes::new());
     for (axis, len) in front.iter().enumerate() {
         let (out, x, bit) = (steps[0][axis], step(&steps[1], axis), step(&start_steps, axis));
