@@ -1,6 +1,6 @@
 //! Fixed calls for counting instructions: `instructions CASE REPEATS`, run under valgrind by `instructions.py`.
 //!
-//! Without arguments, as `cargo bench` calls it, this does nothing: it measures no time.
+//! Without arguments, as `cargo bench` calls it, this does nothing, because it measures no time.
 
 use std::hint::black_box;
 

@@ -1,9 +1,8 @@
 //! `cargo bench`: the steps of a call, separately and fused, at every SIMD level of this CPU, on
 //! one thread.
 //!
-//! Sizes range from the L1 cache to memory, with a memcpy of the same float32 elements for
-//! comparison. Rates are in elements and in bytes read and written. `cargo bench -- avx2/0.1` runs
-//! the benchmarks with that in their names.
+//! Sizes range from the L1 cache to memory, with a memcpy of the same float32 elements for comparison. Rates are in
+//! elements and in bytes read and written. `cargo bench -- avx2/0.1` runs the benchmarks whose names contain that.
 
 use std::hint::black_box;
 use std::time::Duration;
@@ -23,12 +22,12 @@ fn mask(elements: usize, p: f64) -> Mask {
     Mask::new(&[elements as u64], p, KEY).expect("p is a probability")
 }
 
-/// Input and output with their pages mapped.
+/// Input and output, with all pages mapped.
 fn arrays(elements: usize) -> (Vec<f32>, Vec<f32>) {
     ((0..elements).map(|i| i as f32).collect(), vec![1.0; elements])
 }
 
-/// One block by the scalar definition; at each SIMD level, a mask of p = 0.5, which is one plane of
+/// One block, computed with the scalar definition. At each SIMD level, a mask of p = 0.5, which takes one plane of
 /// blocks.
 fn blocks(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("ars");
