@@ -5,7 +5,7 @@
 
 use fastdrop::{Error, Key, Mask};
 
-/// Training call i draws with child i of the layer's key.
+/// A dropout layer. Training call i draws with child i of the layer's key.
 struct Dropout {
     p: f64,
     key: Key,
