@@ -1,7 +1,8 @@
-//! Calls on views of any layout, with settings of any kind: the right numbers, or an error, and nothing written around.
+//! Calls on views of any layout, with settings of any kind. Each writes the right numbers or returns an error, and
+//! writes nothing around the view.
 //!
-//! Keep bits are compared with `keep_group`; formulas and noise, whose numbers the tests compare, with those of
-//! contiguous slices.
+//! Keep bits are compared with `keep_group`. Formulas and noise are compared with the results for contiguous slices,
+//! which the tests check.
 
 #![no_main]
 
@@ -22,7 +23,7 @@ struct Case {
     key: [u8; 16],
     p: Rate,
     axes: Vec<Extent>,
-    /// Of the output and the inputs.
+    /// Layouts of the output and of the inputs.
     layouts: [Vec<Layout>; 4],
     level: u8,
     threads: u8,
@@ -49,9 +50,9 @@ struct Extent {
 /// How an axis lies in memory.
 #[derive(Arbitrary, Debug, Clone, Copy)]
 struct Layout {
-    /// Where it stands among the axes.
+    /// Order among the axes in memory.
     order: u8,
-    /// From -4 to 3; 0 repeats one element, in inputs.
+    /// Step, read as -4 to 3. In inputs, 0 repeats one element.
     step: u8,
 }
 
@@ -68,9 +69,9 @@ enum Call {
 
 trait Number: Float + Debug + Default {
     fn from_seed(seed: u64) -> Self;
-    /// The value times `scale`, rounded as it should be.
+    /// The value times `scale`, rounded as the crate defines it.
     fn times(self, scale: f64) -> Self;
-    /// Its bits; one NaN stands for all.
+    /// Its bits, which are the same for every NaN.
     fn bits(self) -> u128;
 }
 
@@ -115,7 +116,7 @@ macro_rules! complex {
 }
 complex!(f32, f64);
 
-/// Numbers of any bits, which follow from a seed.
+/// Numbers with arbitrary bits, made from a seed.
 struct Values(u64);
 
 impl Values {
@@ -125,10 +126,10 @@ impl Values {
     }
 }
 
-/// An array whose view by these layouts has this shape, with other elements around and between.
+/// An array with a view of the requested shape and layouts, and with other elements around and between.
 struct Memory<T> {
     whole: ArrayD<T>,
-    /// For each axis of the view: which axis of the whole, and its step.
+    /// Per axis of the view: the axis of the whole, and its step.
     axes: Vec<(usize, isize)>,
 }
 
@@ -187,14 +188,14 @@ fn slice(len: usize, step: isize) -> Slice {
     Slice::new(0, Some((len * step.unsigned_abs()) as isize), step)
 }
 
-/// The mask of a case, if there can be one.
+/// The mask of a case, or the error for its arguments.
 fn mask(case: &Case) -> Result<Mask, Error> {
     let p = match case.p {
         Rate::Any(p) => p,
         Rate::Digits(digits) => digits as f64 / u64::MAX as f64,
         Rate::Power(power) => (-f64::from(power)).exp2(),
     };
-    // Several threads work on the longest only.
+    // Several threads work only on the longest arrays.
     let mut room = if case.threads == u8::MAX { 1 << 18 } else { MOST };
     let (mut whole, mut start, mut shape) = (vec![], vec![], vec![]);
     for axis in case.axes.iter().take(6) {
@@ -254,7 +255,7 @@ fn run<T: Number>(case: &Case, mask: &Mask) {
     let selected = |keep: &[bool], x: &[T], scale: f64| -> Vec<T> {
         keep.iter().zip(x).map(|(keep, x)| if *keep { x.times(scale) } else { T::default() }).collect()
     };
-    // The numbers that contiguous slices get, by scalar code and one thread.
+    // The result for contiguous slices, computed with scalar code and one thread.
     let plainly = |call: &dyn Fn(&mut [T]) -> Result<(), Error>| {
         choose(Level::portable(), 1);
         let mut y = vec![T::default(); len];
