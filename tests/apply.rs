@@ -6,10 +6,11 @@ use fastdrop::{Error, Float, Key, Level, Mask, set_num_threads};
 use half::{bf16, f16};
 
 const KEY: Key = Key::from_bytes([7; 16]);
-/// Not exact in any precision.
+/// A scale that no precision represents exactly.
 const SCALE: f64 = 10.0 / 9.0;
 
-/// Lengths around the edges of a word, a group, a vector of groups, a tile, a unit, and what wakes the threads.
+/// Lengths around the edges of a word, a group, a vector of groups, a tile, a unit, and the length that wakes the
+/// threads.
 const LENGTHS: [usize; 20] = [
     0, 1, 63, 64, 65, 127, 128, 129, 1023, 1024, 1025, 8191, 8192, 8193, 65_535, 65_537, 262_143, 262_145, 300_000,
     4_200_000,
@@ -33,7 +34,7 @@ fn check<T: Float + std::fmt::Debug>(
         for (level, threads) in Level::available().zip([3, 1, 2].into_iter().cycle()) {
             level.set_current();
             set_num_threads(threads).unwrap();
-            // Written from the second element on, so that no alignment is taken for granted.
+            // The output starts at the second element, so that the test takes no alignment for granted.
             let mut out = vec![zero; len + 1];
             let out = &mut out[1..];
             mask.apply(&x, out, Some(SCALE)).unwrap();

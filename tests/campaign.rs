@@ -42,9 +42,9 @@ impl Digest {
 /// An element type, as bit patterns.
 trait Bits: Float + Debug {
     fn from_bits64(bits: u64) -> Self;
-    /// Its bits; one NaN stands for all.
+    /// Its bits, which are the same for every NaN.
     fn to_bits64(self) -> u64;
-    /// Its bits, NaN's payload included.
+    /// Its bits, including a NaN's payload.
     fn payload(self) -> u64;
 }
 
@@ -129,7 +129,7 @@ fn values<T: Bits>(random: &mut Random, mask: &Mask, digest: &mut Digest, payloa
         out.copy_from_slice(&x);
         mask.apply_in_place(out, scale)
     });
-    // In pieces of the first axis.
+    // In pieces along the first axis.
     let pieces = everywhere(len, "pieces", |out: &mut [T]| {
         let row = len / (mask.shape()[0].max(1) as usize);
         let step = 1 + mask.shape()[0] / 3;
@@ -151,7 +151,7 @@ fn values<T: Bits>(random: &mut Random, mask: &Mask, digest: &mut Digest, payloa
         digest.add(&y.to_bits64().to_le_bytes());
         payloads.add(&y.payload().to_le_bytes());
     }
-    let others = &Formula::ALL[1..]; // but `Select`, which `apply` is
+    let others = &Formula::ALL[1..]; // all but `Select`, which `apply` computes
     let formula = others[random.below(others.len() as u64) as usize];
     let [scale, shift, fill] = [2.0, 0.25, -1.5].map(|number| number * (1 + random.below(4)) as f64);
     let numbers = Numbers { scale, shift, fill };

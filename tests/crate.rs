@@ -28,7 +28,7 @@ fn booleans_packed_bits_and_counts_agree() {
     }
 }
 
-/// Rows end inside bytes here, and one row's first bits share a byte with the last ones of the row before.
+/// Rows end inside bytes here: the first bits of a row share a byte with the last bits of the row before.
 #[test]
 fn packed_bits_of_regions_are_those_of_the_whole() {
     for (whole, start, shape) in [
@@ -55,7 +55,7 @@ fn packed_bits_of_regions_are_those_of_the_whole() {
     }
 }
 
-/// Rows are shared among threads at places that lie inside bytes, unless care is taken.
+/// Unless the driver takes care, threads split rows inside a byte.
 #[test]
 fn packed_bits_do_not_depend_on_the_number_of_threads() {
     for columns in [3, 201, 1023] {
@@ -74,7 +74,7 @@ fn packed_bits_do_not_depend_on_the_number_of_threads() {
     }
 }
 
-/// The same, where bits follow the mask along no axis.
+/// The same for a region whose bits are consecutive along no axis.
 #[test]
 fn packed_bits_of_every_other_element_do_not_depend_on_the_number_of_threads() {
     let whole = Mask::new(&[(1 << 22) / 1023, 1024, 2], 0.4, Key::from_seed(1)).unwrap();
@@ -140,7 +140,7 @@ fn the_gradient_of_an_operation_bears_its_name() {
     }
 }
 
-/// Large outputs bypass the caches, in whole lines; their ends do not.
+/// Large outputs bypass the caches in whole lines. Their ends do not.
 #[test]
 fn a_large_fused_result_is_that_of_its_pieces() {
     let mask = mask((1 << 22) + 21, 0.5);
@@ -173,7 +173,7 @@ fn all_dropped_is_zero_up_to_both_ends_of_a_large_output() {
     }
 }
 
-/// The error function, by its series: good to 1e-12 for the arguments here.
+/// The error function, from its series: accurate to 1e-12 for the arguments here.
 fn erf(x: f64) -> f64 {
     let (mut term, mut sum) = (x, x);
     for n in 1..60 {

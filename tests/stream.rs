@@ -90,7 +90,7 @@ fn part(key: Key, p: f64, start: u64, count: u64) -> Mask {
     Mask::new(&[i64::MAX as u64], p, key).unwrap().region(&[start], &[count]).unwrap()
 }
 
-/// What the scalar definition keeps.
+/// The keep bit that the scalar definition gives an element.
 fn defined(key: Key, p: f64, index: u64) -> bool {
     let threshold = Probability::new(p).unwrap().threshold();
     let words = keep_group(key, threshold, index / 128);
@@ -144,7 +144,7 @@ fn masks_match_golden_vectors_at_every_level() {
     for level in levels {
         for golden in &vectors {
             let start: u64 = golden.start_index.parse().unwrap();
-            // The very last element of the stream is one more than a mask may have.
+            // The last element of the stream lies beyond the largest mask.
             let count = golden.count.min(i64::MAX as u64 - start);
             let mut expected = bytes(&golden.kept);
             if count < golden.count {
@@ -253,7 +253,7 @@ proptest! {
             let bits = packed(&mask);
             let kept: u64 = bits.iter().map(|byte| u64::from(byte.count_ones())).sum();
             prop_assert_eq!(mask.count(), Ok(kept));
-            // The definition is slow, so it is asked for some elements only.
+            // The definition is slow, so only some elements are compared with it.
             for i in (0..count).step_by(37).chain(count.saturating_sub(3)..count) {
                 let got = bits[i as usize / 8] >> (i % 8) & 1 == 1;
                 prop_assert_eq!(got, defined(key, p, start + i), "{:?} element {}", level, start + i);
