@@ -91,6 +91,12 @@ ROWS = [
     Member(fd.GeluDropout, fd.gelu_dropout, ((3, 50),), {"mode": "standard"}),
     Member(fd.GeluDropout, fd.gelu_dropout, ((3, 50),), {"approximate": "tanh"}),
     Member(fd.Zoneout, fd.zoneout, ((3, 50), (3, 50))),
+    Member(
+        fd.ScaledDotProductAttention,
+        fd.scaled_dot_product_attention,
+        ((2, 2, 7, 4), (2, 1, 9, 4), (2, 1, 9, 3)),
+        {"is_causal": "lower_right"},
+    ),
 ]
 MEMBERS = [
     pytest.param(

@@ -1,6 +1,6 @@
 """What members do, stated in plain NumPy on float64, with the masks of `reference.py`.
 
-Blocks, patches, relaxed masks and masks of weights are stated in the files of their modules.
+Blocks, patches, relaxed masks, masks of weights, and attention are stated in their own files.
 """
 
 from __future__ import annotations
@@ -71,5 +71,12 @@ def statement(member: Member, inputs: Inputs, p: float, key: ref.Key) -> Array:
 
 
 BLOCKS = (fd.DropBlock1d, fd.DropBlock2d, fd.DropBlock3d)
-OTHERS = (*BLOCKS, fd.ConcreteDropout, fd.PatchDropout, fd.WeightDrop, fd.DropConnectLinear)
+OTHERS = (
+    *BLOCKS,
+    fd.ConcreteDropout,
+    fd.PatchDropout,
+    fd.WeightDrop,
+    fd.DropConnectLinear,
+    fd.ScaledDotProductAttention,
+)
 STATED = [row for row in ROWS if row.layer not in OTHERS]

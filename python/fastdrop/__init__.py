@@ -36,6 +36,7 @@ from fastdrop._family.alpha import (
     feature_alpha_dropout,
 )
 from fastdrop._family.attention import (
+    ScaledDotProductAttention,
     scaled_dot_product_attention,
     scaled_dot_product_attention_backward,
 )

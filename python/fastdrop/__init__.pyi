@@ -38,6 +38,7 @@ from fastdrop._config import threads as threads
 from fastdrop._core import __version__ as __version__
 from fastdrop._family.alpha import AlphaDropout as AlphaDropout
 from fastdrop._family.alpha import FeatureAlphaDropout as FeatureAlphaDropout
+from fastdrop._family.attention import ScaledDotProductAttention as ScaledDotProductAttention
 from fastdrop._family.bernoulli import bernoulli as bernoulli
 from fastdrop._family.blocks import BlockMask as BlockMask
 from fastdrop._family.blocks import DropBlock1d as DropBlock1d

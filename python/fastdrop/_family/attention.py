@@ -3,6 +3,8 @@
 The weights are never stored, neither for the result nor for the gradients.
 """
 
+from contextlib import nullcontext
+from functools import partial
 from typing import Any, Literal, Never
 
 import numpy as np
@@ -21,8 +23,9 @@ from fastdrop._base.arguments import (
     shown,
 )
 from fastdrop._base.keys import NO_KEY, RNG
+from fastdrop._base.layers import Layer, call_key
 from fastdrop._base.masks import Mask, make_mask
-from fastdrop._base.plans import check_forward_mask, check_recipe, draw_key
+from fastdrop._base.plans import Plan, check_forward_mask, check_recipe, draw_key
 
 Causal = bool | Literal["upper_left", "lower_right"]
 
@@ -208,6 +211,84 @@ def scaled_dot_product_attention_backward(
     return tuple(gradients)
 
 
+class ScaledDotProductAttention(Layer[Mask]):
+    """Attend with dropout in training; the layer of `scaled_dot_product_attention`.
+
+    A call takes ``(q, k, v, attn_mask=None)``; `backward` returns the gradients of the first three.
+    ``p``, ``is_causal`` and ``scale`` are as for `scaled_dot_product_attention`, ``rng`` is as for
+    `Dropout`. The layer keeps its last inputs and result until the next call: do not overwrite them
+    before `backward`.
+
+    >>> attend = fd.ScaledDotProductAttention(0.5, rng=0)
+    >>> q, k, v = np.ones((3, 1, 2, 3, 4), dtype=np.float32)
+    >>> attend(q, k, v)[0, 0, :, 0]
+    array([1.3333334, 0.6666667, 2.       ], dtype=float32)
+    >>> dq, dk, dv = attend.backward(np.ones((1, 2, 3, 4), dtype=np.float32))
+    """
+
+    def __init__(
+        self,
+        p: float = 0.5,
+        *,
+        is_causal: Causal = False,
+        scale: float | None = None,
+        rng: RNG = None,
+    ) -> None:
+        _offset(is_causal, 1, 1)
+        self.is_causal: Causal = is_causal
+        self.scale = None if scale is None else as_finite(scale, "scale")
+        super().__init__(p, rng)
+
+    def __call__(
+        self,
+        q: ArrayLike,
+        k: ArrayLike,
+        v: ArrayLike,
+        attn_mask: ArrayLike | None = None,
+        *,
+        training: bool | None = None,
+        **unknown: Never,
+    ) -> Array:
+        """Return the attention of queries to keys, as `scaled_dot_product_attention` does."""
+        if unknown:
+            refuse(unknown, self.__call__)
+        train = self._trains(training)
+        options: dict[str, Any] = {
+            "attn_mask": attn_mask,
+            "is_causal": self.is_causal,
+            "scale": self.scale,
+            "training": train,
+        }
+        y: Array
+        with call_key(self._keys) if train else nullcontext(None) as key:
+            y, lse, mask = scaled_dot_product_attention(
+                q, k, v, self._p, rng=key, return_lse=True, return_mask=True, **options
+            )
+        given = {"mask": mask} if train else {}
+        inputs = {"q": q, "k": k, "v": v, "y": y, "lse": lse, "p": self._p}
+        gradients = partial(scaled_dot_product_attention_backward, **inputs, **options, **given)
+        self._keep(Plan(mask if train else None, gradients))
+        return y
+
+    def backward(self, dy: ArrayLike) -> tuple[Array, Array, Array]:
+        """Return the gradients with respect to the queries, keys and values of the last call."""
+        plan, _ = self._last_call()
+        gradients: tuple[Array, Array, Array] = plan.backward(dy)
+        return gradients
+
+
+def _offset(is_causal: Any, queries: int, keys: int) -> int | None:
+    """Return how many keys after its own number a query sees; None without a causal mask."""
+    offset = {"upper_left": 0, "lower_right": keys - queries}
+    if isinstance(is_causal, str) and is_causal in offset:
+        return offset[is_causal]
+    if isinstance(is_causal, bool | np.bool_):
+        return 0 if is_causal else None
+    raise ValueError(
+        f"is_causal must be True, False, 'upper_left' or 'lower_right', got {shown(is_causal)}"
+    )
+
+
 class _Call:
     """The checked arguments of a call but for its mask."""
 
@@ -226,16 +307,7 @@ class _Call:
         self.target = None if out is None else as_out(out)
         self.weights: tuple[int, ...] = _core.check_attention(self.inputs, self.target)
         *_, queries, keys = self.weights
-        offset = {"upper_left": 0, "lower_right": keys - queries}
-        if isinstance(is_causal, str) and is_causal in offset:
-            causal: int | None = offset[is_causal]
-        elif isinstance(is_causal, bool | np.bool_):
-            causal = 0 if is_causal else None
-        else:
-            raise ValueError(
-                "is_causal must be True, False, 'upper_left' or 'lower_right', "
-                f"got {shown(is_causal)}"
-            )
+        causal = _offset(is_causal, queries, keys)
         features = self.inputs[0].shape[-1]
         factor = max(1, features) ** -0.5 if scale is None else as_finite(scale, "scale")
         self.options = (factor, causal)
