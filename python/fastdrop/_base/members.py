@@ -9,7 +9,7 @@ import functools
 import operator
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, Literal, NamedTuple
 
 from fastdrop import _core
 from fastdrop._base.arguments import (
@@ -162,12 +162,13 @@ class Member:
     """Function that reads what `axes` and `draw` take from the attributes of a layer."""
     combines: bool = field(init=False)
     """Whether it takes several arrays, whose dtypes are promoted."""
-    gradient: str | None = field(init=False)
-    """Operation of the gradient, which also takes the input; None if it is "select" of dy alone."""
+    derivative: Any = field(init=False)
+    """Record of the gradient, which also takes the input; None if it is "select" of dy alone."""
 
     def __post_init__(self) -> None:
         known = OPERATIONS[self.operation]
-        object.__setattr__(self, "gradient", known.gradient)
+        of_gradient = known.gradient and replace(self, operation=known.gradient, names=())
+        object.__setattr__(self, "derivative", of_gradient)
         object.__setattr__(self, "names", self.names or known.inputs)
         object.__setattr__(
             self, "read", operator.attrgetter(*self.options) if self.options else _nothing
@@ -183,11 +184,6 @@ class Member:
     def is_linear(self) -> bool:
         """Whether the gradient with respect to the first input is the call itself."""
         return self.operation == "select"
-
-    def derivative(self) -> Self:
-        """Return the record of the gradient with respect to the input."""
-        assert self.gradient is not None, "a linear member is its own gradient"
-        return replace(self, operation=self.gradient, names=())
 
     def option(self, values: dict[str, Any]) -> Any:
         """Return what `axes` and `draw` take, from the options as a dict."""

@@ -76,7 +76,7 @@ def evaluate(
 def run(member: Member, inputs: Any, request: Request, option: Any = NO_AXES) -> Any:
     """Do the work of a function of one array, or of a tuple of several.
 
-    The core takes calls in which nothing is left to decide; `_run` does what others need.
+    The core takes calls in which nothing is left to decide, `_decide_and_run` all others.
     """
     if option is NO_AXES:
         shared = NO_AXES
@@ -87,10 +87,10 @@ def run(member: Member, inputs: Any, request: Request, option: Any = NO_AXES) ->
         y = _compute_plain(member.operation, inputs, shared, request)
         if y is not None:
             return y
-    return _run(member, inputs, request, shared)
+    return _decide_and_run(member, inputs, request, shared)
 
 
-def _run(member: Member, given: Any, request: Request, shared: tuple[int, ...]) -> Any:
+def _decide_and_run(member: Member, given: Any, request: Request, shared: tuple[int, ...]) -> Any:
     """Check arguments, decide, and run the plan forward."""
     p, training, mode, rng, mask, return_mask, out = request
     if mode is not None:
@@ -162,7 +162,7 @@ def run_backward(member: Member, dy: Any, x: Any, request: Request) -> Any:
     """Return the gradient of a function that is not linear."""
     _, training, _, rng, mask, _, _ = request
     check_forward_mask(training, rng, mask)
-    return run(member.derivative(), (dy, x), request)
+    return run(member.derivative, (dy, x), request)
 
 
 def check_forward_mask(training: bool, rng: RNG, mask: Any) -> None:
