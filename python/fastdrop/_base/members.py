@@ -5,7 +5,6 @@ gradients, torch's functions, modules and installed kernels, JAX and Dask read i
 docstrings are written by hand for each library.
 """
 
-import functools
 import operator
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -25,6 +24,7 @@ Shape = tuple[int, ...]
 Per = Literal["sample", "batch"]
 
 NO_AXES: tuple[int, ...] = ()
+_SAMPLE = "sample"
 
 
 # --- Axes along which elements share a decision ---------------------------------------------------
@@ -53,14 +53,22 @@ def channel_axes(ndim: int | None = None) -> Callable[[Shape, Any], Shape]:
         if type(channel_axis) is not int or not 0 < channel_axis < len(shape):
             channel_axis = as_axis(channel_axis, len(shape), "channel_axis")
             as_channel_axis(channel_axis)
-        return _all_but(channel_axis, len(shape))
+        return _all_but(channel_axis, len(shape))[1:]
 
     return axes
 
 
-@functools.cache
-def _all_but(channel: int, ndim: int) -> Shape:
-    return (*range(1, channel), *range(channel + 1, ndim))
+def _all_but(axis: int, ndim: int) -> Shape:
+    """Return all axes but one."""
+    if ndim < len(_ALL_BUT):
+        return _ALL_BUT[ndim][axis]
+    return (*range(axis), *range(axis + 1, ndim))
+
+
+# A table, because ranges are measurable in small calls, and torch does not trace through a cache.
+_ALL_BUT = tuple(
+    tuple((*range(axis), *range(axis + 1, ndim)) for axis in range(ndim)) for ndim in range(8)
+)
 
 
 def as_channel_axis(channel_axis: Any, ndim: int | None = None) -> int:
@@ -78,22 +86,14 @@ def time_axes(shape: Shape, time_axis: Any) -> Shape:
 
 def path_axes(shape: Shape, option: tuple[Any, Any]) -> Shape:
     """Return all axes, or all but the batch axis if each sample has a decision of its own."""
-    per, batch_axis = option
-    if type(per) is str and type(batch_axis) is int:  # others may not have a hash
-        return _cached_path_axes(len(shape), per, batch_axis)
-    return _path_axes(len(shape), per, batch_axis)
-
-
-def _path_axes(ndim: int, per: Any, batch_axis: Any) -> Shape:
-    check_choice(per, "per", "sample", "batch")
-    if per == "batch":
-        as_axis_number(batch_axis, "batch_axis")
-        return tuple(range(ndim))
-    batch = as_axis(batch_axis, ndim, "batch_axis")
-    return (*range(batch), *range(batch + 1, ndim))
-
-
-_cached_path_axes = functools.lru_cache(_path_axes)
+    (per, batch_axis), ndim = option, len(shape)
+    if per is not _SAMPLE or type(batch_axis) is not int or not 0 <= batch_axis < ndim:
+        check_choice(per, "per", "sample", "batch")
+        if per == "batch":
+            as_axis_number(batch_axis, "batch_axis")
+            return tuple(range(ndim))
+        batch_axis = as_axis(batch_axis, ndim, "batch_axis")
+    return _all_but(batch_axis, ndim)
 
 
 def drawn_shape(shape: Shape, shared: Shape) -> Shape:
