@@ -16,7 +16,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).parent.parent / "python" / "fastdrop"
 
 NUMPY = """\
-# Made by tests/make_stubs.py of the package's signatures.
+# Made by tests/make_stubs.py from the package's signatures.
 
 from collections.abc import Sequence
 from typing import Any, Literal, Never, Protocol, SupportsFloat, SupportsIndex
@@ -45,7 +45,7 @@ _M = TypeVar("_M", bound=Keep)
 """
 
 TORCH = """\
-# Made by tests/make_stubs.py of the package's signatures.
+# Made by tests/make_stubs.py from the package's signatures.
 
 from typing import Any, Literal, overload
 

@@ -1,4 +1,4 @@
-# Made by tests/make_stubs.py of the package's signatures.
+# Made by tests/make_stubs.py from the package's signatures.
 
 from collections.abc import Sequence
 from typing import Any, Literal, Never, Protocol, SupportsFloat, SupportsIndex
