@@ -267,6 +267,23 @@ def test_call_number_i_is_the_function_with_child_key_i(member: Member) -> None:
     assert layer.calls == 3
 
 
+@some(lambda member: bool(member.options))
+def test_an_option_set_later_acts_as_one_given_at_once(member: Member) -> None:
+    """Would catch a constructor that keeps what follows from an option, and not the option."""
+    required = {
+        name: member.options[name]
+        for name, default in member.layer._options.items()
+        if default is inspect.Parameter.empty and name in member.options
+    }
+    made, layer = member.make(rng=0), member.layer(*member.arguments, p=0.4, rng=0, **required)
+    for name in member.options.keys() - required.keys():
+        setattr(layer, name, member.options[name])
+    assert repr(layer) == repr(made)
+    for training in (True, False):
+        calls = [one.train(training)(*member.inputs()) for one in (layer, made)]
+        assert_equal(*calls)
+
+
 @every_member
 def test_forward_is_the_call(member: Member) -> None:
     layer, inputs = member.make(), member.inputs()

@@ -99,6 +99,7 @@ def _as_samples(samples: Any, name: str) -> Any:
 _CHECKS: dict[str, Callable[[Any, str], Any]] = {
     "training": as_flag,
     "inplace": as_flag,
+    "scale_by_keep": as_flag,
     "mode": _as_mode,
     "broadcast_dims": as_axis_numbers,
     "_samples": _as_samples,

@@ -21,6 +21,8 @@ from fastdrop._base.arguments import (
     refuse,
 )
 from fastdrop._base.keys import RNG
+from fastdrop._base.layers import ElementwiseLayer
+from fastdrop._base.masks import Mask
 from fastdrop._base.members import (
     Member,
     Per,
@@ -338,7 +340,7 @@ def drop_path(
     return run(PATH, x, (p, training, mode, rng, mask, return_mask, out), (per, batch_axis))
 
 
-class DropPath(Dropout):
+class DropPath(ElementwiseLayer[Mask]):
     """Drop the whole residual branch of a sample in training; the layer of `drop_path`.
 
     ``p``, ``per``, ``batch_axis`` and ``scale_by_keep`` are as for `drop_path`, ``inplace`` and
@@ -364,8 +366,13 @@ class DropPath(Dropout):
         self.scale_by_keep = as_flag(scale_by_keep, "scale_by_keep")
         self.per: Per = per
         self.batch_axis = as_axis_number(batch_axis, "batch_axis")
-        super().__init__(p, inplace, rng=rng)
-        self.mode = INVERTED if self.scale_by_keep else None
+        self.inplace = inplace
+        super().__init__(p, rng)
+
+    @property
+    def mode(self) -> str | None:
+        """When elements are scaled: in training, or never."""
+        return INVERTED if self.scale_by_keep else None
 
 
 @overload
