@@ -74,11 +74,14 @@ impl Order {
         Ok(Self { added, failed: AtomicBool::new(false) })
     }
 
-    /// Calls `add` after all parts before this one were added.
+    /// Calls `add` after all parts before this one were added, or not at all if another thread has panicked.
     fn in_turn(&self, block: usize, part: usize, add: impl FnOnce()) {
         const LOOKS: usize = 1 << 10;
         let mut looks = 0;
-        while self.added[block].load(Ordering::Acquire) < part && !self.failed.load(Ordering::Relaxed) {
+        while self.added[block].load(Ordering::Acquire) < part {
+            if self.failed.load(Ordering::Relaxed) {
+                return; // several threads may wait, and must not add at once
+            }
             looks += 1;
             if looks < LOOKS { std::hint::spin_loop() } else { std::thread::yield_now() }
         }
