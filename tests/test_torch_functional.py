@@ -493,6 +493,15 @@ def test_a_generator_is_used_instead_of_the_default_one() -> None:
     assert torch.equal(F.dropout(x, 0.5), y)
 
 
+def test_a_generator_of_a_subclass_is_a_generator() -> None:
+    class Own(torch.Generator):
+        pass
+
+    x = torch.ones(100)
+    own, plain = Own().manual_seed(3), torch.Generator().manual_seed(3)
+    assert torch.equal(F.dropout(x, generator=own), F.dropout(x, generator=plain))
+
+
 def test_only_calls_that_drop_advance_the_generator() -> None:
     x = torch.ones(100)
     before = torch.get_rng_state()
@@ -607,6 +616,8 @@ def test_what_only_claims_to_be_a_tensor_is_refused() -> None:
         ((torch.ones(2),), {"key": torch.ones(2)}, TypeError, "2 int64 on the CPU, got one of"),
         ((torch.ones(2),), {"key": fd.Key(0), "generator": torch.Generator()}, ValueError,
          "only one of key, generator and mask must be given"),
+        ((torch.ones(2),), {"generator": np.random.default_rng(0)}, TypeError,
+         "generator must be a torch.Generator, got Generator"),
         ((torch.ones(2),), {"mask": torch.ones(2)}, TypeError, "mask must be a Mask"),
         ((torch.ones(2),), {"mask": fd.Mask(3, 0.5, fd.Key(0))}, ValueError, "mask .*broadcast"),
     ],

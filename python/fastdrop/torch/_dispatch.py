@@ -61,11 +61,10 @@ def dispatch(
 
 def _decided(source: Source) -> Any:
     """Return the key or the mask of a call on plain tensors."""
-    kind = type(source)
-    if source is None or kind is torch.Generator:
-        return draw_key(source)
-    if kind is CallKeys:
+    if type(source) is CallKeys:
         return source.take()
+    if source is None or isinstance(source, torch.Generator):
+        return draw_key(source)
     return _key_of(source) if isinstance(source, Tensor) else source
 
 

@@ -128,7 +128,7 @@ def _kernel(name: str, member: Member) -> Callable[[Tensor, float, bool], Any]:
             return theirs._op_dk(torch._C.DispatchKey.CompositeImplicitAutograd, input, p, train)
         if of_channels and input.dim() < 2:
             raise RuntimeError("Feature dropout requires at least 2 dimensions in the input")
-        shared = tuple(range(2, input.dim())) if of_channels else ()
+        shared = member.axes(tuple(input.shape), 1) if of_channels else ()
         return dispatch(How.of(member, p, shared), (input,), inplace=inplace)
 
     return kernel

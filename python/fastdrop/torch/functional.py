@@ -88,7 +88,7 @@ def feature_dropout(
              [2., 2., 2.]]])
     """
     request = p, training, inplace, key, generator, mask, return_mask
-    return _drop(CHANNELS, (input,), request, _features(input))
+    return _drop(CHANNELS, (input,), request, _channels(input))
 
 
 def dropout1d(
@@ -113,7 +113,7 @@ def dropout1d(
             f"dropout1d: Expected 2D or 3D input, but received a {input.dim()}D input"
         )
     request = p, training, inplace, key, generator, mask, return_mask
-    return _drop(CHANNELS_1D, (input,), request, (input.dim() - 1,))
+    return _drop(CHANNELS_1D, (input,), request, _channels(input, input.dim() == 3))
 
 
 def dropout2d(
@@ -147,7 +147,7 @@ def dropout2d(
             stacklevel=2,
         )
     request = p, training, inplace, key, generator, mask, return_mask
-    return _drop(CHANNELS_2D, (input,), request, _features(input))
+    return _drop(CHANNELS_2D, (input,), request, _channels(input))
 
 
 def dropout3d(
@@ -172,9 +172,8 @@ def dropout3d(
             "(N, C, D, H, W), or 4 without N; for others, use feature_dropout",
             stacklevel=2,
         )
-    shared = _features(input) if input.dim() == 5 else tuple(range(1, input.dim()))
     request = p, training, inplace, key, generator, mask, return_mask
-    return _drop(CHANNELS_3D, (input,), request, shared)
+    return _drop(CHANNELS_3D, (input,), request, _channels(input, input.dim() == 5))
 
 
 def drop_path(
@@ -220,9 +219,8 @@ def locked_dropout(
     """
     if not -input.dim() <= time_axis < input.dim():
         raise IndexError(f"time_axis must be an axis of input, got {time_axis}")
-    shared = (time_axis % input.dim(),)
     request = p, training, inplace, key, generator, mask, return_mask
-    return _drop(LOCKED, (input,), request, shared)
+    return _drop(LOCKED, (input,), request, LOCKED.axes(tuple(input.shape), time_axis))
 
 
 def alpha_dropout(
@@ -266,7 +264,7 @@ def feature_alpha_dropout(
              [ 0.7792,  0.7792]]])
     """
     request = p, training, inplace, key, generator, mask, return_mask
-    return _drop(CHANNELS_ALPHA, (input,), request, _features(input))
+    return _drop(CHANNELS_ALPHA, (input,), request, _channels(input))
 
 
 def dropout_add(
@@ -419,11 +417,13 @@ def drop_block3d(
     return _drop_blocks(BLOCKS_3D, 3, input, block_size, scale_by_keep, request)
 
 
-def _features(input: Tensor) -> tuple[int, ...]:
-    """Return the axes of inputs of shape (N, C, ...) along which elements share a decision."""
-    if input.dim() < 2:
+def _channels(input: Tensor, has_batch: bool = True) -> tuple[int, ...]:
+    """Return the axes of inputs of shape (N, C, ...) or (C, ...) that share a decision."""
+    ndim = input.dim() + (not has_batch)
+    if ndim < 2:
         raise RuntimeError(f"input must have at least 2 axes, (N, C, ...), got {input.dim()}")
-    return tuple(range(2, input.dim()))
+    shared = CHANNELS.axes((1,) * ndim, 1)
+    return shared if has_batch else tuple(axis - 1 for axis in shared)
 
 
 def _mode(scale_by_keep: bool) -> str | None:
@@ -443,6 +443,8 @@ def _checked(input: Tensor, member: Member, request: Request) -> tuple[float, So
         and not isinstance(key, Tensor)
     ):
         raise TypeError(f"key must be a Key or a tensor of 2 int64, got {shown(key)}")
+    if generator is not None and not isinstance(generator, torch.Generator):
+        raise TypeError(f"generator must be a torch.Generator, got {shown(generator)}")
     if mask is not None and not isinstance(mask, (Mask, BlockMask)):
         raise TypeError(f"mask must be a Mask, got {shown(mask)}")
     if isinstance(key, Tensor) and not (key.dtype is torch.int64 and key.is_cpu):
