@@ -69,7 +69,7 @@ class Variant:
 VARIANTS = (
     Variant("without dropout", study.WITHOUT, "o", rates=NO_DROPOUT, max_norm=None),
     Variant("with dropout", study.WITH, "s"),
-    # Its lines have gaps, because the lines of the other mode lie beneath.
+    # Gaps in these lines show the lines of the other mode beneath them.
     Variant("standard mode", study.THIRD, "^", (":", "-."), mode="standard"),
 )
 

@@ -42,7 +42,7 @@ impl Digest {
 /// An element type, as bit patterns.
 trait Bits: Float + Debug {
     fn from_bits64(bits: u64) -> Self;
-    /// Its bits, which are the same for every NaN.
+    /// Bits of the number, the same for every NaN.
     fn to_bits64(self) -> u64;
     /// Its bits, including a NaN's payload.
     fn payload(self) -> u64;

@@ -122,7 +122,7 @@ impl Matrix {
     /// Adds to some columns of a row, whose elements are floats that are computed with.
     ///
     /// # Safety
-    /// As for `store`.
+    /// The elements must be writeable, and nobody else may touch them.
     pub(super) unsafe fn add<R: Number>(&self, row: usize, first: usize, from: &[R]) {
         let mut sums = [R::default(); WORD];
         for (part, from) in from.chunks(WORD).enumerate() {

@@ -1,7 +1,7 @@
 """Primitives of JAX over the compiled core's handlers: dropout, and blocks of random bits.
 
-They take checked operands, and keys as words. XLA finds a handler by its name, so there is no link
-to jaxlib.
+Their operands are checked already, and a key is four words. XLA finds a handler by its name, so
+fastdrop does not link jaxlib.
 """
 
 import functools

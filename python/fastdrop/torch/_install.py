@@ -110,7 +110,7 @@ def _forget() -> None:
 
 
 def _check_probability(p: float) -> None:
-    """Raise torch's error for a p that is no probability."""
+    """Raise torch's error unless p is a probability."""
     if not 0.0 <= p <= 1.0:
         raise RuntimeError(f"dropout probability has to be between 0 and 1, but got {p}")
 
