@@ -350,7 +350,7 @@ class _DropBlock(ElementwiseLayer[BlockMask]):
 
     @property
     def mode(self) -> str | None:
-        """When elements are scaled: in training, or never."""
+        """Whether training scales elements ("inverted") or nothing does (None)."""
         return _mode(self.scale_by_keep)
 
 

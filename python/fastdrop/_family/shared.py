@@ -371,7 +371,7 @@ class DropPath(ElementwiseLayer[Mask]):
 
     @property
     def mode(self) -> str | None:
-        """When elements are scaled: in training, or never."""
+        """Whether training scales elements ("inverted") or nothing does (None)."""
         return INVERTED if self.scale_by_keep else None
 
 
