@@ -64,6 +64,16 @@ pub enum Error {
         /// Shape of the argument.
         got: Extents,
     },
+    /// An array or mask of a call of attention that does not fit the others.
+    #[error("{what} must {rule}, got {got}")]
+    Operand {
+        /// The argument at fault.
+        what: &'static str,
+        /// What it must be or have.
+        rule: String,
+        /// What it is or has.
+        got: String,
+    },
     /// A mask that does not broadcast to the array's shape.
     #[error("mask of shape {mask} does not broadcast to shape {array}")]
     Broadcast {

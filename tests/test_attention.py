@@ -432,7 +432,7 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
     ),
     (
         {"k": X.astype(np.float64)},
-        r"k must have dtype float32, got float64: use k.astype\(q.dtype\)",
+        r"k must have dtype float32, got float64: use k.astype\('float32'\)",
     ),
     ({"q": X.astype(int)}, r"q must have dtype float32, .*, got int64: use q.astype\(np.float32\)"),
     ({"q": X + 0j}, r"q must have a real dtype, got complex64"),

@@ -1,7 +1,7 @@
 //! Attention with dropout: y = dropout(softmax(scale q k^T + bias)) v, and its gradients.
 //!
 //! Nothing of the size of all weights is ever stored: tiles of them are made, used, and made again for the gradients.
-//! `forward` and `backward` choose the tiles and share them among threads; `arrays` copies, `tiles` draws keep bits,
+//! `call` checks shapes. `forward` and `backward` choose the tiles and share them among threads; `arrays` copies, `tiles` draws keep bits,
 //! `products` multiplies, `softmax` does the rest.
 //!
 //! Results are the same at every level and for every number of threads. Sums over an inner index are taken in order, sums of weights
@@ -9,6 +9,7 @@
 
 mod arrays;
 mod backward;
+mod call;
 mod forward;
 mod gradients;
 mod products;
@@ -28,6 +29,7 @@ use crate::threads::room::has_memory;
 use crate::threads::{Units, threads_of_call};
 pub(crate) use arrays::Array;
 pub(crate) use backward::{Gradients, backward};
+pub(crate) use call::{Axes, Call, Operand, Shape};
 pub(crate) use forward::forward;
 pub(crate) use gradients::{Upstream, bias_gradient};
 pub(crate) use tiles::Dropout;
@@ -75,47 +77,6 @@ macro_rules! number {
 }
 number!(f32, F32);
 number!(f64, F64);
-
-/// Lengths of the axes.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Shape {
-    pub(crate) batch: usize,
-    /// Heads of queries; a multiple of those of keys and values.
-    pub(crate) heads: usize,
-    pub(crate) key_heads: usize,
-    pub(crate) queries: usize,
-    pub(crate) keys: usize,
-    /// Features of a query and a key.
-    pub(crate) features: usize,
-    /// Features of a value.
-    pub(crate) width: usize,
-}
-
-/// One call, apart from its results.
-pub(crate) struct Call {
-    pub(crate) shape: Shape,
-    pub(crate) query: Array,
-    pub(crate) key: Array,
-    pub(crate) value: Array,
-    /// Added to scores; of booleans, those that are false exclude.
-    pub(crate) bias: Option<Array>,
-    pub(crate) scale: f64,
-    /// With a causal mask: a query sees the keys up to its own number plus this.
-    pub(crate) causal: Option<isize>,
-    pub(crate) dropout: Dropout,
-}
-
-impl Call {
-    /// What the products of packed keys with queries are multiplied with: scores are in units of log 2.
-    fn factor<R: Number>(&self) -> R {
-        R::from_f64(self.scale * std::f64::consts::LOG2_E)
-    }
-
-    /// The head of keys and values that a head of queries uses.
-    fn key_head(&self, head: usize) -> usize {
-        head / (self.shape.heads / self.shape.key_heads)
-    }
-}
 
 /// Rounded up to whole vectors.
 fn padded(width: usize) -> usize {

@@ -62,7 +62,7 @@ fn describe_of(object: &Bound<'_, PyAny>) -> Option<Describe> {
 
 /// What a tensor contains.
 #[derive(Clone, Copy, PartialEq)]
-enum Content {
+pub(super) enum Content {
     Number(Element),
     Bool,
     Int64,
@@ -80,7 +80,7 @@ impl Content {
 }
 
 /// A tensor, or an array that stands for one. NumPy lacks bfloat16, so such an array holds it as uint16.
-fn view<'py>(object: &Bound<'py, PyAny>, name: &str) -> PyResult<(View<'py>, Content)> {
+pub(super) fn view<'py>(object: &Bound<'py, PyAny>, name: &str) -> PyResult<(View<'py>, Content)> {
     if let Ok(array) = object.cast::<PyUntypedArray>() {
         let kind = (dtype(array).kind(), dtype(array).itemsize());
         let content = match kind {
@@ -139,10 +139,18 @@ fn view<'py>(object: &Bound<'py, PyAny>, name: &str) -> PyResult<(View<'py>, Con
 }
 
 /// A tensor of numbers.
-fn number<'py>((view, content): (View<'py>, Content), name: &str) -> PyResult<View<'py>> {
+pub(super) fn number<'py>((view, content): (View<'py>, Content), name: &str) -> PyResult<View<'py>> {
     let Content::Number(_) = content else {
         return Err(wrong_dtype(name));
     };
+    Ok(view)
+}
+
+/// A tensor of numbers or booleans.
+pub(super) fn number_or_bool<'py>((view, content): (View<'py>, Content), name: &str) -> PyResult<View<'py>> {
+    if content == Content::Int64 {
+        return Err(wrong_dtype(name));
+    }
     Ok(view)
 }
 

@@ -310,7 +310,7 @@ class _Call:
         causal = _offset(is_causal, queries, keys)
         features = self.inputs[0].shape[-1]
         factor = max(1, features) ** -0.5 if scale is None else as_finite(scale, "scale")
-        self.options = (factor, causal)
+        self.options = (factor, causal, None)
         self.dtype = self.inputs[0].dtype.newbyteorder("=")
         self.computed = np.dtype(np.float64 if self.dtype == np.float64 else np.float32)
 
