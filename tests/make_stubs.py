@@ -54,6 +54,7 @@ from torch import Tensor
 
 from fastdrop._base.keys import Key
 from fastdrop._base.masks import Mask
+from fastdrop._family.attention import Causal
 from fastdrop._family.blocks import BlockMask
 from fastdrop._family.fused import Approximate
 """
@@ -128,7 +129,7 @@ def optional_results(function: ast.FunctionDef, plain: str, more: dict[str, str]
 def overloads(function: ast.FunctionDef, plain: str, given: str) -> list[str]:
     """Return the overloads of a function, by the type of a plain result and of its mask."""
     kinds = {name: kind for name, kind, _ in parameters(function)}
-    mask = kinds["mask"].removesuffix(" | None")
+    mask = kinds.get("mask", kinds.get("dropout_mask", "")).removesuffix(" | None")
     drawn = {"Keep": "Mask", "Sequence[Keep]": "list[Mask]"}.get(mask, mask)
     variants: list[tuple[str, dict[str, str]]] = [(plain, {})]
     arrays = [name for name, kind in kinds.items() if kind == "ArrayLike"]

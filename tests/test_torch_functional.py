@@ -600,7 +600,7 @@ def test_what_only_claims_to_be_a_tensor_is_refused() -> None:
     pretender = Mock(spec=torch.Tensor)
     assert isinstance(pretender, torch.Tensor)
     with pytest.raises(TypeError, match="key must be a tensor, got Mock"):
-        _operator._key_of(pretender)
+        _operator.key_of(pretender)
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,12 @@ import fastdrop
 
 __version__: str
 DETACH: int
+WIDEST: int
 DTYPES: tuple[str, ...]
 __all__ = [
     "DETACH",
     "DTYPES",
+    "WIDEST",
     "CallKeys",
     "Key",
     "Mask",
@@ -43,7 +45,11 @@ __all__ = [
     "xla_handlers",
 ]
 
-_Inputs = tuple[NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any] | None]
+# Attention takes arrays or tensors.
+_Array = Any
+_Three = tuple[_Array, _Array, _Array]
+_Inputs = tuple[_Array, _Array, _Array, _Array | None]
+_Options = tuple[float, int | None, int | None]
 
 @disjoint_base
 class Key:
@@ -108,25 +114,13 @@ def apply(
     mask: Mask, x: NDArray[Any], scale: float, out: NDArray[Any] | None = None
 ) -> NDArray[Any]: ...
 def attention(
-    inputs: _Inputs,
-    options: tuple[float, int | None],
-    mask: Mask,
-    y: NDArray[Any],
-    lse: NDArray[Any] | None,
+    inputs: _Inputs, options: _Options, mask: Mask, y: _Array, lse: _Array | None
 ) -> None: ...
 def attention_backward(
-    outputs: tuple[NDArray[Any], NDArray[Any], NDArray[Any]],
-    inputs: _Inputs,
-    options: tuple[float, int | None],
-    mask: Mask,
-    gradients: tuple[NDArray[Any], NDArray[Any], NDArray[Any]],
+    outputs: _Three, inputs: _Inputs, options: _Options, mask: Mask, gradients: _Three
 ) -> None: ...
 def attention_bias_gradient(
-    outputs: tuple[NDArray[Any], NDArray[Any], NDArray[Any]],
-    inputs: _Inputs,
-    options: tuple[float, int | None],
-    mask: Mask,
-    gradient: NDArray[Any],
+    outputs: _Three, inputs: _Inputs, options: _Options, mask: Mask, gradient: _Array
 ) -> None: ...
 def ars(key: bytes, counter: bytes) -> bytes: ...
 def check(operation: str, inputs: tuple[NDArray[Any], ...], out: NDArray[Any] | None) -> None: ...

@@ -108,7 +108,7 @@ pub(super) fn attention_bias_gradient<'py>(
     let Some(shape) = checked.bias.clone() else {
         return Err(PyValueError::new_err("attn_mask must be an array to have a gradient, got None"));
     };
-    let view = target(&gradient, checked.computed(), &shape, "the gradient")?;
+    let view = checked.door.target(&gradient, checked.computed(), &shape, "the gradient")?;
     let array = checked.call.broadcast(&operand(&view, "the gradient"))?;
     let mut own = [1; 4];
     let new = own.len() - shape.len();
@@ -134,6 +134,7 @@ struct Checked<'py> {
     element: Element,
     /// The shape of the bias, if there is one.
     bias: Option<SmallVec<[usize; 4]>>,
+    door: Door,
     /// The most threads, for tensors.
     threads: Option<usize>,
     inputs: SmallVec<[View<'py>; 8]>,
@@ -142,10 +143,14 @@ struct Checked<'py> {
 
 impl<'py> Checked<'py> {
     fn new((q, k, v, bias): &Inputs<'py>, (scale, causal, threads): Options) -> PyResult<Self> {
-        let names = if is_array(q) { ["q", "k", "v"] } else { ["query", "key", "value"] };
+        let door = if threads.is_some() { Door::Torch } else { Door::NumPy };
+        let names = match door {
+            Door::NumPy => ["q", "k", "v"],
+            Door::Torch => ["query", "key", "value"],
+        };
         let mut inputs = SmallVec::<[View<'py>; 8]>::new();
         for (object, name) in [q, k, v].into_iter().zip(names) {
-            inputs.push(number(object, name)?);
+            inputs.push(door.number(object, name)?);
         }
         let element = inputs[0].format.element;
         if element.parts() > 1 {
@@ -153,10 +158,10 @@ impl<'py> Checked<'py> {
             return Err(PyTypeError::new_err(format!("{name} must have a real dtype, got {got}")));
         }
         for (view, name) in inputs.iter().zip(names).skip(1) {
-            same_dtype(view, name, element)?;
+            door.same_dtype(view, name, element)?;
         }
         if let Some(bias) = bias {
-            inputs.push(number_or_bool(bias, "attn_mask")?);
+            inputs.push(door.number_or_bool(bias, "attn_mask")?);
         }
         let bias = inputs.get(3).map(|view| operand(view, "attn_mask"));
         if let Some(bias) = bias
@@ -168,7 +173,7 @@ impl<'py> Checked<'py> {
         let [q, k, v] = [0, 1, 2].map(|at| operand(&inputs[at], names[at]));
         let call = Call::new([&q, &k, &v], bias.as_ref(), scale, causal)?;
         let bias = bias.map(|bias| bias.shape.into());
-        Ok(Self { call, element, bias, threads, inputs, results: SmallVec::new() })
+        Ok(Self { call, element, bias, door, threads, inputs, results: SmallVec::new() })
     }
 
     /// The dtype that is computed in.
@@ -178,10 +183,10 @@ impl<'py> Checked<'py> {
 
     /// What the forward pass computed, and its gradient.
     fn upstream(&mut self, (dy, y, lse): &Outputs<'py>) -> PyResult<Upstream> {
-        let (element, computed) = (self.element, self.computed());
+        let (element, computed, door) = (self.element, self.computed(), self.door);
         let mut read = |object: &Bound<'py, PyAny>, name: &'static str, element: Element, axes: Axes| {
-            let view = number(object, name)?;
-            same_dtype(&view, name, element)?;
+            let view = door.number(object, name)?;
+            door.same_dtype(&view, name, element)?;
             let array = self.call.array(&operand(&view, name), axes)?;
             self.inputs.push(view);
             PyResult::Ok(array)
@@ -201,7 +206,7 @@ impl<'py> Checked<'py> {
         axes: Axes,
         name: &'static str,
     ) -> PyResult<Array> {
-        let view = target(object, element, &self.call.extents(axes), name)?;
+        let view = self.door.target(object, element, &self.call.extents(axes), name)?;
         if !view.surely_disjoint() {
             return Err(PyValueError::new_err(format!("{name} must not have elements that share memory")));
         }
@@ -240,45 +245,64 @@ impl<'py> Checked<'py> {
     }
 }
 
-fn is_array(object: &Bound<'_, PyAny>) -> bool {
-    object.cast::<PyUntypedArray>().is_ok()
+/// Whose arrays they are.
+#[derive(Clone, Copy, PartialEq)]
+enum Door {
+    NumPy,
+    /// Tensors, or arrays that stand for them.
+    Torch,
 }
 
-/// An array or a tensor of numbers.
-fn number<'py>(object: &Bound<'py, PyAny>, name: &str) -> PyResult<View<'py>> {
-    match object.cast::<PyUntypedArray>() {
-        Ok(array) => Ok(View::new(array, checked_element(array, name)?)),
-        Err(_) => tensors::number(tensors::view(object, name)?, name),
+impl Door {
+    /// An array of numbers.
+    fn number<'py>(self, object: &Bound<'py, PyAny>, name: &str) -> PyResult<View<'py>> {
+        match self {
+            Self::NumPy => {
+                let array = object.cast::<PyUntypedArray>()?;
+                Ok(View::new(array, checked_element(array, name)?))
+            }
+            Self::Torch => tensors::number(tensors::view(object, name)?, name),
+        }
     }
-}
 
-/// An array or a tensor of numbers or booleans.
-fn number_or_bool<'py>(object: &Bound<'py, PyAny>, name: &str) -> PyResult<View<'py>> {
-    match object.cast::<PyUntypedArray>() {
-        Ok(array) if is_bool(array) => Ok(View::new(array, Element::Bool)),
-        Ok(_) => number(object, name),
-        Err(_) => tensors::number_or_bool(tensors::view(object, name)?, name),
+    /// An array of numbers or booleans.
+    fn number_or_bool<'py>(self, object: &Bound<'py, PyAny>, name: &str) -> PyResult<View<'py>> {
+        match (self, object.cast::<PyUntypedArray>()) {
+            (Self::Torch, _) => tensors::number_or_bool(tensors::view(object, name)?, name),
+            (Self::NumPy, Ok(array)) if is_bool(array) => Ok(View::new(array, Element::Bool)),
+            (Self::NumPy, _) => self.number(object, name),
+        }
     }
-}
 
-/// An array or a tensor to write.
-fn target<'py>(object: &Bound<'py, PyAny>, element: Element, shape: &[usize], name: &str) -> PyResult<View<'py>> {
-    if let Ok(array) = object.cast::<PyUntypedArray>() {
-        check_out(Some(array), element, shape)?;
-        return Ok(View::new(array, element));
+    /// An array to write.
+    fn target<'py>(
+        self,
+        object: &Bound<'py, PyAny>,
+        element: Element,
+        shape: &[usize],
+        name: &str,
+    ) -> PyResult<View<'py>> {
+        if self == Self::NumPy {
+            let array = object.cast::<PyUntypedArray>()?;
+            check_out(Some(array), element, shape)?;
+            return Ok(View::new(array, element));
+        }
+        let view = self.number(object, name)?;
+        self.same_dtype(&view, name, element)?;
+        Ok(view)
     }
-    let view = number(object, name)?;
-    same_dtype(&view, name, element)?;
-    Ok(view)
-}
 
-fn same_dtype(view: &View<'_>, name: &str, wanted: Element) -> PyResult<()> {
-    if view.format.element == wanted {
-        return Ok(());
+    fn same_dtype(self, view: &View<'_>, name: &str, wanted: Element) -> PyResult<()> {
+        if view.format.element == wanted {
+            return Ok(());
+        }
+        let (got, wanted) = (element_name(view.format.element), element_name(wanted));
+        let mend = match self {
+            Self::NumPy => format!("astype('{wanted}')"),
+            Self::Torch => format!("to(torch.{wanted})"),
+        };
+        Err(PyTypeError::new_err(format!("{name} must have dtype {wanted}, got {got}: use {name}.{mend}")))
     }
-    let (got, wanted) = (element_name(view.format.element), element_name(wanted));
-    let mend = if is_array(&view.owner) { format!("astype('{wanted}')") } else { format!("to(torch.{wanted})") };
-    Err(PyTypeError::new_err(format!("{name} must have dtype {wanted}, got {got}: use {name}.{mend}")))
 }
 
 fn operand<'a>(view: &'a View<'_>, name: &'static str) -> Operand<'a> {

@@ -109,6 +109,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     threads::num_threads()?;
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     module.add("DETACH", DETACH)?;
+    module.add("WIDEST", crate::attention::WIDEST)?;
     module.add("DTYPES", PyTuple::new(module.py(), arrays::DTYPES.map(|(name, _)| name))?)?;
     module.add_class::<key::PyKey>()?;
     module.add_class::<mask::PyMask>()?;

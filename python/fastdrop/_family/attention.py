@@ -234,7 +234,7 @@ class ScaledDotProductAttention(Layer[Mask]):
         scale: float | None = None,
         rng: RNG = None,
     ) -> None:
-        _offset(is_causal, 1, 1)
+        causal_offset(is_causal, 1, 1)
         self.is_causal: Causal = is_causal
         self.scale = None if scale is None else as_finite(scale, "scale")
         super().__init__(p, rng)
@@ -277,7 +277,7 @@ class ScaledDotProductAttention(Layer[Mask]):
         return gradients
 
 
-def _offset(is_causal: Any, queries: int, keys: int) -> int | None:
+def causal_offset(is_causal: Any, queries: int, keys: int) -> int | None:
     """Return how many keys after its own number a query sees; None without a causal mask."""
     offset = {"upper_left": 0, "lower_right": keys - queries}
     if isinstance(is_causal, str) and is_causal in offset:
@@ -307,7 +307,7 @@ class _Call:
         self.target = None if out is None else as_out(out)
         self.weights: tuple[int, ...] = _core.check_attention(self.inputs, self.target)
         *_, queries, keys = self.weights
-        causal = _offset(is_causal, queries, keys)
+        causal = causal_offset(is_causal, queries, keys)
         features = self.inputs[0].shape[-1]
         factor = max(1, features) ** -0.5 if scale is None else as_finite(scale, "scale")
         self.options = (factor, causal, None)

@@ -29,7 +29,7 @@ def eager(how: How, source: Any, inputs: tuple[Tensor, ...], inplace: bool = Fal
         if _grad_enabled():
             for x in inputs:
                 if x.requires_grad:
-                    return Recorded.record(how, source, None, None, inplace, *inputs)
+                    return record(Recorded, how, source, None, None, inplace, *inputs)
         y = in_core(how, source, inputs, inplace)
     except BufferError:  # a tensor without memory of its own, such as a batch of gradients
         y = by_operator(how, *words_of(source), inputs)
@@ -46,15 +46,6 @@ class Recorded(torch.autograd.Function):
     the key, and `keyset` the dispatch keys of the call.
     """
 
-    @classmethod
-    def record(cls, *arguments: Any) -> Any:
-        """Apply this at the level of `torch.func` that torch has dispatched to, if there is one."""
-        apply = super(torch.autograd.Function, cls).apply
-        if _transforms_are_active():
-            with enable_single_level_autograd_function():
-                return apply(*arguments)
-        return apply(*arguments)
-
     @staticmethod
     def forward(
         ctx: Any,
@@ -69,13 +60,8 @@ class Recorded(torch.autograd.Function):
         x = inputs[0]
         if words is None:
             y = in_core(how, source, inputs, inplace)
-        elif _transforms_are_active():
-            # An outer transform also records this call, so turn on the gradients that autograd has
-            # turned off here.
-            with torch.enable_grad(), forward_ad._set_fwd_grad_enabled(True):
-                y = below_autograd(keyset, arguments_of(how, words, source, inputs))
         else:
-            y = below_autograd(keyset, arguments_of(how, words, source, inputs))
+            y = below(keyset, torch.ops.fastdrop.forward, arguments_of(how, words, source, inputs))
         if inplace:
             ctx.mark_dirty(x)
         nonlinear = how.operation in ACTIVATIONS
@@ -196,9 +182,30 @@ def arguments_of(
     )  # fmt: skip
 
 
-def below_autograd(keyset: Any, arguments: tuple[Any, ...]) -> Tensor:
+def record(function: Any, *arguments: Any) -> Any:
+    """Apply an `autograd.Function` at the level of `torch.func` that torch has dispatched to."""
+    apply = super(torch.autograd.Function, function).apply
+    if _transforms_are_active():
+        with enable_single_level_autograd_function():
+            return apply(*arguments)
+    return apply(*arguments)
+
+
+def below(keyset: Any, operator: Any, arguments: tuple[Any, ...]) -> Any:
+    """Call an operator below autograd, from the `autograd.Function` that records it."""
+    if _transforms_are_active():
+        # An outer transform also records this call, so turn on the gradients that autograd has
+        # turned off here.
+        with torch.enable_grad(), forward_ad._set_fwd_grad_enabled(True):
+            return below_autograd(keyset, operator, arguments)
+    return below_autograd(keyset, operator, arguments)
+
+
+def below_autograd(keyset: Any, operator: Any, arguments: tuple[Any, ...]) -> Any:
     with torch._C._AutoDispatchBelowAutograd():
-        y: Tensor = torch.ops.fastdrop.forward.default.redispatch(
-            keyset & torch._C._after_autograd_keyset, *arguments
-        )
-    return y
+        return operator.default.redispatch(keyset & torch._C._after_autograd_keyset, *arguments)
+
+
+def wants_gradient(*inputs: Tensor | None) -> bool:
+    """Return whether autograd records an operator with these inputs."""
+    return _grad_enabled() and any(x is not None and x.requires_grad for x in inputs)

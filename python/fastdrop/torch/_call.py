@@ -145,6 +145,12 @@ def in_core(how: How, source: Any, inputs: tuple[Tensor, ...], inplace: bool = F
     return out
 
 
+def lent(*tensors: Any) -> tuple[Any, ...]:
+    """Return what the core reads and writes: aliases, because others may empty the tensors."""
+    alias = _alias if _takes_tensors else _as_array
+    return tuple([None if x is None else alias(x) for x in tensors])
+
+
 def _as_array(x: Tensor) -> Any:
     """Return the memory of a tensor as an array; bfloat16 as uint16."""
     x = x.detach()
@@ -173,11 +179,17 @@ def dtype_of(
 
 def _empty_like(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, bool]:
     """Return a new tensor of the layout of `x`, and whether its memory is new."""
-    size = x.numel() * dtype.itemsize
-    if size < LARGE:
+    if x.numel() * dtype.itemsize < LARGE:
         y = torch.empty_like(x) if dtype is x.dtype else torch.empty_like(x, dtype=dtype)
         return y, True
-    like = x if x.is_contiguous() else torch.empty_like(x, device="meta")
+    return empty(x if x.is_contiguous() else torch.empty_like(x, device="meta"), dtype)
+
+
+def empty(like: Tensor, dtype: torch.dtype) -> tuple[Tensor, bool]:
+    """Return a new tensor of the shape and strides of `like`, and whether its memory is new."""
+    size = like.numel() * dtype.itemsize
+    if size < LARGE:
+        return torch.empty_strided(like.shape, like.stride(), dtype=dtype, device="cpu"), True
     return _blocks.lend(size, dtype, like.shape, like.stride())
 
 

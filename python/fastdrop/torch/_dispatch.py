@@ -54,12 +54,12 @@ def dispatch(
         return x.copy_(y) if inplace else y
     if type(source) is CallKeys and source.share is not None:
         return _in_share(how, inputs, inplace, source, source.share)
-    decided = _decided(source)
+    decided = decide(source)
     y = eager(how, decided, inputs, inplace)
     return (y, recipe_of(how, decided, x.shape)) if return_mask else y
 
 
-def _decided(source: Source) -> Any:
+def decide(source: Source) -> Any:
     """Return the key or the mask of a call on plain tensors."""
     if type(source) is CallKeys:
         return source.take()
@@ -126,7 +126,7 @@ def _in_part(
     at = tuple(0 if axis in how.shared else n for axis, n in enumerate(start))
     whole, shape = drawn_shape(whole, how.shared), drawn_shape(shape, how.shared)
     if is_plain(inputs):
-        mask = make_mask(whole, how.p, _decided(source)).region(at, shape)
+        mask = make_mask(whole, how.p, decide(source)).region(at, shape)
         return eager(how, mask, inputs, inplace)
     y = by_operator(how, words_for(source), (list(whole), list(at), list(shape)), inputs)
     return inputs[0].copy_(y) if inplace else y

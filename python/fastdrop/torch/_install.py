@@ -16,7 +16,8 @@ from fastdrop._base.members import Member, Numbers
 from fastdrop._family.alpha import ALPHA, CHANNELS_ALPHA
 from fastdrop._family.dropout import DROPOUT
 from fastdrop._family.shared import CHANNELS
-from fastdrop.torch._call import How, in_core, takes
+from fastdrop.torch._attention import WIDEST, attention
+from fastdrop.torch._call import How, in_core, is_distributed, takes
 from fastdrop.torch._dispatch import dispatch, dispatch_with_mask
 
 _aten = torch.ops.aten
@@ -155,6 +156,65 @@ def _native_backward(grad_output: Tensor, mask: Tensor, scale: float) -> Tensor:
     return in_core(How(DROPOUT.operation, 0.0, (), Numbers(scale)), mask, (grad_output,))
 
 
+def _attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    dropout_mask: Tensor | None = None,
+    *,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Any:
+    """Compute attention where torch would store its weights, because it drops some.
+
+    torch calls this operator only from ``scaled_dot_product_attention``, and ignores the second
+    result, the weights. A program that calls it by name gets them from torch.
+    """
+    if (
+        dropout_p == 0.0
+        or dropout_mask is not None
+        or (is_causal and attn_mask is not None)
+        or not _takes_attention(query, key, value, attn_mask)
+        or _is_called_by_name(sys._getframe(1))
+    ):
+        return _math._op_dk(
+            torch._C.DispatchKey.CompositeImplicitAutograd,
+            query, key, value, attn_mask, dropout_p, is_causal, dropout_mask,
+            scale=scale, enable_gqa=enable_gqa,
+        )  # fmt: skip
+    _check_probability(dropout_p)
+    inputs = query, key, value, attn_mask
+    try:
+        y = attention(inputs, dropout_p, is_causal, scale, enable_gqa)
+    except ValueError as error:
+        raise RuntimeError(str(error)) from None
+    return y, y.new_empty(0)
+
+
+def _takes_attention(*inputs: Tensor | None) -> bool:
+    """Return whether the fused kernel computes attention of these tensors."""
+    if torch.compiler.is_exporting():
+        return False
+    for x in inputs[:3]:
+        if x is None or not takes(x) or is_distributed(x) or x.numel() == 0 or x.shape[-1] > WIDEST:
+            return False
+    bias = inputs[3]
+    return bias is None or (bias.is_cpu and (bias.dtype is torch.bool or takes(bias)))
+
+
+def _is_called_by_name(frame: Any) -> bool:
+    """Return whether a Python frame calls the operator by its own name."""
+    if frame.f_code not in _CALLS:
+        return False
+    return frame.f_locals["self"] in (_math, _aten._scaled_dot_product_attention_math)
+
+
+_math = _aten._scaled_dot_product_attention_math.default
+_CALLS = (torch._ops.OpOverload.__call__.__code__, torch._ops.OpOverloadPacket.__call__.__code__)
+
 _MEMBERS = (DROPOUT, CHANNELS, ALPHA, CHANNELS_ALPHA)
 """The members that share their name with an operator of torch."""
 
@@ -166,4 +226,5 @@ _KERNELS: dict[str, Callable[..., Any]] = {
     },
     "native_dropout": _native,
     "native_dropout_backward": _native_backward,
+    "_scaled_dot_product_attention_math": _attention,
 }

@@ -19,11 +19,11 @@ from fastdrop import _core
 from fastdrop._base.keys import Key
 from fastdrop._base.masks import make_mask
 from fastdrop._base.members import Numbers
-from fastdrop.torch._autograd import Recorded, below_autograd, by_operator
+from fastdrop.torch._autograd import Recorded, below_autograd, by_operator, record, wants_gradient
 from fastdrop.torch._call import How, dtype_of, in_core
 from fastdrop.torch._keys import CallKeys, draw, key_tensor, words_of_call
 
-_key_of = _core.tensor_key
+key_of = _core.tensor_key
 _transforms_are_active = torch._C._are_functorch_transforms_active
 
 _SCHEMA = (
@@ -32,14 +32,14 @@ _SCHEMA = (
     "SymInt[]? whole, SymInt[]? start, SymInt[]? shape, ScalarType? dtype=None) -> Tensor"
 )
 
-_library = torch.library.Library("fastdrop", "FRAGMENT")
-_library.define(_SCHEMA, tags=(torch.Tag.pt2_compliant_tag,))
-_library.define("key() -> Tensor")
-_library.define("call_key(Tensor keys) -> Tensor")
-_library.define(
+LIBRARY = torch.library.Library("fastdrop", "FRAGMENT")
+LIBRARY.define(_SCHEMA, tags=(torch.Tag.pt2_compliant_tag,))
+LIBRARY.define("key() -> Tensor")
+LIBRARY.define("call_key(Tensor keys) -> Tensor")
+LIBRARY.define(
     "draw_key(int place, *, Device device) -> Tensor", tags=(torch.Tag.nondeterministic_seeded,)
 )
-_library.define(
+LIBRARY.define(
     "take_key(Tensor keys, int place) -> Tensor", tags=(torch.Tag.nondeterministic_seeded,)
 )
 _places = itertools.count()
@@ -95,7 +95,7 @@ def _parsed(
 
 def _on_cpu(*arguments: Any) -> Tensor:
     how, words, region, inputs = _parsed(*arguments)
-    key = _key_of(words.contiguous())
+    key = key_of(words.contiguous())
     if region is None:
         return in_core(how, key, inputs)
     whole, start, shape = (tuple(lengths) for lengths in region)
@@ -104,10 +104,9 @@ def _on_cpu(*arguments: Any) -> Tensor:
 
 def _with_autograd(keyset: Any, *arguments: Any) -> Any:
     how, words, region, inputs = _parsed(*arguments)
-    wanted = torch.is_grad_enabled() and any(x.requires_grad for x in inputs)
-    if wanted or forward_ad._current_level >= 0:
-        return Recorded.record(how, region, keyset, words, False, *inputs)
-    return below_autograd(keyset, arguments)
+    if wants_gradient(*inputs) or forward_ad._current_level >= 0:
+        return record(Recorded, how, region, keyset, words, False, *inputs)
+    return below_autograd(keyset, torch.ops.fastdrop.forward, arguments)
 
 
 def _batched(info: Any, in_dims: Any, *arguments: Any) -> tuple[Tensor, int]:
@@ -160,17 +159,17 @@ def _take_in_order(keys: Tensor, place: int) -> Tensor:
     return words_of_call(keys)
 
 
-_library.impl("forward", _on_cpu, "CPU")
-_library.impl("forward", _with_autograd, "Autograd", with_keyset=True)
-_library.impl("key", _draw_at_place, "CompositeImplicitAutograd")
-_library.impl("key", _draw_at_place, "FuncTorchDynamicLayerFrontMode")
-_library.impl("draw_key", _draw_in_order, "CompositeExplicitAutograd")
-_library.impl("call_key", _take_at_place, "CompositeImplicitAutograd")
-_library.impl("take_key", _take_in_order, "CompositeExplicitAutograd")
-torch.library.register_vmap("fastdrop::forward", _batched, lib=_library)
+LIBRARY.impl("forward", _on_cpu, "CPU")
+LIBRARY.impl("forward", _with_autograd, "Autograd", with_keyset=True)
+LIBRARY.impl("key", _draw_at_place, "CompositeImplicitAutograd")
+LIBRARY.impl("key", _draw_at_place, "FuncTorchDynamicLayerFrontMode")
+LIBRARY.impl("draw_key", _draw_in_order, "CompositeExplicitAutograd")
+LIBRARY.impl("call_key", _take_at_place, "CompositeImplicitAutograd")
+LIBRARY.impl("take_key", _take_in_order, "CompositeExplicitAutograd")
+torch.library.register_vmap("fastdrop::forward", _batched, lib=LIBRARY)
 
 
-@torch.library.register_fake("fastdrop::forward", lib=_library)
+@torch.library.register_fake("fastdrop::forward", lib=LIBRARY)
 def _(*arguments: Any) -> Tensor:
     how, words, _, inputs = _parsed(*arguments)
     first = inputs[0]
@@ -184,11 +183,11 @@ def _(*arguments: Any) -> Tensor:
     return torch.empty_like(first, dtype=dtype_of(how, inputs))
 
 
-@torch.library.register_fake("fastdrop::draw_key", lib=_library)
+@torch.library.register_fake("fastdrop::draw_key", lib=LIBRARY)
 def _(place: int, *, device: torch.device) -> Tensor:
     return torch.empty(2, dtype=torch.int64, device=device)
 
 
-@torch.library.register_fake("fastdrop::take_key", lib=_library)
+@torch.library.register_fake("fastdrop::take_key", lib=LIBRARY)
 def _(keys: Tensor, place: int) -> Tensor:
     return keys.new_empty(2)

@@ -24,16 +24,19 @@ from typing import Any, TypeAlias
 import torch
 import torch.fx
 from torch import Tensor
+from torch.nn.attention.bias import CausalBias
 
 from fastdrop._base.arguments import REAL_DTYPES, as_flag, as_lengths, check_given, either, shown
 from fastdrop._base.keys import NO_KEY, Key
 from fastdrop._base.masks import Mask, make_mask
 from fastdrop._base.members import Member, Numbers
 from fastdrop._family.alpha import ALPHA, CHANNELS_ALPHA
+from fastdrop._family.attention import Causal
 from fastdrop._family.blocks import BLOCKS_1D, BLOCKS_2D, BLOCKS_3D, BlockMask
 from fastdrop._family.dropout import DROPOUT
 from fastdrop._family.fused import ADD, BIAS_ADD, RELU, Approximate, gelu_member
 from fastdrop._family.shared import CHANNELS, CHANNELS_1D, CHANNELS_2D, CHANNELS_3D, LOCKED, PATH
+from fastdrop.torch._attention import attention
 from fastdrop.torch._call import How, takes
 from fastdrop.torch._dispatch import Source, dispatch, no_key
 from fastdrop.torch._keys import CallKeys, SharedKey
@@ -417,6 +420,48 @@ def drop_block3d(
     return _drop_blocks(BLOCKS_3D, 3, input, block_size, scale_by_keep, request)
 
 
+def scaled_dot_product_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: Causal = False,
+    *,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+    dropout_key: Key | Tensor | None = None,
+    generator: torch.Generator | None = None,
+    dropout_mask: Mask | None = None,
+    return_mask: bool = False,
+) -> Any:
+    """Attend with dropout of the weights: `torch.nn.functional.scaled_dot_product_attention`.
+
+    Neither the weights nor the mask are stored. Their mask has the shape (..., queries, keys), and
+    is the one that `dropout` applies to a stored softmax with the same key. The result lies in
+    memory as (N, L, H, E), so that merging the heads needs no copy. `is_causal` may also be
+    "lower_right", and go with an `attn_mask`. Gradients of gradients, forward-mode differentiation
+    and DTensors store the weights.
+
+    >>> q = k = v = torch.ones(1, 2, 3, 4)
+    >>> F.scaled_dot_product_attention(q, k, v, None, 0.5, dropout_key=fd.Key(1))[0, 0, :, 0]
+    tensor([1.3333, 0.6667, 0.6667])
+    """
+    request = dropout_p, True, False, dropout_key, generator, dropout_mask, return_mask
+    p, source = _checked(request, "dropout_")
+    for x, name in ((query, "query"), (key, "key"), (value, "value")):
+        _check_tensor(x, name)
+        if not takes(x):
+            raise _refusal(x, name)
+    if attn_mask is not None and not isinstance(attn_mask, CausalBias):
+        _check_tensor(attn_mask, "attn_mask")
+        if attn_mask.dtype is not torch.bool and not takes(attn_mask):
+            raise _refusal(attn_mask, "attn_mask")
+    p = float(p) if dropout_mask is None else dropout_mask.p
+    inputs = query, key, value, attn_mask
+    return attention(inputs, p, is_causal, scale, enable_gqa, source, return_mask)
+
+
 def _channels(input: Tensor, has_batch: bool = True) -> tuple[int, ...]:
     """Return the axes of inputs of shape (N, C, ...) or (C, ...) that share a decision."""
     ndim = input.dim() + (not has_batch)
@@ -430,35 +475,40 @@ def _mode(scale_by_keep: bool) -> str | None:
     return "inverted" if as_flag(scale_by_keep, "scale_by_keep") else None
 
 
-def _checked(input: Tensor, member: Member, request: Request) -> tuple[float, Source]:
+def _checked(request: Request, prefix: str = "") -> tuple[float, Source]:
     """Check the arguments that functions share, and return p and the source of the mask."""
-    p, training, _, key, generator, mask, _ = request
+    p, _, _, key, generator, mask, _ = request
     if not 0.0 <= p <= 1.0:
-        raise ValueError(f"p must be a number in [0, 1], got {p!r}")
+        raise ValueError(f"{prefix}p must be a number in [0, 1], got {p!r}")
+    if type(p) is not float and isinstance(p, Tensor) and p.requires_grad:
+        raise TypeError(
+            f"{prefix}p must be a number in [0, 1], got a tensor that requires a gradient"
+        )
     if (key is not None) + (generator is not None) + (mask is not None) > 1:
-        raise ValueError("only one of key, generator and mask must be given")
+        names = f"{prefix}key, generator and {prefix}mask"
+        raise ValueError(f"only one of {names} must be given")
     if (
         key is not None
         and type(key) not in (Key, CallKeys, SharedKey)
         and not isinstance(key, Tensor)
     ):
-        raise TypeError(f"key must be a Key or a tensor of 2 int64, got {shown(key)}")
+        raise TypeError(f"{prefix}key must be a Key or a tensor of 2 int64, got {shown(key)}")
     if generator is not None and not isinstance(generator, torch.Generator):
         raise TypeError(f"generator must be a torch.Generator, got {shown(generator)}")
     if mask is not None and not isinstance(mask, (Mask, BlockMask)):
-        raise TypeError(f"mask must be a Mask, got {shown(mask)}")
+        raise TypeError(f"{prefix}mask must be a Mask, got {shown(mask)}")
     if isinstance(key, Tensor) and not (key.dtype is torch.int64 and key.is_cpu):
         got = f"one of {key.dtype} on {key.device}"
-        raise TypeError(f"key must be a Key or a tensor of 2 int64 on the CPU, got {got}")
-    if not isinstance(input, Tensor):
-        traced = ": in a trace, call fastdrop.torch.functional by its full name, or torch.fx.wrap"
-        kind = type(input).__name__
-        raise TypeError(f"input must be a tensor, got {kind}{traced if kind == 'Proxy' else ''}")
-    if type(p) is not float and isinstance(p, Tensor) and p.requires_grad:
-        raise TypeError("p must be a number in [0, 1], got a tensor that requires a gradient")
-    if (training or member.fuses) and not takes(input):
-        raise _refusal(input, "input")
+        raise TypeError(f"{prefix}key must be a Key or a tensor of 2 int64 on the CPU, got {got}")
     return p, key if key is not None else generator if generator is not None else mask
+
+
+def _check_tensor(x: Any, name: str) -> None:
+    if isinstance(x, Tensor):
+        return
+    traced = ": in a trace, call fastdrop.torch.functional by its full name, or torch.fx.wrap"
+    kind = type(x).__name__
+    raise TypeError(f"{name} must be a tensor, got {kind}{traced if kind == 'Proxy' else ''}")
 
 
 def _refusal(x: Tensor, name: str) -> Exception:
@@ -492,8 +542,11 @@ def _drop(
     """Do the work of a function: check its arguments, and drop."""
     for x, name in zip(inputs[1:], member.names[1:], strict=True):
         _check_other(x, name)
-    p, source = _checked(inputs[0], member, request)
+    p, source = _checked(request)
     _, training, inplace, _, _, mask, return_mask = request
+    _check_tensor(inputs[0], "input")
+    if (training or member.fuses) and not takes(inputs[0]):
+        raise _refusal(inputs[0], "input")
     if training and (mask is not None or p != 0.0):
         how = How.of(member, float(p) if mask is None else mask.p, shared, mode)
         return dispatch(how._replace(block=block), inputs, source, inplace, return_mask)

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from fastdrop._base.keys import Key
 from fastdrop._base.masks import Mask
+from fastdrop._family.attention import Causal
 from fastdrop._family.blocks import BlockMask
 from fastdrop._family.fused import Approximate
 
@@ -303,4 +304,25 @@ def drop_block3d(
     inplace: bool = ..., *, scale_by_keep: bool = ..., key: Key | Tensor | None = ...,
     generator: torch.Generator | None = ..., mask: BlockMask | None = ..., return_mask: bool
     = ...
+) -> Any: ...
+@overload
+def scaled_dot_product_attention(
+    query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = ..., dropout_p:
+    float = ..., is_causal: Causal = ..., *, scale: float | None = ..., enable_gqa: bool =
+    ..., dropout_key: Key | Tensor | None = ..., generator: torch.Generator | None = ...,
+    dropout_mask: Mask | None = ..., return_mask: Literal[False] = ...
+) -> Tensor: ...
+@overload
+def scaled_dot_product_attention(
+    query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = ..., dropout_p:
+    float = ..., is_causal: Causal = ..., *, scale: float | None = ..., enable_gqa: bool =
+    ..., dropout_key: Key | Tensor | None = ..., generator: torch.Generator | None = ...,
+    dropout_mask: Mask | None = ..., return_mask: Literal[True]
+) -> tuple[Tensor, Mask]: ...
+@overload
+def scaled_dot_product_attention(
+    query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = ..., dropout_p:
+    float = ..., is_causal: Causal = ..., *, scale: float | None = ..., enable_gqa: bool =
+    ..., dropout_key: Key | Tensor | None = ..., generator: torch.Generator | None = ...,
+    dropout_mask: Mask | None = ..., return_mask: bool = ...
 ) -> Any: ...
