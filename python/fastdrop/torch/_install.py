@@ -1,5 +1,6 @@
 """Kernels for torch's own dropout operators on the CPU, so that models need no change."""
 
+import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -11,6 +12,7 @@ import torch.compiler.config
 from torch import Tensor
 
 from fastdrop import _core
+from fastdrop._base.arguments import as_flag
 from fastdrop._base.masks import inverse_keep
 from fastdrop._base.members import Member, Numbers
 from fastdrop._family.alpha import ALPHA, CHANNELS_ALPHA
@@ -21,22 +23,32 @@ from fastdrop.torch._call import How, in_core, is_distributed, takes
 from fastdrop.torch._dispatch import dispatch, dispatch_with_mask
 
 _aten = torch.ops.aten
-_installed: torch.library.Library | None = None
+_installed: tuple[torch.library.Library, bool] | None = None
+"""The kernels that torch has, and whether those of attention without dropout are among them."""
 
 _KEYS = ("CPU", "AutogradCPU", "FuncTorchDynamicLayerFrontMode")
 """Dispatch keys: below autograd, with it, and under the transforms of `torch.func`."""
 
 
-def install() -> None:
+def install(*, attention: bool = False) -> None:
     """Take over torch's dropout on the CPU, in this process, until `uninstall`.
 
     This covers `torch.nn.functional`, `torch.nn`, attention and everything else that calls torch's
     operators ``dropout``, ``feature_dropout``, ``alpha_dropout``, ``feature_alpha_dropout``, their
-    forms in place, or ``native_dropout``. Other devices and dtypes keep torch's own kernels. Masks
-    follow `torch.manual_seed`, but differ from torch's. Compiled functions are compiled again on
-    their next call. Exported programs contain torch's operators, and draw with what is installed
-    where they run.
+    forms in place, or ``native_dropout``. ``scaled_dot_product_attention`` with dropout no longer
+    stores its weights. Other devices and dtypes keep torch's own kernels. Masks follow
+    `torch.manual_seed`, but differ from torch's. Compiled functions are compiled again on their
+    next call. Exported programs contain torch's operators, and draw with what is installed where
+    they run.
 
+    Parameters
+    ----------
+    attention : bool, default False
+        Whether to compute ``scaled_dot_product_attention`` without dropout as well. Results then
+        differ from torch's by rounding.
+
+    Examples
+    --------
     >>> fastdrop.torch.install()
     >>> _ = torch.manual_seed(0)
     >>> y = torch.nn.functional.dropout(torch.ones(4), 0.5)
@@ -46,15 +58,20 @@ def install() -> None:
     True
     """
     global _installed
+    attention = as_flag(attention, "attention")
     if _installed is not None:
-        return
+        if _installed[1] or not attention:
+            return
+        uninstall()
     library = torch.library.Library("aten", "IMPL")
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="(?s).*[Oo]verriding a previously registered")
         for name, kernel in _KERNELS.items():
+            if name == _ATTENTION and not attention:
+                continue
             for key in ("CPU",) if name == "native_dropout_backward" else _KEYS:
                 library.impl(name, kernel, key, with_keyset=name == "native_dropout")
-    _installed = library
+    _installed = library, attention
     type(torch.compiler.config).cache_key_tag = property(_tag)
     _forget()
 
@@ -63,32 +80,32 @@ def uninstall() -> None:
     """Undo `install`; do nothing if fastdrop is not installed."""
     global _installed
     if _installed is not None:
-        _installed._destroy()
+        _installed[0]._destroy()
         _installed = None
         del type(torch.compiler.config).cache_key_tag
-        torch.compiler.config.cache_key_tag = torch.compiler.config.cache_key_tag.removesuffix(
-            _MARK
-        )
+        torch.compiler.config.cache_key_tag = _MARK.sub("", torch.compiler.config.cache_key_tag)
         _forget()
 
 
 @contextmanager
-def installed() -> Iterator[None]:
-    """Install for a with block. If fastdrop was already installed, it stays installed.
+def installed(*, attention: bool = False) -> Iterator[None]:
+    """Install for a with block. What was installed before is installed afterwards.
 
     >>> with fastdrop.torch.installed():
     ...     y = torch.nn.functional.dropout(torch.ones(4), 0.5)
     """
-    before = _installed is not None
-    install()
+    before = _installed
+    install(attention=attention)
     try:
         yield
     finally:
-        if not before:
+        if _installed is not before:
             uninstall()
+        if before is not None:
+            install(attention=before[1])
 
 
-_MARK = f" with fastdrop {_core.__version__}"
+_MARK = re.compile(r" with fastdrop \S+$")
 
 
 def _tag(config: Any) -> str:
@@ -98,8 +115,9 @@ def _tag(config: Any) -> str:
     Code that was compiled with our kernels must not run in a program without them, or vice versa.
     The tag is a property, because the user may set it at any time.
     """
-    tag: str = config.__getattr__("cache_key_tag")
-    return tag.removesuffix(_MARK) + _MARK
+    tag = _MARK.sub("", config.__getattr__("cache_key_tag"))
+    kernels = "attention" if _installed is not None and _installed[1] else "dropout"
+    return f"{tag} with fastdrop {_core.__version__}/{kernels}"
 
 
 def _forget() -> None:
@@ -118,7 +136,7 @@ def _check_probability(p: float) -> None:
 
 def _kernel(name: str, member: Member) -> Callable[[Tensor, float, bool], Any]:
     """Return the kernel of an operator that takes a tensor, p and whether to drop."""
-    theirs, inplace = getattr(_aten, name).default, name.endswith("_")
+    inplace = name.endswith("_")
     of_channels = member.options == ("channel_axis",)
 
     def kernel(input: Tensor, p: float, train: bool) -> Any:
@@ -126,7 +144,7 @@ def _kernel(name: str, member: Member) -> Callable[[Tensor, float, bool], Any]:
         if not train or p == 0.0 or input.numel() == 0:
             return input
         if not takes(input) or torch.compiler.is_exporting():
-            return theirs._op_dk(torch._C.DispatchKey.CompositeImplicitAutograd, input, p, train)
+            return _theirs(name, input, p, train)
         if of_channels and input.dim() < 2:
             raise RuntimeError("Feature dropout requires at least 2 dimensions in the input")
         shared = member.axes(tuple(input.shape), 1) if of_channels else ()
@@ -163,45 +181,71 @@ def _attention(
     attn_mask: Tensor | None = None,
     dropout_p: float = 0.0,
     is_causal: bool = False,
+    *,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Any:
+    """Compute attention of any p."""
+    inputs = query, key, value, attn_mask
+    if not _takes_attention(inputs, is_causal):
+        arguments = *inputs, dropout_p, is_causal
+        return _theirs(_ATTENTION, *arguments, scale=scale, enable_gqa=enable_gqa)
+    return _attend(inputs, dropout_p, is_causal, scale, enable_gqa)
+
+
+def _attention_with_weights(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
     dropout_mask: Tensor | None = None,
     *,
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Any:
-    """Compute attention where torch would store its weights, because it drops some.
+    """Compute attention where torch would store its weights, if it drops some.
 
     torch calls this operator only from ``scaled_dot_product_attention``, and ignores the second
-    result, the weights. A program that calls it by name gets them from torch.
+    result, the weights. A program that calls it by name gets them from torch. Attention that torch
+    fuses, which has no dropout, does not come here, and costs what it did.
     """
+    inputs = query, key, value, attn_mask
     if (
         dropout_p == 0.0
         or dropout_mask is not None
-        or (is_causal and attn_mask is not None)
-        or not _takes_attention(query, key, value, attn_mask)
+        or not _takes_attention(inputs, is_causal)
         or _is_called_by_name(sys._getframe(1))
     ):
-        return _math._op_dk(
-            torch._C.DispatchKey.CompositeImplicitAutograd,
-            query, key, value, attn_mask, dropout_p, is_causal, dropout_mask,
-            scale=scale, enable_gqa=enable_gqa,
-        )  # fmt: skip
-    _check_probability(dropout_p)
-    inputs = query, key, value, attn_mask
-    try:
-        y = attention(inputs, dropout_p, is_causal, scale, enable_gqa)
-    except ValueError as error:
-        raise RuntimeError(str(error)) from None
+        arguments = *inputs, dropout_p, is_causal, dropout_mask
+        return _theirs(_WITH_WEIGHTS, *arguments, scale=scale, enable_gqa=enable_gqa)
+    y = _attend(inputs, dropout_p, is_causal, scale, enable_gqa)
     return y, y.new_empty(0)
 
 
-def _takes_attention(*inputs: Tensor | None) -> bool:
-    """Return whether the fused kernel computes attention of these tensors."""
-    if torch.compiler.is_exporting():
+def _attend(inputs: Any, p: float, is_causal: bool, scale: float | None, grouped: bool) -> Any:
+    _check_probability(p)
+    try:
+        return attention(inputs, p, is_causal, scale, grouped)
+    except ValueError as error:
+        raise RuntimeError(str(error)) from None  # torch's type
+
+
+def _theirs(name: str, *arguments: Any, **options: Any) -> Any:
+    """Call torch's own implementation of an operator."""
+    operator = getattr(_aten, name).default
+    return operator._op_dk(torch._C.DispatchKey.CompositeImplicitAutograd, *arguments, **options)
+
+
+def _takes_attention(inputs: tuple[Tensor | None, ...], is_causal: bool) -> bool:
+    """Return whether the fused kernel computes a call."""
+    bias = inputs[3]
+    if torch.compiler.is_exporting() or (is_causal and bias is not None):
         return False
     for x in inputs[:3]:
         if x is None or not takes(x) or is_distributed(x) or x.numel() == 0 or x.shape[-1] > WIDEST:
             return False
-    bias = inputs[3]
     return bias is None or (bias.is_cpu and (bias.dtype is torch.bool or takes(bias)))
 
 
@@ -209,10 +253,11 @@ def _is_called_by_name(frame: Any) -> bool:
     """Return whether a Python frame calls the operator by its own name."""
     if frame.f_code not in _CALLS:
         return False
-    return frame.f_locals["self"] in (_math, _aten._scaled_dot_product_attention_math)
+    packet = getattr(_aten, _WITH_WEIGHTS)
+    return frame.f_locals["self"] in (packet, packet.default)
 
 
-_math = _aten._scaled_dot_product_attention_math.default
+_ATTENTION, _WITH_WEIGHTS = "scaled_dot_product_attention", "_scaled_dot_product_attention_math"
 _CALLS = (torch._ops.OpOverload.__call__.__code__, torch._ops.OpOverloadPacket.__call__.__code__)
 
 _MEMBERS = (DROPOUT, CHANNELS, ALPHA, CHANNELS_ALPHA)
@@ -226,5 +271,6 @@ _KERNELS: dict[str, Callable[..., Any]] = {
     },
     "native_dropout": _native,
     "native_dropout_backward": _native_backward,
-    "_scaled_dot_product_attention_math": _attention,
+    _ATTENTION: _attention,
+    _WITH_WEIGHTS: _attention_with_weights,
 }
