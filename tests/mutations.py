@@ -47,6 +47,7 @@ THREADS, INTERRUPTS, MEMORY, FUZZ, STATE, JAX = (
     for name in ("threads", "interrupts", "memory", "fuzz", "state", "jax")
 )
 ATTENTION = "tests/test_attention.py::test_"
+TORCH_ATTENTION = "tests/test_torch_attention.py::test_"
 TORCH_MEMORY = "tests/test_torch_memory.py::test_"
 TORCH = "tests/test_torch_threads.py::test_"
 FORK = THREADS + "a_fork_keeps_bits_and_gets_helpers_of_its_own"
@@ -336,6 +337,46 @@ MUTATIONS = [
         "if self.kept[at] == 0 || sum == R::default() {",
         "if sum == R::default() {",
         (ATTENTION + "a_row_of_nan_is_nan_unless_all_its_weights_are_dropped",),
+    ),
+    Mutation(
+        "gradients of gradients of attention drop nothing",
+        "python/fastdrop/torch/_attention.py",
+        "return lambda weights: by_operator(how, words, region, (weights,))",
+        "return lambda weights: weights * 1.0",
+        (TORCH_ATTENTION + "gradients_of_every_order_and_direction",),
+        modules=("torch",),
+    ),
+    Mutation(
+        "a compiled part of attention draws the mask of the first",
+        "python/fastdrop/torch/_attention.py",
+        "make_mask(whole, settings.p, key).region(start, shape)",
+        "make_mask(shape, settings.p, key)",
+        (TORCH_ATTENTION + "a_part_draws_its_part_of_the_whole",),
+        modules=("torch",),
+    ),
+    Mutation(
+        "installed attention has no weights for who asks",
+        "python/fastdrop/torch/_install.py",
+        'return frame.f_locals["self"] in (packet, packet.default)',
+        "return False",
+        (TORCH_ATTENTION + "weights_are_there_for_a_program_that_asks_torch_for_them",),
+        modules=("torch",),
+    ),
+    Mutation(
+        "installed attention takes over evaluation",
+        "python/fastdrop/torch/_install.py",
+        "            if name == _ATTENTION and not attention:\n                continue\n",
+        "",
+        (TORCH_ATTENTION + "installed_attention_stores_no_weights_and_leaves_evaluation_alone",),
+        modules=("torch",),
+    ),
+    Mutation(
+        "a compiled result has other strides than an eager one",
+        "python/fastdrop/torch/_attention.py",
+        "torch.empty_strided(x.shape, x.stride(), dtype",
+        "torch.empty(x.shape, dtype",
+        (TORCH_ATTENTION + "operators_are_what_torch_asks_of_them",),
+        modules=("torch",),
     ),
     Mutation(
         "Ctrl-C is heard at the end of a call",

@@ -133,7 +133,9 @@ def forward(
     shared: tuple[int, ...],
     numbers: float | tuple[float, float, float] | None = None,
 ) -> tuple[NDArray[Any], Plan]: ...
-def check_attention(inputs: _Inputs, out: NDArray[Any] | None) -> tuple[int, ...]: ...
+def check_attention(
+    inputs: _Inputs, out: NDArray[Any] | None = None, threads: int | None = None
+) -> tuple[int, ...]: ...
 def compute_plain(
     operation: str,
     arrays: Any,

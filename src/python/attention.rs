@@ -26,15 +26,16 @@ type Options = (f64, Option<isize>, Option<usize>);
 /// The gradient of the result, the result, and its logarithms of sums.
 type Outputs<'py> = (Bound<'py, PyAny>, Bound<'py, PyAny>, Bound<'py, PyAny>);
 
-/// Checks the arrays of a call, and returns the shape of its weights.
+/// Checks the arrays of a call, or tensors if `threads` are given, and returns the shape of its weights.
 #[pyfunction]
-#[pyo3(signature = (inputs, out))]
+#[pyo3(signature = (inputs, out=None, threads=None))]
 pub(super) fn check_attention<'py>(
     py: Python<'py>,
     inputs: Inputs<'py>,
     out: Option<&Bound<'py, PyUntypedArray>>,
+    threads: Option<usize>,
 ) -> PyResult<Bound<'py, PyTuple>> {
-    let checked = Checked::new(&inputs, (1.0, None, None))?;
+    let checked = Checked::new(&inputs, (1.0, None, threads))?;
     check_out(out, checked.element, &checked.call.extents(Axes::Values))?;
     PyTuple::new(py, checked.call.extents(Axes::Weights))
 }

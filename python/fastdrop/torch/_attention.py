@@ -7,6 +7,7 @@ torch's, with the same mask.
 """
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import torch
@@ -146,6 +147,8 @@ def attend(
     if settings.p == 0.0 and not isinstance(source, Mask):
         source = no_key()
     if is_plain(tensors):
+        with suppress(BufferError):
+            _core.check_attention(lent(*inputs), threads=1)  # raises before a key is drawn
         recipe = decide(source)
         if type(recipe) is not Mask:
             recipe = make_mask(_weights(*inputs[:2]), settings.p, recipe)
@@ -179,7 +182,7 @@ def _eager(settings: Settings, recipe: Mask, inputs: tuple[Any, ...]) -> Any:
                 if x is not None and x.requires_grad:
                     return _Recorded.apply(settings, recipe, *inputs)
         return _forward(settings, recipe, inputs)[0]
-    except BufferError:  # a tensor without memory of its own
+    except BufferError:  # a tensor without memory of its own, such as a batch of gradients
         return _by_operator(settings, *parts_of(recipe), inputs)
 
 
@@ -202,9 +205,11 @@ class _Recorded(torch.autograd.Function):
         if dy.layout is not torch.strided:
             dy = dy.to_dense()
         wanted = ctx.needs_input_grad[5]
+        gradients: Any = None
         if is_plain((dy, y, lse, *(x for x in inputs if x is not None))) and not _grad_enabled():
-            gradients = _backward(settings, recipe, dy, inputs, y, lse, wanted)
-        else:
+            with suppress(BufferError):
+                gradients = _backward(settings, recipe, dy, inputs, y, lse, wanted)
+        if gradients is None:
             words, region = parts_of(recipe)
             gradients = _gradients(settings, words, region, dy, inputs, y, lse, wanted)
         return None, None, *gradients[:3], gradients[3] if wanted else None

@@ -26,7 +26,15 @@ import torch.fx
 from torch import Tensor
 from torch.nn.attention.bias import CausalBias
 
-from fastdrop._base.arguments import REAL_DTYPES, as_flag, as_lengths, check_given, either, shown
+from fastdrop._base.arguments import (
+    REAL_DTYPES,
+    as_finite,
+    as_flag,
+    as_lengths,
+    check_given,
+    either,
+    shown,
+)
 from fastdrop._base.keys import NO_KEY, Key
 from fastdrop._base.masks import Mask, make_mask
 from fastdrop._base.members import Member, Numbers
@@ -458,6 +466,7 @@ def scaled_dot_product_attention(
         if attn_mask.dtype is not torch.bool and not takes(attn_mask):
             raise _refusal(attn_mask, "attn_mask")
     p = float(p) if dropout_mask is None else dropout_mask.p
+    scale = None if scale is None else as_finite(scale, "scale")
     inputs = query, key, value, attn_mask
     return attention(inputs, p, is_causal, scale, enable_gqa, source, return_mask)
 
