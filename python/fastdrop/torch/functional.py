@@ -453,7 +453,7 @@ def scaled_dot_product_attention(
 
     >>> q = k = v = torch.ones(1, 2, 3, 4)
     >>> F.scaled_dot_product_attention(q, k, v, None, 0.5, dropout_key=fd.Key(1))[0, 0, :, 0]
-    tensor([1.3333, 0.6667, 0.6667])
+    tensor([0.6667, 0.6667, 0.6667])
     """
     request = dropout_p, True, False, dropout_key, generator, dropout_mask, return_mask
     p, source = _checked(request, "dropout_")
