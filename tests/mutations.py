@@ -373,8 +373,8 @@ MUTATIONS = [
     Mutation(
         "a compiled result has other strides than an eager one",
         "python/fastdrop/torch/_attention.py",
-        "torch.empty_strided(x.shape, x.stride(), dtype",
-        "torch.empty(x.shape, dtype",
+        "torch.empty_strided(*layout, dtype",
+        "torch.empty(layout[0], dtype",
         (TORCH_ATTENTION + "operators_are_what_torch_asks_of_them",),
         modules=("torch",),
     ),

@@ -28,7 +28,7 @@ from fastdrop.torch._autograd import (
     record,
     wants_gradient,
 )
-from fastdrop.torch._call import How, empty, is_distributed, is_plain, lent
+from fastdrop.torch._call import How, empty, empty_like, is_distributed, is_plain, lent
 from fastdrop.torch._dispatch import Source, decide, dispatch, no_key
 from fastdrop.torch._operator import LIBRARY, key_of, words_for
 
@@ -217,24 +217,25 @@ class _Recorded(torch.autograd.Function):
 
 def _forward(settings: Settings, recipe: Mask, inputs: tuple[Any, ...]) -> tuple[Tensor, Tensor]:
     """Return the result, and the logarithms that the gradient needs."""
-    query, _, value, _ = inputs
-    likes = _results_like(query, value)
-    y, lse = (empty(like, like.dtype)[0] for like in likes)
+    results = _results(inputs[0], inputs[2])
+    y, lse = (empty(*result)[0] for result in results)
     options = (settings.scale, settings.causal, _threads())
     _core.attention(lent(*inputs), options, recipe, *lent(y, lse))
     return y, lse
 
 
-def _results_like(query: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-    """Return tensors without memory, like the result and its logarithms.
+def _results(query: Tensor, value: Tensor) -> Any:
+    """Return shape, strides and dtype of the result and of its logarithms.
 
     The heads of a query lie side by side, so that merging them needs no copy.
     """
     *batch, heads, queries, _ = query.shape
-    double = query.dtype is torch.float64
-    y = query.new_empty((*batch, queries, heads, value.shape[-1]), device="meta").transpose(-3, -2)
-    dtype = torch.float64 if double else torch.float32
-    return y, query.new_empty(query.shape[:-1], dtype=dtype, device="meta")
+    width = value.shape[-1]
+    line = heads * width
+    shape, rows = (*batch, heads, queries, width), (*batch, heads, queries)
+    stride, steps = (queries * line, width, line, 1), (heads * queries, queries, 1)
+    dtype = query.dtype if query.dtype.itemsize == 8 else torch.float32
+    return (shape, stride[-len(shape) :], query.dtype), (rows, steps[-len(rows) :], dtype)
 
 
 def _backward(
@@ -250,9 +251,8 @@ def _backward(
     bias = inputs[3]
     if recipe.p == 1.0:
         return tuple(torch.zeros_like(x) for x in inputs[: 3 + wanted])
-    likes = [torch.empty_like(x, device="meta") for x in inputs[:3]]
     dtypes = (lse.dtype, y.dtype, y.dtype)
-    gradients = [empty(like, dtype)[0] for like, dtype in zip(likes, dtypes, strict=True)]
+    gradients = [empty_like(x, dtype)[0] for x, dtype in zip(inputs[:3], dtypes, strict=True)]
     outputs, arrays = lent(dy, y, lse), lent(*inputs)
     options = (settings.scale, settings.causal, _threads())
     _core.attention_backward(outputs, arrays, options, recipe, lent(*gradients))
@@ -480,11 +480,11 @@ for _name, _kernel, _function, _inputs in (
 
 @torch.library.register_fake("fastdrop::attention", lib=LIBRARY)
 def _(query: Tensor, key: Tensor, value: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
-    y, lse = _results_like(query, value)
-    return tuple(
-        torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device=query.device)
-        for x in (y, lse)
+    results = _results(query, value)
+    y, lse = (
+        torch.empty_strided(*layout, dtype=dtype, device=query.device) for *layout, dtype in results
     )
+    return y, lse
 
 
 @torch.library.register_fake("fastdrop::attention_backward", lib=LIBRARY)

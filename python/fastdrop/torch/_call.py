@@ -4,6 +4,7 @@
 a call, and `_dispatch` chooses between them.
 """
 
+import math
 import operator
 import os
 import sys
@@ -128,7 +129,7 @@ def _is_foreign(x: Tensor) -> bool:
 def in_core(how: How, source: Any, inputs: tuple[Tensor, ...], inplace: bool = False) -> Tensor:
     """Compute a call in the core, with a key, a mask, or a tensor of bool."""
     x = inputs[0]
-    out, fresh = (x, False) if inplace else _empty_like(x, dtype_of(how, inputs))
+    out, fresh = (x, False) if inplace else empty_like(x, dtype_of(how, inputs))
     operation, p, shared, numbers, block, _ = how
     if block or type(source) is BlockMask:
         source = recipe_of(how, source, x.shape).to_numpy()
@@ -177,20 +178,23 @@ def dtype_of(
     return dtype
 
 
-def _empty_like(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, bool]:
+def empty_like(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, bool]:
     """Return a new tensor of the layout of `x`, and whether its memory is new."""
     if x.numel() * dtype.itemsize < LARGE:
         y = torch.empty_like(x) if dtype is x.dtype else torch.empty_like(x, dtype=dtype)
         return y, True
-    return empty(x if x.is_contiguous() else torch.empty_like(x, device="meta"), dtype)
+    like = x if x.is_contiguous() else torch.empty_like(x, device="meta")
+    return empty(like.shape, like.stride(), dtype)
 
 
-def empty(like: Tensor, dtype: torch.dtype) -> tuple[Tensor, bool]:
-    """Return a new tensor of the shape and strides of `like`, and whether its memory is new."""
-    size = like.numel() * dtype.itemsize
+def empty(
+    shape: tuple[int, ...], stride: tuple[int, ...], dtype: torch.dtype
+) -> tuple[Tensor, bool]:
+    """Return a new tensor without holes, and whether its memory is new."""
+    size = math.prod(shape) * dtype.itemsize
     if size < LARGE:
-        return torch.empty_strided(like.shape, like.stride(), dtype=dtype, device="cpu"), True
-    return _blocks.lend(size, dtype, like.shape, like.stride())
+        return torch.empty_strided(shape, stride, dtype=dtype, device="cpu"), True
+    return _blocks.lend(size, dtype, shape, stride)
 
 
 _blocks = Storages(KEPT)
