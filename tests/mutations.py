@@ -171,9 +171,9 @@ MUTATIONS = [
     ),
     Mutation(
         "a compiled function leaves out an operand whose dtype it does not know",
-        "src/python/xla/mod.rs",
-        "    let start = others.next();\n",
-        "    let start = others.next().filter(Operand::is_integer);\n",
+        "src/python/xla/masks.rs",
+        "        let start = others.next();\n",
+        "        let start = others.next().filter(Operand::is_integer);\n",
         ("tests/test_jax.py::test_the_handlers_take_nothing_that_they_do_not_know",),
         modules=("jax",),
     ),

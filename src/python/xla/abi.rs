@@ -12,6 +12,7 @@ pub(super) const EXECUTE: c_uint = 3;
 pub(super) const SCALAR: c_uint = 3;
 pub(super) const ARRAY: c_uint = 1;
 
+pub(super) const PRED: c_uint = 1;
 pub(super) const S32: c_uint = 4;
 pub(super) const S64: c_uint = 5;
 pub(super) const U32: c_uint = 8;
