@@ -632,8 +632,8 @@ MUTATIONS = [
     Mutation(
         "the gradient of a batch of masks is that of one",
         "python/fastdrop/jax/_primitive.py",
-        "[gradient.sum(repeated, keepdims=True) if repeated else gradient, *nothing]",
-        "[gradient, *nothing]",
+        "gradient.sum(repeated, keepdims=True) if repeated else gradient",
+        "gradient",
         (JAX + "the_gradient_of_a_batch_of_masks_is_their_sum",),
         ("jax",),
     ),

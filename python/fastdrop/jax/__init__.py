@@ -14,8 +14,6 @@ for compiled functions. Any other JAX key works as well. Only the key is kept fo
 """
 
 import functools
-import itertools
-import math
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
@@ -23,7 +21,7 @@ import numpy as np
 
 import fastdrop as fd
 from fastdrop import _core
-from fastdrop._base.arguments import DTYPES, MOST_AXES, Axes, as_flag, as_shape, probability
+from fastdrop._base.arguments import DTYPES, Axes, as_flag
 from fastdrop._base.members import Member, drawn_shape
 from fastdrop._family.dropout import DROPOUT
 
@@ -31,15 +29,15 @@ try:
     import jax
     from jax import Array
     from jax import numpy as jnp
-    from jax.export import is_symbolic_dim
 except ImportError as error:
     raise ImportError("fastdrop.jax needs jax, which is not installed") from error
 
 if jax.__version_info__ < (0, 9):  # their XLA asks handlers for metadata in another way
     raise ImportError(f"fastdrop.jax needs jax 0.9 or newer, got {jax.__version__}")
 
-from fastdrop.jax._keys import is_ours, restored, words_of
-from fastdrop.jax._primitive import UNKNOWN, apply, varying
+from fastdrop.jax._arguments import as_key, as_place, as_rate, drawn_words, known_at_last
+from fastdrop.jax._keys import restored, words_of
+from fastdrop.jax._primitive import apply, varying
 
 __all__ = ["dropout", "key"]
 
@@ -127,98 +125,21 @@ def _drop(member: Member, x: Any, request: Request, option: Any) -> Array:
     x = jnp.asarray(x)
     if str(x.dtype) not in _core.DTYPES:
         raise TypeError(f"x must have dtype {DTYPES}, got {x.dtype}")
-    rate, fixed = _as_rate(p)
+    rate, fixed = as_rate(p)
     axes = member.axes(x.shape, option)
-    shape = x.shape if whole is None else _as_lengths(whole, "whole")
-    if len(shape) != x.ndim or any(map(_exceeds, x.shape, shape)):
-        raise ValueError(f"whole must be a shape that contains x, {x.shape}, got {shape}")
-    if math.prod(n for n in shape if not is_symbolic_dim(n)) >= 2**63:
-        raise ValueError(f"whole must have at most 2**63 - 1 elements, got {shape}")
-    if start is not None:
-        start = _as_start(start, x.shape, shape)
-    words = words_of(key) if isinstance(key, fd.Key) else None
-    if words is None and key is not None:
-        _check_key(key)
+    shape, start = as_place(whole, start, x.shape)
+    words, key = as_key(key)
     if as_flag(deterministic, "deterministic") or fixed == 0.0:
         return x
     if fixed == 1.0:
         return jnp.zeros_like(x)
-    if key is None:
+    if words is None and key is None:
         raise TypeError("key must be a fastdrop.Key or a JAX key, got None")
-    shared = drawn_shape(shape, axes)
-    unknown = [n for n in shared if is_symbolic_dim(n)]
-    lengths = _stacked(unknown) if unknown else None
-    shared = tuple(UNKNOWN if is_symbolic_dim(n) else n for n in shared)
+    shared, lengths = known_at_last(drawn_shape(shape, axes))
     if start is not None and axes:
         start = jnp.where(np.isin(np.arange(x.ndim), axes), 0, start)
-    y: Array = _dropout(
-        x, words, None if words is not None else key, lengths, rate, start, p=fixed, whole=shared
-    )
+    y: Array = _dropout(x, words, key, lengths, rate, start, p=fixed, whole=shared)
     return y
-
-
-# --- Arguments -----------------------------------------------------------------------------------
-
-
-def _as_rate(p: Any) -> tuple[Array | None, float | None]:
-    """Return p as an array that may be traced, or else as a number."""
-    if not isinstance(p, Array):
-        return None, probability(p)
-    if p.shape != () or not jnp.issubdtype(p.dtype, jnp.floating):
-        raise TypeError(f"p must be a number or an array of shape () of float, got {p}")
-    return jax.lax.stop_gradient(p if p.dtype == jnp.float64 else p.astype(jnp.float32)), None
-
-
-def _as_lengths(lengths: Any, name: str) -> tuple[Any, ...]:
-    """Return a shape or position; some of its numbers may be symbolic dimensions."""
-    if not isinstance(lengths, (list, tuple)):
-        return as_shape(lengths, name)
-    known = iter(as_shape([n for n in lengths if not is_symbolic_dim(n)], name))
-    return tuple(n if is_symbolic_dim(n) else next(known) for n in lengths)
-
-
-def _exceeds(length: Any, most: Any) -> bool:
-    """Return whether a length is known to exceed another."""
-    if is_symbolic_dim(length) or is_symbolic_dim(most):
-        return False
-    exceeds: bool = length > most
-    return exceeds
-
-
-def _stacked(numbers: Sequence[Any]) -> Array:
-    return jnp.stack([jnp.asarray(number, int) for number in numbers])
-
-
-def _as_start(start: Any, shape: tuple[int, ...], whole: tuple[int, ...]) -> Any:
-    """Return the position of the first element, checked if it is known."""
-    if isinstance(start, Array):
-        if start.shape != (len(shape),) or not jnp.issubdtype(start.dtype, jnp.integer):
-            raise TypeError(f"start must be {len(shape)} integers, got {start}")
-        return start if start.dtype in (jnp.int32, jnp.int64) else start.astype(int)
-    several = list(itertools.islice(start, MOST_AXES + 1)) if hasattr(start, "__iter__") else start
-    if isinstance(several, list) and any(
-        isinstance(first, Array) or is_symbolic_dim(first) for first in several
-    ):
-        return _as_start(_stacked(several), shape, whole)
-    first = as_shape(several, "start")
-    if len(first) != len(shape) or any(
-        _exceeds(at + n, most) for at, n, most in zip(first, shape, whole, strict=True)
-    ):
-        raise ValueError(f"start must place x, {shape}, inside {whole}, got {first}")
-    most = jnp.iinfo(jax.dtypes.canonicalize_dtype(int)).max
-    if any(at > most for at in first):
-        raise ValueError(f"start must be at most {most} without jax_enable_x64, got {first}")
-    return jnp.asarray(first, int)
-
-
-def _check_key(key: Any) -> None:
-    """Raise TypeError unless `key` is one JAX key."""
-    try:
-        data = jax.random.key_data(key)
-    except (TypeError, ValueError):
-        raise TypeError(f"key must be a fastdrop.Key or a JAX key, got {key!r}") from None
-    if data.ndim != 1:
-        raise TypeError(f"key must be one key, got {data.shape[:-1]} keys")
 
 
 @functools.partial(jax.jit, static_argnames=("p", "whole"), inline=True)
@@ -233,11 +154,5 @@ def _dropout(
     p: float | None,
     whole: tuple[int, ...],
 ) -> Any:
-    if words is not None:
-        pass
-    elif is_ours(key):
-        words = jax.random.key_data(key)
-    else:
-        words = jax.random.bits(key, (4,), jnp.uint32)
     others = [operand for operand in (lengths, rate, start) if operand is not None]
-    return apply.bind(*varying(x, words, *others), p=p, whole=whole)
+    return apply.bind(*varying(x, drawn_words(words, key), *others), p=p, whole=whole)

@@ -38,32 +38,56 @@ def _axes_of(kind: Any) -> frozenset[Any]:
     return axes
 
 
-def _primitive(name: str, rank: Any) -> Any:
+def primitive(name: str, ranks: Any, results: Any = None, function: Any = None) -> Any:
     """Make a primitive whose operands may have leading batch axes, of the result's length or 1.
 
-    `rank` returns the number of other axes of each operand, from the parameters.
+    `ranks` returns the number of other axes of each operand, from the parameters. `results` returns
+    shapes and dtypes without the batch axes, from operands and parameters; if not given, there is
+    one result like the first operand. `function` computes the result where no handler does.
     """
-    primitive = jax.extend.core.Primitive(f"fastdrop_{name}")
+    made = jax.extend.core.Primitive(f"fastdrop_{name}")
+    made.multiple_results = results is not None
 
-    def result(first: Any, *others: Any, **parameters: Any) -> Any:
+    def abstract(first: Any, *others: Any, **parameters: Any) -> Any:
         operands = (first, *others)
-        inner = rank(len(operands), **parameters)
-        fronts = [x.shape[: x.ndim - n] for x, n in zip(operands, inner, strict=True)]
-        front = jnp.broadcast_shapes(*fronts)
-        return first.update(shape=(*front, *first.shape[first.ndim - inner[0] :]))
+        front, inner = split(operands, ranks(len(operands), **parameters))
+        if results is None:
+            return first.update(shape=(*front, *inner[0]))
+        return [
+            first.update(shape=(*front, *shape), dtype=np.dtype(dtype), weak_type=False)
+            for shape, dtype in results(*operands, **parameters)
+        ]
 
     def batched(operands: Any, dims: Any, **parameters: Any) -> Any:
         moved = [
             x[None] if dim is None else jnp.moveaxis(x, dim, 0)
             for x, dim in zip(operands, dims, strict=True)
         ]
-        return primitive.bind(*moved, **parameters), 0
+        y = made.bind(*moved, **parameters)
+        return y, [0] * len(y) if made.multiple_results else 0
 
-    primitive.def_impl(functools.partial(xla.apply_primitive, primitive))
-    primitive.def_abstract_eval(result)
-    batching.primitive_batchers[primitive] = batched
-    mlir.register_lowering(primitive, _lowering(name), platform="cpu")
-    return primitive
+    made.def_impl(functools.partial(xla.apply_primitive, made))
+    made.def_abstract_eval(abstract)
+    batching.primitive_batchers[made] = batched
+    if function is None:
+        mlir.register_lowering(made, _lowering(name), platform="cpu")
+    else:
+        mlir.register_lowering(made, mlir.lower_fun(function, made.multiple_results))
+    return made
+
+
+def split(operands: Any, ranks: Any) -> tuple[tuple[Any, ...], list[Any]]:
+    """Return the lengths of the batch axes, and the other lengths of each operand."""
+    at = [x.ndim - rank for x, rank in zip(operands, ranks, strict=True)]
+    front = jnp.broadcast_shapes(*(x.shape[:n] for x, n in zip(operands, at, strict=True)))
+    return front, [x.shape[n:] for x, n in zip(operands, at, strict=True)]
+
+
+def summed(gradient: Any, like: Any, inner: int) -> Any:
+    """Sum a gradient over the batch axes that its operand is repeated along."""
+    front = gradient.ndim - inner
+    repeated = [n for n in range(front) if like.shape[n] != gradient.shape[n]]
+    return gradient.sum(repeated, keepdims=True) if repeated else gradient
 
 
 def _lowering(name: str) -> Any:
@@ -74,6 +98,9 @@ def _lowering(name: str) -> Any:
             "p": np.float64,
             "whole": lambda n: np.array(n, np.int64),
             "tag": np.int64,
+            "scale": np.float64,
+            "causal": np.int64,
+            "bias": np.int64,
         }
         attributes = {n: kinds[n](value) for n, value in parameters.items() if value is not None}
         return lower(context, *operands, **attributes)
@@ -82,13 +109,18 @@ def _lowering(name: str) -> Any:
 
 
 def _ranks(count: int, *, p: float | None, whole: tuple[int, ...]) -> tuple[int, ...]:
+    return (len(whole), *mask_ranks(p, whole))[:count]
+
+
+def mask_ranks(p: float | None, whole: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the numbers of axes of words, lengths, p and start; the last may be absent."""
     lengths = (1,) if UNKNOWN in whole else ()
     numbers = () if p is not None else (0,)
-    return (len(whole), 1, *lengths, *numbers, 1)[:count]
+    return (1, *lengths, *numbers, 1)
 
 
-apply = _primitive("dropout", _ranks)
-blocks = _primitive("blocks", lambda count, *, tag: (1, 0))
+apply = primitive("dropout", _ranks)
+blocks = primitive("blocks", lambda count, *, tag: (1, 0))
 
 
 def _jvp(primals: Any, tangents: Any, **parameters: Any) -> Any:
@@ -103,9 +135,7 @@ def _transpose(cotangent: Any, x: Any, *others: Any, **parameters: Any) -> Any:
     if isinstance(cotangent, ad.Zero):
         return [ad.Zero(x.aval), *nothing]
     gradient = apply.bind(cotangent, *others, **parameters)
-    front = gradient.ndim - len(parameters["whole"])
-    repeated = [n for n in range(front) if x.aval.shape[n] != gradient.shape[n]]
-    return [gradient.sum(repeated, keepdims=True) if repeated else gradient, *nothing]
+    return [summed(gradient, x.aval, len(parameters["whole"])), *nothing]
 
 
 ad.primitive_jvps[apply] = _jvp
