@@ -47,6 +47,7 @@ THREADS, INTERRUPTS, MEMORY, FUZZ, STATE, JAX = (
     for name in ("threads", "interrupts", "memory", "fuzz", "state", "jax")
 )
 ATTENTION = "tests/test_attention.py::test_"
+JAX_ATTENTION = "tests/test_jax_attention.py::test_"
 TORCH_ATTENTION = "tests/test_torch_attention.py::test_"
 TORCH_MEMORY = "tests/test_torch_memory.py::test_"
 TORCH = "tests/test_torch_threads.py::test_"
@@ -635,6 +636,46 @@ MUTATIONS = [
         "gradient.sum(repeated, keepdims=True) if repeated else gradient",
         "gradient",
         (JAX + "the_gradient_of_a_batch_of_masks_is_their_sum",),
+        ("jax",),
+    ),
+    Mutation(
+        "a causal mask of a shard begins at the shard's first query",
+        "src/python/xla/attention.rs",
+        "self.is_causal.then(|| query_start.wrapping_sub(key_start) as isize)",
+        "self.is_causal.then_some(0)",
+        (JAX_ATTENTION + "shards_compute_their_part_of_the_whole[batch and queries]",),
+        ("jax",),
+    ),
+    Mutation(
+        "the gradient of a bias is added to what memory held",
+        "src/python/xla/attention.rs",
+        "            gradient.clear(&place);\n",
+        "",
+        (JAX_ATTENTION + "results_and_gradients_have_the_bits_of_numpy",),
+        ("jax",),
+    ),
+    Mutation(
+        "tangents of attention drop no weights",
+        "python/fastdrop/jax/_attend.py",
+        "elif p != 0.0:",
+        "elif p is None:",
+        (JAX_ATTENTION + "derivatives_are_those_of_stored_weights",),
+        ("jax",),
+    ),
+    Mutation(
+        "tangents of attention come in a batch only if inputs do",
+        "python/fastdrop/jax/_attend.py",
+        "jnp.broadcast_arrays(*pair) for pair in zip(",
+        "pair for pair in zip(",
+        (JAX_ATTENTION + "jacobians_in_both_directions_agree",),
+        ("jax",),
+    ),
+    Mutation(
+        "queries beyond the end of their sequence have a result",
+        "python/fastdrop/jax/_attention.py",
+        "jnp.where(valid[..., None], y, 0)",
+        "y",
+        (JAX_ATTENTION + "without_dropout_each_option_is_that_of_jax",),
         ("jax",),
     ),
 ]

@@ -36,10 +36,11 @@ if jax.__version_info__ < (0, 9):  # their XLA asks handlers for metadata in ano
     raise ImportError(f"fastdrop.jax needs jax 0.9 or newer, got {jax.__version__}")
 
 from fastdrop.jax._arguments import as_key, as_place, as_rate, drawn_words, known_at_last
+from fastdrop.jax._attention import dot_product_attention
 from fastdrop.jax._keys import restored, words_of
 from fastdrop.jax._primitive import apply, varying
 
-__all__ = ["dropout", "key"]
+__all__ = ["dot_product_attention", "dropout", "key"]
 
 Request: TypeAlias = tuple[Any, Any, bool, Any, Any]
 """The arguments that all functions share: p, key, deterministic, whole and start."""
