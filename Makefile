@@ -112,7 +112,7 @@ torch-smoke:  ## Run what needs PyTorch once, only to see that it works
 
 .PHONY: jax-smoke
 jax-smoke:  ## Run what needs JAX once, only to see that it works (needs MPI)
-	python benches/jax_dropout.py --rounds 2 --sizes 10 16
+	python benches/jax_dropout.py --rounds 2 --sizes 10 16 --attention 2 2 64 16
 	JAX_PLATFORMS=cpu mpiexec -n 2 python -m mpi4py examples/ranks_jax.py --quick
 
 EXPERIMENTS := overfitting data_size rates regularizers averaging uncertainty features removal batchnorm ridge thinned

@@ -1,4 +1,4 @@
-"""Dropout of JAX arrays on CPUs: in compiled, differentiated, batched and sharded functions.
+"""Dropout and attention in JAX on CPUs: in compiled, differentiated, batched and sharded functions.
 
 >>> import jax
 >>> import fastdrop.jax
@@ -8,7 +8,7 @@ Array([[2., 2., 2., 0.],
        [2., 0., 2., 0.]], dtype=float32)
 
 A `fastdrop.Key` gives the mask that NumPy's functions draw with it; `key` turns it into a JAX key
-for compiled functions. Any other JAX key works as well. Only the key is kept for the gradient.
+for compiled functions. Any other JAX key works as well. Masks are not kept for the gradient.
 
 `fastdrop.jax.nnx` and `fastdrop.jax.linen` have Flax's modules.
 """
