@@ -3,7 +3,9 @@
 
 use std::arch::x86_64::*;
 
-use super::{Floats, Kernel, LANES, Simd, WORD};
+use half::{bf16, f16};
+
+use super::{Floats, Halves, Kernel, LANES, Simd, WORD};
 
 /// Token of a CPU with AVX2, FMA, AES-NI and F16C, and with VAES if `VAES`; only [`Avx2::detect`] makes
 /// one.
@@ -129,14 +131,22 @@ fn scaled_f16<const VAES: bool>(_: Avx2<VAES>, x: __m128i, scale: f32) -> __m128
     }
 }
 
-/// Products, rounded to bfloat16 in the high half of each 32-bit lane; the low halves are unspecified.
+/// Products, rounded to bfloat16 in the high half of each 32-bit lane; the low halves are unspecified. A NaN's low half
+/// is zero here, so that nothing carries out of it.
 #[inline(always)]
-fn scaled_bf16<const VAES: bool>(_: Avx2<VAES>, x: __m256i, scale: f32) -> __m256i {
+fn scaled_bf16<const VAES: bool>(simd: Avx2<VAES>, x: __m256i, scale: f32) -> __m256i {
+    // SAFETY: the token proves AVX2.
+    rounded_bf16(simd, unsafe { _mm256_mul_ps(_mm256_castsi256_ps(x), _mm256_set1_ps(scale)) })
+}
+
+/// Numbers rounded to bfloat16 in the high half of each 32-bit lane; the low halves are unspecified. A NaN may become
+/// infinite if its low half is not zero.
+#[inline(always)]
+fn rounded_bf16<const VAES: bool>(_: Avx2<VAES>, y: __m256) -> __m256i {
     // SAFETY: the token proves AVX2.
     unsafe {
-        let y = _mm256_castps_si256(_mm256_mul_ps(_mm256_castsi256_ps(x), _mm256_set1_ps(scale)));
-        // Adds just under half an ulp, plus the last kept bit: ties go to even. A NaN's low half is zero here, so the
-        // addition cannot carry out of it.
+        // Adds just under half an ulp, plus the last kept bit: ties go to even.
+        let y = _mm256_castps_si256(y);
         let odd = _mm256_and_si256(_mm256_srli_epi32::<16>(y), _mm256_set1_epi32(1));
         _mm256_add_epi32(y, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7FFF)))
     }
@@ -392,6 +402,48 @@ impl<const VAES: bool> Floats<f64> for Avx2<VAES> {
         unsafe {
             _mm256_storeu_pd(to, a[0]);
             _mm256_storeu_pd(to.add(4), a[1]);
+        }
+    }
+}
+
+impl<const VAES: bool> Halves for Avx2<VAES> {
+    #[inline(always)]
+    unsafe fn load_f16(self, from: *const f16) -> <Self as Floats<f32>>::F {
+        // SAFETY: the caller guarantees sixteen elements; the token proves F16C.
+        unsafe { halves!(HALF => _mm256_cvtph_ps(_mm_loadu_si128(from.add(8 * HALF).cast()))) }
+    }
+    #[inline(always)]
+    unsafe fn load_bf16(self, from: *const bf16) -> <Self as Floats<f32>>::F {
+        // SAFETY: the caller guarantees sixteen elements; the token proves AVX2.
+        unsafe {
+            halves!(HALF => {
+                let x = _mm256_cvtepu16_epi32(_mm_loadu_si128(from.add(8 * HALF).cast()));
+                _mm256_castsi256_ps(_mm256_slli_epi32::<16>(x))
+            })
+        }
+    }
+    #[inline(always)]
+    unsafe fn store_f16(self, to: *mut f16, a: <Self as Floats<f32>>::F) {
+        // SAFETY: the caller guarantees sixteen elements; the token proves F16C.
+        unsafe {
+            let [low, high] = halves!(HALF => _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(a[HALF]));
+            _mm256_storeu_si256(to.cast(), _mm256_set_m128i(high, low));
+        }
+    }
+    #[inline(always)]
+    unsafe fn store_bf16(self, to: *mut bf16, a: <Self as Floats<f32>>::F) {
+        // SAFETY: the caller guarantees sixteen elements; the token proves AVX2.
+        unsafe {
+            let [low, high] = halves!(HALF => {
+                let y = a[HALF];
+                let quiet = _mm256_or_ps(y, _mm256_castsi256_ps(_mm256_set1_epi32(1 << 22)));
+                let nan = _mm256_cmp_ps::<_CMP_UNORD_Q>(y, y);
+                let rounded = _mm256_blendv_ps(_mm256_castsi256_ps(rounded_bf16(self, y)), quiet, nan);
+                _mm256_srli_epi32::<16>(_mm256_castps_si256(rounded))
+            });
+            // Each 128 bits of the packed vector are from both.
+            let packed = _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_packus_epi32(low, high));
+            _mm256_storeu_si256(to.cast(), packed);
         }
     }
 }

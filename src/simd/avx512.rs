@@ -2,7 +2,9 @@
 
 use std::arch::x86_64::*;
 
-use super::{Floats, Kernel, LANES, Simd, WORD};
+use half::{bf16, f16};
+
+use super::{Floats, Halves, Kernel, LANES, Simd, WORD};
 
 /// Token of a CPU with AVX-512 F, BW, DQ, VL and VAES; only [`Avx512::detect`] makes one.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -45,6 +47,30 @@ unsafe fn select_16<const STREAM: bool>(
             }
         }
     }
+}
+
+/// Sixteen bfloat16 as the float32 that they are the upper halves of.
+///
+/// # Safety
+/// The CPU must have AVX-512.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn widened_bf16(x: __m256i) -> __m512 {
+    _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(x)))
+}
+
+/// Numbers rounded to bfloat16 in the high half of each 32-bit lane; the low halves are unspecified. A NaN may become
+/// infinite if its low half is not zero.
+///
+/// # Safety
+/// The CPU must have AVX-512.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn rounded_bf16(y: __m512) -> __m512i {
+    // Adds just under half an ulp, plus the last kept bit: ties go to even.
+    let y = _mm512_castps_si512(y);
+    let odd = _mm512_and_si512(_mm512_srli_epi32::<16>(y), _mm512_set1_epi32(1));
+    _mm512_add_epi32(y, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7FFF)))
 }
 
 impl Simd for Avx512 {
@@ -136,16 +162,10 @@ impl Simd for Avx512 {
                 dst,
                 scale,
                 #[inline(always)]
-                |x| _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(x))),
-                // Adds just under half an ulp, plus the last kept bit: ties go to even. A NaN's low half is zero here,
-                // so the addition cannot carry out of it.
+                |x| widened_bf16(x),
+                // A NaN's low half is zero here, so that nothing carries out of it.
                 #[inline(always)]
-                |y| {
-                    let y = _mm512_castps_si512(y);
-                    let odd = _mm512_and_si512(_mm512_srli_epi32::<16>(y), _mm512_set1_epi32(1));
-                    let rounding = _mm512_add_epi32(odd, _mm512_set1_epi32(0x7FFF));
-                    _mm512_cvtepi32_epi16(_mm512_srli_epi32::<16>(_mm512_add_epi32(y, rounding)))
-                },
+                |y| _mm512_cvtepi32_epi16(_mm512_srli_epi32::<16>(rounded_bf16(y))),
             );
         }
     }
@@ -221,5 +241,33 @@ impl Floats<f64> for Avx512 {
     unsafe fn store_floats(self, to: *mut f64, a: Self::F) {
         // SAFETY: the caller guarantees a vector; the token proves AVX-512.
         unsafe { _mm512_storeu_pd(to, a) }
+    }
+}
+
+impl Halves for Avx512 {
+    #[inline(always)]
+    unsafe fn load_f16(self, from: *const f16) -> Self::F {
+        // SAFETY: the caller guarantees sixteen elements; the token proves AVX-512.
+        unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(from.cast())) }
+    }
+    #[inline(always)]
+    unsafe fn load_bf16(self, from: *const bf16) -> Self::F {
+        // SAFETY: the caller guarantees sixteen elements; the token proves AVX-512.
+        unsafe { widened_bf16(_mm256_loadu_si256(from.cast())) }
+    }
+    #[inline(always)]
+    unsafe fn store_f16(self, to: *mut f16, a: Self::F) {
+        // SAFETY: the caller guarantees sixteen elements; the token proves AVX-512.
+        unsafe { _mm256_storeu_si256(to.cast(), _mm512_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(a)) };
+    }
+    #[inline(always)]
+    unsafe fn store_bf16(self, to: *mut bf16, a: Self::F) {
+        // SAFETY: the caller guarantees sixteen elements; the token proves AVX-512.
+        unsafe {
+            let quiet = _mm512_or_si512(_mm512_castps_si512(a), _mm512_set1_epi32(1 << 22));
+            let nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(a, a);
+            let high = _mm512_mask_blend_epi32(nan, rounded_bf16(a), quiet);
+            _mm256_storeu_si256(to.cast(), _mm512_cvtepi32_epi16(_mm512_srli_epi32::<16>(high)));
+        }
     }
 }

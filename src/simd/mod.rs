@@ -35,7 +35,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use crate::error::Error;
-pub(crate) use floats::Floats;
+pub(crate) use floats::{Floats, Halves};
 
 /// 64-bit lanes in a vector, at every level.
 pub(crate) const LANES: usize = 8;
@@ -50,7 +50,7 @@ pub(crate) const WORD: usize = 64;
 /// must not overlap otherwise. Neither needs alignment, except with `STREAM`, which bypasses the
 /// caches and needs `dst` aligned to 64 bytes. A level without such stores, prefetches or fences
 /// uses the defaults below.
-pub(crate) trait Simd: Floats<f32> + Floats<f64> {
+pub(crate) trait Simd: Floats<f32> + Floats<f64> + Halves {
     type V: Copy;
     /// Whether an AES round starts with the xor with its key, as on ARM; elsewhere it ends with it.
     const KEY_FIRST: bool = false;
@@ -262,6 +262,8 @@ impl fmt::Debug for Level {
 
 #[cfg(test)]
 mod tests {
+    use half::{bf16, f16};
+
     use super::*;
 
     /// Two AES rounds with three keys, whether a round takes its key first or last.
@@ -378,6 +380,51 @@ mod tests {
         let expected = Level::portable().run(Arithmetic);
         for level in Level::available() {
             assert_eq!(level.run(Arithmetic), expected, "{level:?}");
+        }
+    }
+
+    /// Sixteen floats rounded to both halves, and these widened.
+    struct Rounded([f32; 16]);
+
+    impl Kernel for Rounded {
+        type Output = ([f16; 16], [bf16; 16], [f32; 16], [f32; 16]);
+
+        #[inline(always)]
+        fn run<S: Simd>(self, simd: S) -> Self::Output {
+            let (mut halves, mut brains) = ([f16::ZERO; 16], [bf16::ZERO; 16]);
+            let (mut from_halves, mut from_brains) = ([0.0; 16], [0.0; 16]);
+            // SAFETY: each array has room for a vector.
+            unsafe {
+                let floats = simd.load_floats(self.0.as_ptr());
+                simd.store_f16(halves.as_mut_ptr(), floats);
+                simd.store_bf16(brains.as_mut_ptr(), floats);
+                simd.store_floats(from_halves.as_mut_ptr(), simd.load_f16(halves.as_ptr()));
+                simd.store_floats(from_brains.as_mut_ptr(), simd.load_bf16(brains.as_ptr()));
+            }
+            (halves, brains, from_halves, from_brains)
+        }
+    }
+
+    /// Would catch a tie that goes up, a carry out of a NaN, and lanes that change places.
+    #[test]
+    fn every_level_converts_halves_as_their_crate_does() {
+        // All halves of both kinds, ties between two, and neighbours of ties.
+        let steps = [0u32, 1, 0xFFF, 0x1000, 0x1001, 0x7FFF, 0x8000, 0x8001, 0xFFFF];
+        let floats = (0..=u16::MAX).flat_map(|half| {
+            let (wide, brain) = (f16::from_bits(half).to_f32().to_bits(), u32::from(half) << 16);
+            steps.into_iter().flat_map(move |step| [wide | step, brain | step])
+        });
+        let floats: Vec<f32> = floats.map(f32::from_bits).collect();
+        for level in Level::available() {
+            for sixteen in floats.as_chunks::<16>().0 {
+                let (halves, brains, from_halves, from_brains) = level.run(Rounded(*sixteen));
+                for (i, float) in sixteen.iter().enumerate() {
+                    assert_eq!(halves[i].to_bits(), f16::from_f32(*float).to_bits(), "{level:?} {float:e}");
+                    assert_eq!(brains[i].to_bits(), bf16::from_f32(*float).to_bits(), "{level:?} {float:e}");
+                    assert_eq!(from_halves[i].to_bits(), halves[i].to_f32().to_bits(), "{level:?} {float:e}");
+                    assert_eq!(from_brains[i].to_bits(), brains[i].to_f32().to_bits(), "{level:?} {float:e}");
+                }
+            }
         }
     }
 

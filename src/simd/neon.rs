@@ -7,7 +7,9 @@
 use std::arch::aarch64::*;
 use std::arch::asm;
 
-use super::{Floats, Kernel, LANES, Simd, WORD};
+use half::{bf16, f16};
+
+use super::{Floats, Halves, Kernel, LANES, Simd, WORD};
 
 /// Token of a CPU with NEON and AES; only [`Neon::detect`] makes one.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -115,14 +117,12 @@ unsafe fn select<T, const N: usize>(
     }
 }
 
-/// Eight float16, widened, multiplied and rounded to nearest even.
+/// Eight float16, widened.
 #[inline(always)]
-fn scaled_f16(_: Neon, x: uint16x8_t, scale: f32) -> uint16x8_t {
+fn widened_f16(_: Neon, x: uint16x8_t) -> [float32x4_t; 2] {
     // The intrinsics for these conversions are newer than the oldest supported compiler.
-    let [mut low, mut high]: [float32x4_t; 2];
-    let mut y: uint16x8_t;
-    // SAFETY: the token proves NEON, which includes the conversions; they touch only these
-    // registers.
+    let (low, high): (float32x4_t, float32x4_t);
+    // SAFETY: the token proves NEON, which includes the conversions; they touch only these registers.
     unsafe {
         asm!(
             "fcvtl {low:v}.4s, {x:v}.4h",
@@ -130,7 +130,16 @@ fn scaled_f16(_: Neon, x: uint16x8_t, scale: f32) -> uint16x8_t {
             x = in(vreg) x, low = out(vreg) low, high = lateout(vreg) high,
             options(pure, nomem, nostack, preserves_flags),
         );
-        [low, high] = [vmulq_n_f32(low, scale), vmulq_n_f32(high, scale)];
+    }
+    [low, high]
+}
+
+/// Eight floats, rounded to nearest even.
+#[inline(always)]
+fn rounded_f16(_: Neon, [low, high]: [float32x4_t; 2]) -> uint16x8_t {
+    let y: uint16x8_t;
+    // SAFETY: as for `widened_f16`.
+    unsafe {
         asm!(
             "fcvtn {y:v}.4h, {low:v}.4s",
             "fcvtn2 {y:v}.8h, {high:v}.4s",
@@ -141,16 +150,31 @@ fn scaled_f16(_: Neon, x: uint16x8_t, scale: f32) -> uint16x8_t {
     y
 }
 
-/// Four products, rounded to bfloat16 in their high halves; the low halves are unspecified.
+/// Eight float16, widened, multiplied and rounded to nearest even.
 #[inline(always)]
-fn scaled_bf16(_: Neon, x: uint32x4_t, scale: f32) -> uint16x8_t {
+fn scaled_f16(simd: Neon, x: uint16x8_t, scale: f32) -> uint16x8_t {
+    // SAFETY: the token proves NEON.
+    rounded_f16(simd, widened_f16(simd, x).map(|x| unsafe { vmulq_n_f32(x, scale) }))
+}
+
+/// Four products, rounded to bfloat16 in their high halves; the low halves are unspecified. A NaN's low half is zero
+/// here, so that nothing carries out of it.
+#[inline(always)]
+fn scaled_bf16(simd: Neon, x: uint32x4_t, scale: f32) -> uint16x8_t {
+    // SAFETY: the token proves NEON.
+    unsafe { vreinterpretq_u16_u32(rounded_bf16(simd, vmulq_n_f32(vreinterpretq_f32_u32(x), scale))) }
+}
+
+/// Four numbers rounded to bfloat16 in their high halves; the low halves are unspecified. A NaN may become infinite if its
+/// low half is not zero.
+#[inline(always)]
+fn rounded_bf16(_: Neon, y: float32x4_t) -> uint32x4_t {
     // SAFETY: the token proves NEON.
     unsafe {
-        let y = vreinterpretq_u32_f32(vmulq_n_f32(vreinterpretq_f32_u32(x), scale));
-        // Adds just under half an ulp, plus the last kept bit: ties go to even. A NaN's low half is zero here, so the
-        // addition cannot carry out of it.
+        // Adds just under half an ulp, plus the last kept bit: ties go to even.
+        let y = vreinterpretq_u32_f32(y);
         let last = vandq_u32(y, vdupq_n_u32(1 << 16));
-        vreinterpretq_u16_u32(vsraq_n_u32::<16>(vaddq_u32(y, vdupq_n_u32(0x7FFF)), last))
+        vsraq_n_u32::<16>(vaddq_u32(y, vdupq_n_u32(0x7FFF)), last)
     }
 }
 
@@ -303,3 +327,36 @@ floats!(f32, float32x4_t, 16, 23, FLOATS_32, vdupq_n_u32, vtstq_u32, vld1q_u32:
 floats!(f64, float64x2_t, 8, 52, FLOATS_64, vdupq_n_u64, vtstq_u64, vld1q_u64:
     vdupq_n_f64, vaddq_f64, vsubq_f64, vmulq_f64, vfmaq_f64, vcgtq_f64, vbslq_f64, vld1q_f64, vst1q_f64,
     vreinterpretq_u64_f64, vreinterpretq_f64_u64, vshlq_n_u64, vaddq_u64, vdupq_n_f64(0.0));
+
+impl Halves for Neon {
+    #[inline(always)]
+    unsafe fn load_f16(self, from: *const f16) -> <Self as Floats<f32>>::F {
+        // SAFETY: the caller guarantees sixteen elements; the token proves NEON.
+        let [[a, b], [c, d]] = [0, 8].map(|at| widened_f16(self, unsafe { vld1q_u16(from.add(at).cast()) }));
+        [a, b, c, d]
+    }
+    #[inline(always)]
+    unsafe fn load_bf16(self, from: *const bf16) -> <Self as Floats<f32>>::F {
+        // SAFETY: the caller guarantees sixteen elements; the token proves NEON.
+        unsafe { registers!(I => vreinterpretq_f32_u32(vshll_n_u16::<16>(vld1_u16(from.add(4 * I).cast())))) }
+    }
+    #[inline(always)]
+    unsafe fn store_f16(self, to: *mut f16, [a, b, c, d]: <Self as Floats<f32>>::F) {
+        // SAFETY: the caller guarantees sixteen elements; the token proves NEON.
+        unsafe {
+            vst1q_u16(to.cast(), rounded_f16(self, [a, b]));
+            vst1q_u16(to.add(8).cast(), rounded_f16(self, [c, d]));
+        }
+    }
+    #[inline(always)]
+    unsafe fn store_bf16(self, to: *mut bf16, a: <Self as Floats<f32>>::F) {
+        for (part, y) in a.into_iter().enumerate() {
+            // SAFETY: the caller guarantees sixteen elements; the token proves NEON.
+            unsafe {
+                let quiet = vorrq_u32(vreinterpretq_u32_f32(y), vdupq_n_u32(1 << 22));
+                let high = vbslq_u32(vceqq_f32(y, y), rounded_bf16(self, y), quiet);
+                vst1_u16(to.add(4 * part).cast(), vshrn_n_u32::<16>(high));
+            }
+        }
+    }
+}

@@ -1,8 +1,9 @@
 //! Plain arrays, which the compiler vectorises for its target.
 
+use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
-use super::{Floats, Kernel, LANES, Simd, WORD, aes};
+use super::{Floats, Halves, Kernel, LANES, Simd, WORD, aes};
 
 /// Token of the level that every CPU has.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -128,3 +129,28 @@ macro_rules! floats {
 }
 floats!(f32, 16, 23);
 floats!(f64, 8, 52);
+
+/// Makes methods of [`Halves`] for one kind of half.
+macro_rules! halves {
+    ($half:ty, $load:ident, $store:ident) => {
+        #[inline(always)]
+        unsafe fn $load(self, from: *const $half) -> [f32; 16] {
+            let mut a = [0.0; 16];
+            // SAFETY: the caller guarantees the elements.
+            unsafe { from.cast::<[$half; 16]>().read() }.convert_to_f32_slice(&mut a);
+            a
+        }
+        #[inline(always)]
+        unsafe fn $store(self, to: *mut $half, a: [f32; 16]) {
+            let mut halves = [<$half>::ZERO; 16];
+            halves.convert_from_f32_slice(&a);
+            // SAFETY: the caller guarantees the elements.
+            unsafe { to.cast::<[$half; 16]>().write(halves) };
+        }
+    };
+}
+
+impl Halves for Portable {
+    halves!(f16, load_f16, store_f16);
+    halves!(bf16, load_bf16, store_bf16);
+}
