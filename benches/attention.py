@@ -5,8 +5,9 @@
 
 All calls of a round follow one another; a factor is the median over rounds of fastdrop's time over
 torch's, with quartiles. "flash" is torch's fused kernel without dropout, "torch" the path that it
-takes with dropout. fastdrop runs at p = 0.1 on the same memory, through NumPy. With one thread, the
-time is that of the CPU, which other processes disturb less.
+takes with dropout. fastdrop runs at p = 0.1 on the same memory, through NumPy. "float32" is
+fastdrop itself on the same numbers in float32. With one thread, the time is that of the CPU, which
+other processes disturb less.
 """
 
 import argparse
@@ -111,22 +112,25 @@ def main() -> None:
     fd.set_num_threads(options.threads)
     clock = time.process_time if options.threads == 1 else time.perf_counter
     print(f"{options.dtype}, {options.threads} threads, p = {P}, causal: {options.causal}\n")
-    print("| batch, heads, length, features | fastdrop, ms | over flash at p = 0 | over torch |")
-    print("| --- | --- | --- | --- |")
+    others = ["flash", "float32", "torch"]
+    print(f"| batch, heads, length, features | fastdrop, ms | over {' | over '.join(others)} |")
+    print("| --- | --- | --- | --- | --- |")
     for case in options.cases:
         tensors = arrays(CASES[case], getattr(torch, options.dtype))
         calls = {
             "fastdrop": of_fastdrop(tensors, P, options.causal),
             "flash": of_torch(tensors, 0.0, options.causal),
         }
+        if options.dtype != "float32":
+            singles = [tensor.float() for tensor in tensors]
+            calls["float32"] = of_fastdrop(singles, P, options.causal)
         if not options.no_torch:
             calls["torch"] = of_torch(tensors, P, options.causal)
         seconds = rounds_of(calls, options.rounds, clock)
         ours = seconds["fastdrop"]
-        other = quartiles(ours, seconds["torch"]) if "torch" in seconds else ""
+        factors = [quartiles(ours, seconds[name]) if name in seconds else "" for name in others]
         shown = ", ".join(map(str, CASES[case]))
-        flash = quartiles(ours, seconds["flash"])
-        print(f"| {shown} | {np.median(ours) * 1e3:.1f} | {flash} | {other} |", flush=True)
+        print(f"| {shown} | {np.median(ours) * 1e3:.1f} | {' | '.join(factors)} |", flush=True)
 
 
 if __name__ == "__main__":

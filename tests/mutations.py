@@ -333,6 +333,13 @@ MUTATIONS = [
         (ATTENTION + "results_and_gradients_are_those_of_stored_weights",),
     ),
     Mutation(
+        "the gradient of queries is rounded after each part of the keys",
+        "src/attention/backward.rs",
+        "gradients.query.format.element != R::ELEMENT",
+        "false",
+        (ATTENTION + "half_precision_is_computed_in_float32_and_rounded_once",),
+    ),
+    Mutation(
         "dropped weights of NaN are NaN",
         "src/attention/forward.rs",
         "if self.kept[at] == 0 || sum == R::default() {",

@@ -226,14 +226,40 @@ def test_bits_are_those_of_all_machines(case: str) -> None:
     assert digest == DIGESTS[case]
 
 
-def test_layouts_change_no_bit() -> None:
-    arrays = [numbers((2, 3, 70, 24), np.float32, seed) for seed in range(4)]
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_layouts_change_no_bit(dtype: Any) -> None:
+    """Elements are copied one by one in some layouts, and as vectors in others."""
+    arrays = [numbers((2, 3, 70, 24), dtype, seed) for seed in range(4)]
     expected = both(*arrays, 0.3)
     for layout in LAYOUTS:
         for actual, wanted in zip(
             both(*(laid_out(array, layout) for array in arrays), 0.3), expected, strict=True
         ):
             assert_same(actual, wanted)
+
+
+@pytest.mark.parametrize("dtype", [np.dtype(np.float16), BFLOAT16], ids=str)
+@pytest.mark.parametrize("causal", [False, True])
+def test_half_precision_is_computed_in_float32_and_rounded_once(
+    level: str, dtype: Any, causal: bool
+) -> None:
+    """Would catch gradients of queries that are rounded after each part of the keys."""
+    arrays = [numbers((1, heads, 300, 40), dtype, seed) for seed, heads in enumerate((4, 2, 2, 4))]
+    wide = [array.astype(np.float32) for array in arrays]
+    options: dict[str, Any] = {"rng": as_key(KEY), "is_causal": causal}
+    for threads in (1, 3):  # with more threads than heads, several add to a gradient
+        with running_on(level, threads):
+            y, lse, *gradients = both(*arrays, 0.1, **options)
+            wide_y, wide_lse = fd.scaled_dot_product_attention(
+                *wide[:3], 0.1, return_lse=True, **options
+            )
+            assert_same(y, wide_y.astype(dtype))
+            assert_same(lse, wide_lse)
+            wide_gradients = fd.scaled_dot_product_attention_backward(
+                wide[3], *wide[:3], y.astype(np.float32), lse, 0.1, **options
+            )
+            for gradient, wide_gradient in zip(gradients, wide_gradients, strict=True):
+                assert_same(gradient, wide_gradient.astype(dtype))
 
 
 # --- The mask -----------------------------------------------------------------------------------

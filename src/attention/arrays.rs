@@ -3,6 +3,8 @@
 use std::f64::consts::LOG2_E;
 use std::ops::Range;
 
+use half::{bf16, f16};
+
 use super::products::PANEL;
 use super::{Number, PART, PARTS, QUERIES, WIDEST, padded};
 use crate::kernel::LINE;
@@ -19,6 +21,14 @@ pub(crate) struct Array {
 }
 
 impl Array {
+    /// Floats in C order, with so many heads, rows and columns.
+    pub(super) fn of_floats<R: Number>(first: *mut R, [heads, rows, columns]: [usize; 3]) -> Self {
+        let step = size_of::<R>();
+        let steps = [heads * rows * columns * step, rows * columns * step, columns * step, step];
+        let format = Format { element: R::ELEMENT, swapped: false };
+        Self { first: first.cast(), format, steps: steps.map(|step| step as isize) }
+    }
+
     /// One head's rows and columns.
     pub(super) fn matrix(&self, batch: usize, head: usize) -> Matrix {
         let [batches, heads, row, step] = self.steps;
@@ -53,37 +63,30 @@ impl Matrix {
         self.first.wrapping_offset(row as isize * self.row + column as isize * self.layout.step)
     }
 
-    /// A row whose elements are floats that are computed with, as they are in memory.
-    fn plain<R: Number>(&self, row: usize) -> Option<*mut R> {
-        let first = self.address(row, 0).cast::<R>();
-        let Layout { format, step } = self.layout;
-        let plain = format == Format { element: R::ELEMENT, swapped: false } && step == size_of::<R>() as isize;
-        (plain && first.is_aligned()).then_some(first)
+    /// The first element of a row of floats.
+    pub(super) fn row<R>(&self, row: usize) -> *const R {
+        self.address(row, 0).cast()
     }
 
-    /// Reads some columns of a row.
-    ///
-    /// # Safety
-    /// They must be readable.
-    unsafe fn read<R: Number>(&self, row: usize, first: usize, to: &mut [R]) {
-        if let Some(from) = self.plain::<R>(row) {
-            // SAFETY: the caller guarantees the elements.
-            to.copy_from_slice(unsafe { std::slice::from_raw_parts(from.add(first), to.len()) });
-            return;
-        }
-        let from = self.address(row, first);
-        let bf16 = Format { element: Element::Bf16, swapped: false };
-        if self.layout.format == bf16 && self.layout.step == 2 && from.cast::<u16>().is_aligned() {
-            // SAFETY: the caller guarantees the elements.
-            let from = unsafe { std::slice::from_raw_parts(from.cast::<u16>(), to.len()) };
-            // The upper halves of floats: the compiler vectorises this, and no library does.
-            to.iter_mut().zip(from).for_each(|(to, half)| *to = R::from_f32(f32::from_bits(u32::from(*half) << 16)));
-            return;
-        }
-        for (part, to) in to.chunks_mut(WORD).enumerate() {
-            // SAFETY: the caller guarantees the elements.
-            unsafe { self.layout.load(self.address(row, first + part * WORD), 1, to) };
-        }
+    /// The same without its first columns.
+    pub(super) fn columns_from(self, column: usize) -> Self {
+        Self { first: self.address(0, column), ..self }
+    }
+
+    pub(super) fn transposed(self) -> Self {
+        let Layout { format, step } = self.layout;
+        Self { row: step, layout: Layout { format, step: self.row }, ..self }
+    }
+
+    /// The element type, if vectors of these rows can be loaded and stored.
+    fn in_vectors<R: Number>(&self, rows: &Range<usize>) -> Option<Element> {
+        let Layout { format: Format { element, swapped }, step } = self.layout;
+        let size = element.size();
+        let half = R::ELEMENT == Element::F32 && matches!(element, Element::F16 | Element::Bf16);
+        let aligned = self.address(rows.start, 0).addr().is_multiple_of(size)
+            && (rows.len() == 1 || self.row.unsigned_abs().is_multiple_of(size));
+        let fits = (element == R::ELEMENT || half) && !swapped && step == size as isize && aligned;
+        fits.then_some(element)
     }
 
     /// Writes rows of `width` elements, or adds to them.
@@ -91,76 +94,70 @@ impl Matrix {
     /// # Safety
     /// The rows must be writeable, and nobody else may touch them; the results must be there.
     pub(super) unsafe fn store<R: Number>(&self, level: Level, rows: Range<usize>, width: usize, results: Results<R>) {
-        let Results { from, stride, adds, factor } = results;
-        let factor = R::from_f64(factor);
-        let [whole, aligned] = [width.is_multiple_of(PARTS), self.row % align_of::<R>() as isize == 0];
-        if let Some(to) = self.plain(rows.start)
-            && aligned
-            && whole
-        {
-            return level.run(Stores { from, stride, to, row: self.row, count: rows.len(), width, factor, adds });
-        }
-        for (at, row) in rows.enumerate() {
-            for first in (0..width).step_by(WORD) {
-                let mut buffer = [R::default(); WORD];
-                let part = &mut buffer[..WORD.min(width - first)];
-                // SAFETY: the caller guarantees the elements.
-                unsafe {
-                    if adds {
-                        self.read(row, first, part);
+        let Results { from, stride, factor, adds } = results;
+        let (to, count) = (self.address(rows.start, 0), rows.len());
+        let places = Places { row: self.row, count, width, stride, factor };
+        match self.in_vectors::<R>(&rows) {
+            // The floats that halves are computed in are these.
+            Some(Element::F16) => level.run(Stores::<f32, f16> { from: from.cast(), to: to.cast(), places, adds }),
+            Some(Element::Bf16) => level.run(Stores::<f32, bf16> { from: from.cast(), to: to.cast(), places, adds }),
+            Some(_) => level.run(Stores::<R, R> { from, to: to.cast(), places, adds }),
+            None => {
+                let factor = R::from_f64(factor);
+                for (at, row) in rows.enumerate() {
+                    for first in (0..width).step_by(WORD) {
+                        let mut buffer = [R::default(); WORD];
+                        let part = &mut buffer[..WORD.min(width - first)];
+                        let address = self.address(row, first);
+                        // SAFETY: the caller guarantees the elements.
+                        unsafe {
+                            if adds {
+                                self.layout.load(address, 1, part);
+                            }
+                            for (column, sum) in part.iter_mut().enumerate() {
+                                let new = *from.add(at * stride + first + column) * factor;
+                                *sum = if adds { *sum + new } else { new };
+                            }
+                            self.layout.store(part, address);
+                        }
                     }
-                    for (column, sum) in part.iter_mut().enumerate() {
-                        let new = *from.add(at * stride + first + column) * factor;
-                        *sum = if adds { *sum + new } else { new };
-                    }
-                    self.layout.store(part, self.address(row, first));
                 }
             }
         }
     }
 
-    /// Adds to some columns of a row, whose elements are floats that are computed with.
+    /// Copies rows of `width` elements, times `factor`, to rows of `stride` floats. Floats up to a whole vector become 0.
     ///
     /// # Safety
-    /// The elements must be writeable, and nobody else may touch them.
-    pub(super) unsafe fn add<R: Number>(&self, row: usize, first: usize, from: &[R]) {
-        let mut sums = [R::default(); WORD];
-        for (part, from) in from.chunks(WORD).enumerate() {
-            let sums = &mut sums[..from.len()];
-            // SAFETY: the caller guarantees the elements.
-            unsafe { self.read(row, first + part * WORD, sums) };
-            sums.iter_mut().zip(from).for_each(|(sum, from)| *sum = *sum + *from);
-            // SAFETY: the caller guarantees the elements.
-            unsafe { self.layout.store(sums, self.address(row, first + part * WORD)) };
-        }
-    }
-
-    /// Copies rows of `width` elements to rows of `stride` floats, of which the others become 0.
-    ///
-    /// # Safety
-    /// The rows must be readable, and `to` must have room for them.
+    /// The rows must be readable, and `to` must have room for whole vectors.
     pub(super) unsafe fn pack<R: Number>(
         &self,
         level: Level,
         rows: Range<usize>,
         width: usize,
-        to: *mut R,
-        stride: usize,
+        factor: f64,
+        (to, stride): (*mut R, usize),
     ) {
-        let aligned = self.row % align_of::<R>() as isize == 0;
-        if let Some(from) = self.plain(rows.start)
-            && aligned
-            && width == stride
-            && width.is_multiple_of(PARTS)
-        {
-            return level.run(Rows { from, row: self.row, count: rows.len(), width, to });
-        }
-        for (at, row) in rows.enumerate() {
-            // SAFETY: the caller guarantees the room and the elements.
-            unsafe {
-                let to = std::slice::from_raw_parts_mut(to.add(at * stride), stride);
-                self.read(row, 0, &mut to[..width]);
-                to[width..].fill(R::default());
+        let (from, count) = (self.address(rows.start, 0), rows.len());
+        let places = Places { row: self.row, count, width, stride, factor };
+        match self.in_vectors::<R>(&rows) {
+            // As in `store`.
+            Some(Element::F16) => level.run(Loads::<f32, f16> { from: from.cast(), to: to.cast(), places }),
+            Some(Element::Bf16) => level.run(Loads::<f32, bf16> { from: from.cast(), to: to.cast(), places }),
+            Some(_) => level.run(Loads::<R, R> { from: from.cast(), to, places }),
+            None => {
+                let factor = R::from_f64(factor);
+                for (at, row) in rows.enumerate() {
+                    // SAFETY: the caller guarantees the room and the elements.
+                    unsafe {
+                        let to = std::slice::from_raw_parts_mut(to.add(at * stride), padded(width));
+                        for (part, to) in to[..width].chunks_mut(WORD).enumerate() {
+                            self.layout.load(self.address(row, part * WORD), 1, to);
+                            to.iter_mut().for_each(|number| *number = *number * factor);
+                        }
+                        to[width..].fill(R::default());
+                    }
+                }
             }
         }
     }
@@ -174,7 +171,7 @@ impl Matrix {
         level: Level,
         rows: Range<usize>,
         width: usize,
-        factor: R,
+        factor: f64,
         to: *mut R,
         buffer: *mut R,
     ) {
@@ -185,7 +182,7 @@ impl Matrix {
             unsafe {
                 if count > 0 {
                     let start = rows.start + first;
-                    self.pack(level, start..start + count, width, buffer, stride);
+                    self.pack(level, start..start + count, width, factor, (buffer, stride));
                 }
                 if count < SIDE {
                     let rest = (SIDE - count) * stride;
@@ -195,7 +192,7 @@ impl Matrix {
                 for k in 0..width {
                     let column = std::slice::from_raw_parts_mut(to.add(k * PANEL), SIDE);
                     for (row, number) in column.iter_mut().enumerate() {
-                        *number = *buffer.add(row * stride + k) * factor;
+                        *number = *buffer.add(row * stride + k);
                     }
                 }
             }
@@ -206,34 +203,39 @@ impl Matrix {
     /// the step from one row to the next: rows that share biases are copied once.
     ///
     /// # Safety
-    /// The biases must be readable, and `to` must have room for them.
+    /// The biases must be readable, and `to` must have room for whole vectors of them.
     pub(super) unsafe fn pack_bias<R: Number>(
         &self,
+        level: Level,
         rows: Range<usize>,
         columns: Range<usize>,
-        to: *mut R,
-        stride: usize,
+        (to, stride): (*mut R, usize),
     ) -> usize {
         let (rows, step) = if self.row == 0 { (rows.start..rows.start + 1, 0) } else { (rows, stride) };
+        let (biases, width) = (self.columns_from(columns.start), columns.len());
+        let element = self.layout.format.element;
+        let wide = element.is_double() && !R::ELEMENT.is_double();
+        if element != Element::Bool && !wide {
+            // SAFETY: the obligations are the same.
+            unsafe { biases.pack(level, rows, width, LOG2_E, (to, stride)) };
+            return step;
+        }
         for (at, row) in rows.enumerate() {
             // SAFETY: the caller guarantees the room and the elements.
             unsafe {
-                let to = std::slice::from_raw_parts_mut(to.add(at * stride), columns.len());
-                if self.layout.format.element == Element::Bool {
-                    for (column, to) in to.iter_mut().enumerate() {
-                        let takes_part = *self.address(row, columns.start + column) != 0;
-                        *to = if takes_part { R::default() } else { R::from_f64(f64::NEG_INFINITY) };
-                    }
-                } else if self.layout.format.element.is_double() {
+                let to = std::slice::from_raw_parts_mut(to.add(at * stride), width);
+                if wide {
                     let mut wide = [0.0; WORD];
                     for (part, to) in to.chunks_mut(WORD).enumerate() {
                         let wide = &mut wide[..to.len()];
-                        self.read::<f64>(row, columns.start + part * WORD, wide);
+                        self.layout.load(biases.address(row, part * WORD), 1, wide);
                         to.iter_mut().zip(wide).for_each(|(to, bias)| *to = R::from_f64(*bias * LOG2_E));
                     }
                 } else {
-                    self.read(row, columns.start, to);
-                    to.iter_mut().for_each(|bias| *bias = *bias * R::from_f64(LOG2_E));
+                    for (column, to) in to.iter_mut().enumerate() {
+                        let takes_part = *biases.address(row, column) != 0;
+                        *to = if takes_part { R::default() } else { R::from_f64(f64::NEG_INFINITY) };
+                    }
                 }
             }
         }
@@ -241,98 +243,168 @@ impl Matrix {
     }
 }
 
-/// Copies rows that lie as they are computed with. Those ahead are prefetched: each may be on a page of its own.
-struct Rows<R> {
-    from: *const R,
-    /// From one row to the next, in bytes.
-    row: isize,
-    count: usize,
-    /// A multiple of [`PARTS`].
-    width: usize,
-    to: *mut R,
-}
-
 /// Rows that are transposed together.
 const SIDE: usize = 8;
 const _: () = assert!(SIDE * WIDEST <= QUERIES * PART, "they fit a tile");
-/// Rows to prefetch.
+
+/// Vectors of the floats that are computed with.
+type Vector<R, S> = <<R as Number>::Level<S> as Floats<R>>::F;
+
+/// Elements that are loaded and stored as vectors of R.
+trait Packed<R: Number>: Copy + Default {
+    /// # Safety
+    /// A vector of elements must be readable.
+    unsafe fn load<S: Simd>(simd: S, from: *const Self) -> Vector<R, S>;
+    /// # Safety
+    /// A vector of elements must be writeable.
+    unsafe fn store<S: Simd>(simd: S, to: *mut Self, a: Vector<R, S>);
+}
+
+impl<R: Number> Packed<R> for R {
+    #[inline(always)]
+    unsafe fn load<S: Simd>(simd: S, from: *const Self) -> Vector<R, S> {
+        // SAFETY: the obligations are the same.
+        unsafe { R::floats(simd).load_floats(from) }
+    }
+    #[inline(always)]
+    unsafe fn store<S: Simd>(simd: S, to: *mut Self, a: Vector<R, S>) {
+        // SAFETY: the obligations are the same.
+        unsafe { R::floats(simd).store_floats(to, a) };
+    }
+}
+
+macro_rules! halves {
+    ($($half:ty, $load:ident, $store:ident;)+) => {$(
+        impl Packed<f32> for $half {
+            #[inline(always)]
+            unsafe fn load<S: Simd>(simd: S, from: *const Self) -> Vector<f32, S> {
+                // SAFETY: the obligations are the same.
+                unsafe { simd.$load(from) }
+            }
+            #[inline(always)]
+            unsafe fn store<S: Simd>(simd: S, to: *mut Self, a: Vector<f32, S>) {
+                // SAFETY: the obligations are the same.
+                unsafe { simd.$store(to, a) };
+            }
+        }
+    )+};
+}
+halves! {
+    f16, load_f16, store_f16;
+    bf16, load_bf16, store_bf16;
+}
+
+/// Rows of elements in memory, and as many of floats.
+#[derive(Clone, Copy)]
+struct Places {
+    /// From one row of elements to the next, in bytes.
+    row: isize,
+    count: usize,
+    width: usize,
+    /// From one row of floats to the next.
+    stride: usize,
+    /// What is copied is multiplied with this.
+    factor: f64,
+}
+
+/// Rows to prefetch: each may be on a page of its own.
 const AHEAD: isize = 12;
 
-impl<R: Number> Kernel for Rows<R> {
+/// Copies elements to floats, with zeros up to a whole vector.
+struct Loads<R, T> {
+    from: *const T,
+    to: *mut R,
+    places: Places,
+}
+
+impl<R: Number, T: Packed<R>> Kernel for Loads<R, T> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        for at in 0..self.count {
-            let from = self.from.wrapping_byte_offset(at as isize * self.row);
-            let ahead = from.wrapping_byte_offset(AHEAD * self.row).cast::<u8>();
-            for line in (0..self.width * size_of::<R>()).step_by(LINE) {
+        let Places { row, count, width, stride, factor } = self.places;
+        let (floats, lanes) = (R::floats(simd), R::Level::<S>::LANES);
+        let factor = floats.splat_float(R::from_f64(factor));
+        let whole = width - width % lanes;
+        for at in 0..count {
+            let from = self.from.wrapping_byte_offset(at as isize * row);
+            let ahead = from.wrapping_byte_offset(AHEAD * row).cast::<u8>();
+            for line in (0..width * size_of::<T>()).step_by(LINE) {
                 simd.prefetch(ahead.wrapping_add(line));
             }
             // SAFETY: the caller of `pack` guarantees the room and the elements.
-            unsafe { self.copy(R::floats(simd), from, self.to.add(at * self.width)) };
+            unsafe {
+                let to = self.to.add(at * stride);
+                for column in (0..whole).step_by(lanes) {
+                    floats.store_floats(to.add(column), floats.times(T::load(simd, from.add(column)), factor));
+                }
+                if whole < width {
+                    let mut rest = [T::default(); PARTS];
+                    rest.as_mut_ptr().copy_from_nonoverlapping(from.add(whole), width - whole);
+                    floats.store_floats(to.add(whole), floats.times(T::load(simd, rest.as_ptr()), factor));
+                    if whole + lanes < padded(width) {
+                        floats.store_floats(to.add(whole + lanes), floats.splat_float(R::default()));
+                    }
+                }
+            }
         }
     }
 }
 
-impl<R: Number> Rows<R> {
-    /// # Safety
-    /// As for `pack`.
-    #[inline(always)]
-    unsafe fn copy<S: Floats<R>>(&self, simd: S, from: *const R, to: *mut R) {
-        for at in (0..self.width).step_by(S::LANES) {
-            // SAFETY: the caller guarantees the row, and its width is a multiple of a vector.
-            unsafe { simd.store_floats(to.add(at), simd.load_floats(from.add(at))) };
-        }
-    }
-}
-
-/// Writes rows that lie as they are computed with.
-struct Stores<R> {
+/// Copies floats to elements, or adds them.
+struct Stores<R, T> {
     from: *const R,
-    stride: usize,
-    to: *mut R,
-    /// From one row to the next, in bytes.
-    row: isize,
-    count: usize,
-    /// A multiple of [`PARTS`].
-    width: usize,
-    factor: R,
+    to: *mut T,
+    places: Places,
     adds: bool,
 }
 
-impl<R: Number> Kernel for Stores<R> {
+impl<R: Number, T: Packed<R>> Kernel for Stores<R, T> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        for at in 0..self.count {
-            let to = self.to.wrapping_byte_offset(at as isize * self.row);
-            let ahead = to.wrapping_byte_offset(AHEAD * self.row).cast::<u8>();
-            for line in (0..self.width * size_of::<R>()).step_by(LINE) {
+        let Places { row, count, width, stride, .. } = self.places;
+        let lanes = R::Level::<S>::LANES;
+        let whole = width - width % lanes;
+        for at in 0..count {
+            let to = self.to.wrapping_byte_offset(at as isize * row);
+            let ahead = to.wrapping_byte_offset(AHEAD * row).cast::<u8>();
+            for line in (0..width * size_of::<T>()).step_by(LINE) {
                 simd.prefetch_write(ahead.wrapping_add(line));
             }
             // SAFETY: the caller of `store` guarantees the rows.
-            unsafe { self.store(R::floats(simd), self.from.add(at * self.stride), to) };
+            unsafe {
+                let from = self.from.add(at * stride);
+                for column in (0..whole).step_by(lanes) {
+                    self.vector(simd, from.add(column), to.add(column));
+                }
+                if whole < width {
+                    let (mut floats, mut rest) = ([R::default(); PARTS], [T::default(); PARTS]);
+                    floats.as_mut_ptr().copy_from_nonoverlapping(from.add(whole), width - whole);
+                    rest.as_mut_ptr().copy_from_nonoverlapping(to.add(whole), width - whole);
+                    self.vector(simd, floats.as_ptr(), rest.as_mut_ptr());
+                    to.add(whole).copy_from_nonoverlapping(rest.as_ptr(), width - whole);
+                }
+            }
         }
     }
 }
 
-impl<R: Number> Stores<R> {
+impl<R: Number, T: Packed<R>> Stores<R, T> {
     /// # Safety
-    /// As for `Matrix::store`.
+    /// A vector must be readable and writeable.
     #[inline(always)]
-    unsafe fn store<S: Floats<R>>(&self, simd: S, from: *const R, to: *mut R) {
-        let factor = simd.splat_float(self.factor);
-        for at in (0..self.width).step_by(S::LANES) {
-            // SAFETY: the caller guarantees the row, and its width is a multiple of a vector.
-            unsafe {
-                let mut sum = simd.times(simd.load_floats(from.add(at)), factor);
-                if self.adds {
-                    sum = simd.plus(simd.load_floats(to.add(at)), sum);
-                }
-                simd.store_floats(to.add(at), sum);
+    unsafe fn vector<S: Simd>(&self, simd: S, from: *const R, to: *mut T) {
+        let floats = R::floats(simd);
+        // SAFETY: the obligations are the same.
+        unsafe {
+            let factor = floats.splat_float(R::from_f64(self.places.factor));
+            let mut sum = floats.times(floats.load_floats(from), factor);
+            if self.adds {
+                sum = floats.plus(T::load(simd, to), sum);
             }
+            T::store(simd, to, sum);
         }
     }
 }

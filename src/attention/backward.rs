@@ -9,13 +9,13 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use super::arrays::{Array, Results};
 use super::gradients::{Head, Upstream};
 use super::products::{PANEL, Product};
-
+use super::tiles::Edge;
 use super::{Call, Number, PART, QUERIES, Scratch, Split, UNIT, padded, run, threads};
 use crate::error::Error;
 use crate::simd::Level;
 use crate::threads::batches::Interrupt;
 
-/// The gradients of queries, keys and values. Those of queries are floats that are computed in.
+/// The gradients of queries, keys and values.
 pub(crate) struct Gradients {
     pub(crate) query: Array,
     pub(crate) key: Array,
@@ -41,10 +41,27 @@ pub(crate) unsafe fn backward<R: Number>(
     let whole = heads >= 2 * threads()? && one.saturating_mul(parts) <= 16 * UNIT;
     let together = if whole { parts } else { 1 };
     let split = Split { units: heads * parts.div_ceil(together), products: one.saturating_mul(together) };
-    let floats = Head::<R>::floats(call) + PART * (2 * features + width) + QUERIES * features;
+    let mut floats = Head::<R>::floats(call) + PART * (2 * features + width) + QUERIES * features;
     let order = Order::new(shape.batch * shape.heads * shape.queries.div_ceil(QUERIES))?;
+    // Sums of parts are not rounded: half precision needs room for them. A unit has its own, or they are shared.
+    let rounds = gradients.query.format.element != R::ELEMENT;
+    let mut shared = Vec::<R>::new();
+    if rounds && whole {
+        floats += group * shape.queries * features;
+    } else if rounds {
+        let len = shape.batch * shape.heads * shape.queries * features;
+        shared.try_reserve_exact(len).map_err(|_| Error::Memory)?;
+    }
+    let shared = Array::of_floats(shared.as_mut_ptr(), [shape.heads, shape.queries, features]);
     run::<R>(&split, floats, interrupt, |level, units, scratch| {
-        let mut buffers = Buffers::new(call, level, upstream, scratch);
+        let sums = rounds.then(|| {
+            if !whole {
+                return Sums { array: shared, heads: shape.heads };
+            }
+            let first = scratch.take(group * shape.queries * features);
+            Sums { array: Array::of_floats(first, [0, shape.queries, features]), heads: group }
+        });
+        let mut buffers = Buffers::new(call, level, upstream, sums, scratch);
         let failing = Failing(&order);
         for unit in units {
             let (head, first) = (unit / (parts / together), unit % (parts / together) * together);
@@ -101,6 +118,12 @@ impl Drop for Failing<'_> {
     }
 }
 
+/// Sums of parts of the gradients of queries, for so many heads.
+struct Sums {
+    array: Array,
+    heads: usize,
+}
+
 /// Scratch memory of one thread.
 struct Buffers<'a, R> {
     head: Head<'a, R>,
@@ -109,12 +132,21 @@ struct Buffers<'a, R> {
     of_queries: *mut R,
     of_keys: *mut R,
     of_values: *mut R,
+    /// If gradients of queries are rounded.
+    sums: Option<Sums>,
 }
 
 impl<'a, R: Number> Buffers<'a, R> {
-    fn new(call: &'a Call, level: Level, upstream: &'a Upstream, scratch: &'a mut Scratch<R>) -> Self {
+    fn new(
+        call: &'a Call,
+        level: Level,
+        upstream: &'a Upstream,
+        sums: Option<Sums>,
+        scratch: &'a mut Scratch<R>,
+    ) -> Self {
         let [features, width] = [call.shape.features, call.shape.width].map(padded);
         Self {
+            sums,
             keys: scratch.take(PART * features),
             of_queries: scratch.take(QUERIES * features),
             of_keys: scratch.take(PART * features),
@@ -141,14 +173,16 @@ impl<'a, R: Number> Buffers<'a, R> {
         let count = keys.len();
         // SAFETY: the caller guarantees the arrays, and `new` took room for a part.
         unsafe {
-            call.key.matrix(batch, key_head).pack(level, keys.clone(), shape.features, self.keys, features);
+            call.key.matrix(batch, key_head).pack(level, keys.clone(), shape.features, 1.0, (self.keys, features));
             std::slice::from_raw_parts_mut(self.of_keys, count * features).fill(R::default());
             std::slice::from_raw_parts_mut(self.of_values, count * width).fill(R::default());
             self.head.pack_keys([batch, key_head], &keys);
             let group = shape.heads / shape.key_heads;
+            let next = keys.end..shape.keys.min(keys.end + PART);
             for head in key_head * group..(key_head + 1) * group {
                 self.head.pack_queries([batch, head]);
                 let target = gradients.query.matrix(batch, head);
+                let sums = self.sums.as_ref().map(|sums| sums.array.matrix(batch, head % sums.heads));
                 for (block, first) in (0..shape.queries).step_by(QUERIES).enumerate() {
                     let queries = first..shape.queries.min(first + QUERIES);
                     let block = (batch * shape.heads + head) * shape.queries.div_ceil(QUERIES) + block;
@@ -203,8 +237,18 @@ impl<'a, R: Number> Buffers<'a, R> {
                     product.run(level);
                     let results =
                         Results { from: self.of_queries, stride: features, factor: call.scale, adds: part > 0 };
-                    order.in_turn(block, part, || {
-                        target.store(level, queries, shape.features, results);
+                    // Later parts exclude these queries.
+                    let last = Edge::new(&queries, &next, call.causal).columns == 0;
+                    order.in_turn(block, part, || match sums {
+                        Some(sums) if !(part == 0 && last) => {
+                            sums.store(level, queries.clone(), shape.features, results);
+                            if last {
+                                let from: *const R = sums.row(first);
+                                let results = Results { from, stride: features, factor: 1.0, adds: false };
+                                target.store(level, queries, shape.features, results);
+                            }
+                        }
+                        _ => target.store(level, queries, shape.features, results),
                     });
                 }
             }

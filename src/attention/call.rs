@@ -2,7 +2,7 @@
 
 use smallvec::SmallVec;
 
-use super::{Array, Dropout, Number, WIDEST};
+use super::{Array, Dropout, WIDEST};
 use crate::error::{Error, Extents};
 use crate::mask::Mask;
 use crate::operand::Format;
@@ -167,8 +167,8 @@ impl Call {
     }
 
     /// What the products of packed keys with queries are multiplied with: scores are in units of log 2.
-    pub(super) fn factor<R: Number>(&self) -> R {
-        R::from_f64(self.scale * std::f64::consts::LOG2_E)
+    pub(super) fn factor(&self) -> f64 {
+        self.scale * std::f64::consts::LOG2_E
     }
 
     /// The head of keys and values that a head of queries uses.

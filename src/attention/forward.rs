@@ -111,7 +111,7 @@ impl<'a, R: Number> Buffers<'a, R> {
         // SAFETY: the caller guarantees the arrays, and `new` took room for as many rows.
         unsafe {
             let query = call.query.matrix(batch, head);
-            query.pack(level, queries.clone(), shape.features, self.queries, padded(shape.features));
+            query.pack(level, queries.clone(), shape.features, 1.0, (self.queries, padded(shape.features)));
             std::slice::from_raw_parts_mut(self.sums, queries.len() * PARTS).fill(R::default());
             std::slice::from_raw_parts_mut(self.maxima, queries.len()).fill(R::from_f64(f64::NEG_INFINITY));
             for start in (0..shape.keys).step_by(KEYS) {
@@ -119,8 +119,8 @@ impl<'a, R: Number> Buffers<'a, R> {
                 if Edge::new(&queries, &keys, call.causal).columns == 0 {
                     break;
                 }
-                key.transpose(level, keys.clone(), shape.features, call.factor::<R>(), self.keys, self.scores);
-                value.pack(level, keys.clone(), shape.width, self.values, width);
+                key.transpose(level, keys.clone(), shape.features, call.factor(), self.keys, self.scores);
+                value.pack(level, keys.clone(), shape.width, 1.0, (self.values, width));
                 for first in queries.clone().step_by(QUERIES) {
                     let block = first..queries.end.min(first + QUERIES);
                     self.tile(call, level, place, first - queries.start, block, keys.clone());
@@ -144,8 +144,9 @@ impl<'a, R: Number> Buffers<'a, R> {
             let results = Results { from: self.result, stride: width, factor: 1.0, adds: false };
             y.store(level, queries.clone(), shape.width, results);
             if let Some(logarithms) = logarithms {
-                let results = Results { from: self.maxima, stride: 1, factor: 1.0, adds: false };
-                logarithms.matrix(batch, head).store(level, queries, 1, results);
+                let results = Results { from: self.maxima, stride: 0, factor: 1.0, adds: false };
+                let row = logarithms.matrix(batch, head).transposed().columns_from(queries.start);
+                row.store(level, 0..1, queries.len(), results);
             }
         }
     }
@@ -190,7 +191,7 @@ impl<'a, R: Number> Buffers<'a, R> {
             let bias = call.bias.map(|bias| {
                 let [batch, head] = place;
                 let columns = keys.start..keys.start + edge.columns;
-                let step = bias.matrix(batch, head).pack_bias(queries.clone(), columns, self.biases, KEYS);
+                let step = bias.matrix(batch, head).pack_bias(level, queries.clone(), columns, (self.biases, KEYS));
                 (self.biases.cast_const(), step)
             });
             call.dropout.draw(level, place, &queries, keys.start, edge.columns, self.bits);

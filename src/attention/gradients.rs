@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::arrays::Array;
+use super::arrays::{Array, Results};
 use super::products::{PANEL, Product};
 use super::softmax::{Gradient, folded};
 use super::tiles::{Bits, Edge};
@@ -78,12 +78,12 @@ impl<'a, R: Number> Head<'a, R> {
         // SAFETY: the caller guarantees the arrays, and `new` took room for a part.
         unsafe {
             let key = call.key.matrix(batch, key_head);
-            key.transpose(level, keys.clone(), shape.features, call.factor::<R>(), self.keys, self.weights);
+            key.transpose(level, keys.clone(), shape.features, call.factor(), self.keys, self.weights);
             call.value.matrix(batch, key_head).transpose(
                 level,
                 keys.clone(),
                 shape.width,
-                R::from_f64(1.0),
+                1.0,
                 self.values,
                 self.weights,
             );
@@ -106,9 +106,9 @@ impl<'a, R: Number> Head<'a, R> {
         // SAFETY: the caller guarantees the arrays, and `new` took room for all queries.
         unsafe {
             let query = self.call.query.matrix(batch, head);
-            query.pack(level, 0..shape.queries, shape.features, self.queries, features);
-            dy.pack(level, 0..shape.queries, shape.width, self.upstream, width);
-            sums.pack(level, 0..shape.queries, 1, self.sums, 1);
+            query.pack(level, 0..shape.queries, shape.features, 1.0, (self.queries, features));
+            dy.pack(level, 0..shape.queries, shape.width, 1.0, (self.upstream, width));
+            sums.transposed().pack(level, 0..1, shape.queries, 1.0, (self.sums, 0));
             for sum in std::slice::from_raw_parts_mut(self.sums, shape.queries) {
                 let binary = sum.to_f64() * std::f64::consts::LOG2_E;
                 // Where all scores are -inf, weights are 0.
@@ -118,7 +118,7 @@ impl<'a, R: Number> Head<'a, R> {
             const ROWS: usize = QUERIES * PART / WIDEST;
             for first in (0..shape.queries).step_by(ROWS) {
                 let rows = first..shape.queries.min(first + ROWS);
-                y.pack(level, rows.clone(), shape.width, self.weights, width);
+                y.pack(level, rows.clone(), shape.width, 1.0, (self.weights, width));
                 for (at, row) in rows.enumerate() {
                     let y = std::slice::from_raw_parts(self.weights.add(at * width), width);
                     let dy = std::slice::from_raw_parts(self.upstream.add(row * width), width);
@@ -172,7 +172,7 @@ impl<'a, R: Number> Head<'a, R> {
             let bias = call.bias.map(|bias| {
                 let columns = keys.start..keys.start + edge.columns;
                 let bias = bias.matrix(place[0], place[1]);
-                (self.biases.cast_const(), bias.pack_bias(queries.clone(), columns, self.biases, PART))
+                (self.biases.cast_const(), bias.pack_bias(self.level, queries.clone(), columns, (self.biases, PART)))
             });
             call.dropout.draw(self.level, place, queries, keys.start, edge.columns, self.bits);
             self.level.run(Gradient {
@@ -227,14 +227,17 @@ pub(crate) unsafe fn bias_gradient<R: Number>(
                             for first in (0..shape.queries).step_by(QUERIES) {
                                 let queries = first..shape.queries.min(first + QUERIES);
                                 let columns = packed.tile([batch, head], &queries, &keys);
+                                let from = packed.gradients;
                                 let target = gradient.matrix(batch, head);
-                                for (at, row) in queries.enumerate() {
-                                    let from = std::slice::from_raw_parts(packed.gradients.add(at * PART), columns);
-                                    if own[3] == 1 {
-                                        target.add(row, 0, &[from.iter().fold(R::default(), |sum, one| sum + *one)]);
-                                    } else {
-                                        target.add(row, keys.start, from);
+                                let results = Results { from, stride: PART, factor: 1.0, adds: true };
+                                if own[3] == 1 {
+                                    for at in 0..queries.len() {
+                                        let row = std::slice::from_raw_parts_mut(from.add(at * PART), columns.max(1));
+                                        row[0] = row[..columns].iter().fold(R::default(), |sum, one| sum + *one);
                                     }
+                                    target.store(level, queries, 1, results);
+                                } else {
+                                    target.columns_from(keys.start).store(level, queries, columns, results);
                                 }
                             }
                         }

@@ -63,7 +63,7 @@ pub(super) fn attention<'py>(
     checked.run(mask.py(), run)
 }
 
-/// Writes the gradients of queries, keys and values. That of queries has the dtype that is computed in.
+/// Writes the gradients of queries, keys and values.
 #[pyfunction]
 pub(super) fn attention_backward<'py>(
     outputs: Outputs<'py>,
@@ -76,7 +76,7 @@ pub(super) fn attention_backward<'py>(
     checked.call.drop(&mask.get().0)?;
     let upstream = checked.upstream(&outputs)?;
     let gradients = Gradients {
-        query: checked.written(&gradients.0, checked.computed(), Axes::Queries, "dq")?,
+        query: checked.written(&gradients.0, checked.element, Axes::Queries, "dq")?,
         key: checked.written(&gradients.1, checked.element, Axes::Keys, "dk")?,
         value: checked.written(&gradients.2, checked.element, Axes::KeyValues, "dv")?,
     };

@@ -197,10 +197,9 @@ def scaled_dot_product_attention_backward(
     probability(p)
     check_forward_mask(training, rng, mask)
     recipe = call.recipe(p, training, rng, mask)
-    dtypes = (call.computed, call.dtype, call.dtype)
-    dq, dk, dv = map(np.empty_like, call.inputs[:3], dtypes)
+    dq, dk, dv = (np.empty_like(array, call.dtype) for array in call.inputs[:3])
     _core.attention_backward(outputs, call.inputs, call.options, recipe, (dq, dk, dv))
-    gradients = [dq.astype(call.dtype, copy=False), dk, dv]
+    gradients = [dq, dk, dv]
     if return_dattn_mask and bias is not None:
         of_bias = np.zeros(bias.shape, call.computed)
         _core.attention_bias_gradient(outputs, call.inputs, call.options, recipe, of_bias)

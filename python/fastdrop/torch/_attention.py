@@ -251,12 +251,10 @@ def _backward(
     bias = inputs[3]
     if recipe.p == 1.0:
         return tuple(torch.zeros_like(x) for x in inputs[: 3 + wanted])
-    dtypes = (lse.dtype, y.dtype, y.dtype)
-    gradients = [empty_like(x, dtype)[0] for x, dtype in zip(inputs[:3], dtypes, strict=True)]
+    gradients = [empty_like(x, y.dtype)[0] for x in inputs[:3]]
     outputs, arrays = lent(dy, y, lse), lent(*inputs)
     options = (settings.scale, settings.causal, _threads())
     _core.attention_backward(outputs, arrays, options, recipe, lent(*gradients))
-    gradients[0] = gradients[0].to(y.dtype)
     if wanted:
         of_bias = torch.zeros(bias.shape, dtype=lse.dtype)
         _core.attention_bias_gradient(outputs, arrays, options, recipe, *lent(of_bias))
