@@ -4,7 +4,6 @@
 compile_error!("fastdrop indexes elements with 64 bits, and needs a 64-bit CPU");
 
 // `unsafe` is denied, except in the modules that give their reason here.
-#[cfg(feature = "python")]
 #[allow(unsafe_code, reason = "tiles of the caller's arrays are copied and multiplied through raw pointers")]
 mod attention;
 #[allow(unsafe_code, reason = "carries the addresses of the caller's arrays to kernels and threads")]
@@ -12,6 +11,8 @@ mod driver;
 mod error;
 #[cfg(feature = "rand_core")]
 mod generator;
+#[allow(unsafe_code, reason = "borrowed slices and views become addresses")]
+mod heads;
 #[allow(unsafe_code, reason = "kernels work on strided memory of the caller's through raw pointers")]
 mod kernel;
 mod mask;
@@ -37,6 +38,7 @@ mod words;
 pub use error::{Error, Extents};
 #[cfg(feature = "rand_core")]
 pub use generator::KeyRng;
+pub use heads::{Attention, Bias, Real, Tensor, TensorMut};
 pub use kernel::formula::{Formula, Numbers};
 pub use mask::Mask;
 pub use operand::Float;

@@ -15,7 +15,7 @@ use crate::walk::source::{MaskArray, Source};
 use crate::walk::{Axes, Axis};
 
 /// Calls on slices cannot be interrupted.
-const NEVER: Interrupt<'static> = &|| false;
+pub(crate) const NEVER: Interrupt<'static> = &|| false;
 
 impl Mask {
     /// `kept ? x * scale : 0` for all elements in C order; scale `None` is 1 / (1 - p).

@@ -10,7 +10,7 @@ use super::arrays::{Array, Results};
 use super::gradients::{Head, Upstream};
 use super::products::{PANEL, Product};
 use super::tiles::Edge;
-use super::{Call, Number, PART, QUERIES, Scratch, Split, UNIT, padded, run, threads};
+use super::{Call, Number, PART, QUERIES, Scratch, Split, UNIT, WIDEST, padded, run, threads};
 use crate::error::Error;
 use crate::simd::Level;
 use crate::threads::batches::Interrupt;
@@ -32,6 +32,10 @@ pub(crate) unsafe fn backward<R: Number>(
     gradients: &Gradients,
     interrupt: Interrupt<'_>,
 ) -> Result<(), Error> {
+    if call.dropout.drops_all() {
+        // SAFETY: the obligations are the same.
+        return unsafe { zeros::<R>(call, gradients) };
+    }
     let shape = call.shape;
     let heads = shape.batch * shape.key_heads;
     let parts = shape.keys.div_ceil(PART).max(1);
@@ -74,6 +78,27 @@ pub(crate) unsafe fn backward<R: Number>(
         }
         drop(failing);
     })
+}
+
+/// Writes gradients where all weights are dropped: 0, whatever the numbers are.
+///
+/// # Safety
+/// As for `backward`.
+unsafe fn zeros<R: Number>(call: &Call, gradients: &Gradients) -> Result<(), Error> {
+    let (level, shape, zeros) = (Level::current()?, &call.shape, [R::default(); WIDEST]);
+    let arrays = [
+        (gradients.query, shape.heads, shape.queries, shape.features),
+        (gradients.key, shape.key_heads, shape.keys, shape.features),
+        (gradients.value, shape.key_heads, shape.keys, shape.width),
+    ];
+    for (array, heads, rows, width) in arrays {
+        for at in 0..shape.batch * heads {
+            let results = Results { from: zeros.as_ptr(), stride: 0, factor: 1.0, adds: false };
+            // SAFETY: the caller guarantees the arrays, and no row is wider than the zeros.
+            unsafe { array.matrix(at / heads, at % heads).store(level, 0..rows, width, results) };
+        }
+    }
+    Ok(())
 }
 
 /// How many parts were added to each block of queries.

@@ -109,6 +109,8 @@ impl Call {
         };
         let [query, key, value] = [query, key, value].map(|operand| operand.array(operand.strides));
         let dropout = Dropout::none();
+        // No sum with it overflows, and it excludes the same.
+        let causal = causal.map(|offset| offset.clamp(-(shape.queries as isize), shape.keys as isize));
         let mut call = Self { shape, has_batch: ndim == 4, query, key, value, bias: None, scale, causal, dropout };
         call.bias = bias.map(|bias| call.broadcast(bias)).transpose()?;
         Ok(call)
@@ -137,6 +139,12 @@ impl Call {
             Axes::Weights => &[heads, queries, keys],
         };
         self.has_batch.then_some(batch).into_iter().chain(last.iter().copied()).collect()
+    }
+
+    /// The number of weights.
+    #[cfg(feature = "python")]
+    pub(crate) fn size(&self) -> usize {
+        self.extents(Axes::Weights).into_iter().fold(1, usize::saturating_mul)
     }
 
     /// Another array of the call, with these axes.

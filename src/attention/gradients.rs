@@ -196,7 +196,7 @@ impl<'a, R: Number> Head<'a, R> {
 /// A unit has all elements of the call that share a bias, so nobody else adds to it.
 ///
 /// # Safety
-/// As for `backward`; `gradient` must be zeros, of floats that are computed in, with steps of 0 along shared axes.
+/// As for `backward`; `gradient` must be of floats that are computed in, with steps of 0 along shared axes.
 pub(crate) unsafe fn bias_gradient<R: Number>(
     call: &Call,
     upstream: &Upstream,
@@ -204,6 +204,9 @@ pub(crate) unsafe fn bias_gradient<R: Number>(
     own: [usize; 4],
     interrupt: Interrupt<'_>,
 ) -> Result<(), Error> {
+    if call.dropout.drops_all() {
+        return Ok(());
+    }
     let shape = call.shape;
     let parts = shape.keys.div_ceil(PART);
     let together = if own[3] == 1 { parts.max(1) } else { 1 };

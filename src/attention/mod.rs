@@ -29,7 +29,7 @@ use crate::threads::room::has_memory;
 use crate::threads::{Units, threads_of_call};
 pub(crate) use arrays::Array;
 pub(crate) use backward::{Gradients, backward};
-pub(crate) use call::{Axes, Call, Operand, Shape};
+pub(crate) use call::{Axes, Call, Operand};
 pub(crate) use forward::forward;
 pub(crate) use gradients::{Upstream, bias_gradient};
 pub(crate) use tiles::Dropout;

@@ -66,6 +66,11 @@ impl Dropout {
         Self { threshold, sampler, origin: mask.origin(), steps, scale: mask.probability().inverted_scale() }
     }
 
+    /// Whether no weight is kept.
+    pub(super) fn drops_all(&self) -> bool {
+        self.threshold == Threshold::DropAll
+    }
+
     /// Draws the keep bits of a tile.
     pub(super) fn draw(
         &self,

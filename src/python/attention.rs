@@ -12,7 +12,7 @@ use super::calls::{checked_element, is_bool};
 use super::mask::PyMask;
 use super::tensors;
 use super::view::{Held, View};
-use crate::attention::{Array, Axes, Call, Gradients, Operand, Shape, Upstream, backward, bias_gradient, forward};
+use crate::attention::{Array, Axes, Call, Gradients, Operand, Upstream, backward, bias_gradient, forward};
 use crate::error::Error;
 use crate::operand::Element;
 use crate::threads::batches::Interrupt;
@@ -231,8 +231,7 @@ impl<'py> Checked<'py> {
         py: Python<'_>,
         work: impl FnOnce(&Call, Interrupt<'_>, bool) -> Result<(), Error> + Send,
     ) -> PyResult<()> {
-        let Shape { batch, heads, queries, keys, .. } = self.call.shape;
-        let much = batch.saturating_mul(heads).saturating_mul(queries).saturating_mul(keys) >= DETACH;
+        let much = self.call.size() >= DETACH;
         let mut held = Held::default();
         if much {
             self.inputs.iter().chain(&self.results).for_each(|view| held.hold(view));

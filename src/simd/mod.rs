@@ -24,7 +24,6 @@ pub(crate) mod aes;
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
-#[cfg_attr(not(feature = "python"), allow(dead_code, reason = "only attention computes with them, for Python so far"))]
 mod floats;
 #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
 mod neon;
