@@ -5,12 +5,14 @@
 
 use std::fmt::Debug;
 
-use fastdrop::{Error, Float, Formula, Key, Level, Mask, Numbers, set_num_threads};
+use fastdrop::{
+    Attention, Bias, Error, Float, Formula, Key, Level, Mask, Numbers, Real, Tensor, TensorMut, set_num_threads,
+};
 use half::{bf16, f16};
 
 /// Cases of the default campaign, and its digest.
 const CASES: u64 = 400;
-const DIGEST: u64 = 0xE930_6595_ED6F_0072;
+const DIGEST: u64 = 0xB9F7_03F3_6F0F_D2CC;
 
 /// The generator of Steele, Lea and Flood ("SplitMix"), so that the cases do not depend on what is tested.
 struct Random(u64);
@@ -42,6 +44,7 @@ impl Digest {
 /// An element type, as bit patterns.
 trait Bits: Float + Debug {
     fn from_bits64(bits: u64) -> Self;
+    fn from_number(number: f64) -> Self;
     /// Bits of the number, the same for every NaN.
     fn to_bits64(self) -> u64;
     /// Its bits, including a NaN's payload.
@@ -49,10 +52,13 @@ trait Bits: Float + Debug {
 }
 
 macro_rules! bits {
-    ($($type:ty, $bits:ty;)+) => {$(
+    ($($type:ty, $bits:ty, $from_number:expr;)+) => {$(
         impl Bits for $type {
             fn from_bits64(bits: u64) -> Self {
                 Self::from_bits(bits as $bits)
+            }
+            fn from_number(number: f64) -> Self {
+                $from_number(number)
             }
             fn to_bits64(self) -> u64 {
                 if self.is_nan() { u64::MAX } else { u64::from(self.to_bits()) }
@@ -64,10 +70,10 @@ macro_rules! bits {
     )+};
 }
 bits! {
-    f32, u32;
-    f64, u64;
-    f16, u16;
-    bf16, u16;
+    f32, u32, |number| number as f32;
+    f64, u64, |number| number;
+    f16, u16, f16::from_f64;
+    bf16, u16, bf16::from_f64;
 }
 
 fn probability(random: &mut Random) -> f64 {
@@ -164,6 +170,79 @@ fn values<T: Bits>(random: &mut Random, mask: &Mask, digest: &mut Digest, payloa
     }
 }
 
+/// Attention and its gradients, for one element type.
+fn attention<T: Bits + Real>(random: &mut Random, large: bool, digest: &mut Digest)
+where
+    T::Wide: Bits,
+{
+    let mut length = |most: u64| 1 + random.below(most) as usize;
+    let (batch, key_heads, group) = (length(2), length(2), length(2));
+    let (queries, keys) = if large { (130 - length(9), 300 - length(9)) } else { (length(70), length(140)) };
+    let (features, width) = (length(12), length(20));
+    let heads = key_heads * group;
+    let axes = |[heads, rows, columns]: [usize; 3]| [batch, heads, rows, columns];
+    let [of_q, of_k, of_v, of_y] =
+        [[heads, queries, features], [key_heads, keys, features], [key_heads, keys, width], [heads, queries, width]]
+            .map(axes);
+    let [of_weights, of_rows] = [[heads, queries, keys], [batch, heads, queries]].map(|axes| axes.to_vec());
+    let of_weights = [vec![batch], of_weights].concat();
+    let of_bias: Vec<usize> = of_weights.iter().map(|len| if random.below(2) == 0 { 1 } else { *len }).collect();
+    let size = |shape: &[usize]| shape.iter().product::<usize>();
+
+    let mut bytes = [0; 16];
+    bytes[..8].copy_from_slice(&random.next().to_le_bytes());
+    let start: Vec<u64> = of_weights.iter().map(|_| random.below(300)).collect();
+    let extent: Vec<u64> = of_weights.iter().map(|len| *len as u64).collect();
+    let whole: Vec<u64> = extent.iter().zip(&start).map(|(extent, start)| extent + start + random.below(2)).collect();
+    let mask = Mask::new(&whole, probability(random), Key::from_bytes(bytes)).unwrap();
+    let mask = mask.region(&start, &extent).unwrap();
+
+    let mut numbers = |shape: &[usize]| -> Vec<T> {
+        let mut number = || T::from_number(random.below(1 << 20) as f64 / f64::from(1 << 18) - 2.0);
+        (0..size(shape)).map(|_| number()).collect()
+    };
+    let [mut q, k, v, dy] = [&of_q, &of_k, &of_v, &of_y].map(|shape| numbers(shape));
+    let added = numbers(&of_bias);
+    let seen: Vec<bool> = added.iter().map(|bias| bias.to_bits64() % 3 != 0).collect();
+    if random.below(8) == 0 {
+        let special = [f64::NAN, f64::INFINITY, -0.0, 1e30][random.below(4) as usize];
+        q[random.below(size(&of_q) as u64) as usize] = T::from_number(special);
+    }
+    let (kind, causal) = (random.below(3), random.below(2) == 0);
+    let offset = random.below(keys as u64) as isize - queries as isize / 2;
+    let lengths = [&of_y[..], &of_rows, &of_q, &of_k, &of_v, &of_bias].map(size);
+    let bits = everywhere::<f64>(lengths.iter().sum(), "attention", |out| {
+        let [q, k, v] = [Tensor::new(&q, &of_q)?, Tensor::new(&k, &of_k)?, Tensor::new(&v, &of_v)?];
+        let bias = match kind {
+            0 => None,
+            1 => Some(Bias::Seen(Tensor::new(&seen, &of_bias)?)),
+            _ => Some(Bias::Added(Tensor::new(&added, &of_bias)?)),
+        };
+        let attention = Attention { bias, causal: causal.then_some(offset), ..Attention::new(&mask, q, k, v) };
+        let [mut y, mut dq, mut dk, mut dv] =
+            [0, 2, 3, 4].map(|which| vec![T::from_bits64(0x5A5A_5A5A_5A5A_5A5A); lengths[which]]);
+        let [mut lse, mut dbias] = [1, 5].map(|which| vec![T::Wide::from_number(0.0); lengths[which]]);
+        let rows = TensorMut::new(&mut lse, &of_rows)?;
+        attention.forward(TensorMut::new(&mut y, &of_y)?, Some(rows))?;
+        let results = || Ok::<_, Error>([Tensor::new(&dy, &of_y)?, Tensor::new(&y, &of_y)?]);
+        let gradients =
+            [TensorMut::new(&mut dq, &of_q)?, TensorMut::new(&mut dk, &of_k)?, TensorMut::new(&mut dv, &of_v)?];
+        let [given, result] = results()?;
+        attention.backward(given, result, Tensor::new(&lse, &of_rows)?, gradients)?;
+        if kind > 1 {
+            let [given, result] = results()?;
+            let target = TensorMut::new(&mut dbias, &of_bias)?;
+            attention.bias_gradient(given, result, Tensor::new(&lse, &of_rows)?, target)?;
+        }
+        let of_wide = |numbers: Vec<T::Wide>| numbers.into_iter().map(T::Wide::to_bits64);
+        let others = [y, dq, dk, dv].into_iter().flatten().map(T::to_bits64);
+        let all = others.chain(of_wide(lse)).chain(of_wide(dbias));
+        out.iter_mut().zip(all).for_each(|(out, bits)| *out = f64::from_bits(bits));
+        Ok(())
+    });
+    bits.iter().for_each(|bits| digest.add(&bits.to_bits64().to_le_bytes()));
+}
+
 #[test]
 fn a_campaign_has_one_digest_everywhere() {
     let cases = std::env::var("FASTDROP_CASES").map_or(CASES, |cases| cases.parse().unwrap());
@@ -179,6 +258,15 @@ fn a_campaign_has_one_digest_everywhere() {
             1 => values::<f64>(&mut random, &mask, &mut digest, &mut payloads),
             2 => values::<f16>(&mut random, &mask, &mut digest, &mut payloads),
             _ => values::<bf16>(&mut random, &mask, &mut digest, &mut payloads),
+        }
+        // One in three, because the portable level takes long.
+        let large = case % 400 < 4;
+        match case % 12 {
+            0 => attention::<f32>(&mut random, large, &mut digest),
+            1 => attention::<f64>(&mut random, large, &mut digest),
+            2 => attention::<f16>(&mut random, large, &mut digest),
+            3 => attention::<bf16>(&mut random, large, &mut digest),
+            _ => {}
         }
         let mut uniforms = [0; 40];
         mask.key().uniforms(random.next() >> 1, &mut uniforms).unwrap();
