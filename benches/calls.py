@@ -28,6 +28,12 @@ def cases() -> dict[str, tuple[str, Run]]:
     o, o_large, o_images = np.zeros_like(x), np.zeros_like(large), np.zeros_like(images)
     layer, add = fd.Dropout(0.5, rng=key), fd.DropoutAdd(0.5, rng=key)
     layer(x)
+    heads = np.ones((1, 2, 32, 16), np.float32)
+
+    def attend() -> None:
+        y, lse = fd.scaled_dot_product_attention(heads, heads, heads, 0.1, rng=key, return_lse=True)
+        fd.scaled_dot_product_attention_backward(y, heads, heads, heads, y, lse, 0.1, rng=key)
+
     return {
         MULTIPLY: (MULTIPLY, lambda: np.multiply(x, 2, out=o)),
         "dropout(x, 0.5, rng=key, out=o)": (MULTIPLY, lambda: fd.dropout(x, 0.5, rng=key, out=o)),
@@ -40,6 +46,7 @@ def cases() -> dict[str, tuple[str, Run]]:
         "dropout2d": (MULTIPLY, lambda: fd.dropout2d(images, 0.5, rng=key, out=o_images)),
         "drop_path": (MULTIPLY, lambda: fd.drop_path(images, 0.5, rng=key, out=o_images)),
         "locked_dropout": (MULTIPLY, lambda: fd.locked_dropout(images, 0.5, rng=key, out=o_images)),
+        "scaled_dot_product_attention and gradients": (COPY, attend),
         SEED: (SEED, lambda: np.random.default_rng(1).integers(0, 2**64, 2, np.uint64)),
         "dropout(x, 0.5, rng=1)": (SEED, lambda: fd.dropout(x, 0.5, rng=1)),
         COPY: (COPY, lambda: np.copyto(o_large, large)),

@@ -36,6 +36,8 @@ CASES = [
     "noise",
     "gelu p=0.5",
     "gelu by tanh p=0.5",
+    "attention",
+    "attention in bfloat16",
 ]
 PYTHON = [
     "dropout(x, 0.5, rng=key, out=o)",
@@ -43,6 +45,7 @@ PYTHON = [
     "dropout(x, training=False)",
     "Dropout(0.5)(x)",
     "dropout2d",
+    "scaled_dot_product_attention and gradients",
 ]
 MARGIN = 0.05
 PYTHON_MARGIN = 0.1  # the interpreter and the C library of the machine are in these counts
@@ -137,7 +140,7 @@ def main() -> int:
         return 0
     recorded = json.loads(machine.record.read_text(encoding="utf-8"))
     failed = False
-    print(f"{'case':<34}{'recorded':>12}{'now':>12}{'change':>10}")
+    print(f"{'case':<44}{'recorded':>12}{'now':>12}{'change':>10}")
     for case, now in counts.items():
         change = now / recorded[case] - 1
         margin = PYTHON_MARGIN if case in PYTHON else MARGIN
@@ -145,7 +148,7 @@ def main() -> int:
         failed |= change > margin
         if change < -margin:
             verdict = "  fewer: record anew"
-        print(f"{case:<34}{recorded[case]:>12}{now:>12}{change:>10.1%}{verdict}")
+        print(f"{case:<44}{recorded[case]:>12}{now:>12}{change:>10.1%}{verdict}")
     return int(failed)
 
 

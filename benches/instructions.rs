@@ -4,7 +4,8 @@
 
 use std::hint::black_box;
 
-use fastdrop::{Formula, Key, Mask, Numbers, set_num_threads};
+use fastdrop::{Attention, Formula, Key, Mask, Numbers, Real, Tensor, TensorMut, set_num_threads};
+use half::bf16;
 
 const KEY: Key = Key::from_bytes([7; 16]);
 
@@ -56,6 +57,26 @@ fn fused(formula: Formula, repeats: u32) {
     }
 }
 
+/// Attention and its gradients.
+fn attention<T: Real>(one: T, wide: T::Wide, repeats: u32) {
+    const QUERIES: [usize; 4] = [1, 2, 70, 32];
+    const KEYS: [usize; 4] = [1, 2, 150, 32];
+    let mask = Mask::new(&[1, 2, 70, 150], 0.1, KEY).expect("p is a probability");
+    let (queries, keys) = (vec![one; QUERIES.iter().product()], vec![one; KEYS.iter().product()]);
+    let (mut y, mut dq, mut dk, mut dv) = (queries.clone(), queries.clone(), keys.clone(), keys.clone());
+    let mut lse = vec![wide; 2 * 70];
+    let call = || {
+        let [q, dy] = [(); 2].map(|()| Tensor::new(black_box(&queries), &QUERIES));
+        let [k, v] = [(); 2].map(|()| Tensor::new(black_box(&keys), &KEYS));
+        let attention = Attention::new(&mask, q?, k?, v?);
+        attention.forward(TensorMut::new(&mut y, &QUERIES)?, Some(TensorMut::new(&mut lse, &QUERIES[..3])?))?;
+        let gradients =
+            [TensorMut::new(&mut dq, &QUERIES)?, TensorMut::new(&mut dk, &KEYS)?, TensorMut::new(&mut dv, &KEYS)?];
+        attention.backward(dy?, Tensor::new(&y, &QUERIES)?, Tensor::new(&lse, &QUERIES[..3])?, gradients)
+    };
+    std::iter::repeat_with(call).take(repeats as usize).for_each(|done| done.expect("shapes agree"));
+}
+
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [case, repeats] = arguments.as_slice() else {
@@ -76,6 +97,8 @@ fn main() {
         "noise" => noise(repeats),
         "gelu p=0.5" => fused(Formula::Gelu, repeats),
         "gelu by tanh p=0.5" => fused(Formula::GeluTanh, repeats),
+        "attention" => attention(1.0f32, 1.0, repeats),
+        "attention in bfloat16" => attention(bf16::ONE, 1.0, repeats),
         other => panic!("unknown case {other:?}"),
     }
 }
