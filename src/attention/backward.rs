@@ -42,7 +42,10 @@ pub(crate) unsafe fn backward<R: Number>(
     let [features, width] = [shape.features, shape.width].map(padded);
     let group = shape.heads / shape.key_heads.max(1);
     let one = group * PART * shape.queries.saturating_mul(3 * features + 2 * width).max(1);
-    let whole = heads >= 2 * threads()? && one.saturating_mul(parts) <= 16 * UNIT;
+    // Threads should end together: an odd head would keep one of them busy alone.
+    let threads = threads()?;
+    let even = heads.is_multiple_of(threads) && heads >= 2 * threads || heads >= 8 * threads;
+    let whole = even && one.saturating_mul(parts) <= 16 * UNIT;
     let together = if whole { parts } else { 1 };
     let split = Split { units: heads * parts.div_ceil(together), products: one.saturating_mul(together) };
     let mut floats = Head::<R>::floats(call) + PART * (2 * features + width) + QUERIES * features;

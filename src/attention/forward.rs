@@ -29,9 +29,7 @@ pub(crate) unsafe fn forward<R: Number>(
     let heads = shape.batch * shape.heads;
     let blocks = shape.queries.div_ceil(QUERIES);
     let products = QUERIES.saturating_mul(shape.keys).saturating_mul(shape.features + shape.width).max(1);
-    // Two for each thread: more would pack the same keys again and again.
-    let fair = heads * blocks / (2 * threads()?);
-    let together = fair.clamp(1, BLOCKS).min((UNIT / products).max(1)).min(blocks.max(1));
+    let together = blocks_of_unit(heads, blocks, UNIT / products, threads()?);
     let per_head = blocks.div_ceil(together);
     let split = Split { units: heads * per_head, products: products.saturating_mul(together) };
     let rows = together * QUERIES;
@@ -47,6 +45,13 @@ pub(crate) unsafe fn forward<R: Number>(
             unsafe { buffers.unit(call, level, place, queries, &y, sums.as_ref()) };
         }
     })
+}
+
+/// Blocks of a unit, so that threads end together.
+fn blocks_of_unit(heads: usize, blocks: usize, most: usize, threads: usize) -> usize {
+    // A unit packs its keys, which takes about a fifth of a block.
+    let time = |together: &usize| (heads * blocks.div_ceil(*together)).div_ceil(threads) * (5 * together + 1);
+    (1..=BLOCKS.min(most).min(blocks)).rev().min_by_key(time).unwrap_or(1)
 }
 
 /// Scratch memory of one thread.
@@ -220,5 +225,29 @@ impl<'a, R: Number> Buffers<'a, R> {
             }
             .run(level);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Units of a fixed size would leave a thread alone with the last of 3 or 5.
+    #[test]
+    fn threads_end_together() {
+        for threads in [1, 2, 4] {
+            for heads in 1..12 {
+                for blocks in 8..70 {
+                    let together = blocks_of_unit(heads, blocks, BLOCKS, threads);
+                    let units = heads * blocks.div_ceil(together);
+                    let longest = units.div_ceil(threads) * together;
+                    let fair = (heads * blocks).div_ceil(threads);
+                    assert!(6 * longest <= 7 * fair, "{heads} heads, {blocks} blocks, {threads} threads: {together}");
+                }
+            }
+        }
+        assert_eq!(blocks_of_unit(1, 10, 8, 2), 5);
+        assert_eq!(blocks_of_unit(5, 8, 8, 2), 4);
+        assert_eq!(blocks_of_unit(1, 0, 8, 2), 1);
     }
 }
