@@ -3,6 +3,7 @@
 The weights are never stored, neither for the result nor for the gradients.
 """
 
+import math
 from contextlib import nullcontext
 from functools import partial
 from typing import Any, Literal, Never
@@ -204,9 +205,6 @@ def scaled_dot_product_attention_backward(
         of_bias = np.zeros(bias.shape, call.computed)
         _core.attention_bias_gradient(outputs, call.inputs, call.options, recipe, of_bias)
         gradients.append(of_bias.astype(bias.dtype.newbyteorder("="), copy=False))
-    if recipe.p == 1.0:
-        for gradient in gradients:
-            gradient[...] = 0.0
     return tuple(gradients)
 
 
@@ -308,7 +306,7 @@ class _Call:
         *_, queries, keys = self.weights
         causal = causal_offset(is_causal, queries, keys)
         features = self.inputs[0].shape[-1]
-        factor = max(1, features) ** -0.5 if scale is None else as_finite(scale, "scale")
+        factor = 1.0 / math.sqrt(max(1, features)) if scale is None else as_finite(scale, "scale")
         self.options = (factor, causal, None)
         self.dtype = self.inputs[0].dtype.newbyteorder("=")
         self.computed = np.dtype(np.float64 if self.dtype == np.float64 else np.float32)

@@ -1,6 +1,7 @@
 """Attention with the arguments of ``jax.nn.dot_product_attention``, and dropout of its weights."""
 
 import functools
+import math
 from collections.abc import Sequence
 from typing import Any, Never
 
@@ -246,7 +247,7 @@ def _as_added(x: Any, name: str, weights: tuple[Any, ...]) -> Array:
 def _as_factor(scale: Any, query: Array) -> tuple[Array, float]:
     """Return the queries, and what their products are multiplied with."""
     if scale is None:
-        return query, max(1, query.shape[-1]) ** -0.5
+        return query, 1.0 / math.sqrt(max(1, query.shape[-1]))
     if not isinstance(scale, Array):
         return query, as_finite(scale, "scale")
     if scale.shape != () or not jnp.issubdtype(scale.dtype, jnp.floating):

@@ -6,6 +6,7 @@ differentiation, gradients of gradients, DTensors) takes `_unfused`: the formula
 torch's, with the same mask.
 """
 
+import math
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, NamedTuple
@@ -78,7 +79,7 @@ def attention(
     drawn = source is None or p == 0.0
     if drawn and (torch.compiler.is_exporting() or _tracing() is not None):
         return _exported((query, key, value, bias), p, causal, scale, grouped)
-    factor = float(max(1, query.shape[-1])) ** -0.5 if scale is None else scale
+    factor = 1.0 / math.sqrt(max(1, query.shape[-1])) if scale is None else scale
     settings = Settings(p, factor, causal)
     if (
         2 < query.dim() < 5
@@ -249,8 +250,6 @@ def _backward(
 ) -> tuple[Tensor, ...]:
     """Return the gradients of queries, keys and values, and that of the bias if `wanted`."""
     bias = inputs[3]
-    if recipe.p == 1.0:
-        return tuple(torch.zeros_like(x) for x in inputs[: 3 + wanted])
     gradients = [empty_like(x, y.dtype)[0] for x in inputs[:3]]
     outputs, arrays = lent(dy, y, lse), lent(*inputs)
     options = (settings.scale, settings.causal, _threads())
