@@ -371,6 +371,14 @@ MUTATIONS = [
         modules=("torch",),
     ),
     Mutation(
+        "installed attention takes keys and values of different heads",
+        "python/fastdrop/torch/_install.py",
+        "    if grouped and value.shape[-3] != key.shape[-3]:\n        return False\n",
+        "",
+        (TORCH_ATTENTION + "keys_and_values_may_have_different_numbers_of_heads",),
+        modules=("torch",),
+    ),
+    Mutation(
         "installed attention takes over evaluation",
         "python/fastdrop/torch/_install.py",
         "            if name == _ATTENTION and not attention:\n                continue\n",

@@ -418,6 +418,54 @@ def test_what_the_fused_kernel_lacks_stays_torchs() -> None:
             assert torch.equal(seeded(layers, x, x, x, need_weights=False)[0], fused)
 
 
+def outcome(*inputs: Any, **options: Any) -> Any:
+    """Return the result of a call, or the type of its error, and whether it drew."""
+    torch.manual_seed(0)
+    state = torch.get_rng_state()
+    try:
+        result: Any = theirs.scaled_dot_product_attention(*inputs, **options)
+    except Exception as error:
+        result = type(error)
+    return result, torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("p", [0.0, P])
+@pytest.mark.parametrize(
+    ("shapes", "options"),
+    [
+        (((), (), ()), {}),
+        (((5,), (5,), (5,)), {}),
+        (((2, 6, 5), (2, 9, 4), (2, 9, 5)), {}),
+        (((3, 6, 5), (2, 9, 5), (2, 9, 5)), {}),
+        (((2, 4, 6, 5), (2, 3, 9, 5), (2, 3, 9, 5)), {"enable_gqa": True}),
+        (((6, 5), (9, 5), (9, 5)), {"enable_gqa": True}),
+        (((2, 6, 5), (2, 9, 5), (2, 9, 5)), {"attn_mask": torch.ones(6, 8)}),
+        (((2, 6, 5), (2, 9, 5), (2, 9, 5)), {"attn_mask": torch.ones(6, 9), "is_causal": True}),
+        (((2, 6, 5), (2, 9, 5), None), {}),
+    ],
+)
+def test_installed_attention_refuses_what_torch_refuses(
+    shapes: Any, options: Any, p: float
+) -> None:
+    inputs = [torch.ones(2, 9, 5).half() if one is None else torch.ones(one) for one in shapes]
+    expected = outcome(*inputs, dropout_p=p, **options)
+    assert expected[0] in (RuntimeError, IndexError)
+    with ft.installed(attention=True):
+        assert outcome(*inputs, dropout_p=p, **options) == expected
+
+
+def test_keys_and_values_may_have_different_numbers_of_heads() -> None:
+    """torch repeats each for itself."""
+    q, k, v = tensors((2, 4, 6, 5), (2, 1, 9, 5), (2, 2, 9, 3))
+    expected = theirs.scaled_dot_product_attention(q, k, v, enable_gqa=True)
+    with ft.installed(attention=True):
+        y = theirs.scaled_dot_product_attention(q, k, v, enable_gqa=True)
+        torch.testing.assert_close(y, expected)
+        y = seeded(theirs.scaled_dot_product_attention, q, k, v, None, P, enable_gqa=True)
+    weights = (q @ k.mT * 5**-0.5).softmax(-1)
+    torch.testing.assert_close(y, seeded(F.dropout, weights, P) @ v.repeat_interleave(2, 1))
+
+
 def test_an_encoder_learns_with_fused_attention_as_with_stored_weights() -> None:
     def losses(stores: bool) -> list[float]:
         torch.manual_seed(0)
@@ -461,6 +509,7 @@ X = torch.ones(2, 4, 6, 5)
         ({"query": X.int()}, "query must have dtype float32, .*, got torch.int32"),
         ({"key": X.double()}, "key must have the dtype of query, torch.float32, got torch.float64"),
         ({"value": X.to_sparse()}, "value must be dense, got a tensor of layout torch.sparse_coo"),
+        ({"query": X[0, 0, 0]}, "query must have at least 2 axes, got 1"),
         ({"key": X[..., :4]}, r"key must have the shape \(2, heads, keys, 5\), got \(2, 4, 6, 4\)"),
         ({"value": X[:, :, :5]}, r"value must have the shape \(2, 4, 6, features\), got"),
         (
@@ -490,7 +539,7 @@ X = torch.ones(2, 4, 6, 5)
 def test_bad_input_is_named(changes: Any, sentence: str) -> None:
     arguments = {"query": X, "key": X, "value": X, "dropout_p": P} | changes
     state = torch.get_rng_state()
-    with pytest.raises((ValueError, TypeError), match=sentence):
+    with pytest.raises((ValueError, TypeError, RuntimeError), match=sentence):
         attend(**arguments)
     assert torch.equal(torch.get_rng_state(), state)
 

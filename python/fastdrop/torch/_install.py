@@ -187,7 +187,7 @@ def _attention(
 ) -> Any:
     """Compute attention of any p."""
     inputs = query, key, value, attn_mask
-    if not _takes_attention(inputs, is_causal):
+    if not _takes_attention(inputs, is_causal, enable_gqa):
         arguments = *inputs, dropout_p, is_causal
         return _theirs(_ATTENTION, *arguments, scale=scale, enable_gqa=enable_gqa)
     return _attend(inputs, dropout_p, is_causal, scale, enable_gqa)
@@ -215,7 +215,7 @@ def _attention_with_weights(
     if (
         dropout_p == 0.0
         or dropout_mask is not None
-        or not _takes_attention(inputs, is_causal)
+        or not _takes_attention(inputs, is_causal, enable_gqa)
         or _is_called_by_name(sys._getframe(1))
     ):
         arguments = *inputs, dropout_p, is_causal, dropout_mask
@@ -238,14 +238,20 @@ def _theirs(name: str, *arguments: Any, **options: Any) -> Any:
     return operator._op_dk(torch._C.DispatchKey.CompositeImplicitAutograd, *arguments, **options)
 
 
-def _takes_attention(inputs: tuple[Tensor | None, ...], is_causal: bool) -> bool:
-    """Return whether the fused kernel computes a call."""
-    bias = inputs[3]
+def _takes_attention(inputs: tuple[Any, ...], is_causal: bool, grouped: bool) -> bool:
+    """Return whether the fused kernel computes a call. torch computes or refuses the others."""
+    query, key, value, bias = inputs
     if torch.compiler.is_exporting() or (is_causal and bias is not None):
         return False
-    for x in inputs[:3]:
-        if x is None or not takes(x) or is_distributed(x) or x.numel() == 0 or x.shape[-1] > WIDEST:
+    for x in (query, key, value):
+        if not takes(x) or is_distributed(x) or x.dtype is not query.dtype:
             return False
+        if x.dim() < 2 + grouped or x.numel() == 0 or x.shape[-1] > WIDEST:
+            return False
+    if key.shape[-1] != query.shape[-1] or value.shape[-2] != key.shape[-2]:
+        return False
+    if grouped and value.shape[-3] != key.shape[-3]:
+        return False
     return bias is None or (bias.is_cpu and (bias.dtype is torch.bool or takes(bias)))
 
 

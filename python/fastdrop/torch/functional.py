@@ -461,6 +461,8 @@ def scaled_dot_product_attention(
         _check_tensor(x, name)
         if not takes(x):
             raise _refusal(x, name)
+        if x.dim() < 2:
+            raise RuntimeError(f"{name} must have at least 2 axes, got {x.dim()}")
     if attn_mask is not None and not isinstance(attn_mask, CausalBias):
         _check_tensor(attn_mask, "attn_mask")
         if attn_mask.dtype is not torch.bool and not takes(attn_mask):
