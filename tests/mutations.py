@@ -49,6 +49,7 @@ THREADS, INTERRUPTS, MEMORY, FUZZ, STATE, JAX = (
 ATTENTION = "tests/test_attention.py::test_"
 JAX_ATTENTION = "tests/test_jax_attention.py::test_"
 TORCH_ATTENTION = "tests/test_torch_attention.py::test_"
+TRANSFORMERS = "tests/test_torch_transformers.py::test_"
 TORCH_MEMORY = "tests/test_torch_memory.py::test_"
 TORCH = "tests/test_torch_threads.py::test_"
 FORK = THREADS + "a_fork_keeps_bits_and_gets_helpers_of_its_own"
@@ -377,6 +378,22 @@ MUTATIONS = [
         "",
         (TORCH_ATTENTION + "keys_and_values_may_have_different_numbers_of_heads",),
         modules=("torch",),
+    ),
+    Mutation(
+        "models of transformers lose their position bias",
+        "python/fastdrop/torch/transformers.py",
+        "_both(attention_mask, position_bias)",
+        "_both(attention_mask, None)",
+        (TRANSFORMERS + "models_compute_what_they_do_with_eager_attention",),
+        modules=("torch", "transformers"),
+    ),
+    Mutation(
+        "models of transformers see what is to come",
+        "python/fastdrop/torch/transformers.py",
+        "    if attention_mask is None and query.shape[2] > 1:\n",
+        "    if attention_mask is not None and query.shape[2] > 1:\n",
+        (TRANSFORMERS + "models_compute_what_they_do_with_eager_attention",),
+        modules=("torch", "transformers"),
     ),
     Mutation(
         "installed attention takes over evaluation",

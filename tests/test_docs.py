@@ -72,6 +72,8 @@ def test_docstrings_show_what_happens(name: str) -> None:
         names["torch"] = pytest.importorskip("torch", reason="PyTorch is not installed")
         names["F"] = importlib.import_module("fastdrop.torch").functional
         names["fastdrop"] = fd
+    if name == "fastdrop.torch.transformers":
+        pytest.importorskip("transformers", reason="transformers is not installed")
     if name.startswith("fastdrop.jax"):
         names["jax"] = pytest.importorskip("jax", reason="JAX is not installed")
         pytest.importorskip("flax", reason="Flax is not installed")
@@ -178,7 +180,7 @@ def test_the_reference_describes_every_public_name_once() -> None:
     names = {f"fastdrop.{name}" for name in fd.__all__}
     names -= {"fastdrop.__version__", "fastdrop.schedules", "fastdrop.monte_carlo"}
     modules = ["schedules", "monte_carlo", "dask", "sklearn", "jax", "jax.nnx", "jax.linen"]
-    for module in [*modules, "torch", "torch.functional"]:
+    for module in [*modules, "torch", "torch.functional", "torch.transformers"]:
         names |= {f"fastdrop.{module}.{name}" for name in public(module)}
     names -= {"fastdrop.monte_carlo.MonteCarlo", "fastdrop.torch.functional"}  # are elsewhere
     assert sorted(name for path in pages for name in described(path)) == sorted(names)
