@@ -388,6 +388,14 @@ MUTATIONS = [
         modules=("torch", "transformers"),
     ),
     Mutation(
+        "models of transformers get masks that they add to scores",
+        "python/fastdrop/torch/transformers.py",
+        "                    return False\n",
+        "                    return True\n",
+        (TRANSFORMERS + "models_that_do_not_choose_attention_by_name_refuse_it",),
+        modules=("torch", "transformers"),
+    ),
+    Mutation(
         "models of transformers see what is to come",
         "python/fastdrop/torch/transformers.py",
         "    if attention_mask is None and query.shape[2] > 1:\n",

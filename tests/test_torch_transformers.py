@@ -178,6 +178,15 @@ def test_what_the_kernel_lacks_is_named(options: Any, what: str) -> None:
         attend(torch.nn.Identity(), q, q, q, None, **options)
 
 
+@pytest.mark.parametrize("name", ["Bloom", "Mpt", "MPNet", "BigBird"])
+def test_models_that_do_not_choose_attention_by_name_refuse_it(name: str) -> None:
+    """They would add masks of bools to scores."""
+    kind = getattr(transformers, f"{name}Model")
+    made = kind._from_config(kind.config_class(**SIZES), attn_implementation="fastdrop")
+    with pytest.raises(ValueError, match=r'must be "eager" for .*, whose models do not'):
+        made(input_ids=IDS, attention_mask=SEES)
+
+
 def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(ImportError, match=r"needs transformers 4\.53 or newer, which is not"):

@@ -7,10 +7,11 @@
 >>> model = AutoModel.from_config(config, attn_implementation="fastdrop")
 """
 
+import sys
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fastdrop.torch._attention import WIDEST
 from fastdrop.torch._call import takes
@@ -32,18 +33,18 @@ def register() -> None:
     the model remains torch's, unless `install` or `replace` takes it over.
 
     A call raises ValueError if the model asks for attention weights, or for what the fused kernel
-    lacks: soft caps, sinks and chosen keys. Models that do not choose attention by name ignore the
-    choice or refuse it, as for any name.
+    lacks: soft caps, sinks and chosen keys. So does one of a model that does not choose attention
+    by name, such as Bloom, if it makes masks; others of these, such as XLNet, ignore the choice.
     """
     try:
         from transformers import AttentionInterface, AttentionMaskInterface
-        from transformers.masking_utils import sdpa_mask
+        from transformers.masking_utils import sdpa_mask  # noqa: F401
     except ImportError as error:
         raise ImportError(
             "fastdrop.torch.transformers needs transformers 4.53 or newer, which is not installed"
         ) from error
     AttentionInterface.register("fastdrop", _attend)
-    AttentionMaskInterface.register("fastdrop", sdpa_mask)
+    AttentionMaskInterface.register("fastdrop", _mask)
 
 
 def _attend(
@@ -84,6 +85,38 @@ def _attend(
         scale=scaling, enable_gqa=True,
     )  # fmt: skip
     return y.transpose(1, 2).contiguous(), None
+
+
+def _mask(*arguments: Any, config: Any = None, **options: Any) -> Tensor | None:
+    """Return which weights count, or None, as for "sdpa"."""
+    from transformers.masking_utils import sdpa_mask
+
+    if config is not None and not _choose_by_name(type(config).__module__):
+        raise ValueError(
+            f'attn_implementation must be "eager" for {config.model_type}, whose models do not '
+            'choose attention by name, got "fastdrop"'
+        )
+    return sdpa_mask(*arguments, **options)
+
+
+@torch.compiler.assume_constant_result
+def _choose_by_name(configurations: str) -> bool:
+    """Return whether models choose attention by name, from the module of their configurations.
+
+    Those that do not would add our masks, of bools, to their scores.
+    """
+    package = sys.modules.get(configurations.rpartition(".")[0])
+    for name, module in list(getattr(package, "__dict__", {}).items()):
+        if name.startswith("modeling_") and not hasattr(module, "ALL_ATTENTION_FUNCTIONS"):
+            for thing in vars(module).values():
+                if (
+                    isinstance(thing, type)
+                    and issubclass(thing, nn.Module)
+                    and thing.__module__ == module.__name__
+                    and "Attention" in thing.__name__
+                ):
+                    return False
+    return True
 
 
 def _both(mask: Tensor | None, bias: Tensor | None) -> Tensor | None:
