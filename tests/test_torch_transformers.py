@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -187,7 +188,10 @@ def test_models_that_do_not_choose_attention_by_name_refuse_it(name: str) -> Non
         made(input_ids=IDS, attention_mask=SEES)
 
 
-def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises(ImportError, match=r"needs transformers 4\.53 or newer, which is not"):
+@pytest.mark.parametrize("version", [None, "4.57.1"])
+def test_a_missing_library_is_named(version: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ("AttentionInterface", "AttentionMaskInterface")
+    old = SimpleNamespace(__version__=version, **dict.fromkeys(names))
+    monkeypatch.setitem(sys.modules, "transformers", old if version else None)
+    with pytest.raises(ImportError, match="needs transformers 5 or newer, which is not installed"):
         register()

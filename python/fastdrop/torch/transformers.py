@@ -37,11 +37,13 @@ def register() -> None:
     by name, such as Bloom, if it makes masks; others of these, such as XLNet, ignore the choice.
     """
     try:
-        from transformers import AttentionInterface, AttentionMaskInterface
-        from transformers.masking_utils import sdpa_mask  # noqa: F401
+        from transformers import AttentionInterface, AttentionMaskInterface, __version__
+
+        if int(__version__.partition(".")[0]) < 5:
+            raise ImportError(f"transformers is {__version__}")
     except ImportError as error:
         raise ImportError(
-            "fastdrop.torch.transformers needs transformers 4.53 or newer, which is not installed"
+            "fastdrop.torch.transformers needs transformers 5 or newer, which is not installed"
         ) from error
     AttentionInterface.register("fastdrop", _attend)
     AttentionMaskInterface.register("fastdrop", _mask)
