@@ -8,7 +8,7 @@ use crate::simd::Level;
 use crate::stream::bernoulli::Sampler;
 use crate::threads::batches::{self, Interrupt};
 use crate::threads::room::has_memory;
-use crate::threads::threads_of_call;
+use crate::threads::{lends_team, threads_of_call};
 use crate::walk::short_rows::{ShortRows, joins};
 use crate::walk::source::{Drawn, Source, TileBuffer};
 use crate::walk::transposed::{Buffers, Transposed};
@@ -41,15 +41,20 @@ struct Sizes {
 impl Sizes {
     /// Keep bits applied to elements: about 0.1 ns each.
     const APPLIED: Self = Self { unit: 4 * TILE, parallel: 64 * TILE, batch: 1024 * TILE };
+    /// The same with threads of OpenMP's, which are awake, and have some of the elements in their caches.
+    const APPLIED_BY_TEAM: Self = Self { unit: TILE, parallel: 4 * TILE, ..Self::APPLIED };
     /// Keep bits alone: a tenth of that.
     const BITS: Self = Self { unit: 32 * TILE, parallel: 256 * TILE, batch: 1024 * TILE };
     /// Normals and uniforms: tens of operations each.
     const VALUES: Self = Self { unit: TILE / 2, parallel: 4 * TILE, batch: 128 * TILE };
 
-    fn of(source: &Source, operation: &Operation<'_>) -> Self {
+    fn of(source: &Source, operation: &Operation<'_>, total: usize) -> Self {
         match (source, operation) {
             (Source::Normals(..) | Source::Uniforms(..), _) => Self::VALUES,
             (_, Operation::Pack | Operation::Count(_)) => Self::BITS,
+            _ if (Self::APPLIED_BY_TEAM.parallel..Self::APPLIED.parallel).contains(&total) && lends_team() => {
+                Self::APPLIED_BY_TEAM
+            }
             _ => Self::APPLIED,
         }
     }
@@ -74,7 +79,7 @@ pub(crate) unsafe fn run(
     if total == 0 {
         return Ok(());
     }
-    let sizes = Sizes::of(source, &operation);
+    let sizes = Sizes::of(source, &operation, total);
     let threads = if total < sizes.parallel { 1 } else { threads_of_call()? };
     // `rows` makes at most this many units, so at most this many threads get one.
     if total >= sizes.parallel && !has_memory(threads.min(total.div_ceil(sizes.unit)) * SCRATCH) {

@@ -48,6 +48,7 @@ THREADS, INTERRUPTS, MEMORY, FUZZ, STATE, JAX = (
 )
 ATTENTION = "tests/test_attention.py::test_"
 JAX_ATTENTION = "tests/test_jax_attention.py::test_"
+TORCH_NATIVE = "tests/test_torch_native.py::test_"
 TORCH_ATTENTION = "tests/test_torch_attention.py::test_"
 TRANSFORMERS = "tests/test_torch_transformers.py::test_"
 TORCH_MEMORY = "tests/test_torch_memory.py::test_"
@@ -417,6 +418,38 @@ MUTATIONS = [
         "torch.empty_strided(*layout, dtype",
         "torch.empty(layout[0], dtype",
         (TORCH_ATTENTION + "operators_are_what_torch_asks_of_them",),
+        modules=("torch",),
+    ),
+    Mutation(
+        "a request is met by any call",
+        "src/python/native.rs",
+        "            && x.first == request.first\n",
+        "",
+        (TORCH_NATIVE + "native_dropout_called_by_others_returns_a_mask",),
+        modules=("torch",),
+    ),
+    Mutation(
+        "a gradient of a gradient takes a receipt for a mask",
+        "src/python/native.rs",
+        '(c"CPU", gradients), (c"AutogradCPU", under_autograd)',
+        '(c"CPU", gradients), (c"CPU", &[])',
+        (TORCH_NATIVE + "gradients_of_every_order_and_direction",),
+        modules=("torch",),
+    ),
+    Mutation(
+        "uninstall takes the gradients of earlier calls along",
+        "src/python/native.rs",
+        "    let [first, ..] = &REGISTERED;\n",
+        "    let [_, first, _] = &REGISTERED;\n",
+        (TORCH_NATIVE + "a_graph_outlives_uninstall",),
+        modules=("torch",),
+    ),
+    Mutation(
+        "elements of a row of channels last lie in C order",
+        "src/python/native.rs",
+        "order.sort_by_key(|axis| (self.strides[*axis], std::cmp::Reverse(*axis)));",
+        "order.reverse();",
+        (TORCH_NATIVE + "both_paths_give_the_same_bits_in_the_same_layout[dropout]",),
         modules=("torch",),
     ),
     Mutation(

@@ -472,7 +472,6 @@ def _distributed(rank: int, path: str) -> None:
             ft.Dropout(0.5),
             lambda x: theirs.dropout(x, 0.5),
             lambda x: theirs.alpha_dropout(x * 1, 0.5, True, True),
-            lambda x: torch.native_dropout(x, 0.5, True)[0],
         ]
         ft.install()
         for placement in (Shard(0), Shard(1), Replicate()):

@@ -11,6 +11,7 @@ mod calls;
 mod dlpack;
 mod key;
 mod mask;
+mod native;
 mod plan;
 mod tensors;
 mod view;
@@ -138,6 +139,10 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(tensors::take_tensors, module)?)?;
     module.add_function(wrap_pyfunction!(tensors::tensor_key, module)?)?;
     module.add_function(wrap_pyfunction!(tensors::forward_tensors, module)?)?;
+    module.add_function(wrap_pyfunction!(native::native_kernels, module)?)?;
+    module.add_function(wrap_pyfunction!(native::request_receipt, module)?)?;
+    module.add_function(wrap_pyfunction!(native::request_dropout, module)?)?;
+    module.add_function(wrap_pyfunction!(native::read_receipt, module)?)?;
     module.add_function(wrap_pyfunction!(xla::xla_handlers, module)?)?;
     Ok(())
 }

@@ -160,7 +160,7 @@ fn wrong_dtype(name: &str) -> PyErr {
 
 /// # Safety
 /// `first` must be null, or point to `len` numbers that stay.
-unsafe fn lengths<'a>(first: *const i64, len: usize) -> &'a [i64] {
+pub(super) unsafe fn lengths<'a>(first: *const i64, len: usize) -> &'a [i64] {
     if first.is_null() || len == 0 {
         return &[];
     }

@@ -72,6 +72,14 @@ pub(crate) fn threads_of_call() -> Result<usize, Error> {
     Ok(threads)
 }
 
+/// Whether calls from here borrow threads that are awake: OpenMP's.
+pub(crate) fn lends_team() -> bool {
+    #[cfg(feature = "python")]
+    return openmp::lent().is_some();
+    #[cfg(not(feature = "python"))]
+    false
+}
+
 /// Calls `work` with the units of `range`, on this thread and on up to `threads - 1` others.
 pub(crate) fn share(range: Range<usize>, threads: usize, work: impl Fn(Units<'_>) + Sync) {
     let workers = threads.min(range.len()).min(MOST_THREADS);

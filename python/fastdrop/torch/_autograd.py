@@ -12,11 +12,12 @@ from torch._functorch.utils import enable_single_level_autograd_function
 from torch.autograd import forward_ad
 from torch.nn import functional
 
+from fastdrop import _core
 from fastdrop._base.keys import Key
 from fastdrop._base.masks import Mask
 from fastdrop._base.members import OPERATIONS
 from fastdrop._family.blocks import BlockMask
-from fastdrop.torch._call import How, in_core, is_plain
+from fastdrop.torch._call import LARGE, How, in_core, is_plain
 from fastdrop.torch._keys import key_tensor
 
 _transforms_are_active = torch._C._are_functorch_transforms_active
@@ -29,6 +30,8 @@ def eager(how: How, source: Any, inputs: tuple[Tensor, ...], inplace: bool = Fal
         if _grad_enabled():
             for x in inputs:
                 if x.requires_grad:
+                    if native.ready and not inplace and _announced(how, source, inputs):
+                        return torch.native_dropout(x, how.p, None)[0]
                     return record(Recorded, how, source, None, None, inplace, *inputs)
         y = in_core(how, source, inputs, inplace)
     except BufferError:  # a tensor without memory of its own, such as a batch of gradients
@@ -37,6 +40,27 @@ def eager(how: How, source: Any, inputs: tuple[Tensor, ...], inplace: bool = Fal
     if inplace and not y.is_inference():
         torch.autograd.graph.increment_version(y)
     return y
+
+
+class native:  # noqa: N801
+    """Whether torch's own node for ``native_dropout`` records calls: see `_install`."""
+
+    ready = False
+
+
+def _announced(how: How, source: Any, inputs: tuple[Tensor, ...]) -> bool:
+    """Announce a call to the kernel of ``native_dropout``, if it takes the call."""
+    operation, p, shared, numbers, block, dtype = how
+    x = inputs[0]
+    return (
+        len(inputs) == 1
+        and type(source) is Key
+        and operation not in ACTIVATIONS
+        and not block
+        and dtype is None
+        and x.numel() * x.itemsize < LARGE
+        and _core.request_receipt(x, source, operation, p, shared, numbers)
+    )
 
 
 class Recorded(torch.autograd.Function):

@@ -4,7 +4,7 @@ import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
@@ -13,16 +13,21 @@ from torch import Tensor
 
 from fastdrop import _core
 from fastdrop._base.arguments import as_flag
+from fastdrop._base.keys import Key
 from fastdrop._base.masks import inverse_keep
 from fastdrop._base.members import Member, Numbers
 from fastdrop._family.alpha import ALPHA, CHANNELS_ALPHA
 from fastdrop._family.dropout import DROPOUT
 from fastdrop._family.shared import CHANNELS
 from fastdrop.torch._attention import WIDEST, attention
-from fastdrop.torch._call import How, in_core, is_distributed, takes
+from fastdrop.torch._autograd import by_operator, eager, native
+from fastdrop.torch._call import LARGE, How, in_core, is_distributed, is_plain, takes
 from fastdrop.torch._dispatch import dispatch, dispatch_with_mask
+from fastdrop.torch._keys import key_tensor
+from fastdrop.torch._operator import LIBRARY
 
 _aten = torch.ops.aten
+_grad_enabled = torch.is_grad_enabled
 _installed: tuple[torch.library.Library, bool] | None = None
 """The kernels that torch has, and whether those of attention without dropout are among them."""
 
@@ -69,8 +74,9 @@ def install(*, attention: bool = False) -> None:
         for name, kernel in _KERNELS.items():
             if name == _ATTENTION and not attention:
                 continue
-            for key in ("CPU",) if name == "native_dropout_backward" else _KEYS:
-                library.impl(name, kernel, key, with_keyset=name == "native_dropout")
+            for key in _KEYS:
+                library.impl(name, kernel, key)
+        _install_native(library)
     _installed = library, attention
     type(torch.compiler.config).cache_key_tag = property(_tag)
     _forget()
@@ -80,6 +86,7 @@ def uninstall() -> None:
     """Undo `install`; do nothing if fastdrop is not installed."""
     global _installed
     if _installed is not None:
+        native.ready = _core.native_kernels(False)
         _installed[0]._destroy()
         _installed = None
         del type(torch.compiler.config).cache_key_tag
@@ -122,7 +129,7 @@ def _tag(config: Any) -> str:
 
 def _forget() -> None:
     """Clear torch's cached dispatch for the operators we replace, and its compiled code."""
-    for name in _KERNELS:
+    for name in (*_KERNELS, "native_dropout", "native_dropout_backward", "type_as"):
         getattr(_aten, name).default._dispatch_cache.clear()
     if "torch._dynamo" in sys.modules:
         torch._dynamo.reset_code_caches()
@@ -139,7 +146,20 @@ def _kernel(name: str, member: Member) -> Callable[[Tensor, float, bool], Any]:
     inplace = name.endswith("_")
     of_channels = member.options == ("channel_axis",)
 
+    plain = name == DROPOUT.name
+
     def kernel(input: Tensor, p: float, train: bool) -> Any:
+        if (
+            plain
+            and native.ready
+            and train
+            and 0.0 < p <= 1.0
+            and input.requires_grad
+            and _grad_enabled()
+            and is_plain((input,))
+            and _core.request_dropout(input, p, LARGE)
+        ):
+            return torch.native_dropout(input, p, None)[0]
         _check_probability(p)
         if not train or p == 0.0 or input.numel() == 0:
             return input
@@ -153,7 +173,50 @@ def _kernel(name: str, member: Member) -> Callable[[Tensor, float, bool], Any]:
     return kernel
 
 
-def _native(keyset: Any, input: Tensor, p: float, train: bool | None) -> tuple[Tensor, Tensor]:
+# --- native_dropout, whose calls torch differentiates itself -------------------------------------
+
+
+def _install_native(library: torch.library.Library) -> None:
+    """Take over ``native_dropout``, in machine code if torch lets us and it proves right."""
+    global _gradients
+    if _gradients is None:
+        _gradients = torch.library.Library("aten", "IMPL")
+        _gradients.impl("native_dropout_backward", _backward_of_sparse, "SparseCPU")
+        _gradients.impl("native_dropout_backward", _backward_under_transforms, _KEYS[-1])
+        _gradients.impl("type_as", _type_as_under_transforms, _KEYS[-1])
+    native.ready = _core.native_kernels(True)
+    library.impl("native_dropout", _native_dropout, _KEYS[-1], with_keyset=True)
+    if native.ready and not _is_right():
+        native.ready = _core.native_kernels(False)
+    if not native.ready:
+        for key in _KEYS[:-1]:
+            library.impl("native_dropout", _native_dropout, key, with_keyset=True)
+        library.impl("native_dropout_backward", _native_dropout_backward, "CPU")
+
+
+def _is_right() -> bool:
+    """Return whether torch's own node computes what ours does: result, gradient, and once more."""
+    how, key = How.of(DROPOUT, 0.5), Key(0)
+    try:
+        with torch.inference_mode(False), torch.enable_grad():
+            x = torch.arange(1.0, 9.0, requires_grad=True)
+            scaled = in_core(how, key, (torch.ones(8),))
+            y = eager(how, key, (x,))
+            (dx,) = torch.autograd.grad(y * x, x, torch.ones(8), create_graph=True)
+            (ddx,) = torch.autograd.grad(dx, x, torch.ones(8))
+            return (
+                "NativeDropout" in type(y.grad_fn).__name__
+                and torch.equal(y, x * scaled)
+                and torch.equal(dx, 2 * x * scaled)
+                and torch.equal(ddx, 2 * scaled)
+            )
+    except RuntimeError:
+        return False
+
+
+def _native_dropout(
+    keyset: Any, input: Tensor, p: float, train: bool | None
+) -> tuple[Tensor, Tensor]:
     """Return the result and the boolean mask."""
     _check_probability(p)
     if train is False or p == 0.0 or input.numel() == 0:
@@ -168,10 +231,50 @@ def _native(keyset: Any, input: Tensor, p: float, train: bool | None) -> tuple[T
     return dispatch_with_mask(How.of(DROPOUT, p), input)
 
 
-def _native_backward(grad_output: Tensor, mask: Tensor, scale: float) -> Tensor:
-    if not takes(grad_output) or mask.dtype is not torch.bool:
+def _native_dropout_backward(grad_output: Tensor, mask: Tensor, scale: float) -> Tensor:
+    if _installed is None or not takes(grad_output) or mask.dtype is not torch.bool:
         return grad_output * mask * scale
     return in_core(How(DROPOUT.operation, 0.0, (), Numbers(scale)), mask, (grad_output,))
+
+
+def _backward_of_sparse(grad_output: Tensor, mask: Tensor, scale: float) -> Tensor:
+    gradient: Tensor = _aten.native_dropout_backward(grad_output.to_dense(), mask, scale)
+    return gradient
+
+
+def _backward_under_transforms(grad_output: Tensor, mask: Tensor, scale: float) -> Tensor:
+    drop = _drop_of(mask)
+    return grad_output * mask * scale if drop is None else drop(grad_output) * scale
+
+
+def _type_as_under_transforms(self: Tensor, other: Tensor) -> Tensor:
+    drop = _drop_of(self)
+    return self.to(other) if drop is None else drop(torch.ones_like(other))
+
+
+def _drop_of(mask: Tensor) -> Callable[[Tensor], Tensor] | None:
+    """Return what drops as a call did, if its mask is a receipt of the kernels."""
+    if type(mask) is not Tensor or mask.dtype is not torch.int64 or mask.dim() != 1:
+        return None
+    receipt = None
+    with suppress(BufferError):  # a tensor without memory of its own, such as a batch
+        receipt = _core.read_receipt(mask)
+    if receipt is None:
+        return None
+    key, p, scale, shared = receipt
+    how = How(DROPOUT.operation, p, tuple(shared), Numbers(scale))
+    return lambda x: by_operator(how, key_tensor(key), None, (x,))
+
+
+LIBRARY.define("native_dropout(Tensor input, float p, bool? train) -> (Tensor, Tensor)")
+LIBRARY.define("native_dropout_backward(Tensor grad_output, Tensor mask, float scale) -> Tensor")
+LIBRARY.impl("native_dropout", _native_dropout, "CPU", with_keyset=True)
+LIBRARY.impl("native_dropout_backward", _native_dropout_backward, "CPU")
+
+_gradients: torch.library.Library | None = None
+"""Kernels that stay, for the gradients of calls from before `uninstall`."""
+
+# --- Attention -----------------------------------------------------------------------------------
 
 
 def _attention(
@@ -275,8 +378,6 @@ _KERNELS: dict[str, Callable[..., Any]] = {
         for member in _MEMBERS
         for form in ("", "_")
     },
-    "native_dropout": _native,
-    "native_dropout_backward": _native_backward,
     _ATTENTION: _attention,
     _WITH_WEIGHTS: _attention_with_weights,
 }
