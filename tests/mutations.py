@@ -405,11 +405,11 @@ MUTATIONS = [
         modules=("torch", "transformers"),
     ),
     Mutation(
-        "installed attention takes over evaluation",
+        "installed attention takes over evaluation under transforms",
         "python/fastdrop/torch/_install.py",
-        "            if name == _ATTENTION and not attention:\n                continue\n",
-        "",
-        (TORCH_ATTENTION + "installed_attention_stores_no_weights_and_leaves_evaluation_alone",),
+        "dropout_p > 0.0 or (_installed is not None and _installed[1])",
+        "True",
+        (TORCH_ATTENTION + "installed_attention_under_vmap_is_the_function[same]",),
         modules=("torch",),
     ),
     Mutation(

@@ -312,6 +312,20 @@ def test_vmap_and_grad_of_functions() -> None:
     assert torch.equal(y[0], y[1])
 
 
+@pytest.mark.parametrize("randomness", ["same", "different"])
+def test_installed_attention_under_vmap_is_the_function(randomness: Any) -> None:
+    q, k, v = tensors((3, 2, 4, 6, 5), (2, 4, 9, 5), (2, 4, 9, 3), grad=False)
+    theirs_ = torch.vmap(
+        lambda q: theirs.scaled_dot_product_attention(q, k, v, None, P), randomness=randomness
+    )
+    ours = torch.vmap(lambda q: attend(q, k, v, None, P), randomness=randomness)
+    evaluated = torch.vmap(lambda q: theirs.scaled_dot_product_attention(q, k, v))
+    before = evaluated(q)
+    with ft.installed():
+        assert torch.equal(seeded(theirs_, q), seeded(ours, q))
+        assert torch.equal(evaluated(q), before)
+
+
 @pytest.mark.parametrize("installed", [False, True])
 def test_exported_programs_contain_torchs_operator(installed: bool) -> None:
     class Model(nn.Module):

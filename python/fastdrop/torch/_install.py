@@ -72,9 +72,8 @@ def install(*, attention: bool = False) -> None:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="(?s).*[Oo]verriding a previously registered")
         for name, kernel in _KERNELS.items():
-            if name == _ATTENTION and not attention:
-                continue
-            for key in _KEYS:
+            # Under transforms, torch takes attention apart before it looks for other kernels.
+            for key in _KEYS[-1:] if name == _ATTENTION and not attention else _KEYS:
                 library.impl(name, kernel, key)
         _install_native(library)
     _installed = library, attention
@@ -290,7 +289,8 @@ def _attention(
 ) -> Any:
     """Compute attention of any p."""
     inputs = query, key, value, attn_mask
-    if not _takes_attention(inputs, is_causal, enable_gqa):
+    wanted = dropout_p > 0.0 or (_installed is not None and _installed[1])
+    if not (wanted and _takes_attention(inputs, is_causal, enable_gqa)):
         arguments = *inputs, dropout_p, is_causal
         return _theirs(_ATTENTION, *arguments, scale=scale, enable_gqa=enable_gqa)
     return _attend(inputs, dropout_p, is_causal, scale, enable_gqa)
