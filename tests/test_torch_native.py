@@ -186,8 +186,8 @@ def test_native_dropout_called_by_others_returns_a_mask() -> None:
         x.grad = None
     # A request that its call did not follow, as after Ctrl-C, is no other call's.
     other = x.detach().clone().requires_grad_()
-    for unmet in (other, x):
-        assert _core.request_dropout(unmet, 0.9, 1 << 22)
+    for unmet, p in ((other, P), (x, 0.9)):
+        assert _core.request_dropout(unmet, p, 1 << 22)
         assert torch.native_dropout(x, P, None)[1].dtype is torch.bool
     with pytest.raises(RuntimeError, match="between 0 and 1"):
         torch.native_dropout(x, 1.5, True)
