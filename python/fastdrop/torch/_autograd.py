@@ -42,10 +42,13 @@ def eager(how: How, source: Any, inputs: tuple[Tensor, ...], inplace: bool = Fal
     return y
 
 
-class native:  # noqa: N801
-    """Whether torch's own node for ``native_dropout`` records calls: see `_install`."""
+class Native:
+    """Whether torch's own node for ``native_dropout`` records calls; `_install` decides."""
 
     ready = False
+
+
+native = Native()
 
 
 def _announced(how: How, source: Any, inputs: tuple[Tensor, ...]) -> bool:
