@@ -5,7 +5,8 @@
 >>> fastdrop.torch.uninstall()
 
 `install` replaces the kernels of torch's own operators. `replace` lets fastdrop compute the dropout
-modules of one model, and `functional` has functions that take a key for each call.
+modules of one model, `fuse` joins them with their neighbours, and `functional` has functions that
+take a key for each call.
 
 Masks are a pure function of a key, p and the index of an element, so they do not depend on threads,
 memory layout or dtype, and nothing but the key is kept for the gradient. Keys are drawn from
@@ -18,6 +19,7 @@ except ImportError as error:
     raise ImportError("fastdrop.torch needs PyTorch, which is not installed") from error
 
 from fastdrop.torch import functional
+from fastdrop.torch._fuse import fuse
 from fastdrop.torch._install import install, installed, uninstall
 from fastdrop.torch._keys import key_tensor
 from fastdrop.torch._models import replace, restore, set_keys
@@ -58,6 +60,7 @@ __all__ = [
     "LockedDropout",
     "ReluDropout",
     "functional",
+    "fuse",
     "install",
     "installed",
     "key_tensor",

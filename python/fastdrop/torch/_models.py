@@ -87,7 +87,7 @@ def replace(model: Model) -> Model:
 
 
 def restore(model: Model) -> Model:
-    """Undo `replace` and `set_keys`, and return the model."""
+    """Undo `replace`, `fuse` and `set_keys`, and return the model."""
     for module in model.modules():
         if isinstance(vars(module).get("forward"), (_Replaced, _Keyed)):
             del module.forward
