@@ -111,8 +111,8 @@ def step(model: nn.Module, x: Any, installed: bool) -> Callable[[], object]:
 def table_of_steps(rounds: int, seconds: float) -> None:
     """Print the factors of training steps."""
     print(f"\nA step of training, p = {RATE}, {torch.get_num_threads()} threads:\n")
-    print("| model | with install() | no dropout |")
-    print("| --- | --- | --- |")
+    print("| model | with install() | and fuse() | no dropout |")
+    print("| --- | --- | --- | --- |")
     for name, (build, shape) in MODELS.items():
         progress(name)
         torch.manual_seed(0)
@@ -120,12 +120,13 @@ def table_of_steps(rounds: int, seconds: float) -> None:
         cases = {
             "torch": step(build(RATE), x, False),
             "fastdrop": step(build(RATE), x, True),
+            "fused": step(ft.fuse(build(RATE)), x, True),
             "no dropout": step(build(0.0), x, False),
         }
         times = take_turns(cases, rounds=rounds, seconds=seconds)
-        factors = [ratio(times, "torch", name) for name in ("fastdrop", "no dropout")]
+        factors = [ratio(times, "torch", name) for name in ("fastdrop", "fused", "no dropout")]
         progress("")
-        print(f"\r| {name} | {factors[0]:.2f} | {factors[1]:.2f} |")
+        print(f"\r| {name} | " + " | ".join(f"{factor:.2f}" for factor in factors) + " |")
 
 
 def bytes_kept() -> int:
