@@ -51,6 +51,7 @@ JAX_ATTENTION = "tests/test_jax_attention.py::test_"
 TORCH_NATIVE = "tests/test_torch_native.py::test_"
 TORCH_ATTENTION = "tests/test_torch_attention.py::test_"
 TRANSFORMERS = "tests/test_torch_transformers.py::test_"
+TORCH_FUSE = "tests/test_torch_fuse.py::test_"
 TORCH_MEMORY = "tests/test_torch_memory.py::test_"
 TORCH = "tests/test_torch_threads.py::test_"
 FORK = THREADS + "a_fork_keeps_bits_and_gets_helpers_of_its_own"
@@ -750,6 +751,47 @@ MUTATIONS = [
         "y",
         (JAX_ATTENTION + "without_dropout_each_option_is_that_of_jax",),
         ("jax",),
+    ),
+    Mutation(
+        "fusing ignores the hooks of an activation",
+        "python/fastdrop/torch/_fuse.py",
+        "    if _is_observed(activation):\n",
+        "    if activation is None:\n",
+        (TORCH_FUSE + "hooks_see_what_they_saw",),
+        ("torch",),
+    ),
+    Mutation(
+        "fusing leaves alone what an activation changes in place",
+        "python/fastdrop/torch/_fuse.py",
+        "type(before) not in _PRODUCERS or",
+        "before is None or",
+        (TORCH_FUSE + "an_activation_in_place_changes_what_others_hold",),
+        ("torch",),
+    ),
+    Mutation(
+        "compiled models are not fused",
+        "python/fastdrop/torch/_fuse.py",
+        'getattr(forward, "func", None) is not _forward',
+        "not isinstance(forward, _Replaced)",
+        (TORCH_FUSE + "compiled_models_are_fused_and_draw_the_same_masks[mlp-1]",),
+        ("torch",),
+    ),
+    Mutation(
+        "a fused residual belongs to one Monte Carlo sample",
+        "python/fastdrop/torch/_fuse.py",
+        "if in_parts or ",
+        "if ",
+        (TORCH_FUSE + "monte_carlo_samples_are_those_of_the_modules",),
+        ("torch",),
+    ),
+    Mutation(
+        "a fused encoder leaves torch's fast path",
+        "python/fastdrop/torch/_fuse.py",
+        "    if not layer.training or _has_own_blocks(layer):\n"
+        "        return type(layer).forward(layer, src,",
+        "    if _has_own_blocks(layer):\n        return type(layer).forward(layer, src,",
+        (TORCH_FUSE + "torchs_fast_path_computes_a_fused_encoder",),
+        ("torch",),
     ),
 ]
 
