@@ -40,7 +40,7 @@ def tree(module: str) -> ast.Module:
 
 def find(module: str, name: str) -> tuple[str, Definition] | None:
     """Find the definition of a name, and the module it stands in."""
-    for node in tree(module).body:
+    for node in reversed(tree(module).body):  # overloads precede the function they describe
         if isinstance(node, Definition) and node.name == name:
             return module, node
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("fastdrop"):
