@@ -24,8 +24,8 @@ pub(crate) fn run(
     interrupt: Interrupt<'_>,
     work: impl Fn(Units<'_>) + Sync,
 ) -> Result<(), Error> {
-    let most = at_once.max(1);
-    let (mut first, mut batch) = (0, most.div_ceil(4));
+    let mut first = 0;
+    let mut batch = for_all(threads, at_once.div_ceil(4), at_once);
     while first + batch < units {
         let start = Instant::now();
         share(first..first + batch, threads, &work);
@@ -34,10 +34,16 @@ pub(crate) fn run(
             return Err(Error::Interrupted);
         }
         first += batch;
-        batch = next_batch(batch, time).clamp(1, most);
+        batch = for_all(threads, next_batch(batch, time), at_once);
     }
     share(first..units, threads, &work);
     Ok(())
+}
+
+/// About this many units and at most `at_once`, but as many for each thread: others would wait for the batch to end.
+fn for_all(threads: usize, units: usize, at_once: usize) -> usize {
+    let threads = threads.max(1);
+    (units.min(at_once) / threads).max(1) * threads
 }
 
 /// Size of the batch that follows one of this size and time.
@@ -52,6 +58,15 @@ fn next_batch(batch: usize, time: Duration) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_thread_gets_as_many_units_of_a_batch() {
+        for (threads, units, at_once, expected) in
+            [(1, 3, 12, 3), (2, 3, 12, 2), (2, 1, 12, 2), (2, 24, 12, 12), (3, 1, 1, 3), (4, 11, 64, 8), (0, 0, 0, 1)]
+        {
+            assert_eq!(for_all(threads, units, at_once), expected);
+        }
+    }
 
     /// Ctrl-C waits for the end of a batch. A batch of fixed size took 0.3 s where each element had a page of its own.
     #[test]
