@@ -41,7 +41,7 @@ struct Sizes {
 impl Sizes {
     /// Keep bits applied to elements: about 0.1 ns each.
     const APPLIED: Self = Self { unit: 4 * TILE, parallel: 64 * TILE, batch: 1024 * TILE };
-    /// The same with threads of OpenMP's, which are awake, and have some of the elements in their caches.
+    /// The same on OpenMP's threads: they are awake, and their caches have some of the elements.
     const APPLIED_BY_TEAM: Self = Self { unit: TILE, parallel: 4 * TILE, ..Self::APPLIED };
     /// Keep bits alone: a tenth of that.
     const BITS: Self = Self { unit: 32 * TILE, parallel: 256 * TILE, batch: 1024 * TILE };

@@ -18,7 +18,7 @@ pub(crate) struct Operand<'a> {
     pub(crate) strides: &'a [isize],
 }
 
-/// An array of heads whose last axis is absent or of floats: what stands along the axes after them.
+/// What the last axes of an array are. Its heads come before them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Axes {
     Queries,
