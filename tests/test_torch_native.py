@@ -89,6 +89,22 @@ def test_both_paths_give_the_same_bits_in_the_same_layout(
                 assert actual.stride() == wanted.stride()
 
 
+def test_results_lie_as_torch_lays_out_what_is_like_their_input() -> None:
+    leaf = torch.randn(60, requires_grad=True)
+    views = [
+        leaf[:5].unsqueeze(1).expand(4, 5, 6),
+        leaf[:6].expand(2, 6),
+        leaf.as_strided((3, 1, 2), (2, 7, 1)),
+        leaf.as_strided((3, 4), (1, 3)),
+        leaf.as_strided((4, 3, 2), (3, 1, 24)),
+        leaf.as_strided((3, 3), (2, 1)),
+        leaf.as_strided((2, 2, 3), (1, 1, 4)),
+        leaf.as_strided((), ()),
+    ]
+    for x in views:
+        assert dropped(x).stride() == torch.empty_like(x).stride()
+
+
 @pytest.mark.parametrize("p", [1e-9, 0.5, 1.0])
 def test_every_p_and_value_is_dropped_as_without_gradients(p: float) -> None:
     x = torch.tensor([float("nan"), float("inf"), -1.0, 2.0] * 100)

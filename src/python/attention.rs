@@ -245,7 +245,7 @@ impl<'py> Checked<'py> {
     }
 }
 
-/// Whose arrays they are.
+/// The library that a call's arrays come from.
 #[derive(Clone, Copy, PartialEq)]
 enum Door {
     NumPy,

@@ -564,15 +564,40 @@ impl Tensor {
         Self { first, element: Element::F32, dtype: like.dtype, shape, strides }
     }
 
-    /// A new tensor of the same shape, dtype and order of axes.
-    fn like<'a>(&self, torch: &'a Torch) -> Result<(Owned<'a>, Self), Failure> {
-        let mut order: Lengths = (0..self.shape.len()).collect();
-        order.sort_by_key(|axis| (self.strides[*axis], std::cmp::Reverse(*axis)));
-        let (mut strides, mut step) = (Steps::from_elem(0, order.len()), 1);
+    /// The strides of `torch.empty_like`, in elements: its own if its elements are adjacent, else those of adjacent ones
+    /// in its order of axes. Axes of stride 0 stay where they are.
+    fn dense_strides(&self) -> Steps {
+        let mut order: Lengths = (0..self.shape.len()).rev().collect();
+        for end in 1..order.len() {
+            let mut at = end;
+            for before in (0..end).rev() {
+                let [outer, inner] = [order[before], order[at]].map(|axis| (self.strides[axis], self.shape[axis]));
+                if outer.0 == 0 || inner.0 == 0 {
+                    continue;
+                }
+                match outer.cmp(&inner) {
+                    std::cmp::Ordering::Greater => {
+                        order.swap(before, at);
+                        at = before;
+                    }
+                    std::cmp::Ordering::Less if outer.0 < inner.0 => break,
+                    _ => {}
+                }
+            }
+        }
+        let size = self.element.size() as isize;
+        let (mut dense, mut step, mut is_dense) = (Steps::from_elem(0, order.len()), 1, true);
         for axis in order {
-            strides[axis] = step;
+            dense[axis] = step;
+            is_dense &= self.shape[axis] == 1 || self.strides[axis] == step * size;
             step *= self.shape[axis].max(1) as isize;
         }
+        if is_dense { self.strides.iter().map(|stride| stride / size).collect() } else { dense }
+    }
+
+    /// A new tensor of the same shape, dtype and order of axes.
+    fn like<'a>(&self, torch: &'a Torch) -> Result<(Owned<'a>, Self), Failure> {
+        let mut strides = self.dense_strides();
         let sizes: smallvec::SmallVec<[i64; 4]> = self.shape.iter().map(|len| *len as i64).collect();
         let steps: smallvec::SmallVec<[i64; 4]> = strides.iter().map(|step| *step as i64).collect();
         let (owned, first) = torch.new_tensor(&sizes, &steps, self.dtype)?;
