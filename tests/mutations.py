@@ -484,10 +484,10 @@ MUTATIONS = [
     Mutation(
         "one call at a time",
         "src/threads/batches.rs",
-        "    let most = at_once.max(1);\n",
+        "    let mut first = 0;\n",
         "    static ONE: std::sync::Mutex<()> = std::sync::Mutex::new(());\n"
         "    let _one = ONE.lock();\n"
-        "    let most = at_once.max(1);\n",
+        "    let mut first = 0;\n",
         (INTERRUPTS + "a_handler_may_call_or_raise[calls]",),
     ),
     Mutation(
