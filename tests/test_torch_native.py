@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -12,12 +13,16 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 
+import fastdrop as fd  # noqa: E402
 import fastdrop.torch as ft  # noqa: E402
 from fastdrop import _core  # noqa: E402
+from fastdrop._base.members import Numbers  # noqa: E402
 from fastdrop.torch import _install  # noqa: E402
 from fastdrop.torch._autograd import native  # noqa: E402
+from fastdrop.torch._keys import draw_key  # noqa: E402
 from torch.autograd import forward_ad  # noqa: E402
 from torch.nn import functional as theirs  # noqa: E402
+from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 from torch.utils.checkpoint import checkpoint  # noqa: E402
 
 pytestmark = [
@@ -190,6 +195,10 @@ def test_a_graph_outlives_uninstall() -> None:
     assert not torch.equal(seeded(dropped, x), y)
 
 
+def requested(x: Any, p: float) -> bool:
+    return _core.request_receipt(x, fd.Key(1), "select", p, (), Numbers(2.0))
+
+
 def test_native_dropout_called_by_others_returns_a_mask() -> None:
     x = torch.randn(50, 4, requires_grad=True)
     y = seeded(dropped, x)
@@ -203,13 +212,95 @@ def test_native_dropout_called_by_others_returns_a_mask() -> None:
     # A request that its call did not follow, as after Ctrl-C, is no other call's.
     other = x.detach().clone().requires_grad_()
     for unmet, p in ((other, P), (x, 0.9)):
-        assert _core.request_dropout(unmet, p, 1 << 22)
+        assert requested(unmet, p)
         assert torch.native_dropout(x, P, None)[1].dtype is torch.bool
     with pytest.raises(RuntimeError, match="between 0 and 1"):
         torch.native_dropout(x, 1.5, True)
     with ThreadPoolExecutor(1) as pool:
-        assert _core.request_dropout(x, P, 1 << 22)
+        assert requested(x, P)
         assert pool.submit(torch.native_dropout, x, P, None).result()[1].dtype is torch.bool
+
+
+class Seen(TorchDispatchMode):
+    def __torch_dispatch__(
+        self, function: Any, types: Any, arguments: Any = (), options: Any = None
+    ) -> Any:
+        return function(*arguments, **(options or {}))
+
+
+class Wrapper(torch.Tensor):
+    @classmethod
+    def __torch_dispatch__(
+        cls, function: Any, types: Any, arguments: Any = (), options: Any = None
+    ) -> Any:
+        raise ZeroDivisionError
+
+
+def under(mode: Any, x: Any) -> Any:
+    with mode:
+        return dropped(x)
+
+
+def of_dual(x: Any) -> Any:
+    with forward_ad.dual_level():
+        y, tangent = forward_ad.unpack_dual(dropped(forward_ad.make_dual(x, torch.ones_like(x))))
+        torch.testing.assert_close(tangent, (y != 0) / (1 - P))
+        return y
+
+
+@pytest.mark.parametrize(
+    ("call", "runs_python"),
+    [
+        pytest.param(dropped, False, id="plain"),
+        pytest.param(lambda x: torch.no_grad()(dropped)(x), False, id="without autograd"),
+        pytest.param(lambda x: dropped(x.detach()), False, id="no gradient wanted"),
+        pytest.param(lambda x: torch.inference_mode()(dropped)(x), False, id="inference"),
+        pytest.param(lambda x: dropped(x.T.contiguous().T), False, id="transposed"),
+        pytest.param(lambda x: dropped(x.bfloat16()).float(), False, id="bfloat16"),
+        pytest.param(lambda x: under(torch.autocast("cpu"), x), False, id="autocast"),
+        pytest.param(lambda x: under(Seen(), x), True, id="dispatch mode"),
+        pytest.param(of_dual, True, id="forward mode"),
+        pytest.param(lambda x: torch.vmap(dropped, randomness="different")(x), True, id="vmap"),
+        pytest.param(lambda x: torch.func.grad(lambda x: dropped(x).sum())(x), True, id="grad"),
+        pytest.param(lambda x: dropped(torch._neg_view(x)), True, id="negative view"),
+        pytest.param(lambda x: dropped(x.expand(1 << 16, 50, 4))[0], True, id="large result"),
+    ],
+)
+def test_only_calls_that_something_watches_run_python(
+    call: Callable[[Any], Any], runs_python: bool
+) -> None:
+    x = torch.randn(50, 4, requires_grad=True)
+    seeded(call, x)  # the first call may import something
+    ran: set[str] = set()
+    sys.setprofile(lambda frame, event, _: ran.add(frame.f_code.co_filename))
+    try:
+        y = seeded(call, x)
+    finally:
+        sys.setprofile(None)
+    assert any("fastdrop/torch" in file for file in ran) is runs_python
+    if not runs_python:
+        mask = torch.as_tensor(fd.dropout(torch.ones(50, 4).numpy(), P, rng=seeded(draw_key, None)))
+        assert torch.equal(y != 0, mask != 0)
+
+
+def test_exceptions_from_below_autograd_pass_through() -> None:
+    x = torch.randn(50, 4, requires_grad=True)
+
+    def refuse(saved: Any) -> Any:
+        raise ZeroDivisionError
+
+    with (
+        torch.autograd.graph.saved_tensors_hooks(refuse, refuse),
+        pytest.raises(ZeroDivisionError),
+    ):
+        dropped(x)
+    assert torch.native_dropout(x, P, None)[1].dtype is torch.bool  # no request is left
+    wrapped = torch.Tensor._make_wrapper_subclass(Wrapper, (3,), requires_grad=True)
+    with pytest.raises(ZeroDivisionError):
+        dropped(wrapped)
+    for p in (-0.1, 1.1, float("nan")):
+        with pytest.raises(RuntimeError, match="between 0 and 1"):
+            torch.dropout(x, p, True)
 
 
 def test_type_as_is_torchs_for_all_other_tensors() -> None:
@@ -267,7 +358,7 @@ def test_without_them_the_kernels_are_those_in_python(
     y = seeded(dropped, x)
     ft.uninstall()
     if reason == "torch lacks a function":
-        monkeypatch.setattr(_core, "native_kernels", lambda wanted: False)
+        monkeypatch.setattr(_core, "native_kernels", lambda in_python: False)
     else:
         monkeypatch.setattr(_install, "_is_right", lambda: False)
     ft.install()

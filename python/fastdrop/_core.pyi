@@ -8,11 +8,13 @@ import fastdrop
 
 __version__: str
 DETACH: int
+LARGE: int
 WIDEST: int
 DTYPES: tuple[str, ...]
 __all__ = [
     "DETACH",
     "DTYPES",
+    "LARGE",
     "WIDEST",
     "CallKeys",
     "Key",
@@ -36,7 +38,6 @@ __all__ = [
     "operations",
     "publish",
     "read_receipt",
-    "request_dropout",
     "request_receipt",
     "set_num_threads",
     "set_simd",
@@ -158,7 +159,7 @@ def forward_tensors(
     threads: int,
 ) -> None: ...
 def get_num_threads() -> int: ...
-def native_kernels(wanted: bool) -> bool: ...
+def native_kernels(in_python: int | None) -> bool: ...
 def noise(
     mask: Mask, x: NDArray[Any], std: float, out: NDArray[Any] | None = None
 ) -> NDArray[Any]: ...
@@ -167,7 +168,6 @@ def publish(key: type, mask: type) -> None: ...
 def read_receipt(
     tensor: Any,
 ) -> tuple[fastdrop.Key, float, float, list[int]] | None: ...
-def request_dropout(x: Any, p: float, most: int) -> bool: ...
 def request_receipt(
     x: Any,
     key: fastdrop.Key,

@@ -110,6 +110,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     threads::num_threads()?;
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     module.add("DETACH", DETACH)?;
+    module.add("LARGE", native::LARGE)?;
     module.add("WIDEST", crate::attention::WIDEST)?;
     module.add("DTYPES", PyTuple::new(module.py(), arrays::DTYPES.map(|(name, _)| name))?)?;
     module.add_class::<key::PyKey>()?;
@@ -141,7 +142,6 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(tensors::forward_tensors, module)?)?;
     module.add_function(wrap_pyfunction!(native::native_kernels, module)?)?;
     module.add_function(wrap_pyfunction!(native::request_receipt, module)?)?;
-    module.add_function(wrap_pyfunction!(native::request_dropout, module)?)?;
     module.add_function(wrap_pyfunction!(native::read_receipt, module)?)?;
     module.add_function(wrap_pyfunction!(xla::xla_handlers, module)?)?;
     Ok(())

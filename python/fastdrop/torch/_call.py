@@ -25,7 +25,7 @@ from fastdrop._base.members import Member, Numbers, drawn_shape
 from fastdrop._family.blocks import BlockMask, block_mask
 from fastdrop.torch._memory import Storages
 
-LARGE = 2**22
+LARGE = _core.LARGE
 """Size in bytes from which `_blocks` lends the memory of a result."""
 
 KEPT = 2**28

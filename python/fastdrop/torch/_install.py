@@ -13,26 +13,27 @@ from torch import Tensor
 
 from fastdrop import _core
 from fastdrop._base.arguments import as_flag
-from fastdrop._base.keys import Key
 from fastdrop._base.masks import inverse_keep
 from fastdrop._base.members import Member, Numbers
 from fastdrop._family.alpha import ALPHA, CHANNELS_ALPHA
 from fastdrop._family.dropout import DROPOUT
 from fastdrop._family.shared import CHANNELS
 from fastdrop.torch._attention import WIDEST, attention
-from fastdrop.torch._autograd import by_operator, eager, native
-from fastdrop.torch._call import LARGE, How, in_core, is_distributed, is_plain, takes
+from fastdrop.torch._autograd import by_operator, native
+from fastdrop.torch._call import How, in_core, is_distributed, takes
 from fastdrop.torch._dispatch import dispatch, dispatch_with_mask
-from fastdrop.torch._keys import key_tensor
+from fastdrop.torch._keys import draw_key, key_tensor
 from fastdrop.torch._operator import LIBRARY
 
 _aten = torch.ops.aten
-_grad_enabled = torch.is_grad_enabled
 _installed: tuple[torch.library.Library, bool] | None = None
 """The kernels that torch has, and whether those of attention without dropout are among them."""
 
 _KEYS = ("CPU", "AutogradCPU", "FuncTorchDynamicLayerFrontMode")
 """Dispatch keys: below autograd, with it, and under the transforms of `torch.func`."""
+
+_IN_PYTHON = torch._C.DispatchKeySet(torch._C.DispatchKey.FuncTorchDynamicLayerFrontMode).raw_repr()
+"""The last of them, as machine code names the kernels in Python."""
 
 
 def install(*, attention: bool = False) -> None:
@@ -72,10 +73,14 @@ def install(*, attention: bool = False) -> None:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="(?s).*[Oo]verriding a previously registered")
         for name, kernel in _KERNELS.items():
-            # Under transforms, torch takes attention apart before it looks for other kernels.
-            for key in _KEYS[-1:] if name == _ATTENTION and not attention else _KEYS:
-                library.impl(name, kernel, key)
+            library.impl(name, kernel, _KEYS[-1])
         _install_native(library)
+        # torch takes attention apart under transforms only, before it looks for other kernels.
+        others = {_ATTENTION} if not attention else set()
+        others |= {DROPOUT.name} if native.ready else set()
+        for name in _KERNELS.keys() - others:
+            for key in _KEYS[:-1]:
+                library.impl(name, _KERNELS[name], key)
     _installed = library, attention
     type(torch.compiler.config).cache_key_tag = property(_tag)
     _forget()
@@ -85,7 +90,7 @@ def uninstall() -> None:
     """Undo `install`; do nothing if fastdrop is not installed."""
     global _installed
     if _installed is not None:
-        native.ready = _core.native_kernels(False)
+        native.ready = _core.native_kernels(None)
         _installed[0]._destroy()
         _installed = None
         del type(torch.compiler.config).cache_key_tag
@@ -145,20 +150,7 @@ def _kernel(name: str, member: Member) -> Callable[[Tensor, float, bool], Any]:
     inplace = name.endswith("_")
     of_channels = member.options == ("channel_axis",)
 
-    plain = name == DROPOUT.name
-
     def kernel(input: Tensor, p: float, train: bool) -> Any:
-        if (
-            plain
-            and native.ready
-            and train
-            and 0.0 < p <= 1.0
-            and input.requires_grad
-            and _grad_enabled()
-            and is_plain((input,))
-            and _core.request_dropout(input, p, LARGE)
-        ):
-            return torch.native_dropout(input, p, None)[0]
         _check_probability(p)
         if not train or p == 0.0 or input.numel() == 0:
             return input
@@ -183,10 +175,10 @@ def _install_native(library: torch.library.Library) -> None:
         _gradients.impl("native_dropout_backward", _backward_of_sparse, "SparseCPU")
         _gradients.impl("native_dropout_backward", _backward_under_transforms, _KEYS[-1])
         _gradients.impl("type_as", _type_as_under_transforms, _KEYS[-1])
-    native.ready = _core.native_kernels(True)
+    native.ready = _core.native_kernels(_IN_PYTHON)
     library.impl("native_dropout", _native_dropout, _KEYS[-1], with_keyset=True)
     if native.ready and not _is_right():
-        native.ready = _core.native_kernels(False)
+        native.ready = _core.native_kernels(None)
     if not native.ready:
         for key in _KEYS[:-1]:
             library.impl("native_dropout", _native_dropout, key, with_keyset=True)
@@ -195,22 +187,27 @@ def _install_native(library: torch.library.Library) -> None:
 
 def _is_right() -> bool:
     """Return whether torch's own node computes what ours does: result, gradient, and once more."""
-    how, key = How.of(DROPOUT, 0.5), Key(0)
+    how, state = How.of(DROPOUT, 0.5), torch.get_rng_state()
     try:
         with torch.inference_mode(False), torch.enable_grad():
+            key = draw_key(None)
+            torch.set_rng_state(state)
             x = torch.arange(1.0, 9.0, requires_grad=True)
             scaled = in_core(how, key, (torch.ones(8),))
-            y = eager(how, key, (x,))
+            y = torch.dropout(x, 0.5, True)
             (dx,) = torch.autograd.grad(y * x, x, torch.ones(8), create_graph=True)
             (ddx,) = torch.autograd.grad(dx, x, torch.ones(8))
             return (
-                "NativeDropout" in type(y.grad_fn).__name__
+                torch.dropout(x, 0.5, False) is x
+                and "NativeDropout" in type(y.grad_fn).__name__
                 and torch.equal(y, x * scaled)
                 and torch.equal(dx, 2 * x * scaled)
                 and torch.equal(ddx, 2 * scaled)
             )
     except RuntimeError:
         return False
+    finally:
+        torch.set_rng_state(state)
 
 
 def _native_dropout(
