@@ -438,6 +438,22 @@ MUTATIONS = [
         modules=("torch",),
     ),
     Mutation(
+        "hooks of a tensor stay with a call before the one in place",
+        "src/python/native/torch.rs",
+        "first == end && ",
+        "(first == end || true) && ",
+        (TORCH_NATIVE + "only_calls_that_something_watches_run_python[hook in place]",),
+        modules=("torch",),
+    ),
+    Mutation(
+        "a call in place is no change",
+        "src/python/native/mod.rs",
+        "(torch.count_change)(handle);",
+        "let _ = torch.count_change;",
+        (TORCH_NATIVE + "a_result_saved_before_a_call_in_place_is_missed",),
+        modules=("torch",),
+    ),
+    Mutation(
         "a mode does not see a call",
         "src/python/native/torch.rs",
         "            !(self.has_modes)()\n",

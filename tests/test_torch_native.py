@@ -248,6 +248,12 @@ def of_dual(x: Any) -> Any:
         return y
 
 
+def hooked(x: Any) -> Any:
+    y = x * 1
+    y.register_hook(lambda dy: dy)
+    return y
+
+
 @pytest.mark.parametrize(
     ("call", "runs_python"),
     [
@@ -258,6 +264,16 @@ def of_dual(x: Any) -> Any:
         pytest.param(lambda x: dropped(x.T.contiguous().T), False, id="transposed"),
         pytest.param(lambda x: dropped(x.bfloat16()).float(), False, id="bfloat16"),
         pytest.param(lambda x: under(torch.autocast("cpu"), x), False, id="autocast"),
+        pytest.param(lambda x: theirs.dropout(x * 1, P, inplace=True), False, id="in place"),
+        pytest.param(
+            lambda x: theirs.dropout(x.detach(), P, inplace=True), False, id="overwritten"
+        ),
+        pytest.param(
+            lambda x: theirs.dropout((x * 1)[:], P, inplace=True), True, id="view in place"
+        ),
+        pytest.param(
+            lambda x: theirs.dropout(hooked(x), P, inplace=True), True, id="hook in place"
+        ),
         pytest.param(lambda x: under(Seen(), x), True, id="dispatch mode"),
         pytest.param(of_dual, True, id="forward mode"),
         pytest.param(lambda x: torch.vmap(dropped, randomness="different")(x), True, id="vmap"),
@@ -270,7 +286,7 @@ def test_only_calls_that_something_watches_run_python(
     call: Callable[[Any], Any], runs_python: bool
 ) -> None:
     x = torch.randn(50, 4, requires_grad=True)
-    seeded(call, x)  # the first call may import something
+    call(x.clone())  # the first call may import something
     ran: set[str] = set()
     sys.setprofile(lambda frame, event, _: ran.add(frame.f_code.co_filename))
     try:
@@ -281,6 +297,61 @@ def test_only_calls_that_something_watches_run_python(
     if not runs_python:
         mask = torch.as_tensor(fd.dropout(torch.ones(50, 4).numpy(), P, rng=seeded(draw_key, None)))
         assert torch.equal(y != 0, mask != 0)
+
+
+def test_calls_that_drop_nothing_return_their_input() -> None:
+    x = torch.ones(3, requires_grad=True)
+    for p, train in ((0.0, True), (P, False)):
+        for function in (torch.dropout, torch.dropout_, torch.feature_dropout):
+            assert function(x, p, train) is x
+    assert x._version == 0
+
+
+def watch_in_place(dropout_: Callable[[Any], Any], prepare: Callable[[Any], Any]) -> Any:
+    """Return what a program can see of a call in place, but for its mask."""
+    x = torch.ones(2, 3, requires_grad=True)
+    seen: list[Any] = []
+    y = prepare(x * 2)
+    if y.requires_grad:
+        y.register_hook(lambda dy: seen.append(("before", dy.shape)))
+    base, version = y._base, y._version
+    z = dropout_(y)
+    seen += [z is y, z._version > version, z.requires_grad, z.is_leaf, z._base is base]
+    if z.requires_grad:
+        z.retain_grad()
+        z.register_hook(lambda dy: seen.append(("after", dy.shape)))
+        (z * z.detach()).sum().backward()
+        assert torch.equal(z.grad, z)
+        assert x.grad is None or torch.equal(x.grad != 0, z.reshape(2, 3) != 0)
+    return seen
+
+
+@pytest.mark.parametrize(
+    "prepare",
+    [
+        pytest.param(lambda x: x, id="result"),
+        pytest.param(lambda x: x.view(3, 2), id="view"),
+        pytest.param(lambda x: (x.retain_grad(), x)[1], id="retained"),
+        pytest.param(lambda x: x.detach(), id="detached"),
+    ],
+)
+def test_a_call_in_place_leaves_the_history_that_torchs_does(prepare: Any) -> None:
+    ours = watch_in_place(lambda x: torch.dropout_(x, P, True), prepare)
+    ft.uninstall()
+    assert ours == watch_in_place(lambda x: torch.dropout_(x, P, True), prepare)
+
+
+def test_a_result_saved_before_a_call_in_place_is_missed() -> None:
+    for function in (torch.dropout_, torch.feature_dropout_):
+        y = torch.ones(2, 3, requires_grad=True).exp()
+        function(y, P, True)
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            y.sum().backward()
+    with torch.inference_mode():
+        x = torch.ones(2, 3)
+    with pytest.raises(RuntimeError, match="Inplace update to inference tensor"):
+        torch.dropout_(x, P, True)
+    assert torch.equal(x, torch.ones(2, 3))
 
 
 def test_exceptions_from_below_autograd_pass_through() -> None:

@@ -77,7 +77,8 @@ def install(*, attention: bool = False) -> None:
         _install_native(library)
         # torch takes attention apart under transforms only, before it looks for other kernels.
         others = {_ATTENTION} if not attention else set()
-        others |= {DROPOUT.name} if native.ready else set()
+        if native.ready:
+            others |= _NATIVE
         for name in _KERNELS.keys() - others:
             for key in _KEYS[:-1]:
                 library.impl(name, _KERNELS[name], key)
@@ -190,19 +191,23 @@ def _is_right() -> bool:
     how, state = How.of(DROPOUT, 0.5), torch.get_rng_state()
     try:
         with torch.inference_mode(False), torch.enable_grad():
-            key = draw_key(None)
+            keys = draw_key(None), draw_key(None)
             torch.set_rng_state(state)
             x = torch.arange(1.0, 9.0, requires_grad=True)
-            scaled = in_core(how, key, (torch.ones(8),))
+            scaled, again = (in_core(how, key, (torch.ones(8),)) for key in keys)
             y = torch.dropout(x, 0.5, True)
+            z = torch.dropout_(x * 1, 0.5, True)
             (dx,) = torch.autograd.grad(y * x, x, torch.ones(8), create_graph=True)
             (ddx,) = torch.autograd.grad(dx, x, torch.ones(8))
+            (dz,) = torch.autograd.grad(z, x, torch.ones(8))
             return (
                 torch.dropout(x, 0.5, False) is x
                 and "NativeDropout" in type(y.grad_fn).__name__
                 and torch.equal(y, x * scaled)
                 and torch.equal(dx, 2 * x * scaled)
                 and torch.equal(ddx, 2 * scaled)
+                and torch.equal(z, x * again)
+                and torch.equal(dz, again)
             )
     except RuntimeError:
         return False
@@ -368,6 +373,9 @@ _CALLS = (torch._ops.OpOverload.__call__.__code__, torch._ops.OpOverloadPacket._
 
 _MEMBERS = (DROPOUT, CHANNELS, ALPHA, CHANNELS_ALPHA)
 """The members that share their name with an operator of torch."""
+
+_NATIVE = {member.name + form for member in (DROPOUT, CHANNELS) for form in ("", "_")}
+"""Those of their operators that machine code computes, unless something watches a call."""
 
 _KERNELS: dict[str, Callable[..., Any]] = {
     **{

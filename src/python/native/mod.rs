@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
-use self::torch::{Failure, Handle, INSIDE, Inside, Kernel, Owned, TORCH, Tensor, Torch, guarded};
+use self::torch::{Failure, Handle, Kernel, Owned, TORCH, Tensor, Torch};
 use super::arrays::{Lengths, Steps, axes, shared_steps};
 use super::key::{PyKey, public_key};
 use super::plan::formula_of;
@@ -38,11 +38,11 @@ use crate::walk::source::Source;
 // --- Registration --------------------------------------------------------------------------------
 
 /// The libraries of registered kernels: first those of calls, then those of gradients.
-static REGISTERED: [AtomicPtr<c_void>; 4] = [const { AtomicPtr::new(null_mut()) }; 4];
+static REGISTERED: [AtomicPtr<c_void>; 5] = [const { AtomicPtr::new(null_mut()) }; 5];
 /// How many of them are of calls.
-const CALLS: usize = 2;
+const CALLS: usize = 3;
 
-/// The dispatch keys of the kernel of `dropout` in Python.
+/// The dispatch keys of the kernels of `dropout` and the like in Python.
 static IN_PYTHON: AtomicU64 = AtomicU64::new(0);
 
 /// Registers the kernels, or, without a number, removes those of calls: the others stay, for the gradients of calls from
@@ -50,7 +50,7 @@ static IN_PYTHON: AtomicU64 = AtomicU64::new(0);
 /// torch may lack functions that they need. Must not be called by two threads at once.
 #[pyfunction]
 pub(super) fn native_kernels(in_python: Option<u64>) -> bool {
-    let (Some(torch), Some(_)) = (TORCH.get_or_init(Torch::find), INSIDE.get_or_init(Inside::find)) else {
+    let Some(torch) = TORCH.get_or_init(Torch::find) else {
         return false;
     };
     let Some(in_python) = in_python else {
@@ -64,9 +64,16 @@ pub(super) fn native_kernels(in_python: Option<u64>) -> bool {
         return false;
     };
     IN_PYTHON.store(in_python, Ordering::Relaxed);
-    let libraries: [(&CStr, &[(&CStr, Kernel)]); 4] = [
-        (c"CPU", &[(c"dropout", dropout), (c"native_dropout", native_dropout)]),
-        (c"AutogradCPU", &[(c"dropout", dropout)]),
+    const CALLED: [(&CStr, Kernel); 4] = [
+        (c"dropout", dropout),
+        (c"dropout_", dropout_),
+        (c"feature_dropout", feature_dropout),
+        (c"feature_dropout_", feature_dropout_),
+    ];
+    let libraries: [(&CStr, &[(&CStr, Kernel)]); 5] = [
+        (c"CPU", &CALLED),
+        (c"CPU", &[(c"native_dropout", native_dropout)]),
+        (c"AutogradCPU", &CALLED),
         (c"CPU", &[(c"native_dropout_backward", backward), (c"type_as", type_as)]),
         (c"AutogradCPU", &[(c"type_as", type_as)]),
     ];
@@ -96,6 +103,8 @@ struct Call {
     receipt: Receipt,
     /// Whether the key is yet to be drawn.
     draws: bool,
+    /// Whether the result takes the input's memory.
+    in_place: bool,
 }
 
 /// The input of such a call, by which the kernel knows it.
@@ -122,27 +131,36 @@ impl Input {
 }
 
 impl Call {
-    /// Inverted dropout of single elements, unless the result is large, with a key from torch's generator.
-    fn dropout(x: &Tensor, p: f64) -> Option<Self> {
+    /// Inverted dropout of elements or channels, unless the result is large, with a key from torch's generator.
+    fn dropout(x: &Tensor, p: f64, of_channels: bool, in_place: bool) -> Option<Self> {
         let scale = Probability::new(p).ok()?.inverted_scale();
-        let len = x.shape.iter().product::<usize>();
-        if len == 0 || len * x.element.size() >= LARGE {
+        let (ndim, len) = (x.shape.len(), x.shape.iter().product::<usize>());
+        let fits = if in_place { x.is_dense() } else { len * x.element.size() < LARGE };
+        if len == 0 || !fits || (of_channels && ndim < 2) || ndim > 64 {
             return None;
         }
-        let receipt = Receipt { key: Key::from_words([0; 2]), p, scale, shared: 0 };
+        let shared = if of_channels { (!0 >> (64 - ndim)) & !0b11 } else { 0 };
+        let receipt = Receipt { key: Key::from_words([0; 2]), p, scale, shared };
         let (formula, numbers) = (Formula::Select, Numbers::scale(scale));
-        Some(Self { formula, numbers, receipt, draws: true })
+        Some(Self { formula, numbers, receipt, draws: true, in_place })
     }
 
     /// The result for an input, and what its mask is drawn from.
-    fn compute<'a>(mut self, torch: &'a Torch, x: &Tensor) -> Result<(Owned<'a>, Receipt), Failure> {
+    fn compute<'a>(mut self, input: Owned<'a>, x: &Tensor) -> Result<(Owned<'a>, Receipt), Failure> {
+        let torch = input.0;
         if self.draws {
             self.receipt.key = torch.draw_key()?;
         }
-        let mask = self.receipt.mask(&x.shape)?;
-        let (owned, y) = x.like(torch)?;
-        apply(torch, x, &y, &mask, self.formula, self.numbers)?;
-        Ok((owned, self.receipt))
+        let call = (self.formula, self.numbers);
+        let y = if self.in_place {
+            apply(torch, x, x, &self.receipt, call, false)?;
+            input
+        } else {
+            let (y, target) = x.like(torch)?;
+            apply(torch, x, &target, &self.receipt, call, true)?;
+            y
+        };
+        Ok((y, self.receipt))
     }
 }
 
@@ -225,7 +243,7 @@ pub(super) fn request_receipt(
     let receipt = Receipt { key: key.get().0, p, scale: numbers.scale, shared: axes };
     receipt.mask(&view.shape)?;
     let formula = formula_of(operation)?;
-    let call = Call { formula, numbers, receipt, draws: false };
+    let call = Call { formula, numbers, receipt, draws: false, in_place: false };
     REQUEST.set(Some((Input::At(view.first), call)));
     Ok(true)
 }
@@ -254,41 +272,71 @@ pub(super) fn read_receipt<'py>(tensor: &Bound<'py, PyAny>) -> PyResult<Option<P
 /// Size in bytes from which results have memory of their own, which the kernel in Python lends.
 pub(super) const LARGE: usize = 1 << 22;
 
-/// `dropout(Tensor input, float p, bool train) -> Tensor`
+macro_rules! kernels {
+    ($($(#[$doc:meta])* $name:ident: $options:expr, $in_python:expr;)+) => {
+        $(
+            $(#[$doc])*
+            ///
+            /// # Safety
+            /// Torch must call it as a kernel of this schema.
+            unsafe extern "C-unwind" fn $name(stack: *mut u64, _: u64, _: u64) {
+                // SAFETY: torch passes three arguments, and so do we.
+                unsafe { serve(stack, $options, $in_python) };
+            }
+        )+
+    };
+}
+
+kernels! {
+    /// `dropout(Tensor input, float p, bool train) -> Tensor`
+    dropout: [false, false], |torch, keys, x, p, train| (torch.dropout)(keys, x, p, train).one(torch).given() as Handle;
+    /// `dropout_(Tensor(a!) self, float p, bool train) -> Tensor(a!)`
+    dropout_: [false, true], |torch, keys, x, p, train| (torch.dropout_)(keys, x, p, train);
+    /// `feature_dropout(Tensor input, float p, bool train) -> Tensor`
+    feature_dropout: [true, false], |torch, keys, x, p, train| (torch.feature_dropout)(keys, x, p, train).one(torch).given() as Handle;
+    /// `feature_dropout_(Tensor(a!) self, float p, bool train) -> Tensor(a!)`
+    feature_dropout_: [true, true], |torch, keys, x, p, train| (torch.feature_dropout_)(keys, x, p, train);
+}
+
+/// Computes a call of dropout, or leaves it to the kernel in Python.
 ///
 /// # Safety
-/// Torch must call it as a kernel of this schema.
-unsafe extern "C-unwind" fn dropout(stack: *mut u64, _: u64, _: u64) {
-    let (Some(Some(torch)), Some(Some(inside))) = (TORCH.get(), INSIDE.get()) else { return };
-    // SAFETY: torch passes three arguments, the first a tensor. Its exceptions pass through here, and drop `owned`.
+/// The stack must have the arguments of a kernel with a tensor, p and whether to drop, and room for a tensor.
+unsafe fn serve(
+    stack: *mut u64,
+    [of_channels, in_place]: [bool; 2],
+    in_python: impl FnOnce(&Torch, u64, Handle, f64, bool) -> Handle,
+) {
+    let Some(Some(torch)) = TORCH.get() else { return };
+    // SAFETY: the caller guarantees the arguments.
     unsafe {
         let [input, p, train] = *stack.cast::<[u64; 3]>();
-        let (input, p, train) = (input as Handle, f64::from_bits(p), train as u8 != 0);
-        let owned = Owned(torch, input);
-        let plain = if train && p > 0.0 && inside.is_plain(input) { Tensor::read(torch, input) } else { None };
-        let call = plain.and_then(|x| Some((Call::dropout(&x, p)?, x)));
-        let result = match call {
-            Some((call, x)) if inside.records(input) => {
-                let _announced = Announced::new(x, call);
-                let [y, receipt] = (inside.native_dropout)(input, p, 0).pair(inside);
-                drop(Owned(torch, receipt));
-                y
-            }
-            Some((call, x)) => {
-                let mut result = null_mut();
-                guarded(|torch| {
-                    result = call.compute(torch, &x)?.0.given() as Handle;
-                    Ok(())
-                });
-                result
-            }
-            None => {
-                let key = IN_PYTHON.load(Ordering::Relaxed);
-                (inside.redispatch_dropout)(key, input, p, train).one(inside)
-            }
+        let (input, p, train) = (Owned(torch, input as Handle), f64::from_bits(p), train as u8 != 0);
+        let handle = input.1;
+        if (0.0..=1.0).contains(&p) && (!train || p == 0.0) {
+            *stack = input.given();
+            return;
+        }
+        let records = torch.records(handle);
+        let plain = torch.is_plain(handle) && !(in_place && records && !torch.is_single(handle));
+        let x = if plain { Tensor::read(torch, handle) } else { None };
+        let call = x.and_then(|x| Some((Call::dropout(&x, p, of_channels, in_place)?, x)));
+        let Some((call, x)) = call else {
+            let result = in_python(torch, IN_PYTHON.load(Ordering::Relaxed), handle, p, train);
+            let result = if in_place { input } else { Owned(torch, result) };
+            *stack = result.given();
+            return;
         };
-        drop(owned);
-        *stack = result as u64;
+        if in_place {
+            (torch.count_change)(handle); // raises where torch allows none
+        }
+        if records {
+            let _announced = Announced::new(x, call);
+            let [y, _receipt] = (torch.native_dropout)(handle, p, 0).pair(torch);
+            *stack = y.given();
+        } else {
+            torch.raise(call.compute(input, &x).map(|(y, _)| *stack = y.given()));
+        }
     }
 }
 
@@ -297,32 +345,32 @@ unsafe extern "C-unwind" fn dropout(stack: *mut u64, _: u64, _: u64) {
 /// # Safety
 /// Torch must call it as a kernel of this schema.
 unsafe extern "C-unwind" fn native_dropout(stack: *mut u64, _: u64, _: u64) {
-    // SAFETY: torch passes three arguments.
-    let [input, p, train] = unsafe { *stack.cast::<[u64; 3]>() };
-    let request = REQUEST.take().filter(|(_, call)| train == 0 && call.receipt.p.to_bits() == p);
-    guarded(|torch| {
-        // SAFETY: the argument is a tensor.
-        let known = request.and_then(|(x, call)| Some((unsafe { x.of_call(torch, input as Handle) }?, call)));
-        if let Some((x, call)) = known {
-            let (y, receipt) = call.compute(torch, &x)?;
-            drop(Owned(torch, input as Handle));
-            let receipt = torch.new_words(&receipt.words())?;
-            // SAFETY: there is room for two results.
-            unsafe { *stack.cast::<[u64; 2]>() = [y.given(), receipt.given()] };
-            return Ok(());
-        }
-        let probability = f64::from_bits(p);
-        if !(0.0..=1.0).contains(&probability) {
-            // torch's sentence, because `dispatch` would lose it.
-            let text = format!("dropout probability has to be between 0 and 1, but got {probability}");
-            return Err(Failure(text));
-        }
-        let mut arguments = [input, p, train];
-        torch.dispatch(c"fastdrop::native_dropout", c"", &mut arguments)?;
-        // SAFETY: as above.
-        unsafe { *stack.cast::<[u64; 2]>() = [arguments[0], arguments[1]] };
-        Ok(())
-    });
+    let Some(Some(torch)) = TORCH.get() else { return };
+    // SAFETY: torch passes three arguments, the first a tensor, and takes two results.
+    unsafe {
+        let [input, p, train] = *stack.cast::<[u64; 3]>();
+        let input = Owned(torch, input as Handle);
+        let request = REQUEST.take().filter(|(_, call)| train == 0 && call.receipt.p.to_bits() == p);
+        torch.raise((|| {
+            let known = request.and_then(|(x, call)| Some((x.of_call(torch, input.1)?, call)));
+            let results = if let Some((x, call)) = known {
+                let (y, receipt) = call.compute(input, &x)?;
+                [y.given(), torch.new_words(&receipt.words())?.given()]
+            } else {
+                let probability = f64::from_bits(p);
+                if !(0.0..=1.0).contains(&probability) {
+                    // torch's sentence, because `dispatch` would lose it.
+                    let text = format!("dropout probability has to be between 0 and 1, but got {probability}");
+                    return Err(Failure(text));
+                }
+                let mut arguments = [input.given(), p, train];
+                torch.dispatch(c"fastdrop::native_dropout", c"", &mut arguments)?;
+                [arguments[0], arguments[1]]
+            };
+            *stack.cast::<[u64; 2]>() = results;
+            Ok(())
+        })());
+    }
 }
 
 /// `native_dropout_backward(Tensor grad_output, Tensor mask, float scale) -> Tensor`
@@ -330,27 +378,25 @@ unsafe extern "C-unwind" fn native_dropout(stack: *mut u64, _: u64, _: u64) {
 /// # Safety
 /// Torch must call it as a kernel of this schema.
 unsafe extern "C-unwind" fn backward(stack: *mut u64, _: u64, _: u64) {
-    // SAFETY: torch passes three arguments.
-    let [gradient, mask, scale] = unsafe { *stack.cast::<[u64; 3]>() };
-    guarded(|torch| {
-        // SAFETY: the arguments are tensors.
-        let (receipt, dy) = unsafe { (torch.receipt(mask as Handle), Tensor::read(torch, gradient as Handle)) };
-        if let (Some(receipt), Some(dy)) = (receipt, dy) {
-            let owned = [gradient, mask].map(|handle| Owned(torch, handle as Handle));
-            let numbers = Numbers::scale(receipt.scale * f64::from_bits(scale));
-            let dx = dy.like(torch)?;
-            apply(torch, &dy, &dx.1, &receipt.mask(&dy.shape)?, Formula::Select, numbers)?;
-            drop(owned);
-            // SAFETY: there is room for a result.
-            unsafe { *stack = dx.0.given() };
-            return Ok(());
-        }
-        let mut arguments = [gradient, mask, scale];
-        torch.dispatch(c"fastdrop::native_dropout_backward", c"", &mut arguments)?;
-        // SAFETY: as above.
-        unsafe { *stack = arguments[0] };
-        Ok(())
-    });
+    let Some(Some(torch)) = TORCH.get() else { return };
+    // SAFETY: torch passes three arguments, of which two are tensors, and takes a result.
+    unsafe {
+        let [gradient, mask, scale] = *stack.cast::<[u64; 3]>();
+        let [gradient, mask] = [gradient, mask].map(|handle| Owned(torch, handle as Handle));
+        torch.raise((|| {
+            *stack = if let (Some(receipt), Some(dy)) = (torch.receipt(mask.1), Tensor::read(torch, gradient.1)) {
+                let numbers = Numbers::scale(receipt.scale * f64::from_bits(scale));
+                let (dx, target) = dy.like(torch)?;
+                apply(torch, &dy, &target, &receipt, (Formula::Select, numbers), true)?;
+                dx.given()
+            } else {
+                let mut arguments = [gradient.given(), mask.given(), scale];
+                torch.dispatch(c"fastdrop::native_dropout_backward", c"", &mut arguments)?;
+                arguments[0]
+            };
+            Ok(())
+        })());
+    }
 }
 
 /// `type_as(Tensor self, Tensor other) -> Tensor`
@@ -358,27 +404,24 @@ unsafe extern "C-unwind" fn backward(stack: *mut u64, _: u64, _: u64) {
 /// # Safety
 /// Torch must call it as a kernel of this schema.
 unsafe extern "C-unwind" fn type_as(stack: *mut u64, _: u64, _: u64) {
-    // SAFETY: torch passes two arguments.
-    let [own, other] = unsafe { *stack.cast::<[u64; 2]>() };
-    guarded(|torch| {
-        // SAFETY: the arguments are tensors.
-        let (receipt, like) = unsafe { (torch.receipt(own as Handle), Tensor::read(torch, other as Handle)) };
-        if let (Some(receipt), Some(like)) = (receipt, like) {
-            let owned = [own, other].map(|handle| Owned(torch, handle as Handle));
-            let scaled = like.like(torch)?;
-            let one = Tensor::one(&like);
-            apply(torch, &one, &scaled.1, &receipt.mask(&like.shape)?, Formula::Select, Numbers::scale(receipt.scale))?;
-            drop(owned);
-            // SAFETY: there is room for a result.
-            unsafe { *stack = scaled.0.given() };
-            return Ok(());
-        }
-        let mut arguments = [own, other, 0, 0, 0]; // not non_blocking, no copy, any memory format
-        torch.dispatch(c"aten::to", c"other", &mut arguments)?;
-        // SAFETY: as above.
-        unsafe { *stack = arguments[0] };
-        Ok(())
-    });
+    let Some(Some(torch)) = TORCH.get() else { return };
+    // SAFETY: torch passes two tensors, and takes a result.
+    unsafe {
+        let [own, other] = (*stack.cast::<[u64; 2]>()).map(|handle| Owned(torch, handle as Handle));
+        torch.raise((|| {
+            *stack = if let (Some(receipt), Some(like)) = (torch.receipt(own.1), Tensor::read(torch, other.1)) {
+                let numbers = Numbers::scale(receipt.scale);
+                let (scaled, target) = like.like(torch)?;
+                apply(torch, &Tensor::one(&like), &target, &receipt, (Formula::Select, numbers), true)?;
+                scaled.given()
+            } else {
+                let mut arguments = [own.given(), other.given(), 0, 0, 0]; // not non_blocking, no copy, any memory format
+                torch.dispatch(c"aten::to", c"other", &mut arguments)?;
+                arguments[0]
+            };
+            Ok(())
+        })());
+    }
 }
 
 impl Torch {
@@ -415,32 +458,33 @@ impl Torch {
     }
 }
 
-/// Applies a formula to `x`, and writes the result to `y`, which has its shape.
+/// Applies a formula to `x`, and writes the result to `y`, which has its shape, and is new if `fresh`.
 fn apply(
     torch: &Torch,
     x: &Tensor,
     y: &Tensor,
-    mask: &Mask,
-    formula: Formula,
-    numbers: Numbers,
+    receipt: &Receipt,
+    (formula, numbers): (Formula, Numbers),
+    fresh: bool,
 ) -> Result<(), Failure> {
-    let shape = &y.shape[..];
-    // Multiplying by 0 would keep signs and NaN.
-    let source = if numbers.scale == 0.0 { Source::Constant(false) } else { Source::keep_bits(mask) };
-    let extents: Lengths = mask.shape().iter().map(|len| *len as usize).collect();
-    let bits: Steps = mask.steps().iter().map(|step| *step as isize).collect();
-    let bits = shared_steps(&extents, &bits, shape);
-    let mut axes = axes(shape, [&y.strides, &x.strides, &[], &[]], &bits);
-    let mut operands = Operands::new(y.element, y.first, &[x.first.cast_const()]);
-    let own = |element| Format { element, swapped: false };
-    operands.set_formats([own(y.element), own(x.element), own(y.element), own(y.element)]);
-    operands.fresh = true;
     let mut threads = 1;
     // SAFETY: the function writes a number.
     Torch::check(unsafe { (torch.threads)(&raw mut threads) }, "count its threads")?;
-    let operation = Operation::Formula(formula, numbers);
-    // SAFETY: the tensors are alive, the axes are their shapes and strides, and the result is new. torch's users must
-    // not write to tensors during a call.
-    let run = || unsafe { driver::run(&source, operation, operands, &mut axes, &|| false) };
-    Ok(limits::with_team(threads as usize, run)?)
+    Failure::of_panic(|| {
+        let (shape, mask) = (&y.shape[..], receipt.mask(&x.shape)?);
+        // Multiplying by 0 would keep signs and NaN.
+        let source = if numbers.scale == 0.0 { Source::Constant(false) } else { Source::keep_bits(&mask) };
+        let extents: Lengths = mask.shape().iter().map(|len| *len as usize).collect();
+        let bits: Steps = mask.steps().iter().map(|step| *step as isize).collect();
+        let bits = shared_steps(&extents, &bits, shape);
+        let mut axes = axes(shape, [&y.strides, &x.strides, &[], &[]], &bits);
+        let mut operands = Operands::new(y.element, y.first, &[x.first.cast_const()]);
+        let own = |element| Format { element, swapped: false };
+        operands.set_formats([own(y.element), own(x.element), own(y.element), own(y.element)]);
+        operands.fresh = fresh;
+        let operation = Operation::Formula(formula, numbers);
+        // SAFETY: the tensors are alive, the axes are their shapes and strides, and the result is new or the input.
+        let run = || unsafe { driver::run(&source, operation, operands, &mut axes, &|| false) };
+        Ok(limits::with_team(threads as usize, run)?)
+    })
 }

@@ -6,9 +6,11 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::{null, null_mut};
 use std::sync::OnceLock;
 
+use smallvec::SmallVec;
+
 use crate::error::Error;
 use crate::operand::Element;
-use crate::python::arrays::{Lengths, Steps};
+use crate::python::arrays;
 use crate::python::tensors;
 use crate::stream::key::Key;
 
@@ -20,14 +22,14 @@ pub(super) type Status = i32;
 pub(super) type Kernel = unsafe extern "C-unwind" fn(stack: *mut u64, arguments: u64, results: u64);
 
 macro_rules! interface {
-    ($(#[$doc:meta])* $interface:ident: $($name:ident: $symbol:literal as fn($($type:ty),*) $(-> $result:ty)?;)+) => {
-        $(#[$doc])*
+    ($($name:ident: $symbol:literal as fn($($type:ty),*) $(-> $result:ty)?;)+) => {
+        /// The functions of torch that kernels use.
         #[derive(Clone, Copy)]
-        pub(super) struct $interface {
+        pub(super) struct Torch {
             $(pub(super) $name: unsafe extern "C-unwind" fn($($type),*) $(-> $result)?,)+
         }
 
-        impl $interface {
+        impl Torch {
             /// Finds all of them in a library that is already loaded.
             pub(super) fn find() -> Option<Self> {
                 let library = library()?;
@@ -39,8 +41,7 @@ macro_rules! interface {
 }
 
 interface! {
-    /// torch's stable C interface.
-    Torch:
+    // torch's stable C interface.
     data: c"aoti_torch_get_data_ptr" as fn(Handle, *mut *mut c_void) -> Status;
     ndim: c"aoti_torch_get_dim" as fn(Handle, *mut i64) -> Status;
     sizes: c"aoti_torch_get_sizes" as fn(Handle, *mut *const i64) -> Status;
@@ -48,10 +49,8 @@ interface! {
     dtype: c"aoti_torch_get_dtype" as fn(Handle, *mut i32) -> Status;
     device: c"aoti_torch_get_device_type" as fn(Handle, *mut i32) -> Status;
     layout: c"aoti_torch_get_layout" as fn(Handle, *mut i32) -> Status;
-    empty: c"aoti_torch_empty_strided" as fn(i64, *const i64, *const i64, i32, i32, i32, *mut Handle) -> Status;
     delete: c"aoti_torch_delete_tensor_object" as fn(Handle) -> Status;
     call: c"aoti_torch_call_dispatcher" as fn(*const c_char, *const c_char, *mut u64) -> Status;
-    randint: c"aoti_torch_cpu_randint_low" as fn(i64, i64, *const i64, i64, *mut i32, *mut i32, *mut i32, i32, *mut i32, *mut Handle) -> Status;
     threads: c"torch_get_num_threads" as fn(*mut u32) -> Status;
     open: c"aoti_torch_library_init_impl" as fn(*const c_char, *const c_char, *const c_char, u32, *mut *mut c_void) -> Status;
     register: c"aoti_torch_library_impl" as fn(*mut c_void, *const c_char, Kernel) -> Status;
@@ -64,14 +63,21 @@ interface! {
     float32: c"aoti_torch_dtype_float32" as fn() -> i32;
     float64: c"aoti_torch_dtype_float64" as fn() -> i32;
     int64: c"aoti_torch_dtype_int64" as fn() -> i32;
-}
 
-interface! {
-    /// C++ functions of torch's, whose names include the types of their arguments. References are addresses. An optional
-    /// is its value, then whether there is one; 0 is none. A tensor is the address of its implementation.
-    Inside:
+    // C++ functions, whose names include the types of their arguments. A reference is an address. An optional is its value,
+    // then whether there is one; 0 is none. A tensor is the address of its implementation.
     native_dropout: c"_ZN2at4_ops14native_dropout4callERKNS_6TensorEdSt8optionalIbE" as fn(Handle, f64, u16) -> Results;
-    redispatch_dropout: c"_ZN2at4_ops7dropout10redispatchEN3c1014DispatchKeySetERKNS_6TensorEdb" as fn(u64, Handle, f64, bool) -> Results;
+    dropout: c"_ZN2at4_ops7dropout10redispatchEN3c1014DispatchKeySetERKNS_6TensorEdb" as fn(u64, Handle, f64, bool) -> Results;
+    dropout_: c"_ZN2at4_ops8dropout_10redispatchEN3c1014DispatchKeySetERNS_6TensorEdb" as fn(u64, Handle, f64, bool) -> Handle;
+    feature_dropout: c"_ZN2at4_ops15feature_dropout10redispatchEN3c1014DispatchKeySetERKNS_6TensorEdb" as fn(u64, Handle, f64, bool) -> Results;
+    feature_dropout_: c"_ZN2at4_ops16feature_dropout_10redispatchEN3c1014DispatchKeySetERNS_6TensorEdb" as fn(u64, Handle, f64, bool) -> Handle;
+    random_: c"_ZN2at4_ops12random__from4callERNS_6TensorElSt8optionalIlES4_INS_9GeneratorEE" as fn(Handle, i64, Bound, *const [u64; 2]) -> Handle;
+    empty: c"_ZN2at6detail17empty_strided_cpuEN3c108ArrayRefIlEES3_NS1_10ScalarTypeEb" as fn(Lengths, Lengths, i8, bool) -> Results;
+    count_change: c"_ZN5torch8autograd4impl12bump_versionERKN2at6TensorE" as fn(Handle);
+    hooks: c"_ZN5torch8autograd4impl5hooksERKN2at6TensorE" as fn(Handle) -> *const [*const c_void; 2];
+    is_leaf: c"_ZNK2at10TensorBase7is_leafEv" as fn(Handle) -> bool;
+    is_view: c"_ZNK2at10TensorBase7is_viewEv" as fn(Handle) -> bool;
+    retains_grad: c"_ZNK2at10TensorBase12retains_gradEv" as fn(Handle) -> bool;
     has_modes: c"_ZN3c104impl21dispatch_mode_enabledEv" as fn() -> bool;
     is_subclass: c"_ZN2at4impl19tensor_has_dispatchERKNS_6TensorE" as fn(Handle) -> bool;
     tracing: c"_ZN5torch3jit6tracer15getTracingStateEv" as fn() -> *const *const c_void;
@@ -82,28 +88,42 @@ interface! {
     allocate: c"_Znwm" as fn(usize) -> *mut c_void;
 }
 
+/// `c10::ArrayRef<int64_t>`
+#[repr(C)]
+pub(super) struct Lengths(*const i64, usize);
+
+impl From<&[i64]> for Lengths {
+    fn from(lengths: &[i64]) -> Self {
+        Self(lengths.as_ptr(), lengths.len())
+    }
+}
+
+/// `std::optional<int64_t>`
+#[repr(C)]
+pub(super) struct Bound(i64, bool);
+
 /// Tensors that a C++ function returns, in memory that its caller provides. A C compiler does so for a struct of this
 /// size. A tuple of two tensors has the second one first.
 #[repr(C)]
 pub(super) struct Results([MaybeUninit<*mut c_void>; 4]);
 
 impl Results {
-    /// The one tensor, as a handle.
+    /// The one tensor.
     ///
     /// # Safety
     /// A function that returns one must have written it.
-    pub(super) unsafe fn one(self, inside: &Inside) -> Handle {
+    pub(super) unsafe fn one(self, torch: &Torch) -> Owned<'_> {
         // SAFETY: the caller guarantees the tensor.
-        unsafe { inside.handle(self.0[0].assume_init()) }
+        unsafe { torch.handle(self.0[0].assume_init()) }
     }
 
-    /// The two tensors, as handles.
+    /// The two tensors.
     ///
     /// # Safety
     /// A function that returns two must have written them.
-    pub(super) unsafe fn pair(self, inside: &Inside) -> [Handle; 2] {
+    pub(super) unsafe fn pair(self, torch: &Torch) -> [Owned<'_>; 2] {
         // SAFETY: the caller guarantees the tensors.
-        unsafe { [self.0[1], self.0[0]].map(|tensor| inside.handle(tensor.assume_init())) }
+        unsafe { [self.0[1], self.0[0]].map(|tensor| torch.handle(tensor.assume_init())) }
     }
 }
 
@@ -116,17 +136,17 @@ pub(super) unsafe fn implementation(tensor: Handle) -> *const c_void {
     unsafe { *tensor.cast::<*const c_void>() }
 }
 
-impl Inside {
-    /// Moves a tensor to a handle of its own.
+impl Torch {
+    /// Moves a tensor to a handle.
     ///
     /// # Safety
     /// `implementation` must own a reference.
-    unsafe fn handle(&self, implementation: *mut c_void) -> Handle {
+    unsafe fn handle(&self, implementation: *mut c_void) -> Owned<'_> {
         // SAFETY: a handle is an allocated C++ object of one address; torch deletes it. The allocation does not return null.
         unsafe {
             let handle = (self.allocate)(size_of::<*mut c_void>()).cast::<*mut c_void>();
             handle.write(implementation);
-            handle.cast()
+            Owned(self, handle.cast())
         }
     }
 
@@ -146,6 +166,18 @@ impl Inside {
         }
     }
 
+    /// Whether autograd's node may be that of another call from now on: no view, hook or leaf depends on it.
+    ///
+    /// # Safety
+    /// It must be a tensor.
+    pub(super) unsafe fn is_single(&self, tensor: Handle) -> bool {
+        // SAFETY: the caller guarantees the tensor.
+        unsafe {
+            let [first, end] = *(self.hooks)(tensor);
+            first == end && !((self.is_leaf)(tensor) || (self.is_view)(tensor) || (self.retains_grad)(tensor))
+        }
+    }
+
     /// Whether autograd records a call on a tensor.
     ///
     /// # Safety
@@ -157,7 +189,6 @@ impl Inside {
 }
 
 pub(super) static TORCH: OnceLock<Option<Torch>> = OnceLock::new();
-pub(super) static INSIDE: OnceLock<Option<Inside>> = OnceLock::new();
 
 #[cfg(target_os = "linux")]
 fn library() -> Option<*mut c_void> {
@@ -190,21 +221,17 @@ fn symbol(_: *mut c_void, _: &CStr) -> *mut c_void {
     null_mut()
 }
 
-/// Runs the work of a kernel. An error or a panic becomes an exception of torch's.
-pub(super) fn guarded(work: impl FnOnce(&Torch) -> Result<(), Failure>) {
-    let Some(Some(torch)) = TORCH.get() else { return };
-    let text = match catch_unwind(AssertUnwindSafe(|| work(torch))) {
-        Ok(Ok(())) => return,
-        Ok(Err(Failure(text))) => text,
-        Err(_) => "bug in fastdrop, please report it".to_owned(),
-    };
-    let text = std::ffi::CString::new(text).unwrap_or_default();
-    // SAFETY: the function copies the text, and raises.
-    unsafe { (torch.raise)(c"fastdrop".as_ptr(), c"fastdrop".as_ptr(), 0, text.as_ptr()) };
-}
-
 /// Why a kernel failed.
 pub(super) struct Failure(pub(super) String);
+
+impl Failure {
+    /// Runs work that calls nothing of torch that raises: a panic must not leave a kernel, and an exception of torch's must
+    /// not be caught.
+    pub(super) fn of_panic<T>(work: impl FnOnce() -> Result<T, Self>) -> Result<T, Self> {
+        let panicked = |_| Err(Self("bug in fastdrop, please report it".to_owned()));
+        catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(panicked)
+    }
+}
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
@@ -213,6 +240,15 @@ impl From<Error> for Failure {
 }
 
 impl Torch {
+    /// Makes an error of a kernel an exception of torch's.
+    pub(super) fn raise(&self, outcome: Result<(), Failure>) {
+        if let Err(Failure(text)) = outcome {
+            let text = std::ffi::CString::new(text).unwrap_or_default();
+            // SAFETY: the function copies the text, and raises.
+            unsafe { (self.raise)(c"fastdrop".as_ptr(), c"fastdrop".as_ptr(), 0, text.as_ptr()) };
+        }
+    }
+
     pub(super) fn check(status: Status, what: &str) -> Result<(), Failure> {
         if status == 0 { Ok(()) } else { Err(Failure(format!("torch could not {what}"))) }
     }
@@ -223,28 +259,15 @@ impl Torch {
         let status = unsafe { (self.call)(name.as_ptr(), overload.as_ptr(), stack.as_mut_ptr()) };
         Self::check(status, &format!("call {}", name.to_string_lossy()))
     }
+}
 
+impl Torch {
     /// A key from torch's generator, the one that Python's `draw_key` draws.
     pub(super) fn draw_key(&self) -> Result<Key, Failure> {
-        let (mut handle, mut first) = (null_mut(), null_mut());
-        // SAFETY: options that are null are torch's defaults: int64, on the CPU.
+        // SAFETY: the tensor has two words, and no generator is torch's default.
         unsafe {
-            let mut dtype = (self.int64)();
-            let status = (self.randint)(
-                i64::MIN,
-                i64::MAX,
-                [2].as_ptr(),
-                1,
-                &raw mut dtype,
-                null_mut(),
-                null_mut(),
-                0,
-                null_mut(),
-                &raw mut handle,
-            );
-            Self::check(status, "draw a key")?;
-            let _owned = Owned(self, handle);
-            Self::check((self.data)(handle, &raw mut first), "draw a key")?;
+            let (words, first) = self.new_tensor(&[2], &[1], (self.int64)())?;
+            (self.random_)(words.1, i64::MIN, Bound(i64::MAX, true), &[0; 2]);
             Ok(Key::from_words(first.cast::<[u64; 2]>().read_unaligned()))
         }
     }
@@ -255,14 +278,11 @@ impl Torch {
         strides: &[i64],
         dtype: i32,
     ) -> Result<(Owned<'_>, *mut u8), Failure> {
-        let (mut handle, mut first) = (null_mut(), null_mut());
+        let mut first = null_mut();
         // SAFETY: there are as many strides as sizes.
         unsafe {
-            let (cpu, axes) = ((self.cpu)(), sizes.len() as i64);
-            let status = (self.empty)(axes, sizes.as_ptr(), strides.as_ptr(), dtype, cpu, 0, &raw mut handle);
-            Self::check(status, "allocate the result of dropout")?;
-            let owned = Owned(self, handle);
-            Self::check((self.data)(handle, &raw mut first), "allocate the result of dropout")?;
+            let owned = (self.empty)(sizes.into(), strides.into(), dtype as i8, false).one(self);
+            Self::check((self.data)(owned.1, &raw mut first), "allocate the result of dropout")?;
             Ok((owned, first.cast()))
         }
     }
@@ -293,9 +313,9 @@ pub(super) struct Tensor {
     pub(super) first: *mut u8,
     pub(super) element: Element,
     pub(super) dtype: i32,
-    pub(super) shape: Lengths,
+    pub(super) shape: arrays::Lengths,
     /// In bytes.
-    pub(super) strides: Steps,
+    pub(super) strides: arrays::Steps,
 }
 
 impl Tensor {
@@ -342,7 +362,7 @@ impl Tensor {
             }
             let (sizes, strides) = (tensors::lengths(sizes, ndim as usize), tensors::lengths(strides, ndim as usize));
             let size = element.size() as isize;
-            let shape: Lengths = sizes.iter().map(|len| *len as usize).collect();
+            let shape: arrays::Lengths = sizes.iter().map(|len| *len as usize).collect();
             let strides = strides.iter().map(|stride| *stride as isize * size).collect();
             Some(Self { implementation: implementation(tensor), first: first.cast(), element, dtype, shape, strides })
         }
@@ -352,14 +372,14 @@ impl Tensor {
     pub(super) fn one(like: &Self) -> Self {
         static ONE: f32 = 1.0;
         let first = (&raw const ONE).cast_mut().cast();
-        let (shape, strides) = (like.shape.clone(), Steps::from_elem(0, like.shape.len()));
+        let (shape, strides) = (like.shape.clone(), arrays::Steps::from_elem(0, like.shape.len()));
         Self { implementation: null(), first, element: Element::F32, dtype: like.dtype, shape, strides }
     }
 
     /// The strides of `torch.empty_like`, in elements: its own if its elements are adjacent, else those of adjacent ones
-    /// in its order of axes. Axes of stride 0 stay where they are.
-    fn dense_strides(&self) -> Steps {
-        let mut order: Lengths = (0..self.shape.len()).rev().collect();
+    /// in its order of axes. Axes of stride 0 stay where they are. Then, whether its elements are adjacent.
+    fn dense_strides(&self) -> (arrays::Steps, bool) {
+        let mut order: arrays::Lengths = (0..self.shape.len()).rev().collect();
         for end in 1..order.len() {
             let mut at = end;
             for before in (0..end).rev() {
@@ -378,20 +398,26 @@ impl Tensor {
             }
         }
         let size = self.element.size() as isize;
-        let (mut dense, mut step, mut is_dense) = (Steps::from_elem(0, order.len()), 1, true);
+        let (mut dense, mut step, mut is_dense) = (arrays::Steps::from_elem(0, order.len()), 1, true);
         for axis in order {
             dense[axis] = step;
             is_dense &= self.shape[axis] == 1 || self.strides[axis] == step * size;
             step *= self.shape[axis].max(1) as isize;
         }
-        if is_dense { self.strides.iter().map(|stride| stride / size).collect() } else { dense }
+        let strides = if is_dense { self.strides.iter().map(|stride| stride / size).collect() } else { dense };
+        (strides, is_dense)
+    }
+
+    /// Whether its elements are adjacent, in memory of their own.
+    pub(super) fn is_dense(&self) -> bool {
+        !self.first.is_null() && self.dense_strides().1
     }
 
     /// A new tensor of the same shape, dtype and order of axes.
     pub(super) fn like<'a>(&self, torch: &'a Torch) -> Result<(Owned<'a>, Self), Failure> {
-        let mut strides = self.dense_strides();
-        let sizes: smallvec::SmallVec<[i64; 4]> = self.shape.iter().map(|len| *len as i64).collect();
-        let steps: smallvec::SmallVec<[i64; 4]> = strides.iter().map(|step| *step as i64).collect();
+        let mut strides = self.dense_strides().0;
+        let sizes: SmallVec<[i64; 4]> = self.shape.iter().map(|len| *len as i64).collect();
+        let steps: SmallVec<[i64; 4]> = strides.iter().map(|step| *step as i64).collect();
         let (owned, first) = torch.new_tensor(&sizes, &steps, self.dtype)?;
         let size = self.element.size() as isize;
         strides.iter_mut().for_each(|stride| *stride *= size);
