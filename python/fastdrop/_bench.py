@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 import fastdrop as fd
 
 Run = Callable[[], object]
+Clock = Callable[[], float]
 Times = dict[str, NDArray[np.float64]]
 
 
@@ -35,29 +36,39 @@ class Spread(NamedTuple):
         return f"{self.median:{spec}} ({self.low:{spec}}-{self.high:{spec}})"
 
 
-def take_turns(cases: Mapping[str, Run], *, rounds: int = 15, seconds: float = 0.01) -> Times:
+def take_turns(
+    cases: Mapping[str, Run],
+    *,
+    rounds: int = 15,
+    seconds: float = 0.01,
+    clock: Clock = time.perf_counter,
+    before: Callable[[str], object] = lambda name: None,
+) -> Times:
     """Time all cases in each of `rounds` rounds, in changing order; return seconds per call.
 
-    A case runs for at least `seconds` in a round: short calls are repeated.
+    A case runs for at least `seconds` in a round: short calls are repeated. `before` gets the name
+    of a case ahead of its turn, to set up what it needs.
     """
     repeats = {}
     for name, run in cases.items():
+        before(name)
         run()
-        once = min(_time(run, 1) for _ in range(2))
+        once = min(_time(run, 1, clock) for _ in range(2))
         repeats[name] = max(1, round(seconds / max(once, 1e-9)))
     times: Times = {name: np.empty(rounds) for name in cases}
     names = list(cases)
     for number in range(rounds):
         for name in names[number % len(names) :] + names[: number % len(names)]:
-            times[name][number] = _time(cases[name], repeats[name])
+            before(name)
+            times[name][number] = _time(cases[name], repeats[name], clock)
     return times
 
 
-def _time(run: Run, repeats: int) -> float:
-    start = time.perf_counter()
+def _time(run: Run, repeats: int, clock: Clock) -> float:
+    start = clock()
     for _ in range(repeats):
         run()
-    return (time.perf_counter() - start) / repeats
+    return (clock() - start) / repeats
 
 
 def ratio(times: Times, name: str, to: str) -> Spread:
