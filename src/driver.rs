@@ -29,6 +29,10 @@ const UNMAPPED_BYTES: usize = 1 << 25;
 /// More bytes than a thread ever needs in addition to the arrays.
 const SCRATCH: usize = 3 << 16;
 
+/// The fewest elements that a call shares among threads.
+#[cfg(feature = "python")]
+pub(crate) const SHARED: usize = Sizes::APPLIED_BY_TEAM.parallel;
+
 /// How work is split, in elements. A thread takes one `unit` at a time. Below `parallel`, waking
 /// another thread would cost more than the work. The interrupt is polled after each batch, of `batch`
 /// elements at most.

@@ -427,9 +427,7 @@ unsafe extern "C-unwind" fn type_as(stack: *mut u64, _: u64, _: u64) {
 impl Torch {
     /// A new tensor of these words.
     fn new_words(&self, words: &[u64; WORDS]) -> Result<Owned<'_>, Failure> {
-        // SAFETY: the function has no arguments.
-        let int64 = unsafe { (self.int64)() };
-        let (owned, first) = self.new_tensor(&[WORDS as i64], &[1], int64)?;
+        let (owned, first) = self.new_tensor(&[WORDS as i64], &[1], self.int64)?;
         // SAFETY: the tensor has as many words.
         unsafe { first.cast::<[u64; WORDS]>().write(*words) };
         Ok(owned)
@@ -440,16 +438,9 @@ impl Torch {
     /// # Safety
     /// It must be a tensor.
     unsafe fn receipt(&self, tensor: Handle) -> Option<Receipt> {
-        let (mut dtype, mut ndim) = (0, 0);
         // SAFETY: the caller guarantees the tensor.
         unsafe {
-            if (self.dtype)(tensor, &raw mut dtype) != 0 || dtype != (self.int64)() {
-                return None;
-            }
-            if (self.ndim)(tensor, &raw mut ndim) != 0 || ndim != 1 {
-                return None;
-            }
-            let x = Tensor::read_any(self, tensor, Element::U64)?;
+            let x = Tensor::read_as(self, tensor, &[(self.int64, Element::U64)])?;
             if x.shape[..] != [WORDS] || x.strides[..] != [8] || x.first.is_null() {
                 return None;
             }
@@ -468,8 +459,10 @@ fn apply(
     fresh: bool,
 ) -> Result<(), Failure> {
     let mut threads = 1;
-    // SAFETY: the function writes a number.
-    Torch::check(unsafe { (torch.threads)(&raw mut threads) }, "count its threads")?;
+    if x.shape.iter().product::<usize>() >= driver::SHARED {
+        // SAFETY: the function writes a number.
+        Torch::check(unsafe { (torch.threads)(&raw mut threads) }, "count its threads")?;
+    }
     Failure::of_panic(|| {
         let (shape, mask) = (&y.shape[..], receipt.mask(&x.shape)?);
         // Multiplying by 0 would keep signs and NaN.

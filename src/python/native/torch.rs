@@ -2,6 +2,7 @@
 
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::mem::MaybeUninit;
+use std::ops::Deref;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::{null, null_mut};
 use std::sync::OnceLock;
@@ -24,14 +25,13 @@ pub(super) type Kernel = unsafe extern "C-unwind" fn(stack: *mut u64, arguments:
 macro_rules! interface {
     ($($name:ident: $symbol:literal as fn($($type:ty),*) $(-> $result:ty)?;)+) => {
         /// The functions of torch that kernels use.
-        #[derive(Clone, Copy)]
-        pub(super) struct Torch {
+        pub(super) struct Functions {
             $(pub(super) $name: unsafe extern "C-unwind" fn($($type),*) $(-> $result)?,)+
         }
 
-        impl Torch {
+        impl Functions {
             /// Finds all of them in a library that is already loaded.
-            pub(super) fn find() -> Option<Self> {
+            fn find() -> Option<Self> {
                 let library = library()?;
                 // SAFETY: torch promises these signatures for as long as the names are there.
                 Some(Self { $($name: unsafe { std::mem::transmute::<*mut c_void, Option<_>>(symbol(library, $symbol)) }?,)+ })
@@ -71,7 +71,7 @@ interface! {
     dropout_: c"_ZN2at4_ops8dropout_10redispatchEN3c1014DispatchKeySetERNS_6TensorEdb" as fn(u64, Handle, f64, bool) -> Handle;
     feature_dropout: c"_ZN2at4_ops15feature_dropout10redispatchEN3c1014DispatchKeySetERKNS_6TensorEdb" as fn(u64, Handle, f64, bool) -> Results;
     feature_dropout_: c"_ZN2at4_ops16feature_dropout_10redispatchEN3c1014DispatchKeySetERNS_6TensorEdb" as fn(u64, Handle, f64, bool) -> Handle;
-    random_: c"_ZN2at4_ops12random__from4callERNS_6TensorElSt8optionalIlES4_INS_9GeneratorEE" as fn(Handle, i64, Bound, *const [u64; 2]) -> Handle;
+    random_: c"_ZN2at3cpu7random_ERNS_6TensorElSt8optionalIlES3_INS_9GeneratorEE" as fn(Handle, i64, Bound, *const [u64; 2]) -> Handle;
     empty: c"_ZN2at6detail17empty_strided_cpuEN3c108ArrayRefIlEES3_NS1_10ScalarTypeEb" as fn(Lengths, Lengths, i8, bool) -> Results;
     count_change: c"_ZN5torch8autograd4impl12bump_versionERKN2at6TensorE" as fn(Handle);
     hooks: c"_ZN5torch8autograd4impl5hooksERKN2at6TensorE" as fn(Handle) -> *const [*const c_void; 2];
@@ -86,6 +86,42 @@ interface! {
     tangent: c"_ZNK3c1010TensorImpl8_fw_gradEmRKN2at10TensorBaseE" as fn(*const c_void, u64, Handle) -> *const *const c_void;
     undefined: c"_ZN3c1019UndefinedTensorImpl10_singletonE" as fn();
     allocate: c"_Znwm" as fn(usize) -> *mut c_void;
+}
+
+/// torch's functions, and what some of them always return.
+pub(super) struct Torch {
+    functions: Functions,
+    cpu: i32,
+    strided: i32,
+    pub(super) int64: i32,
+    /// The dtypes that the core computes.
+    numbers: [(i32, Element); 4],
+}
+
+impl Deref for Torch {
+    type Target = Functions;
+
+    fn deref(&self) -> &Functions {
+        &self.functions
+    }
+}
+
+impl Torch {
+    /// Finds everything in a library that is already loaded.
+    pub(super) fn find() -> Option<Self> {
+        let functions = Functions::find()?;
+        // SAFETY: the functions have no arguments.
+        unsafe {
+            let numbers = [
+                ((functions.float32)(), Element::F32),
+                ((functions.bfloat16)(), Element::Bf16),
+                ((functions.float16)(), Element::F16),
+                ((functions.float64)(), Element::F64),
+            ];
+            let (cpu, strided, int64) = ((functions.cpu)(), (functions.strided)(), (functions.int64)());
+            Some(Self { functions, cpu, strided, int64, numbers })
+        }
+    }
 }
 
 /// `c10::ArrayRef<int64_t>`
@@ -266,7 +302,7 @@ impl Torch {
     pub(super) fn draw_key(&self) -> Result<Key, Failure> {
         // SAFETY: the tensor has two words, and no generator is torch's default.
         unsafe {
-            let (words, first) = self.new_tensor(&[2], &[1], (self.int64)())?;
+            let (words, first) = self.new_tensor(&[2], &[1], self.int64)?;
             (self.random_)(words.1, i64::MIN, Bound(i64::MAX, true), &[0; 2]);
             Ok(Key::from_words(first.cast::<[u64; 2]>().read_unaligned()))
         }
@@ -324,35 +360,25 @@ impl Tensor {
     /// # Safety
     /// It must be a tensor.
     pub(super) unsafe fn read(torch: &Torch, tensor: Handle) -> Option<Self> {
-        let mut dtype = 0;
         // SAFETY: the caller guarantees the tensor.
-        unsafe {
-            if (torch.dtype)(tensor, &raw mut dtype) != 0 {
-                return None;
-            }
-            let element = match dtype {
-                _ if dtype == (torch.float32)() => Element::F32,
-                _ if dtype == (torch.float64)() => Element::F64,
-                _ if dtype == (torch.bfloat16)() => Element::Bf16,
-                _ if dtype == (torch.float16)() => Element::F16,
-                _ => return None,
-            };
-            Self::read_any(torch, tensor, element)
-        }
+        unsafe { Self::read_as(torch, tensor, &torch.numbers) }
     }
 
     /// # Safety
-    /// As for `read`; it must have these elements.
-    pub(super) unsafe fn read_any(torch: &Torch, tensor: Handle, element: Element) -> Option<Self> {
+    /// As for `read`.
+    pub(super) unsafe fn read_as(torch: &Torch, tensor: Handle, dtypes: &[(i32, Element)]) -> Option<Self> {
         let (mut device, mut layout, mut dtype, mut ndim) = (0, 0, 0, 0);
         let (mut sizes, mut strides, mut first) = (null(), null(), null_mut());
         // SAFETY: the caller guarantees the tensor; sizes and strides live as long as it and have a length per axis.
         unsafe {
+            if (torch.dtype)(tensor, &raw mut dtype) != 0 {
+                return None;
+            }
+            let element = dtypes.iter().find(|(code, _)| *code == dtype)?.1;
             let fails = (torch.device)(tensor, &raw mut device) != 0
-                || device != (torch.cpu)()
+                || device != torch.cpu
                 || (torch.layout)(tensor, &raw mut layout) != 0
-                || layout != (torch.strided)()
-                || (torch.dtype)(tensor, &raw mut dtype) != 0
+                || layout != torch.strided
                 || (torch.ndim)(tensor, &raw mut ndim) != 0
                 || (torch.sizes)(tensor, &raw mut sizes) != 0
                 || (torch.strides)(tensor, &raw mut strides) != 0
@@ -362,7 +388,7 @@ impl Tensor {
             }
             let (sizes, strides) = (tensors::lengths(sizes, ndim as usize), tensors::lengths(strides, ndim as usize));
             let size = element.size() as isize;
-            let shape: arrays::Lengths = sizes.iter().map(|len| *len as usize).collect();
+            let shape = sizes.iter().map(|len| *len as usize).collect();
             let strides = strides.iter().map(|stride| *stride as isize * size).collect();
             Some(Self { implementation: implementation(tensor), first: first.cast(), element, dtype, shape, strides })
         }
