@@ -93,7 +93,7 @@ fn every_fused_operation_is_its_formula() {
     let len = 1003;
     let mask = mask(len, 0.5);
     let keep = bools(&mask);
-    let value = |i: usize, seed: f64| ((i as f64 + seed) * 0.618).fract() * 6.0 - 3.0;
+    let value = |i: usize, seed: f64| ((i as f64 + seed) * 0.618).fract() * 16.0 - 8.0;
     let input = |seed| -> Vec<f64> { (0..len as usize).map(|i| value(i, seed)).collect() };
     let (x, a, b) = (input(0.1), input(7.3), input(40.9));
     let numbers = Numbers { scale: 2.0, shift: 0.75, fill: -1.5 };
@@ -101,6 +101,8 @@ fn every_fused_operation_is_its_formula() {
     let phi = |x: f64| 0.5 * (1.0 + erf(x * std::f64::consts::FRAC_1_SQRT_2));
     let density = |x: f64| (-0.5 * x * x).exp() / std::f64::consts::TAU.sqrt();
     let tanh_phi = |x: f64| 0.5 * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044_715 * x * x * x)).tanh());
+    let sigmoid = |x: f64| 1.0 / (1.0 + (-x).exp());
+    let hard_sigmoid = |x: f64| (x + 3.0).clamp(0.0, 6.0) / 6.0;
     for formula in Formula::ALL {
         let inputs: Vec<&[f64]> = [&x[..], &a, &b].into_iter().take(formula.inputs()).collect();
         let mut y = vec![0.0; len as usize];
@@ -122,6 +124,20 @@ fn every_fused_operation_is_its_formula() {
                 Formula::GeluGradient => (x * (phi(a) + a * density(a)) * scale, 0.0),
                 Formula::GeluTanh => (x * tanh_phi(x) * scale, 0.0),
                 Formula::GeluTanhGradient => (x * slope(&tanh_phi) * scale, 0.0),
+                Formula::Silu => (x * sigmoid(x) * scale, 0.0),
+                Formula::SiluGradient => (x * slope(&sigmoid) * scale, 0.0),
+                Formula::LeakyRelu => (if x > 0.0 { x } else { x * shift } * scale, 0.0),
+                Formula::LeakyReluGradient => (if a > 0.0 { x } else { x * shift } * scale, 0.0),
+                Formula::Elu => (if x > 0.0 { x } else { shift * x.exp_m1() } * scale, 0.0),
+                Formula::EluGradient => (x * if a > 0.0 { 1.0 } else { shift * a.exp() } * scale, 0.0),
+                Formula::Tanh => (x.tanh() * scale, 0.0),
+                Formula::TanhGradient => (x * (1.0 - a.tanh().powi(2)) * scale, 0.0),
+                Formula::Sigmoid => (sigmoid(x) * scale, 0.0),
+                Formula::SigmoidGradient => (x * sigmoid(a) * sigmoid(-a) * scale, 0.0),
+                Formula::Relu6 => (x.clamp(0.0, 6.0) * scale, 0.0),
+                Formula::Relu6Gradient => (if a > 0.0 && a < 6.0 { x * scale } else { 0.0 }, 0.0),
+                Formula::Hardswish => (x * hard_sigmoid(x) * scale, 0.0),
+                Formula::HardswishGradient => (x * slope(&hard_sigmoid) * scale, 0.0),
             };
             let expected = if keep[i] { kept } else { dropped };
             assert!((y[i] - expected).abs() < 1e-7, "{formula:?} element {i}: {} is not {expected}", y[i]);
@@ -173,14 +189,14 @@ fn all_dropped_is_zero_up_to_both_ends_of_a_large_output() {
     }
 }
 
-/// The error function, from its series: accurate to 1e-12 for the arguments here.
+/// The error function, from its series without cancellation.
 fn erf(x: f64) -> f64 {
     let (mut term, mut sum) = (x, x);
-    for n in 1..60 {
-        term *= -x * x / n as f64;
-        sum += term / (2 * n + 1) as f64;
+    for n in 1..200 {
+        term *= 2.0 * x * x / (2 * n + 1) as f64;
+        sum += term;
     }
-    sum * 2.0 / std::f64::consts::PI.sqrt()
+    sum * (-x * x).exp() * 2.0 / std::f64::consts::PI.sqrt()
 }
 
 #[test]

@@ -5,6 +5,10 @@
 //! what the driver runs: a formula with its numbers, or another use of drawn values. As in `select`, the unit is a word
 //! of keep bits. Elements that are not contiguous floats go through `convert`.
 
+use super::activation::{
+    elu, elu_slope, hard_sigmoid, hardswish_slope, reciprocal_sigmoid, relu6, sigmoid_slope, silu_slope, tanh,
+    tanh_slope,
+};
 use super::gelu::{Tail, gelu, slope};
 use super::real::Real;
 use super::{LINE, Memory, Run, WRITE_AHEAD};
@@ -137,6 +141,34 @@ formulas! {
     GeluTanh, "gelu_tanh", ["x"], false, GeluTanhGradient, gelu::<R, true>(x) * scale, zero;
     /// `GeluGradient` with the approximation by tanh.
     GeluTanhGradient, "gelu_tanh_gradient", ["dy", "x"], false, Select, x * slope::<R, true>(a) * scale, zero;
+    /// `kept ? x * sigmoid(x) * scale : 0`
+    Silu, "silu", ["x"], false, SiluGradient, x / reciprocal_sigmoid(x) * scale, zero;
+    /// `kept ? x * scale * silu'(a) : 0`
+    SiluGradient, "silu_gradient", ["dy", "x"], false, Select, x * silu_slope(a) * scale, zero;
+    /// `kept ? (x > 0 ? x : x * shift) * scale : 0`
+    LeakyRelu, "leaky_relu", ["x"], false, LeakyReluGradient, (if x > zero { x } else { x * shift }) * scale, zero;
+    /// `kept ? (a > 0 ? x : x * shift) * scale : 0`
+    LeakyReluGradient, "leaky_relu_gradient", ["dy", "x"], false, Select, (if a > zero { x } else { x * shift }) * scale, zero;
+    /// `kept ? (x > 0 ? x : (exp(x) - 1) * shift) * scale : 0`
+    Elu, "elu", ["x"], false, EluGradient, elu(x, shift) * scale, zero;
+    /// `kept ? x * scale * elu'(a) : 0`
+    EluGradient, "elu_gradient", ["dy", "x"], false, Select, x * elu_slope(a, shift) * scale, zero;
+    /// `kept ? tanh(x) * scale : 0`
+    Tanh, "tanh", ["x"], false, TanhGradient, tanh(x) * scale, zero;
+    /// `kept ? x * scale * tanh'(a) : 0`
+    TanhGradient, "tanh_gradient", ["dy", "x"], false, Select, x * tanh_slope(a) * scale, zero;
+    /// `kept ? sigmoid(x) * scale : 0`
+    Sigmoid, "sigmoid", ["x"], false, SigmoidGradient, scale / reciprocal_sigmoid(x), zero;
+    /// `kept ? x * scale * sigmoid'(a) : 0`
+    SigmoidGradient, "sigmoid_gradient", ["dy", "x"], false, Select, x * sigmoid_slope(a) * scale, zero;
+    /// `kept ? min(relu(x), 6) * scale : 0`
+    Relu6, "relu6", ["x"], false, Relu6Gradient, relu6(x) * scale, zero;
+    /// `kept ? x * scale * relu6'(a) : 0`
+    Relu6Gradient, "relu6_gradient", ["dy", "x"], false, Select, if a <= zero || a >= R::from_f64(6.0) { zero } else { x * scale }, zero;
+    /// `kept ? x * relu6(x + 3) / 6 * scale : 0`
+    Hardswish, "hardswish", ["x"], false, HardswishGradient, x * hard_sigmoid(x) * scale, zero;
+    /// `kept ? x * scale * hardswish'(a) : 0`
+    HardswishGradient, "hardswish_gradient", ["dy", "x"], false, Select, x * hardswish_slope(a) * scale, zero;
 }
 
 /// The numbers in a formula. Each is rounded once, to the precision of the computation.
@@ -285,13 +317,12 @@ impl<R: Real + Tail> Kernel for Contiguous<'_, R> {
 impl<R: Real + Tail> Contiguous<'_, R> {
     #[inline(always)]
     fn all<S: Simd, C: Compute>(&self, simd: S) {
-        match self.ahead {
-            Some(ahead) => {
-                let head = (self.dst.addr().wrapping_neg() % LINE / size_of::<R>()).min(self.len);
-                self.part::<S, C, false>(simd, 0, head, ahead);
-                self.part::<S, C, true>(simd, head, self.len, ahead);
-            }
-            None => self.part::<S, C, false>(simd, 0, self.len, [0; INPUTS]),
+        // One call for what is not streamed, because each is compiled for every formula and level.
+        let to_line = self.dst.addr().wrapping_neg() % LINE / size_of::<R>();
+        let head = if self.ahead.is_some() { to_line.min(self.len) } else { self.len };
+        self.part::<S, C, false>(simd, 0, head, [0; INPUTS]);
+        if let Some(ahead) = self.ahead {
+            self.part::<S, C, true>(simd, head, self.len, ahead);
         }
     }
 

@@ -1,5 +1,6 @@
 //! What a call does to its elements: one run along an axis at a time, with the values drawn for it.
 
+mod activation;
 pub(crate) mod convert;
 mod element;
 pub(crate) mod formula;
