@@ -29,6 +29,7 @@ from fastdrop._base.arguments import Array, Axes, Lengths, Mode
 from fastdrop._base.keys import RNG
 from fastdrop._base.members import Per
 from fastdrop._base.plans import Keep
+from fastdrop._family.activations import Activation
 from fastdrop._family.attention import Causal
 from fastdrop._family.fused import Approximate
 
@@ -54,6 +55,7 @@ from torch import Tensor
 
 from fastdrop._base.keys import Key
 from fastdrop._base.masks import Mask
+from fastdrop._family.activations import Activation
 from fastdrop._family.attention import Causal
 from fastdrop._family.blocks import BlockMask
 from fastdrop._family.fused import Approximate
@@ -89,9 +91,9 @@ def parameters(function: ast.FunctionDef) -> Iterator[tuple[str, str, bool]]:
         assert one.annotation is not None, one.arg
         yield one.arg, ast.unparse(one.annotation), number >= required
     yield "*", "", False
-    for one in arguments.kwonlyargs:
+    for one, default in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True):
         assert one.annotation is not None, one.arg
-        yield one.arg, ast.unparse(one.annotation), True
+        yield one.arg, ast.unparse(one.annotation), default is not None
     if arguments.kwarg is not None:
         yield "**" + arguments.kwarg.arg, "Never", False
 

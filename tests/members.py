@@ -90,6 +90,20 @@ ROWS = [
     Member(fd.ReluDropout, fd.relu_dropout, ((3, 50),)),
     Member(fd.GeluDropout, fd.gelu_dropout, ((3, 50),), {"mode": "standard"}),
     Member(fd.GeluDropout, fd.gelu_dropout, ((3, 50),), {"approximate": "tanh"}),
+    Member(fd.SiluDropout, fd.silu_dropout, ((3, 50),)),
+    *(
+        Member(
+            fd.ActivationDropout, fd.activation_dropout, ((3, 50),), {"activation": name, **more}
+        )
+        for name, more in (
+            ("leaky_relu", {"negative_slope": 0.2}),
+            ("elu", {"alpha": 0.7, "mode": "standard"}),
+            ("tanh", {}),
+            ("sigmoid", {}),
+            ("relu6", {}),
+            ("hardswish", {"mode": "standard"}),
+        )
+    ),
     Member(fd.Zoneout, fd.zoneout, ((3, 50), (3, 50))),
     Member(
         fd.ScaledDotProductAttention,

@@ -43,6 +43,16 @@ def gelu(x: float, approximate: str) -> float:
     return 0.5 * x * math.erfc(-x / math.sqrt(2))
 
 
+ACTIVATIONS: dict[str, Any] = {
+    "leaky_relu": lambda x, slope: np.where(x > 0.0, x, slope * x),
+    "elu": lambda x, alpha: np.where(x > 0.0, x, alpha * np.expm1(x)),
+    "tanh": np.tanh,
+    "sigmoid": lambda x: 1.0 / (1.0 + np.exp(-x)),
+    "relu6": lambda x: np.clip(x, 0.0, 6.0),
+    "hardswish": lambda x: x * np.clip(x + 3.0, 0.0, 6.0) / 6.0,
+}
+
+
 def statement(member: Member, inputs: Inputs, p: float, key: ref.Key) -> Array:
     """Return the result of a training call."""
     layer, options, x = member.layer, member.options, inputs[0]
@@ -64,6 +74,11 @@ def statement(member: Member, inputs: Inputs, p: float, key: ref.Key) -> Array:
         x = np.maximum(x, 0.0)
     elif layer is fd.GeluDropout:
         x = np.vectorize(gelu)(x, options.get("approximate", "none"))
+    elif layer is fd.SiluDropout:
+        x = x * ACTIVATIONS["sigmoid"](x)
+    elif layer is fd.ActivationDropout:
+        parameters = [options[name] for name in ("negative_slope", "alpha") if name in options]
+        x = ACTIVATIONS[options["activation"]](x, *parameters)
     elif layer is fd.BiasDropoutAdd:
         x = x + inputs[1]
     dropped = np.where(keep, x * scale, 0.0)

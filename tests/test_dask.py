@@ -6,6 +6,7 @@ import pickle
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,13 +38,15 @@ def shaped(name: str) -> tuple[int, ...]:
 def test_blocks_are_parts_of_the_result_for_the_whole(name: str, chunks: Any) -> None:
     shape = shaped(name)
     x = values(shape, np.float32)
-    expected, mask = getattr(fd, name)(x, 0.3, rng=KEY_, return_mask=True)
+    more = {"activation": "tanh"} if name == "activation_dropout" else {}
+    expected, mask = getattr(fd, name)(x, 0.3, rng=KEY_, return_mask=True, **more)
     blocks = da.from_array(x, chunks=chunks + (1,) * (len(shape) - 3))
-    y, drawn = getattr(lazy, name)(blocks, 0.3, rng=KEY_, return_mask=True)
+    function = partial(getattr(lazy, name), **more)
+    y, drawn = function(blocks, 0.3, rng=KEY_, return_mask=True)
     assert y.chunks == blocks.chunks
     assert drawn == mask
     assert_same(y.compute(scheduler="sync"), expected)
-    assert_same(getattr(lazy, name)(blocks, mask=mask).compute(scheduler="threads"), expected)
+    assert_same(function(blocks, mask=mask).compute(scheduler="threads"), expected)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -63,6 +66,8 @@ def test_options_are_those_of_the_function() -> None:
         ("locked_dropout", {"time_axis": 1}),
         ("drop_path", {"batch_axis": 1, "scale_by_keep": False}),
         ("gelu_dropout", {"approximate": "tanh"}),
+        ("silu_dropout", {"mode": "standard"}),
+        ("activation_dropout", {"activation": "elu", "alpha": 0.5}),
     ]:
         for training in (True, False):
             settings = {**options, "training": training, "rng": KEY_}

@@ -119,6 +119,77 @@ def test_activations_handle_special_values(level: str, dtype: np.dtype[Any]) -> 
         np.testing.assert_allclose(dy.astype(np.float64)[1:], [1, 0, 0.5, 0.5, 1, 0], atol=1e-12)
 
 
+NAN, INF = np.nan, np.inf
+X = [NAN, INF, -INF, -0.0, 1e4, -1e4, 6.0, -3.0]
+SPECIAL_VALUES: dict[str, tuple[list[float], list[float]]] = {
+    "silu": ([NAN, INF, NAN, -0.0, 1e4, -0.0], [NAN, 1, 0, 0.5, 1, 0]),
+    "leaky_relu": ([NAN, INF, -INF, -0.0, 1e4, -100], [0.01, 1, 0.01, 0.01, 1, 0.01]),
+    "elu": ([NAN, INF, -1, -0.0, 1e4, -1], [1, 1, 0, 1, 1, 0]),
+    "tanh": ([NAN, 1, -1, -0.0, 1, -1], [NAN, 0, 0, 1, 0, 0]),
+    "sigmoid": ([NAN, 1, 0, 0.5, 1, 0], [NAN, 0, 0, 0.25, 0, 0]),
+    "relu6": ([NAN, 6, 0, -0.0, 6, 0, 6, 0], [1, 0, 0, 0, 0, 0, 0, 0]),
+    "hardswish": ([NAN, INF, NAN, -0.0, 1e4, -0.0, 6, -0.0], [1, 1, 0, 0.5, 1, 0, 1, 0]),
+}
+
+
+@pytest.mark.parametrize("dtype", REAL, ids=str)
+@pytest.mark.parametrize("activation", SPECIAL_VALUES)
+def test_named_activations_are_right_at_the_ends_and_corners(
+    level: str, activation: Any, dtype: np.dtype[Any]
+) -> None:
+    """In vectors and in the rest; signs of zeros count."""
+    for count in (1, 40):
+        values, slopes = (np.repeat(row, count) for row in SPECIAL_VALUES[activation])
+        x = np.repeat(X, count)[: len(values)].astype(dtype)
+        y = fd.activation_dropout(x, 0.0, activation=activation)
+        np.testing.assert_allclose(y.astype(np.float64), values, rtol=2e-3)
+        known = ~np.isnan(values)
+        np.testing.assert_array_equal(np.signbit(y)[known], np.signbit(values)[known])
+        dy = fd.activation_dropout_backward(
+            np.ones_like(x), x, 0.0, activation=activation, rng=fd.Key(0)
+        )
+        np.testing.assert_allclose(dy.astype(np.float64), slopes, rtol=2e-3, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_named_activations_are_accurate_to_a_few_units(level: str, dtype: Any) -> None:
+    """Near 0 as well: e^x - 1 and tanh must not cancel. At exact numbers, for float64."""
+    x = np.concatenate([np.linspace(-80, 80, 16_385), np.linspace(-1, 1, 4097) * 2.0**-9])
+    x = x.astype(dtype)
+    wide = x.astype(np.longdouble)
+    sigmoid = 1 / (1 + np.exp(-wide))
+    tanh = np.tanh(wide)
+    expected = {
+        "silu": (wide * sigmoid, sigmoid * (1 + wide / (1 + np.exp(wide)))),
+        "elu": (
+            np.where(wide > 0, wide, np.expm1(wide)),
+            np.where(wide > 0, 1, np.exp(wide)),
+        ),
+        "tanh": (tanh, 1 / np.cosh(wide) ** 2),
+        "sigmoid": (sigmoid, sigmoid / (1 + np.exp(wide))),
+    }
+    few = 6 * np.finfo(dtype).eps
+    for activation, (values, slopes) in expected.items():
+        y = fd.activation_dropout(x, 0.0, activation=activation)
+        np.testing.assert_allclose(y, values.astype(np.float64), rtol=few, err_msg=activation)
+        ones, key = np.ones_like(x), fd.Key(0)
+        dy = fd.activation_dropout_backward(ones, x, 0.0, activation=activation, rng=key)
+        np.testing.assert_allclose(dy, slopes.astype(np.float64), rtol=few, atol=few / 4)
+
+
+def test_evaluation_knows_the_parameter_of_an_activation() -> None:
+    x = np.linspace(-3, 3, 50)
+    elu = np.where(x > 0.0, x, 0.7 * np.expm1(x))
+    options: dict[str, Any] = {"activation": "elu", "alpha": 0.7}
+    for mode, scale in (("inverted", 1.0), ("standard", 0.6)):
+        layer = fd.ActivationDropout(0.4, mode=mode, **options).eval()  # type: ignore[arg-type]
+        np.testing.assert_allclose(layer(x), scale * elu, rtol=1e-15)
+        y = fd.activation_dropout(x, 0.4, training=False, mode=mode, **options)
+        np.testing.assert_array_equal(y, layer(x))
+        slope = scale * np.where(x > 0.0, 1.0, 0.7 * np.exp(x))
+        np.testing.assert_allclose(layer.backward(np.ones(50)), slope, rtol=1e-15)
+
+
 SPECIAL = np.array([-1.0, np.inf, np.nan, 2.0, -0.0], dtype=np.float32)
 
 
@@ -207,6 +278,23 @@ def test_bad_options_are_refused() -> None:
         (lambda: fd.gelu_dropout(x, approximate="erf"), "approximate must be 'none' or 'tanh'"),
         (lambda: fd.GeluDropout(approximate="erf"), "approximate must be 'none' or 'tanh'"),
         (lambda: fd.relu_dropout(x, mode="other"), "mode must be"),
+        (
+            lambda: fd.activation_dropout(x, activation="swish"),
+            "activation must be one of 'relu', .*'",
+        ),
+        (lambda: fd.ActivationDropout(activation=3), "activation must be one of .*, got 3"),
+        (
+            lambda: fd.activation_dropout(x, activation="tanh", alpha=1.0),
+            "alpha must not be given for tanh, got 1.0",
+        ),
+        (
+            lambda: fd.ActivationDropout(activation="elu", negative_slope=0.1),
+            "negative_slope must not be given for elu, got 0.1",
+        ),
+        (
+            lambda: fd.activation_dropout(x, activation="elu", alpha=np.inf),
+            "alpha must be a finite number, got inf",
+        ),
     ):
         with pytest.raises(ValueError, match=text):
             call()

@@ -23,6 +23,10 @@ GRADIENTS: dict[str, tuple[Any, Any]] = {
         lambda **more: fd.gelu_dropout(X, 0.4, **more),
         lambda **more: fd.gelu_dropout_backward(DY, X, 0.4, **more),
     ),
+    "leaky": (
+        lambda **more: fd.activation_dropout(X, 0.4, activation="leaky_relu", **more),
+        lambda **more: fd.activation_dropout_backward(DY, X, 0.4, activation="leaky_relu", **more),
+    ),
     "zoneout": (
         lambda **more: fd.zoneout(X, DY, 0.4, **more),
         lambda **more: fd.zoneout_backward(DY, 0.4, **more),

@@ -29,6 +29,14 @@ from fastdrop._base.layers import ElementwiseLayer, Layer
 from fastdrop._base.masks import Mask
 from fastdrop._config import get_num_threads, set_num_threads, show_config, threads
 from fastdrop._core import __version__
+from fastdrop._family.activations import (
+    ActivationDropout,
+    SiluDropout,
+    activation_dropout,
+    activation_dropout_backward,
+    silu_dropout,
+    silu_dropout_backward,
+)
 from fastdrop._family.alpha import (
     AlphaDropout,
     FeatureAlphaDropout,

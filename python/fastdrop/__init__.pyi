@@ -11,6 +11,7 @@ from fastdrop._base.arguments import Array, Axes, Lengths, Mode
 from fastdrop._base.keys import RNG
 from fastdrop._base.members import Per
 from fastdrop._base.plans import Keep
+from fastdrop._family.activations import Activation
 from fastdrop._family.attention import Causal
 from fastdrop._family.fused import Approximate
 
@@ -36,6 +37,10 @@ from fastdrop._config import set_num_threads as set_num_threads
 from fastdrop._config import show_config as show_config
 from fastdrop._config import threads as threads
 from fastdrop._core import __version__ as __version__
+from fastdrop._family.activations import ActivationDropout as ActivationDropout
+from fastdrop._family.activations import SiluDropout as SiluDropout
+from fastdrop._family.activations import activation_dropout_backward as activation_dropout_backward
+from fastdrop._family.activations import silu_dropout_backward as silu_dropout_backward
 from fastdrop._family.alpha import AlphaDropout as AlphaDropout
 from fastdrop._family.alpha import FeatureAlphaDropout as FeatureAlphaDropout
 from fastdrop._family.attention import ScaledDotProductAttention as ScaledDotProductAttention
@@ -78,6 +83,80 @@ from fastdrop._family.zoneout import zoneout_backward as zoneout_backward
 from fastdrop.monte_carlo import MonteCarlo as MonteCarlo
 from fastdrop.schedules import PSchedule as PSchedule
 
+@overload
+def activation_dropout(
+    x: NDArray[_F], p: float = ..., *, activation: Activation, negative_slope: float | None
+    = ..., alpha: float | None = ..., training: bool = ..., mode: Mode = ..., rng: RNG =
+    ..., mask: Keep | None = ..., return_mask: Literal[False] = ..., out: Array | None =
+    ..., **unknown: Never
+) -> NDArray[_F]: ...
+@overload
+def activation_dropout(
+    x: _Floats, p: float = ..., *, activation: Activation, negative_slope: float | None =
+    ..., alpha: float | None = ..., training: bool = ..., mode: Mode = ..., rng: RNG = ...,
+    mask: Keep | None = ..., return_mask: Literal[False] = ..., out: Array | None = ...,
+    **unknown: Never
+) -> Array: ...
+@overload
+def activation_dropout(
+    x: NDArray[_F], p: float = ..., *, activation: Activation, negative_slope: float | None
+    = ..., alpha: float | None = ..., training: bool = ..., mode: Mode = ..., rng: RNG =
+    ..., mask: None = ..., return_mask: Literal[True], out: Array | None = ..., **unknown:
+    Never
+) -> tuple[NDArray[_F], Mask]: ...
+@overload
+def activation_dropout(
+    x: _Floats, p: float = ..., *, activation: Activation, negative_slope: float | None =
+    ..., alpha: float | None = ..., training: bool = ..., mode: Mode = ..., rng: RNG = ...,
+    mask: None = ..., return_mask: Literal[True], out: Array | None = ..., **unknown: Never
+) -> tuple[Array, Mask]: ...
+@overload
+def activation_dropout(
+    x: _Floats, p: float = ..., *, activation: Activation, negative_slope: float | None =
+    ..., alpha: float | None = ..., training: bool = ..., mode: Mode = ..., rng: RNG = ...,
+    mask: _M, return_mask: Literal[True], out: Array | None = ..., **unknown: Never
+) -> tuple[Array, _M]: ...
+@overload
+def activation_dropout(
+    x: _Floats, p: float = ..., *, activation: Activation, negative_slope: float | None =
+    ..., alpha: float | None = ..., training: bool = ..., mode: Mode = ..., rng: RNG = ...,
+    mask: Keep | None = ..., return_mask: bool = ..., out: Array | None = ..., **unknown:
+    Never
+) -> Any: ...
+@overload
+def silu_dropout(
+    x: NDArray[_F], p: float = ..., *, training: bool = ..., mode: Mode = ..., rng: RNG =
+    ..., mask: Keep | None = ..., return_mask: Literal[False] = ..., out: Array | None =
+    ..., **unknown: Never
+) -> NDArray[_F]: ...
+@overload
+def silu_dropout(
+    x: _Floats, p: float = ..., *, training: bool = ..., mode: Mode = ..., rng: RNG = ...,
+    mask: Keep | None = ..., return_mask: Literal[False] = ..., out: Array | None = ...,
+    **unknown: Never
+) -> Array: ...
+@overload
+def silu_dropout(
+    x: NDArray[_F], p: float = ..., *, training: bool = ..., mode: Mode = ..., rng: RNG =
+    ..., mask: None = ..., return_mask: Literal[True], out: Array | None = ..., **unknown:
+    Never
+) -> tuple[NDArray[_F], Mask]: ...
+@overload
+def silu_dropout(
+    x: _Floats, p: float = ..., *, training: bool = ..., mode: Mode = ..., rng: RNG = ...,
+    mask: None = ..., return_mask: Literal[True], out: Array | None = ..., **unknown: Never
+) -> tuple[Array, Mask]: ...
+@overload
+def silu_dropout(
+    x: _Floats, p: float = ..., *, training: bool = ..., mode: Mode = ..., rng: RNG = ...,
+    mask: _M, return_mask: Literal[True], out: Array | None = ..., **unknown: Never
+) -> tuple[Array, _M]: ...
+@overload
+def silu_dropout(
+    x: _Floats, p: float = ..., *, training: bool = ..., mode: Mode = ..., rng: RNG = ...,
+    mask: Keep | None = ..., return_mask: bool = ..., out: Array | None = ..., **unknown:
+    Never
+) -> Any: ...
 @overload
 def alpha_dropout(
     x: NDArray[_F], p: float = ..., *, training: bool = ..., broadcast_dims: Axes = ...,

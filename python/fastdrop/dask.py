@@ -36,6 +36,7 @@ from fastdrop._base.keys import NO_KEY, RNG
 from fastdrop._base.masks import Mask, make_mask
 from fastdrop._base.members import Member, drawn_shape
 from fastdrop._base.plans import draw_key
+from fastdrop._family.activations import SILU, TANH
 from fastdrop._family.alpha import ALPHA, CHANNELS_ALPHA
 from fastdrop._family.dropout import DROPOUT
 from fastdrop._family.fused import GELU, RELU
@@ -49,6 +50,7 @@ except ImportError as error:
     raise ImportError("fastdrop.dask needs dask.array, which is not installed") from error
 
 __all__ = [
+    "activation_dropout",
     "alpha_dropout",
     "drop_connect",
     "drop_path",
@@ -62,6 +64,7 @@ __all__ = [
     "gelu_dropout",
     "locked_dropout",
     "relu_dropout",
+    "silu_dropout",
 ]
 
 
@@ -189,3 +192,5 @@ alpha_dropout = _lazy(ALPHA)
 feature_alpha_dropout = _lazy(CHANNELS_ALPHA)
 relu_dropout = _lazy(RELU)
 gelu_dropout = _lazy(GELU)
+silu_dropout = _lazy(SILU)
+activation_dropout = _lazy(TANH)  # of any activation

@@ -70,7 +70,8 @@ def evaluate(
     scale = 1.0 - p if mode == "standard" else 1.0
     if member.expectation is not None and 0.0 < p < 1.0:
         return _forward(member.expectation, inputs, out, None, 0.0, (), (scale, p, 0.0))
-    return _forward(member.operation, inputs, out, None, 0.0, (), scale)
+    numbers = scale if member.numbers is scaled else member.numbers(0.0, mode)._replace(scale=scale)
+    return _forward(member.operation, inputs, out, None, 0.0, (), numbers)
 
 
 def run(member: Member, inputs: Any, request: Request, option: Any = NO_AXES) -> Any:

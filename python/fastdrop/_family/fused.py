@@ -307,7 +307,7 @@ class BiasDropoutAdd(_Fused):
         return sum_to(x, dx), sum_to(bias, dx), sum_to(residual, array)
 
 
-class _Activation(_Fused, ElementwiseLayer[Mask]):
+class ActivationLayer(_Fused, ElementwiseLayer[Mask]):
     """An activation, whose gradient needs its input."""
 
     def _run(
@@ -316,7 +316,7 @@ class _Activation(_Fused, ElementwiseLayer[Mask]):
         return super()._run(inputs, out, training, inputs)
 
 
-class ReluDropout(_Activation):
+class ReluDropout(ActivationLayer):
     """Rectify, then drop in training; the layer of `relu_dropout`.
 
     ``p``, ``mode`` and ``rng`` are as for `Dropout`. The layer keeps a reference to its input; do
@@ -332,7 +332,7 @@ class ReluDropout(_Activation):
     _member = RELU
 
 
-class GeluDropout(_Activation):
+class GeluDropout(ActivationLayer):
     """Apply the Gaussian error linear unit, then drop in training; the layer of `gelu_dropout`.
 
     ``approximate`` is as for `gelu_dropout`; all else is as for `ReluDropout`.
