@@ -825,6 +825,31 @@ MUTATIONS = [
         (TORCH_FUSE + "torchs_fast_path_computes_a_fused_encoder",),
         ("torch",),
     ),
+    Mutation(
+        "tanh cancels near 0",
+        "src/kernel/activation.rs",
+        "let t = exp_m1(x + x);",
+        "let t = exp(x + x) - R::from_f64(1.0);",
+        ("tests/test_fused.py::test_named_activations_are_accurate_to_a_few_units",),
+    ),
+    Mutation(
+        "evaluation forgets the parameter of an activation",
+        "python/fastdrop/_base/plans.py",
+        "scale if member.numbers is scaled else",
+        "scale if member.fuses else",
+        ("tests/test_fused.py::test_evaluation_knows_the_parameter_of_an_activation",),
+    ),
+    Mutation(
+        "evaluation in torch forgets the parameter of an activation",
+        "python/fastdrop/torch/functional.py",
+        "Numbers(1.0, shift)",
+        "Numbers(1.0)",
+        (
+            "tests/test_torch_functional.py::test_activations_and_slopes_are_those_of_torch_also_at_"
+            "corners_and_far_out",
+        ),
+        ("torch",),
+    ),
 ]
 
 

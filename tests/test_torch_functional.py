@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 from typing import Any
 from unittest.mock import Mock
 
@@ -47,6 +48,11 @@ def as_tensor(x: Any) -> Any:
     )
 
 
+ACTIVATIONS: dict[str, dict[str, float]] = {
+    "leaky_relu": {"negative_slope": 0.2}, "elu": {"alpha": 0.7}, "tanh": {}, "sigmoid": {},
+    "relu6": {}, "hardswish": {},
+}  # fmt: skip
+
 # Functions of tensors and of arrays that must do the same.
 PAIRS: dict[str, tuple[Any, Any, tuple[int, ...]]] = {
     "dropout": (F.dropout, fd.dropout, (3, 5, 7)),
@@ -68,6 +74,15 @@ PAIRS: dict[str, tuple[Any, Any, tuple[int, ...]]] = {
     ),
     "relu_dropout": (F.relu_dropout, fd.relu_dropout, (3, 50)),
     "gelu_dropout": (F.gelu_dropout, fd.gelu_dropout, (3, 50)),
+    "silu_dropout": (F.silu_dropout, fd.silu_dropout, (3, 50)),
+    **{
+        name: (
+            partial(F.activation_dropout, activation=name, **more),
+            partial(fd.activation_dropout, activation=name, **more),
+            (3, 50),
+        )
+        for name, more in ACTIVATIONS.items()
+    },
     "dropout_add": (
         lambda x, p, **options: F.dropout_add(x, x[:1], p, **options),
         lambda x, p, **options: fd.dropout_add(x, x[:1], p, **options),
@@ -189,7 +204,8 @@ def test_the_protocols_of_numpy_do_where_the_c_functions_are_missing(
 
 LINEAR = ["dropout", "feature_dropout", "drop_path", "locked_dropout", "alpha_dropout",
           "drop_block2d"]  # fmt: skip
-ALL = [*LINEAR, "relu_dropout", "gelu_dropout", "dropout_add", "bias_dropout_add"]
+NONLINEAR = ["relu_dropout", "gelu_dropout", "silu_dropout", *ACTIVATIONS]
+ALL = [*LINEAR, *NONLINEAR, "dropout_add", "bias_dropout_add"]
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -298,12 +314,38 @@ def test_large_tensors_of_two_dtypes_are_combined_in_reused_memory() -> None:
 
 def test_the_fused_gradient_is_that_of_its_parts() -> None:
     """With `create_graph` torch's own operations take over."""
-    for function in (F.relu_dropout, F.gelu_dropout):
-        x = torch.randn(1000, requires_grad=True)
-        y = function(x, 0.3, key=KEY_)
+    for name in NONLINEAR:
+        x = (4 * torch.randn(1000)).requires_grad_()
+        y = PAIRS[name][0](x, 0.3, key=KEY_)
         (fused,) = torch.autograd.grad(y.sum(), x, retain_graph=True)
         (parts,) = torch.autograd.grad(y.sum(), x, create_graph=True)
         assert torch.allclose(fused, parts, atol=1e-6)
+
+
+THEIRS: dict[str, Any] = {
+    name: partial(getattr(torch.nn.functional, name), **ACTIVATIONS.get(name, {}))
+    for name in ("silu", *ACTIVATIONS)
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("name", THEIRS)
+def test_activations_and_slopes_are_those_of_torch_also_at_corners_and_far_out(
+    name: str, dtype: Any
+) -> None:
+    far = torch.tensor([float("nan"), float("inf"), -float("inf"), 1e30, -1e30, 700.0, -700.0])
+    x = torch.cat([torch.linspace(-60.0, 60.0, 40_001), torch.arange(-8.0, 9.0), -torch.zeros(1)])
+    x = torch.cat([x, 1e-3 * x, far]).to(dtype).requires_grad_()
+    theirs, options = THEIRS[name](x), ACTIVATIONS.get(name, {})
+    for training in (True, False):
+        ours = F.activation_dropout(x, 0.0, training, activation=name, **options)
+        torch.testing.assert_close(ours, theirs, equal_nan=True, rtol=2e-6, atol=1e-37)
+        assert torch.equal(ours.signbit(), theirs.signbit())
+    (dx,) = torch.autograd.grad(ours.sum(), x)
+    (expected,) = torch.autograd.grad(theirs.sum(), x)
+    finite = ~(expected.isnan() | x.isnan())  # torch's slope of SiLU at infinity is NaN
+    torch.testing.assert_close(dx[finite], expected[finite], rtol=1e-5, atol=1e-6)
+    assert not dx[x.isinf()].isnan().any()
 
 
 @pytest.mark.parametrize("name", LINEAR)

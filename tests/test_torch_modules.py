@@ -96,6 +96,9 @@ def test_modules_warn_and_refuse_where_those_of_torch_do(name: str, shape: Any) 
         (ft.ReluDropout(0.3), F.relu_dropout, (3, 4)),
         (ft.GeluDropout(0.3, approximate="tanh"),
          lambda x, p: F.gelu_dropout(x, p, approximate="tanh"), (3, 4)),
+        (ft.SiluDropout(0.3), F.silu_dropout, (3, 4)),
+        (ft.ActivationDropout(0.3, activation="elu", alpha=0.5),
+         lambda x, p: F.activation_dropout(x, p, activation="elu", alpha=0.5), (3, 4)),
         (ft.DropBlock2d(0.3, 2), lambda x, p: F.drop_block2d(x, p, 2), (2, 3, 6, 6)),
     ],
     ids=lambda value: type(value).__name__,
@@ -107,7 +110,7 @@ def test_other_modules_call_their_function(module: Any, function: Any, shape: An
     again = pickle.loads(pickle.dumps(module))
     assert torch.equal(drawn(again, x), drawn(module, x))
     y = again.eval()(x)
-    if type(module).__name__ in ("ReluDropout", "GeluDropout"):
+    if isinstance(module, (ft.ReluDropout, ft.GeluDropout, ft.SiluDropout, ft.ActivationDropout)):
         assert not torch.equal(y, x)
     else:
         assert y is x

@@ -272,6 +272,8 @@ def family() -> dict[str, tuple[Any, tuple[int, ...]]]:
         "LockedDropout": (ft.LockedDropout(0.5), (6, 8)),
         "ReluDropout": (ft.ReluDropout(0.5), (6, 8)),
         "GeluDropout": (ft.GeluDropout(0.5), (6, 8)),
+        "SiluDropout": (ft.SiluDropout(0.5), (6, 8)),
+        "ActivationDropout": (ft.ActivationDropout(0.5, activation="elu", alpha=0.5), (6, 8)),
         "DropoutAdd": (ft.DropoutAdd(0.5), (6, 8)),
         "BiasDropoutAdd": (ft.BiasDropoutAdd(0.5), (6, 8)),
     }
@@ -468,6 +470,7 @@ def _distributed(rank: int, path: str) -> None:
             lambda x: F.dropout1d(x, 0.5, key=KEY),
             lambda x: F.dropout(x, mask=fd.Mask((6, 1), 0.5, KEY)),
             lambda x: F.gelu_dropout(x, 0.5),
+            lambda x: F.activation_dropout(x, 0.5, activation="elu", alpha=0.5),
             lambda x: F.bias_dropout_add(x, placed(bias, x), placed(residual, x), 0.5),
             ft.Dropout(0.5),
             lambda x: theirs.dropout(x, 0.5),

@@ -24,6 +24,7 @@ from fastdrop.torch._install import install, installed, uninstall
 from fastdrop.torch._keys import key_tensor
 from fastdrop.torch._models import replace, restore, set_keys
 from fastdrop.torch.modules import (
+    ActivationDropout,
     AlphaDropout,
     BiasDropoutAdd,
     DropBlock1d,
@@ -40,9 +41,11 @@ from fastdrop.torch.modules import (
     GeluDropout,
     LockedDropout,
     ReluDropout,
+    SiluDropout,
 )
 
 __all__ = [
+    "ActivationDropout",
     "AlphaDropout",
     "BiasDropoutAdd",
     "DropBlock1d",
@@ -59,6 +62,7 @@ __all__ = [
     "GeluDropout",
     "LockedDropout",
     "ReluDropout",
+    "SiluDropout",
     "functional",
     "fuse",
     "install",

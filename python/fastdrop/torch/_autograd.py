@@ -124,7 +124,7 @@ class Recorded(torch.autograd.Function):
                 gradients[0] = with_same_mask(linear, source, words, (dy,))
             elif torch.is_grad_enabled():
                 passed = with_same_mask(linear, source, words, (dy,))
-                gradients[0] = ACTIVATIONS[how.operation][1](passed, x)
+                gradients[0] = ACTIVATIONS[how.operation][1](passed, x, how.numbers.shift)
             else:
                 gradient = how._replace(operation=OPERATIONS[how.operation].gradient)
                 gradients[0] = with_same_mask(gradient, source, words, (dy, x))
@@ -162,15 +162,50 @@ def with_same_mask(how: How, source: Any, words: Tensor | None, inputs: tuple[Te
     return by_operator(how, *words_of(source), inputs)
 
 
+_aten = torch.ops.aten
+
+
+def _silu_backward(dy: Tensor, x: Tensor) -> Tensor:
+    """Return the gradient of SiLU; torch's own operator cannot be differentiated."""
+    s = torch.sigmoid(x)
+    return dy * (s * (1 + x * (1 - s)))
+
+
 ACTIVATIONS: dict[str, tuple[Any, Any]] = {
-    "relu": (torch.relu, lambda dy, x: torch.ops.aten.threshold_backward(dy, x, 0)),
-    "gelu": (functional.gelu, torch.ops.aten.gelu_backward),
+    "relu": (lambda x, _: torch.relu(x), lambda dy, x, _: _aten.threshold_backward(dy, x, 0)),
+    "gelu": (lambda x, _: functional.gelu(x), lambda dy, x, _: _aten.gelu_backward(dy, x)),
     "gelu_tanh": (
-        lambda x: functional.gelu(x, approximate="tanh"),
-        lambda dy, x: torch.ops.aten.gelu_backward(dy, x, approximate="tanh"),
+        lambda x, _: functional.gelu(x, approximate="tanh"),
+        lambda dy, x, _: _aten.gelu_backward(dy, x, approximate="tanh"),
+    ),
+    "silu": (lambda x, _: functional.silu(x), lambda dy, x, _: _silu_backward(dy, x)),
+    "leaky_relu": (
+        functional.leaky_relu,
+        lambda dy, x, slope: _aten.leaky_relu_backward(dy, x, slope, False),
+    ),
+    "elu": (
+        functional.elu,
+        lambda dy, x, alpha: _aten.elu_backward(dy, alpha, 1, 1, False, x),
+    ),
+    "tanh": (
+        lambda x, _: torch.tanh(x),
+        lambda dy, x, _: _aten.tanh_backward(dy, torch.tanh(x)),
+    ),
+    "sigmoid": (
+        lambda x, _: torch.sigmoid(x),
+        lambda dy, x, _: _aten.sigmoid_backward(dy, torch.sigmoid(x)),
+    ),
+    "relu6": (
+        lambda x, _: functional.relu6(x),
+        lambda dy, x, _: _aten.hardtanh_backward(dy, x, 0, 6),
+    ),
+    "hardswish": (
+        lambda x, _: functional.hardswish(x),
+        lambda dy, x, _: _aten.hardswish_backward(dy, x),
     ),
 }
-"""Activations and their gradients, as operations that torch can differentiate again."""
+"""Activations and their gradients, as operations that torch can differentiate again. Both also take
+`shift` of the operation, the parameter of those that have one."""
 
 
 def by_operator(how: How, words: Tensor, region: Any, inputs: tuple[Tensor, ...]) -> Any:
@@ -178,7 +213,8 @@ def by_operator(how: How, words: Tensor, region: Any, inputs: tuple[Tensor, ...]
     if how.operation in ACTIVATIONS and (
         _transforms_are_active() or forward_ad._current_level >= 0
     ):
-        how, inputs = how.linear, (ACTIVATIONS[how.operation][0](*inputs),)
+        activate = ACTIVATIONS[how.operation][0]
+        how, inputs = how.linear, (activate(*inputs, how.numbers.shift),)
     return torch.ops.fastdrop.forward(*arguments_of(how, words, region, inputs))
 
 

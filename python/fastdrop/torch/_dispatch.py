@@ -160,7 +160,7 @@ def _in_their_operators(how: How, x: Tensor, *others: Tensor) -> Tensor:
     """
     operation, p, shared, (scale, shift, fill), *_ = how
     if operation in ACTIVATIONS:
-        x = ACTIVATIONS[operation][0](x)
+        x, shift = ACTIVATIONS[operation][0](x, shift), 0.0
     if operation == "bias_add":
         x, others = x + others[0], others[1:]
     if p > 0.0 and not shared and operation != "affine" and scale == inverse_keep(p):

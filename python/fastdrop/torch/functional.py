@@ -38,6 +38,7 @@ from fastdrop._base.arguments import (
 from fastdrop._base.keys import NO_KEY, Key
 from fastdrop._base.masks import Mask, make_mask
 from fastdrop._base.members import Member, Numbers
+from fastdrop._family.activations import SILU, Activation, activation_member
 from fastdrop._family.alpha import ALPHA, CHANNELS_ALPHA
 from fastdrop._family.attention import Causal
 from fastdrop._family.blocks import BLOCKS_1D, BLOCKS_2D, BLOCKS_3D, BlockMask
@@ -362,6 +363,48 @@ def gelu_dropout(
     return _drop(gelu_member(approximate), (input,), request)
 
 
+def silu_dropout(
+    input: Tensor,
+    p: float = 0.5,
+    training: bool = True,
+    *,
+    key: Key | Tensor | None = None,
+    generator: torch.Generator | None = None,
+    mask: Mask | None = None,
+    return_mask: bool = False,
+) -> Any:
+    """Apply the sigmoid-weighted linear unit, then drop.
+
+    >>> F.silu_dropout(torch.tensor([1.0, -2.0, 3.0, 4.0]), 0.5, key=fd.Key(0))
+    tensor([ 1.4621, -0.4768,  5.7154,  0.0000])
+    """
+    return _drop(SILU, (input,), (p, training, False, key, generator, mask, return_mask))
+
+
+def activation_dropout(
+    input: Tensor,
+    p: float = 0.5,
+    training: bool = True,
+    *,
+    activation: Activation,
+    negative_slope: float | None = None,
+    alpha: float | None = None,
+    key: Key | Tensor | None = None,
+    generator: torch.Generator | None = None,
+    mask: Mask | None = None,
+    return_mask: bool = False,
+) -> Any:
+    """Apply an activation, then drop: `fastdrop.activation_dropout`.
+
+    >>> x = torch.tensor([1.0, -2.0, 3.0, 4.0])
+    >>> F.activation_dropout(x, 0.5, activation="elu", key=fd.Key(0))
+    tensor([ 2.0000, -1.7293,  6.0000,  0.0000])
+    """
+    member, shift = activation_member(activation, negative_slope, alpha)
+    request = p, training, False, key, generator, mask, return_mask
+    return _drop(member, (input,), request, shift=shift)
+
+
 def drop_block1d(
     input: Tensor,
     p: float,
@@ -549,8 +592,12 @@ def _drop(
     shared: tuple[int, ...] = (),
     mode: str | None = "inverted",
     block: tuple[int, ...] = (),
+    shift: float = 0.0,
 ) -> Any:
-    """Do the work of a function: check its arguments, and drop."""
+    """Do the work of a function: check its arguments, and drop.
+
+    `shift` is the parameter of an activation.
+    """
     for x, name in zip(inputs[1:], member.names[1:], strict=True):
         _check_other(x, name)
     p, source = _checked(request)
@@ -560,10 +607,12 @@ def _drop(
         raise _refusal(inputs[0], "input")
     if training and (mask is not None or p != 0.0):
         how = How.of(member, float(p) if mask is None else mask.p, shared, mode)
+        if shift:
+            how = how._replace(numbers=how.numbers._replace(shift=shift))
         return dispatch(how._replace(block=block), inputs, source, inplace, return_mask)
     y = inputs[0]
     if member.fuses:
-        y = dispatch(How(member.operation, 0.0, (), Numbers(1.0)), inputs, no_key())
+        y = dispatch(How(member.operation, 0.0, (), Numbers(1.0, shift)), inputs, no_key())
     return (y, make_mask(tuple(inputs[0].shape), 0.0, NO_KEY)) if return_mask else y
 
 

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from fastdrop._base.keys import Key
 from fastdrop._base.masks import Mask
+from fastdrop._family.activations import Activation
 from fastdrop._family.attention import Causal
 from fastdrop._family.blocks import BlockMask
 from fastdrop._family.fused import Approximate
@@ -244,6 +245,45 @@ def gelu_dropout(
     input: Tensor, p: float = ..., training: bool = ..., *, approximate: Approximate = ...,
     key: Key | Tensor | None = ..., generator: torch.Generator | None = ..., mask: Mask |
     None = ..., return_mask: bool = ...
+) -> Any: ...
+@overload
+def silu_dropout(
+    input: Tensor, p: float = ..., training: bool = ..., *, key: Key | Tensor | None = ...,
+    generator: torch.Generator | None = ..., mask: Mask | None = ..., return_mask:
+    Literal[False] = ...
+) -> Tensor: ...
+@overload
+def silu_dropout(
+    input: Tensor, p: float = ..., training: bool = ..., *, key: Key | Tensor | None = ...,
+    generator: torch.Generator | None = ..., mask: Mask | None = ..., return_mask:
+    Literal[True]
+) -> tuple[Tensor, Mask]: ...
+@overload
+def silu_dropout(
+    input: Tensor, p: float = ..., training: bool = ..., *, key: Key | Tensor | None = ...,
+    generator: torch.Generator | None = ..., mask: Mask | None = ..., return_mask: bool =
+    ...
+) -> Any: ...
+@overload
+def activation_dropout(
+    input: Tensor, p: float = ..., training: bool = ..., *, activation: Activation,
+    negative_slope: float | None = ..., alpha: float | None = ..., key: Key | Tensor | None
+    = ..., generator: torch.Generator | None = ..., mask: Mask | None = ..., return_mask:
+    Literal[False] = ...
+) -> Tensor: ...
+@overload
+def activation_dropout(
+    input: Tensor, p: float = ..., training: bool = ..., *, activation: Activation,
+    negative_slope: float | None = ..., alpha: float | None = ..., key: Key | Tensor | None
+    = ..., generator: torch.Generator | None = ..., mask: Mask | None = ..., return_mask:
+    Literal[True]
+) -> tuple[Tensor, Mask]: ...
+@overload
+def activation_dropout(
+    input: Tensor, p: float = ..., training: bool = ..., *, activation: Activation,
+    negative_slope: float | None = ..., alpha: float | None = ..., key: Key | Tensor | None
+    = ..., generator: torch.Generator | None = ..., mask: Mask | None = ..., return_mask:
+    bool = ...
 ) -> Any: ...
 @overload
 def drop_block1d(

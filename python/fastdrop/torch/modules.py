@@ -14,6 +14,7 @@ from torch.nn.modules.dropout import _DropoutNd
 
 from fastdrop._base.arguments import as_flag, as_lengths, check_choice
 from fastdrop._base.keys import RNG, Key, as_key
+from fastdrop._family.activations import Activation, activation_member
 from fastdrop._family.fused import Approximate
 from fastdrop.torch import functional
 from fastdrop.torch._call import takes
@@ -256,6 +257,49 @@ class GeluDropout(_Fused):
     def extra_repr(self) -> str:
         """Return the arguments."""
         return f"{super().extra_repr()}, approximate={self.approximate!r}"
+
+
+class SiluDropout(_Fused):
+    """Apply SiLU, then drop in training: `functional.silu_dropout`."""
+
+    def forward(self, input: Tensor) -> Any:
+        """Return ``dropout(silu(input))``."""
+        return self._call(functional.silu_dropout, input)
+
+
+class ActivationDropout(_Fused):
+    """Apply an activation, then drop in training: `functional.activation_dropout`.
+
+    >>> fastdrop.torch.ActivationDropout(0.1, activation="leaky_relu", negative_slope=0.2)
+    ActivationDropout(p=0.1, activation='leaky_relu', negative_slope=0.2)
+    """
+
+    def __init__(
+        self,
+        p: float = 0.5,
+        *,
+        activation: Activation,
+        negative_slope: float | None = None,
+        alpha: float | None = None,
+    ) -> None:
+        super().__init__(p)
+        activation_member(activation, negative_slope, alpha)
+        self.activation: Activation = activation
+        self.negative_slope = negative_slope
+        self.alpha = alpha
+
+    def forward(self, input: Tensor) -> Any:
+        """Return ``dropout(activation(input))``."""
+        return self._call(functional.activation_dropout, input, **self._options())
+
+    def _options(self) -> dict[str, Any]:
+        names = "activation", "negative_slope", "alpha"
+        return {name: value for name in names if (value := getattr(self, name)) is not None}
+
+    def extra_repr(self) -> str:
+        """Return the arguments."""
+        options = (f"{name}={value!r}" for name, value in self._options().items())
+        return ", ".join([super().extra_repr(), *options])
 
 
 class _DropBlock(_Module):
