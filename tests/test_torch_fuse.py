@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from functools import partial
 from typing import Any
 
 import fastdrop as fd
@@ -38,6 +39,10 @@ def mlp(activation: Any = None, dropout: Any = None) -> Any:
     torch.manual_seed(1)
     middle = activation or nn.ReLU(), dropout or nn.Dropout(0.3)
     return nn.Sequential(nn.Linear(16, 64), *middle, nn.Linear(64, 8))
+
+
+def elu() -> Any:
+    return mlp(nn.ELU(0.5))
 
 
 def encoder(activation: Any = "relu", **options: Any) -> Any:
@@ -78,6 +83,13 @@ def check(fused: Any, unfused: Any, *inputs: Any, **options: Any) -> None:
         (nn.ReLU(inplace=True), "relu_dropout"),
         (nn.GELU(), "gelu_dropout"),
         (nn.GELU("tanh"), "gelu_dropout"),
+        (nn.SiLU(), "silu_dropout"),
+        (nn.LeakyReLU(0.2, inplace=True), "activation_dropout"),
+        (nn.ELU(0.7), "activation_dropout"),
+        (nn.Tanh(), "activation_dropout"),
+        (nn.Sigmoid(), "activation_dropout"),
+        (nn.ReLU6(inplace=True), "activation_dropout"),
+        (nn.Hardswish(), "activation_dropout"),
     ],
 )
 def test_a_fused_pair_draws_and_learns_as_its_modules_do(
@@ -99,7 +111,19 @@ def test_a_fused_pair_draws_and_learns_as_its_modules_do(
 @pytest.mark.parametrize("build", [encoder, decoder])
 @pytest.mark.parametrize("norm_first", [False, True])
 @pytest.mark.parametrize(
-    "activation", ["relu", "gelu", nn.GELU("tanh"), nn.ReLU(inplace=True), nn.functional.silu]
+    "activation",
+    [
+        "relu",
+        "gelu",
+        nn.GELU("tanh"),
+        nn.ReLU(inplace=True),
+        nn.functional.silu,
+        nn.ELU(0.5),
+        partial(nn.functional.gelu, approximate="tanh"),
+        torch.tanh,
+        nn.functional.mish,
+        partial(nn.functional.leaky_relu, negative_slope=0.3, inplace=False),
+    ],
 )
 def test_fused_transformer_layers_draw_and_learn_as_those_of_torch_do(
     activation: Any, norm_first: bool, build: Any, calls: list[str]
@@ -118,13 +142,13 @@ def test_fused_transformer_layers_draw_and_learn_as_those_of_torch_do(
         }  # fmt: skip
     check(fused, ft.replace(model), *inputs, **masks)
     assert calls.count("dropout_add") == (2 if build is encoder else 3)
-    assert len(calls) - calls.count("dropout_add") == (activation is not nn.functional.silu)
+    assert len(calls) - calls.count("dropout_add") == (activation is not nn.functional.mish)
     check(fused, model, *inputs)
 
 
 def test_results_in_evaluation_are_those_of_the_modules(calls: list[str]) -> None:
     x = torch.randn(4, 6, 16)
-    for model in (mlp(nn.GELU()), encoder(), encoder(nn.functional.silu, norm_first=True)):
+    for model in (mlp(nn.GELU()), encoder(), encoder(nn.functional.mish, norm_first=True)):
         fused = ft.fuse(copy.deepcopy(model)).eval()
         assert torch.equal(fused(x), model.eval()(x))
         with torch.no_grad():
@@ -266,6 +290,40 @@ def test_an_activation_in_place_changes_what_others_hold() -> None:
     assert float(held[0].detach().min()) == 0.0
 
 
+class Unhashable:
+    """A callable that compares by value."""
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __eq__(self, other: object) -> bool:
+        raise AssertionError("nobody may compare activations by value")
+
+    def __call__(self, x: Any) -> Any:
+        """Return the input."""
+        return x
+
+
+@pytest.mark.parametrize(
+    "activation",
+    [
+        nn.LeakyReLU(torch.tensor(0.3)), nn.ELU(float("inf")), nn.Hardtanh(0.0, 6.0), Unhashable(),
+        partial(nn.functional.elu, inplace=True), partial(torch.mul, torch.tensor(2.0)),
+        partial(nn.functional.hardtanh, min_val=0.0), partial(torch.relu, out=None),
+    ],
+    ids=repr,
+)  # fmt: skip
+def test_activations_that_no_fused_function_computes_run_as_they_are(
+    activation: Any, calls: list[str]
+) -> None:
+    fused = ft.fuse(encoder(activation))
+    torch.manual_seed(0)
+    try:
+        fused(torch.randn(2, 3, 16))
+    except (RuntimeError, TypeError):  # torch's own
+        assert not isinstance(activation, Unhashable)
+    assert set(calls) <= {"dropout_add"}
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.complex64, torch.int64])
 def test_other_dtypes_compute_what_the_modules_do(dtype: Any) -> None:
     x = (8 * torch.randn(8, 16)).to(dtype)
@@ -283,7 +341,13 @@ def test_other_dtypes_compute_what_the_modules_do(dtype: Any) -> None:
 
 def test_infinite_and_nan_elements_are_dropped_or_kept() -> None:
     x = torch.tensor([float("nan"), float("inf"), -float("inf"), -0.0, 1.0]).repeat(40)
-    for activation in (nn.ReLU(), nn.GELU("tanh")):  # torch's exact GELU of inf is NaN
+    for activation in (
+        nn.ReLU(),
+        nn.GELU("tanh"),
+        nn.SiLU(),
+        nn.ELU(),
+        nn.Tanh(),
+    ):  # torch's exact GELU of inf is NaN
         results = []
         for fusing in (ft.fuse, ft.replace):
             torch.manual_seed(0)
@@ -333,7 +397,7 @@ def test_checkpoints_draw_the_same_masks_again() -> None:
         check(Kept(again), fused, x)
 
 
-@pytest.mark.parametrize(("build", "count"), [(mlp, 1), (encoder, 3), (decoder, 4)])
+@pytest.mark.parametrize(("build", "count"), [(mlp, 1), (elu, 1), (encoder, 3), (decoder, 4)])
 def test_compiled_models_are_fused_and_draw_the_same_masks(build: Any, count: int) -> None:
     targets: list[str] = []
 
@@ -380,7 +444,7 @@ def test_the_report_says_what_is_fused_and_why_not() -> None:
     hooked[0].register_forward_hook(lambda *_: None)
     model = nn.ModuleDict(
         {
-            "mlp": mlp(), "silu": mlp(nn.SiLU()), "planes": mlp(None, nn.Dropout2d()),
+            "mlp": mlp(), "mish": mlp(nn.Mish()), "planes": mlp(None, nn.Dropout2d()),
             "first": nn.Sequential(nn.Dropout()), "own": Own(nn.ReLU(), nn.Dropout()),
             "hooked": hooked, "alone": nn.Dropout(), "layer": encoder(nn.GELU()),
             "users": Layer(16, 4), "sharded": Sharded(16, 4),
@@ -392,7 +456,7 @@ def test_the_report_says_what_is_fused_and_why_not() -> None:
     assert [tuple(line) for line in report] == [
         ("alone", False, alone),
         ("mlp.2", True, "ReLU"),
-        ("silu.2", False, "nothing is fused after SiLU"),
+        ("mish.2", False, "nothing is fused after Mish"),
         ("planes.2", False, "only Dropout has fused forms"),
         ("first.0", False, "nothing comes before it in its container"),
         ("own.1", False, alone),

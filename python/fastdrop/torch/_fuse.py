@@ -5,7 +5,9 @@ stay as they are. Each call looks at the modules, and fuses those that nobody ob
 hooks, slices of a model and modules that are exchanged later see what they saw before.
 """
 
+import math
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, Literal, NamedTuple, overload
 
 import torch
@@ -64,7 +66,8 @@ def fuse(model: Model, *, report: bool = False) -> Model | tuple[Model, list[Fus
     In `torch.nn.Sequential`, an activation and the dropout directly after it become one pass over
     memory. In `torch.nn.TransformerEncoderLayer` and `torch.nn.TransformerDecoderLayer`, so do the
     activation and its dropout, and each dropout and the residual it is added to. Activations are
-    ReLU and GELU, and dropout is `torch.nn.Dropout` or `Dropout`.
+    those of `functional.activation_dropout`, as modules or as functions of torch, and dropout is
+    `torch.nn.Dropout` or `Dropout`.
 
     The model keeps its modules, names and state. Dropout that is fused is also replaced, see
     `replace`; other dropout stays torch's. Masks are those of `replace`, from the same keys, and
@@ -160,7 +163,8 @@ def _sites(module: nn.Module) -> Iterator[tuple[str, str, str | None]]:
 
 def _partner(before: Any, activation: Any, dropout: nn.Module) -> tuple[str, str | None]:
     """Return the name of an activation, and why it cannot be fused with a dropout."""
-    name = getattr(activation, "__name__", type(activation).__name__)
+    called = activation.func if type(activation) is partial else activation
+    name = getattr(called, "__name__", type(called).__name__)
     if activation is None:
         return "", "nothing comes before it in its container"
     if _form(activation) is None:
@@ -170,14 +174,46 @@ def _partner(before: Any, activation: Any, dropout: nn.Module) -> tuple[str, str
 
 def _form(activation: Any) -> tuple[Callable[..., Any], dict[str, Any]] | None:
     """Return the fused function for an activation and its options, or None."""
-    kind = type(activation)
-    if kind is nn.ReLU or activation is theirs.relu or activation is torch.relu:
-        return functional.relu_dropout, {}
-    if kind is nn.GELU:
-        return functional.gelu_dropout, {"approximate": activation.approximate}
-    if activation is theirs.gelu:
-        return functional.gelu_dropout, {}
+    called, given = activation, {}
+    if type(activation) is partial:
+        called, given = activation.func, dict(activation.keywords)
+        if activation.args or given.pop("inplace", False) is not False:
+            return None
+    for (kind, *functions), function, name, option in _ACTIVATIONS:
+        if type(called) is kind:
+            given = {option: getattr(called, option)} if option else {}
+        elif not any(called is one for one in functions):
+            continue
+        if set(given) - {option} or not all(map(_is_constant, given.values())):
+            return None
+        return function, {"activation": name, **given} if name else given
     return None
+
+
+def _is_constant(value: Any) -> bool:
+    """Return whether an activation's parameter is one that the fused functions take."""
+    return (
+        value in ("none", "tanh")
+        if isinstance(value, str)
+        else (type(value) in (int, float) and math.isfinite(value))
+    )
+
+
+_NAMED = functional.activation_dropout
+
+_ACTIVATIONS: tuple[tuple[tuple[Any, ...], Callable[..., Any], str, str], ...] = (
+    ((nn.ReLU, theirs.relu, torch.relu), functional.relu_dropout, "", ""),
+    ((nn.GELU, theirs.gelu), functional.gelu_dropout, "", "approximate"),
+    ((nn.SiLU, theirs.silu), functional.silu_dropout, "", ""),
+    ((nn.LeakyReLU, theirs.leaky_relu), _NAMED, "leaky_relu", "negative_slope"),
+    ((nn.ELU, theirs.elu), _NAMED, "elu", "alpha"),
+    ((nn.Tanh, theirs.tanh, torch.tanh), _NAMED, "tanh", ""),
+    ((nn.Sigmoid, theirs.sigmoid, torch.sigmoid), _NAMED, "sigmoid", ""),
+    ((nn.ReLU6, theirs.relu6), _NAMED, "relu6", ""),
+    ((nn.Hardswish, theirs.hardswish), _NAMED, "hardswish", ""),
+)
+"""Activations as a module and as functions, their fused function, its name for them, and their
+parameter."""
 
 
 def _is_observed(module: nn.Module) -> bool:
