@@ -49,12 +49,12 @@ impl Sizes {
     const APPLIED_BY_TEAM: Self = Self { unit: TILE, parallel: 4 * TILE, ..Self::APPLIED };
     /// Keep bits alone: a tenth of that.
     const BITS: Self = Self { unit: 32 * TILE, parallel: 256 * TILE, batch: 1024 * TILE };
-    /// Normals and uniforms: tens of operations each.
+    /// Normals, uniforms and numbers: tens of operations each.
     const VALUES: Self = Self { unit: TILE / 2, parallel: 4 * TILE, batch: 128 * TILE };
 
     fn of(source: &Source, operation: &Operation<'_>, total: usize) -> Self {
         match (source, operation) {
-            (Source::Normals(..) | Source::Uniforms(..), _) => Self::VALUES,
+            (Source::Normals(..) | Source::Uniforms(..) | Source::Numbers(..), _) => Self::VALUES,
             (_, Operation::Pack | Operation::Count(_)) => Self::BITS,
             _ if (Self::APPLIED_BY_TEAM.parallel..Self::APPLIED.parallel).contains(&total) && lends_team() => {
                 Self::APPLIED_BY_TEAM
@@ -147,7 +147,7 @@ impl Call<'_> {
             {
                 self.columns(axes, sampler, *origin, interrupt)
             }
-            (Source::Normals(..), _) => {
+            (Source::Normals(..) | Source::Uniforms(..) | Source::Numbers(..), _) => {
                 along_the_stream(axes);
                 self.rows(axes, interrupt)
             }
@@ -173,7 +173,7 @@ impl Call<'_> {
         let join = match source {
             Source::Constant(_) | Source::Given(_) => joins(axes),
             Source::Drawn(..) => inner.bit <= 1 && joins(axes),
-            Source::Normals(..) | Source::Uniforms(..) => false,
+            Source::Normals(..) | Source::Uniforms(..) | Source::Numbers(..) => false,
         };
         let piece = if repeated { REPEATED } else { TILE };
         // A thread that keeps bits for later rows takes whole rows. One that packs bits takes whole bytes, which joined

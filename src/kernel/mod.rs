@@ -3,17 +3,19 @@
 mod activation;
 pub(crate) mod convert;
 mod element;
+mod flags;
 pub(crate) mod formula;
 pub(crate) mod gelu;
 mod noise;
 pub(crate) mod real;
 pub(crate) mod select;
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use self::formula::{Formula, Numbers};
+use self::real::Real;
 use crate::operand::{Each, Element, Format, Operands};
-use crate::simd::Level;
+use crate::simd::{Level, WORD};
 use crate::walk::Place;
 use crate::walk::source::Drawn;
 use crate::words;
@@ -79,8 +81,15 @@ pub(crate) enum Operation<'a> {
     Formula(Formula, Numbers),
     /// `x * (1 + std * z)` with drawn normals z, in the precision of the computation.
     Noise { std: f64 },
-    /// Stores the drawn values: keep bits as bytes, normals or uniforms in a contiguous array.
+    /// Stores the drawn values: keep bits as bytes, numbers rounded to the element type, normals or uniforms in a
+    /// contiguous array.
     Store,
+    /// Stores the bits `one` where an element is dropped, and 0 elsewhere. The element type gives only the size.
+    Flags { one: u64 },
+    /// Stores the bits `one` where a drawn uniform is below the probability in the input, and 0 elsewhere.
+    Below { one: u64 },
+    /// Clears the flag if an element of the output, which is only read, is no probability.
+    Check(&'a AtomicBool),
     /// Stores keep bits as bits, with output offsets in bits. Runs must come in output order.
     Pack,
     /// Counts the kept elements.
@@ -97,8 +106,8 @@ impl Operation<'_> {
     pub(crate) fn inputs(&self) -> usize {
         match self {
             Self::Formula(formula, _) => formula.inputs(),
-            Self::Noise { .. } => 1,
-            Self::Store | Self::Pack | Self::Count(_) => 0,
+            Self::Noise { .. } | Self::Below { .. } => 1,
+            Self::Store | Self::Flags { .. } | Self::Check(_) | Self::Pack | Self::Count(_) => 0,
         }
     }
 
@@ -147,11 +156,22 @@ impl Operation<'_> {
                     Drawn::Normals(values) => {
                         run.address(0).cast::<f32>().copy_from_nonoverlapping(values[..run.len].as_ptr(), run.len);
                     }
+                    Drawn::Singles(values) => store(values, run),
+                    Drawn::Doubles(values) => store(values, run),
                     _ => {
                         let (words, offset) = drawn.bits();
                         select::run(memory, 1.0, words, offset, run);
                     }
                 },
+                Self::Flags { one } => {
+                    let (words, offset) = drawn.bits();
+                    flags::run(memory, one, words, offset, run);
+                }
+                Self::Below { one } => match drawn {
+                    Drawn::Uniforms(uniforms) => flags::below(memory, one, uniforms, run),
+                    _ => unreachable!("probabilities are compared with uniforms"),
+                },
+                Self::Check(valid) => flags::check(memory, valid, run),
                 Self::Pack => {
                     let (words, offset) = drawn.bits();
                     pack(words, offset, run);
@@ -163,6 +183,18 @@ impl Operation<'_> {
                 }
             }
         }
+    }
+}
+
+/// Writes numbers, one for each element, rounded once.
+///
+/// # Safety
+/// See [`Operation::run`].
+unsafe fn store<R: Real>(numbers: &[R], run: &Run<'_>) {
+    assert!(numbers.len() == run.len);
+    for (at, numbers) in (0..).step_by(WORD).zip(numbers.chunks(WORD)) {
+        // SAFETY: the numbers from `at` on belong to the run, and the caller guarantees its elements.
+        unsafe { run.layout(0).store(numbers, run.address(0).wrapping_offset(at as isize * run.steps[0])) };
     }
 }
 

@@ -188,6 +188,22 @@ impl<const VAES: bool> Simd for Avx2<VAES> {
         add(a: Self::V, b: Self::V) -> Self::V = both!(_mm256_add_epi64(a, b));
         and(a: Self::V, b: Self::V) -> Self::V = both!(_mm256_and_si256(a, b));
         xor(a: Self::V, b: Self::V) -> Self::V = both!(_mm256_xor_si256(a, b));
+        left(a: Self::V, by: i32) -> Self::V = {
+            let by = [_mm_cvtsi32_si128(by); 2];
+            both!(_mm256_sll_epi64(a, by))
+        };
+        right(a: Self::V, by: i32) -> Self::V = {
+            let by = [_mm_cvtsi32_si128(by); 2];
+            both!(_mm256_srl_epi64(a, by))
+        };
+        zip_8(a: Self::V, b: Self::V) -> [Self::V; 2] =
+            [both!(_mm256_unpacklo_epi8(a, b)), both!(_mm256_unpackhi_epi8(a, b))];
+        zip_16(a: Self::V, b: Self::V) -> [Self::V; 2] =
+            [both!(_mm256_unpacklo_epi16(a, b)), both!(_mm256_unpackhi_epi16(a, b))];
+        zip_32(a: Self::V, b: Self::V) -> [Self::V; 2] =
+            [both!(_mm256_unpacklo_epi32(a, b)), both!(_mm256_unpackhi_epi32(a, b))];
+        zip_64(a: Self::V, b: Self::V) -> [Self::V; 2] =
+            [both!(_mm256_unpacklo_epi64(a, b)), both!(_mm256_unpackhi_epi64(a, b))];
         aes_round(a: Self::V, key: Self::V) -> Self::V =
             if VAES { both!(_mm256_aesenc_epi128(a, key)) } else { blocks!(_mm_aesenc_si128(a, key)) };
         aes_last_round(a: Self::V, key: Self::V) -> Self::V =

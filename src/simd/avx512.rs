@@ -96,6 +96,12 @@ impl Simd for Avx512 {
         add(a: Self::V, b: Self::V) -> Self::V = _mm512_add_epi64(a, b);
         and(a: Self::V, b: Self::V) -> Self::V = _mm512_and_si512(a, b);
         xor(a: Self::V, b: Self::V) -> Self::V = _mm512_xor_si512(a, b);
+        left(a: Self::V, by: i32) -> Self::V = _mm512_sll_epi64(a, _mm_cvtsi32_si128(by));
+        right(a: Self::V, by: i32) -> Self::V = _mm512_srl_epi64(a, _mm_cvtsi32_si128(by));
+        zip_8(a: Self::V, b: Self::V) -> [Self::V; 2] = [_mm512_unpacklo_epi8(a, b), _mm512_unpackhi_epi8(a, b)];
+        zip_16(a: Self::V, b: Self::V) -> [Self::V; 2] = [_mm512_unpacklo_epi16(a, b), _mm512_unpackhi_epi16(a, b)];
+        zip_32(a: Self::V, b: Self::V) -> [Self::V; 2] = [_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b)];
+        zip_64(a: Self::V, b: Self::V) -> [Self::V; 2] = [_mm512_unpacklo_epi64(a, b), _mm512_unpackhi_epi64(a, b)];
         aes_round(a: Self::V, key: Self::V) -> Self::V = _mm512_aesenc_epi128(a, key);
         aes_last_round(a: Self::V, key: Self::V) -> Self::V = _mm512_aesenclast_epi128(a, key);
         any(a: Self::V) -> bool = _mm512_test_epi64_mask(a, a) != 0;

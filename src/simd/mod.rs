@@ -66,6 +66,18 @@ pub(crate) trait Simd: Floats<f32> + Floats<f64> + Halves {
     fn add(self, a: Self::V, b: Self::V) -> Self::V;
     fn and(self, a: Self::V, b: Self::V) -> Self::V;
     fn xor(self, a: Self::V, b: Self::V) -> Self::V;
+    /// Each lane shifted left by `by` bits, a constant.
+    fn left(self, a: Self::V, by: i32) -> Self::V;
+    /// Each lane shifted right by `by` bits, a constant.
+    fn right(self, a: Self::V, by: i32) -> Self::V;
+    /// The bytes of two vectors by turns, block by block: those of the blocks' low halves, and of their high halves.
+    fn zip_8(self, a: Self::V, b: Self::V) -> [Self::V; 2];
+    /// [`Simd::zip_8`] for units of 16 bits.
+    fn zip_16(self, a: Self::V, b: Self::V) -> [Self::V; 2];
+    /// [`Simd::zip_8`] for units of 32 bits.
+    fn zip_32(self, a: Self::V, b: Self::V) -> [Self::V; 2];
+    /// [`Simd::zip_8`] for units of 64 bits.
+    fn zip_64(self, a: Self::V, b: Self::V) -> [Self::V; 2];
     /// ShiftRows, SubBytes and MixColumns of AES on each block. The xor with `key` comes last, or
     /// first: see [`Simd::KEY_FIRST`].
     fn aes_round(self, a: Self::V, key: Self::V) -> Self::V;
@@ -287,8 +299,13 @@ mod tests {
             let scramble = |seed: u64| std::array::from_fn(|i| (seed + i as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15));
             let [a, b, c] = [1, 100, 10_000].map(|seed| simd.load(&scramble(seed)));
             [simd.splat_pair([1, 2]), simd.and(a, b), simd.xor(a, b), simd.add(a, c), aes_rounds(simd, a, b, [c, a])]
+                .into_iter()
+                .chain([1, 4, 63].into_iter().flat_map(|by| [simd.left(a, by), simd.right(a, by)]))
+                .chain(
+                    [simd.zip_8(a, b), simd.zip_16(a, b), simd.zip_32(a, b), simd.zip_64(a, b)].into_iter().flatten(),
+                )
                 .map(|a| simd.to_array(a))
-                .to_vec()
+                .collect()
         }
     }
 

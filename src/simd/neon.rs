@@ -32,6 +32,15 @@ macro_rules! each {
     };
 }
 
+/// Units of two vectors by turns, by the instructions for the low and for the high half of a register.
+macro_rules! zipped {
+    ($a:ident, $b:ident, $low:ident, $high:ident) => {{
+        // Registers of any unit have the same bits.
+        let (a, b): ([_; 4], [_; 4]) = (std::mem::transmute($a), std::mem::transmute($b));
+        [std::mem::transmute(each!($low(a, b))), std::mem::transmute(each!($high(a, b)))]
+    }};
+}
+
 /// AESE: xor with `key`, then ShiftRows and SubBytes.
 ///
 /// # Safety
@@ -224,6 +233,18 @@ impl Simd for Neon {
         add(a: Self::V, b: Self::V) -> Self::V = each!(vaddq_u64(a, b));
         and(a: Self::V, b: Self::V) -> Self::V = each!(vandq_u64(a, b));
         xor(a: Self::V, b: Self::V) -> Self::V = each!(veorq_u64(a, b));
+        left(a: Self::V, by: i32) -> Self::V = {
+            let by = [vdupq_n_s64(i64::from(by)); 4];
+            each!(vshlq_u64(a, by))
+        };
+        right(a: Self::V, by: i32) -> Self::V = {
+            let by = [vdupq_n_s64(-i64::from(by)); 4];
+            each!(vshlq_u64(a, by))
+        };
+        zip_8(a: Self::V, b: Self::V) -> [Self::V; 2] = zipped!(a, b, vzip1q_u8, vzip2q_u8);
+        zip_16(a: Self::V, b: Self::V) -> [Self::V; 2] = zipped!(a, b, vzip1q_u16, vzip2q_u16);
+        zip_32(a: Self::V, b: Self::V) -> [Self::V; 2] = zipped!(a, b, vzip1q_u32, vzip2q_u32);
+        zip_64(a: Self::V, b: Self::V) -> [Self::V; 2] = zipped!(a, b, vzip1q_u64, vzip2q_u64);
         aes_round(a: Self::V, key: Self::V) -> Self::V = each!(aese_aesmc(a, key));
         aes_last_round(a: Self::V, key: Self::V) -> Self::V = each!(aese(a, key));
         any(a: Self::V) -> bool = {

@@ -27,6 +27,27 @@ fn blocks(a: [u64; LANES], b: [u64; LANES], f: impl Fn(aes::Block, aes::Block) -
     result
 }
 
+/// Units of two vectors by turns, block by block.
+#[inline(always)]
+fn zipped<const UNIT: usize>(a: [u64; LANES], b: [u64; LANES]) -> [[u64; LANES]; 2] {
+    // A half of a block's result comes from as many bits of each operand: `which` quarter of the result is `half`.
+    let half = |word: u64, other: u64, quarter: u32| {
+        let [a, b] = [word, other].map(|word| (word >> (32 * quarter) as u64 & 0xFFFF_FFFF).to_le_bytes());
+        let mut bytes = [0; 8];
+        for (i, byte) in bytes.iter_mut().enumerate() {
+            let from = i / (2 * UNIT) * UNIT + i % UNIT;
+            *byte = if i / UNIT % 2 == 0 { a[from] } else { b[from] };
+        }
+        u64::from_le_bytes(bytes)
+    };
+    [0, 1].map(|high| {
+        lanes(|i| match UNIT {
+            8 => [a, b][i % 2][i / 2 * 2 + high],
+            _ => half(a[i / 2 * 2 + high], b[i / 2 * 2 + high], (i % 2) as u32),
+        })
+    })
+}
+
 /// Reads a word of elements, and writes each as `f(element)` or as all-zero bits.
 ///
 /// # Safety
@@ -62,6 +83,12 @@ impl Simd for Portable {
         add(a: Self::V, b: Self::V) -> Self::V = lanes(|i| a[i].wrapping_add(b[i]));
         and(a: Self::V, b: Self::V) -> Self::V = lanes(|i| a[i] & b[i]);
         xor(a: Self::V, b: Self::V) -> Self::V = lanes(|i| a[i] ^ b[i]);
+        left(a: Self::V, by: i32) -> Self::V = lanes(|i| a[i] << by);
+        right(a: Self::V, by: i32) -> Self::V = lanes(|i| a[i] >> by);
+        zip_8(a: Self::V, b: Self::V) -> [Self::V; 2] = zipped::<1>(a, b);
+        zip_16(a: Self::V, b: Self::V) -> [Self::V; 2] = zipped::<2>(a, b);
+        zip_32(a: Self::V, b: Self::V) -> [Self::V; 2] = zipped::<4>(a, b);
+        zip_64(a: Self::V, b: Self::V) -> [Self::V; 2] = zipped::<8>(a, b);
         aes_round(a: Self::V, key: Self::V) -> Self::V = blocks(a, key, aes::round);
         aes_last_round(a: Self::V, key: Self::V) -> Self::V = blocks(a, key, aes::last_round);
         any(a: Self::V) -> bool = a.into_iter().fold(0, |all, word| all | word) != 0;

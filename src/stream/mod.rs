@@ -4,4 +4,5 @@ pub(crate) mod ars;
 pub(crate) mod bernoulli;
 pub(crate) mod key;
 pub(crate) mod normal;
+pub(crate) mod number;
 pub(crate) mod uniform;

@@ -39,9 +39,14 @@ const COS: [f32; 3] = [-0.499_998_84, 0.041_655_716, -0.001_359_101_7];
 /// of `more` make u, which is uniform in (0, 1), and as fine near 1 as near 0.
 #[inline(always)]
 fn radius(bits: u32, more: u32) -> f32 {
-    let above_half = bits & SIGN != 0;
     let t = (bits & !SIGN) as i32 as f32 + ((more & 0xFF) as i32 as f32 + 0.5) / 256.0;
-    // Above one half, u is 1 - t / 2^32, else t / 2^32. In either case u = (1 - w) / 2^halvings, with w at most 1/2.
+    minus_two_ln(t, bits & SIGN != 0).sqrt()
+}
+
+/// -2 ln u, where u is t / 2^32, at most 1/2, or above one half and 1 - t / 2^32.
+#[inline(always)]
+pub(super) fn minus_two_ln(t: f32, above_half: bool) -> f32 {
+    // In either case u = (1 - w) / 2^halvings, with w at most 1/2.
     let m = f32::from_bits(t.to_bits() & SIGNIFICAND | HALF);
     let halvings = 158 - (t.to_bits() >> 23) as i32;
     let w = if above_half { t / 4_294_967_296.0 } else { 1.0 - m };
@@ -51,7 +56,7 @@ fn radius(bits: u32, more: u32) -> f32 {
     let w4 = w2 * w2;
     // Estrin's scheme, with shorter dependency chains than Horner's.
     let p = ((c[0] + w * c[1]) + w2 * (c[2] + w * c[3])) + w4 * ((c[4] + w * c[5]) + w2 * c[6]);
-    (halvings * (2.0 * LN_2) + ((w + w) + w2 * p)).sqrt()
+    halvings * (2.0 * LN_2) + ((w + w) + w2 * p)
 }
 
 /// Cosine and sine of a uniform angle, from the upper 24 bits. One bit swaps the two, one is the sign of the cosine,

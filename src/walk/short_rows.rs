@@ -108,7 +108,9 @@ impl ShortRows {
                 }
                 return rows;
             }
-            Source::Normals(..) | Source::Uniforms(..) => unreachable!("rows of keep bits are joined"),
+            Source::Normals(..) | Source::Uniforms(..) | Source::Numbers(..) => {
+                unreachable!("rows of keep bits are joined")
+            }
             Source::Constant(keep) => {
                 let bits = if keep { !0 } else { 0 };
                 self.append(inner.len, (0..rows).map(|_| move |_| bits));

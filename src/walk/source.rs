@@ -1,5 +1,5 @@
-//! The values that a call draws, in walk order: keep bits (from a stream, from an array of bytes, or constant), normals
-//! or uniforms.
+//! The values that a call draws, in walk order: keep bits (from a stream, from an array of bytes, or constant), normals,
+//! uniforms, or numbers of a distribution.
 //!
 //! A [`TileBuffer`] holds the bits of one stretch at a time, so they stay in the L1 cache until
 //! they are used.
@@ -14,7 +14,9 @@ use crate::simd::Level;
 use crate::stream::ars::Schedule;
 use crate::stream::bernoulli::{GROUP, GROUP_WORDS, Sampler, Threshold};
 use crate::stream::key::Key;
-use crate::stream::{normal, uniform};
+use crate::stream::number::Distribution;
+use crate::stream::uniform::TOGETHER;
+use crate::stream::{normal, number, uniform};
 use crate::words;
 
 /// Groups gathered at once: as many as a tile has.
@@ -58,6 +60,8 @@ pub(crate) enum Source {
     Normals(Schedule, u64),
     /// Uniforms of a stream.
     Uniforms(Schedule, u64),
+    /// Numbers of a distribution, in double precision if so said, else in single.
+    Numbers(Schedule, u64, Distribution, bool),
 }
 
 impl Source {
@@ -80,13 +84,21 @@ impl Source {
         Self::Uniforms(key.schedule(), origin)
     }
 
+    /// Numbers of the elements from `origin` on.
+    pub(crate) fn numbers(key: Key, origin: u64, distribution: Distribution, double: bool) -> Self {
+        Self::Numbers(key.schedule(), origin, distribution, double)
+    }
+
     /// The source, moved to start at `place`.
     pub(crate) fn from(&self, place: Place) -> Self {
         let mut source = self.clone();
         match &mut source {
             Self::Constant(_) => {}
             Self::Given(MaskArray(first)) => *first = first.wrapping_offset(place.bit),
-            Self::Drawn(_, origin) | Self::Normals(_, origin) | Self::Uniforms(_, origin) => {
+            Self::Drawn(_, origin)
+            | Self::Normals(_, origin)
+            | Self::Uniforms(_, origin)
+            | Self::Numbers(_, origin, ..) => {
                 *origin = origin.wrapping_add_signed(place.bit as i64);
             }
         }
@@ -105,17 +117,19 @@ pub(crate) enum Drawn<'a> {
     Normals(&'a [f32]),
     /// A uniform for each element.
     Uniforms(&'a [u64]),
+    /// A number for each element.
+    Singles(&'a [f32]),
+    Doubles(&'a [f64]),
 }
 
 impl<'a> Drawn<'a> {
-    /// Keep bits as words, and the position of the first bit. Normals and uniforms keep all
-    /// elements.
+    /// Keep bits as words, and the position of the first bit. Normals, uniforms and numbers keep all elements.
     pub(crate) fn bits(self) -> (&'a [u64], usize) {
         static SAME: [[u64; TILE / 64 + 1]; 2] = [[0; TILE / 64 + 1], [!0; TILE / 64 + 1]];
         match self {
             Self::None => (&SAME[0], 0),
             Self::Bits(words, offset) => (words, offset),
-            Self::All | Self::Normals(_) | Self::Uniforms(_) => (&SAME[1], 0),
+            Self::All | Self::Normals(_) | Self::Uniforms(_) | Self::Singles(_) | Self::Doubles(_) => (&SAME[1], 0),
         }
     }
 }
@@ -133,6 +147,8 @@ pub(crate) struct TileBuffer<'a> {
     level: Level,
     words: SmallVec<[u64; TILE_WORDS]>,
     normals: SmallVec<[[f32; GROUP]; NORMAL_GROUPS]>,
+    uniforms: Vec<[u64; GROUP]>,
+    doubles: Vec<[f64; GROUP]>,
     first_group: u64,
     groups: usize,
     /// Starts of the remaining rows in `words`, the next one last.
@@ -142,7 +158,8 @@ pub(crate) struct TileBuffer<'a> {
 impl<'a> TileBuffer<'a> {
     pub(crate) fn new(source: &'a Source, level: Level) -> Self {
         let (words, rows) = (SmallVec::new(), SmallVec::new());
-        Self { source, level, words, normals: SmallVec::new(), first_group: 0, groups: 0, rows }
+        let (normals, uniforms, doubles) = (SmallVec::new(), Vec::new(), Vec::new());
+        Self { source, level, words, normals, uniforms, doubles, first_group: 0, groups: 0, rows }
     }
 
     pub(crate) fn source(&self) -> &'a Source {
@@ -195,14 +212,34 @@ impl<'a> TileBuffer<'a> {
                     len
                 }
                 Source::Uniforms(ref schedule, origin) => {
-                    let Values { missing, at, len } = self.seek(origin, place, inner.bit, left, 1);
+                    let Values { missing, at, len } = self.seek(origin, place, inner.bit, left, NORMAL_GROUPS);
                     if missing {
-                        self.words.resize(GROUP, 0);
-                        if let Some(uniforms) = self.words.first_chunk_mut() {
-                            uniform::group(self.level, schedule, self.first_group, uniforms);
-                        }
+                        self.groups = self.groups.next_multiple_of(TOGETHER);
+                        self.uniforms.resize(self.groups, [0; GROUP]);
+                        uniform::groups(self.level, schedule, self.first_group, &mut self.uniforms);
                     }
-                    visit(place, Drawn::Uniforms(&self.words[at]), len);
+                    visit(place, Drawn::Uniforms(&self.uniforms.as_flattened()[at]), len);
+                    len
+                }
+                Source::Numbers(ref schedule, origin, distribution, double) => {
+                    let Values { missing, at, len } = self.seek(origin, place, inner.bit, left, NORMAL_GROUPS);
+                    if missing {
+                        self.groups = self.groups.next_multiple_of(TOGETHER);
+                    }
+                    let (level, first, groups) = (self.level, self.first_group, self.groups);
+                    if double {
+                        if missing {
+                            self.doubles.resize(groups, [0.0; GROUP]);
+                            number::doubles(level, schedule, distribution, first, &mut self.doubles);
+                        }
+                        visit(place, Drawn::Doubles(&self.doubles.as_flattened()[at]), len);
+                    } else {
+                        if missing {
+                            self.normals.resize(groups, [0.0; GROUP]);
+                            number::singles(level, schedule, distribution, first, &mut self.normals);
+                        }
+                        visit(place, Drawn::Singles(&self.normals.as_flattened()[at]), len);
+                    }
                     len
                 }
                 Source::Drawn(ref sampler, origin) => {
