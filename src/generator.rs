@@ -3,14 +3,8 @@
 use rand_core::block::{BlockRng, Generator};
 use rand_core::{Infallible, SeedableRng, TryRng};
 
-use crate::simd::{Kernel, Level, Simd};
-use crate::stream::ars::Schedule;
 use crate::stream::key::Key;
-
-/// The tag of generators' blocks, which masks, normals and child keys do not use.
-const TAG: u64 = 128;
-/// Blocks drawn at a time, a multiple of four.
-const BLOCKS: usize = 32;
+use crate::stream::sequence::{Sequence, WORDS};
 
 /// A generator that yields bits of a key's stream in sequence. They come from blocks 0, 1, ...
 /// under a tag of their own, so they are independent of the key's masks and children. Not
@@ -26,38 +20,13 @@ const BLOCKS: usize = 32;
 pub struct KeyRng(BlockRng<Blocks>);
 
 #[derive(Debug, Clone)]
-struct Blocks {
-    schedule: Schedule,
-    level: Level,
-    next: u64,
-}
-
-struct Draw<'a> {
-    blocks: &'a Blocks,
-    words: &'a mut [u64; 2 * BLOCKS],
-}
-
-impl Kernel for Draw<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<S: Simd>(self, simd: S) {
-        let Self { blocks: Blocks { schedule, next, .. }, words } = self;
-        for (four, words) in words.as_chunks_mut().0.iter_mut().enumerate() {
-            let first = next.wrapping_add(4 * four as u64);
-            let index = |i: u64| first.wrapping_add(i);
-            let counters = [index(0), TAG, index(1), TAG, index(2), TAG, index(3), TAG];
-            *words = simd.to_array(schedule.blocks(simd, simd.load(&counters)));
-        }
-    }
-}
+struct Blocks(Sequence);
 
 impl Generator for Blocks {
-    type Output = [u64; 2 * BLOCKS];
+    type Output = [u64; WORDS];
 
     fn generate(&mut self, words: &mut Self::Output) {
-        self.level.run(Draw { blocks: self, words });
-        self.next = self.next.wrapping_add(BLOCKS as u64);
+        self.0.draw(words);
     }
 }
 
@@ -65,8 +34,7 @@ impl Key {
     /// A generator of this key's bits, for `rand` and `rand_distr`.
     #[must_use]
     pub fn rng(self) -> KeyRng {
-        let level = Level::current().unwrap_or(Level::portable());
-        KeyRng(BlockRng::new(Blocks { schedule: self.schedule(), level, next: 0 }))
+        KeyRng(BlockRng::new(Blocks(Sequence::new(self))))
     }
 }
 

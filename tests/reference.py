@@ -27,7 +27,7 @@ WEYL_A, WEYL_B = 0x9E3779B97F4A7C15, 0xBB67AE8584CAA73B
 
 PLANES = 64  # bits in the uniform of one element
 GROUP = 128  # elements whose bits one block holds
-TAG_NORMAL, TAG_SPLIT, TAG_FOLD_IN = 64, 254, 255
+TAG_NORMAL, TAG_WORDS, TAG_SPLIT, TAG_FOLD_IN = 64, 128, 254, 255
 
 GROUPS_AT_ONCE = 1024  # bounds the reference's own memory, changes no bit
 
@@ -216,13 +216,17 @@ def estrin(z: Floats, c: Sequence[float]) -> Floats:
 
 
 def distances(a: NDArray[np.uint32], b: NDArray[np.uint32]) -> Floats:
-    """sqrt(-2 ln u), where u is t / 2**32 below one half and 1 - t / 2**32 above it."""
+    """sqrt(-2 ln u) with 40 bits of u."""
     t = (a & 0x7FFFFFFF).astype(f32) + ((b & 0xFF).astype(f32) + f32(0.5)) / f32(256)
+    return np.sqrt(minus_two_ln(t, a >= 2**31))
+
+
+def minus_two_ln(t: Floats, above: NDArray[np.bool_]) -> Floats:
+    """-2 ln u, where u is t / 2**32 below one half and 1 - t / 2**32 above it."""
     m, exponent = np.frexp(t)  # m in [1/2, 1)
-    above = a >= 2**31
     w = np.where(above, np.ldexp(t, -32), f32(1) - m)
     k = np.where(above, 0, 32 - exponent).astype(f32)
-    return np.sqrt(k * f32(2 * math.log(2)) + ((w + w) + (w * w) * estrin(w, LOG)))
+    return k * f32(2 * math.log(2)) + ((w + w) + (w * w) * estrin(w, LOG))
 
 
 def directions(b: NDArray[np.uint32]) -> tuple[Floats, Floats]:
@@ -251,6 +255,22 @@ def normals(key: Key, indices: ArrayLike) -> Floats:
     a, b = word(pair), word(pair + GROUP // 2)
     first, second = directions(b)
     return distances(a, b) * np.where(lane < GROUP // 2, first, second)
+
+
+def exponentials(key: Key, indices: ArrayLike) -> Floats:
+    """Draw the exponential number of each element, of rate 1."""
+    u = uniforms(key, indices)
+    above = u >= 2**63
+    u = np.where(above, ~u, u)
+    high, low = (u >> np.uint64(32)).astype(np.uint32), (u & np.uint64(2**32 - 1)).astype(f32)
+    fine = np.where(high < 2**20, (low + f32(0.5)) / f32(2**32), f32(0.5))
+    return f32(0.5) * minus_two_ln(high.astype(f32) + fine, above)
+
+
+def words(key: Key, count: int) -> NDArray[np.uint64]:
+    """Draw the first words of a key's generator."""
+    blocks = block(key, np.arange(-(-count // 2), dtype=np.uint64), TAG_WORDS)
+    return blocks.view("<u8").reshape(-1)[:count].astype(np.uint64)
 
 
 def noise(x: NDArray[Any], std: float, z: Floats) -> NDArray[Any]:

@@ -49,6 +49,7 @@ from fastdrop._family.attention import (
     scaled_dot_product_attention_backward,
 )
 from fastdrop._family.bernoulli import bernoulli
+from fastdrop._family.bits import BitGenerator
 from fastdrop._family.blocks import (
     BlockMask,
     DropBlock1d,

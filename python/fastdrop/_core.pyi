@@ -16,6 +16,7 @@ __all__ = [
     "DTYPES",
     "LARGE",
     "WIDEST",
+    "Bits",
     "CallKeys",
     "Key",
     "Mask",
@@ -23,17 +24,22 @@ __all__ = [
     "Taken",
     "__version__",
     "apply",
+    "are_probabilities",
     "ars",
     "attention",
     "attention_backward",
     "attention_bias_gradient",
     "check",
     "check_attention",
+    "check_numbers",
     "compute_plain",
+    "draw_below",
+    "draw_numbers",
     "forward",
     "forward_tensors",
     "get_num_threads",
     "native_kernels",
+    "native_random",
     "noise",
     "operations",
     "publish",
@@ -81,6 +87,13 @@ class CallKeys:
 @final
 class Taken:
     def undo(self) -> None: ...
+
+@final
+class Bits:
+    def __new__(cls, key: Key, capsule: Any) -> Self: ...
+    @property
+    def state(self) -> tuple[fastdrop.Key, int, int | None]: ...
+    def seek(self, key: Key, position: int, half: int | None) -> None: ...
 
 @disjoint_base
 class Mask:
@@ -158,8 +171,15 @@ def forward_tensors(
     fresh: bool,
     threads: int,
 ) -> None: ...
+def check_numbers(name: str, first: float, second: float, out: Any) -> None: ...
+def draw_numbers(
+    name: str, first: float, second: float, out: Any, integer: bool, key: Key, threads: int
+) -> None: ...
+def are_probabilities(p: Any, threads: int) -> bool: ...
+def draw_below(p: Any, out: Any, integer: bool, key: Key, threads: int) -> None: ...
 def get_num_threads() -> int: ...
 def native_kernels(in_python: int | None) -> bool: ...
+def native_random(wanted: bool) -> bool: ...
 def noise(
     mask: Mask, x: NDArray[Any], std: float, out: NDArray[Any] | None = None
 ) -> NDArray[Any]: ...

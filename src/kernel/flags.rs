@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::{Memory, Run};
 use crate::simd::{Kernel, Simd, WORD};
-use crate::words::word_at;
+use crate::words::{from_bytes, word_at};
 
 /// Writes a run: `one` where the bit of `words`, from bit `offset` on, is not set. `words` must have a spare word.
 ///
@@ -29,13 +29,16 @@ pub(super) unsafe fn below(memory: &Memory, one: u64, uniforms: &[u64], run: &Ru
     assert!(uniforms.len() == run.len || uniforms.len() == 1);
     let (size, step, first) = (run.operands.element().size(), run.steps[0], run.address(0));
     let mut p = [0.0f64; WORD];
+    let mut word = [uniforms[0]; WORD];
     for at in (0..run.len).step_by(WORD) {
         let len = WORD.min(run.len - at);
         let place = |which: usize| run.address(which).wrapping_offset(at as isize * run.steps[which]);
         // SAFETY: `at + len` is at most the run's length, and the caller guarantees its elements.
         unsafe { run.layout(1).load(place(1), 1, &mut p[..len]) };
-        let uniforms = if uniforms.len() == 1 { &[uniforms[0]; WORD][..len] } else { &uniforms[at..at + len] };
-        let bits = memory.level.run(Compare { p: &p[..len], uniforms });
+        if uniforms.len() > 1 {
+            word[..len].copy_from_slice(&uniforms[at..at + len]);
+        }
+        let bits = memory.level.run(Compare { p: &p, uniforms: &word });
         // SAFETY: as above.
         unsafe { write(memory, one, bits, size, first.wrapping_offset(at as isize * step), step, len) };
     }
@@ -43,8 +46,8 @@ pub(super) unsafe fn below(memory: &Memory, one: u64, uniforms: &[u64], run: &Ru
 
 /// Whether each uniform is below p 2^64, as bits.
 struct Compare<'a> {
-    p: &'a [f64],
-    uniforms: &'a [u64],
+    p: &'a [f64; WORD],
+    uniforms: &'a [u64; WORD],
 }
 
 impl Kernel for Compare<'_> {
@@ -52,13 +55,12 @@ impl Kernel for Compare<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, _: S) -> u64 {
-        let mut bits = 0;
-        for (i, (p, uniform)) in self.p.iter().zip(self.uniforms).enumerate() {
+        let mut bytes = [0; WORD];
+        for ((byte, p), uniform) in bytes.iter_mut().zip(self.p).zip(self.uniforms) {
             // The conversion rounds down, and no uniform is too large for p = 1.
-            let below = *uniform < (p * 18_446_744_073_709_551_616.0) as u64 || *p >= 1.0;
-            bits |= u64::from(below) << i;
+            *byte = u8::from(*uniform < (p * 18_446_744_073_709_551_616.0) as u64) | u8::from(*p >= 1.0);
         }
-        bits
+        from_bytes(&bytes)
     }
 }
 
@@ -87,7 +89,11 @@ impl Kernel for Within<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, _: S) -> bool {
         // NaN is in no interval.
-        self.0.iter().fold(true, |all, p| all & (*p >= 0.0) & (*p <= 1.0))
+        let mut all = true;
+        for p in self.0 {
+            all &= (*p >= 0.0) & (*p <= 1.0);
+        }
+        all
     }
 }
 

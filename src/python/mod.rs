@@ -7,12 +7,14 @@
 mod arguments;
 mod arrays;
 mod attention;
+mod bits;
 mod calls;
 mod dlpack;
 mod key;
 mod mask;
 mod native;
 mod plan;
+mod random;
 mod tensors;
 mod view;
 mod xla;
@@ -117,6 +119,7 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<mask::PyMask>()?;
     module.add_class::<key::CallKeys>()?;
     module.add_class::<key::PyTaken>()?;
+    module.add_class::<bits::PyBits>()?;
     module.add_class::<plan::Plan>()?;
     module.add_function(wrap_pyfunction!(key::publish, module)?)?;
     module.add_function(wrap_pyfunction!(plan::forward, module)?)?;
@@ -143,6 +146,11 @@ fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(native::native_kernels, module)?)?;
     module.add_function(wrap_pyfunction!(native::request_receipt, module)?)?;
     module.add_function(wrap_pyfunction!(native::read_receipt, module)?)?;
+    module.add_function(wrap_pyfunction!(native::native_random, module)?)?;
+    module.add_function(wrap_pyfunction!(random::check_numbers, module)?)?;
+    module.add_function(wrap_pyfunction!(random::draw_numbers, module)?)?;
+    module.add_function(wrap_pyfunction!(random::are_probabilities, module)?)?;
+    module.add_function(wrap_pyfunction!(random::draw_below, module)?)?;
     module.add_function(wrap_pyfunction!(xla::xla_handlers, module)?)?;
     Ok(())
 }

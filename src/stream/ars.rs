@@ -130,9 +130,9 @@ impl Schedule {
     pub(crate) fn tagged<S: Simd, const N: usize>(&self, simd: S, index: u64, tag: u8) -> [[u64; 2]; N] {
         let mut blocks = [[0; 2]; N];
         let (vectors, _) = blocks.as_chunks_mut::<4>();
+        let first = simd.load(&[0, 0, 0, 1, 0, 2, 0, 3]);
         for (at, four) in vectors.iter_mut().enumerate() {
-            let first = u64::from(tag) + 4 * at as u64;
-            let counters = simd.load(&[index, first, index, first + 1, index, first + 2, index, first + 3]);
+            let counters = simd.add(first, simd.splat_pair([index, u64::from(tag) + 4 * at as u64]));
             let words = simd.to_array(self.blocks(simd, counters));
             four.as_flattened_mut().copy_from_slice(&words);
         }

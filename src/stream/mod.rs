@@ -5,4 +5,6 @@ pub(crate) mod bernoulli;
 pub(crate) mod key;
 pub(crate) mod normal;
 pub(crate) mod number;
+#[cfg(any(feature = "python", feature = "rand_core"))]
+pub(crate) mod sequence;
 pub(crate) mod uniform;

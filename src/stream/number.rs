@@ -83,7 +83,16 @@ pub(crate) fn singles(
         normal::groups(level, schedule, first, numbers);
         return level.run(Affine { mean: mean as f32, std: std as f32, numbers: numbers.as_flattened_mut() });
     }
-    level.run(Singles { schedule, distribution, first, numbers });
+    let (mut high, mut low): (Words, Words) = ([[0; GROUP]; TOGETHER], [[0; GROUP]; TOGETHER]);
+    for (at, numbers) in numbers.as_chunks_mut::<TOGETHER>().0.iter_mut().enumerate() {
+        let first = first.wrapping_add((TOGETHER * at) as u64);
+        let is_uniform = matches!(distribution, Distribution::Uniform { .. });
+        digits(level, schedule, first, false, if is_uniform { 3 } else { 4 }, &mut high);
+        if !is_uniform && level.run(Coarse(&high)) {
+            digits(level, schedule, first, true, 4, &mut low);
+        }
+        level.run(Singles { distribution, high: &high, low: &low, numbers });
+    }
 }
 
 /// `mean + std * z` in place.
@@ -105,51 +114,55 @@ impl Kernel for Affine<'_> {
 }
 
 struct Singles<'a> {
-    schedule: &'a Schedule,
     distribution: Distribution,
-    first: u64,
-    numbers: &'a mut [[f32; GROUP]],
+    high: &'a Words,
+    low: &'a Words,
+    numbers: &'a mut [[f32; GROUP]; TOGETHER],
 }
 
-/// Digits of a word.
-const WORD: u32 = u32::BITS;
 /// Where a tail's first word is below this, its second word counts as well: others are fine enough without.
 const COARSE: u32 = 1 << 20;
+
+/// Whether the second word of any counts.
+struct Coarse<'a>(&'a Words);
+
+impl Kernel for Coarse<'_> {
+    type Output = bool;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) -> bool {
+        let mut least = u32::MAX;
+        for word in self.0.as_flattened() {
+            least = least.min(folded(*word));
+        }
+        least < COARSE
+    }
+}
 
 impl Kernel for Singles<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn run<S: Simd>(self, simd: S) {
-        let (mut high, mut low): (Words, Words) = ([[0; GROUP]; TOGETHER], [[0; GROUP]; TOGETHER]);
-        for (at, four) in self.numbers.as_chunks_mut::<TOGETHER>().0.iter_mut().enumerate() {
-            let first = self.first.wrapping_add((TOGETHER * at) as u64);
-            let numbers = four.as_flattened_mut();
-            match self.distribution {
-                Distribution::Uniform { from, width, most, digits: count } => {
-                    digits::<S, false, 3>(simd, self.schedule, first, &mut high);
-                    let (unit, spare) = (1.0 / (1u32 << count) as f32, WORD - count);
-                    let [from, width, most] = [from, width, most].map(|x| x as f32);
-                    for (x, word) in numbers.iter_mut().zip(high.as_flattened()) {
-                        let y = from + width * ((word >> spare) as i32 as f32 * unit);
-                        *x = if y > most { most } else { y };
-                    }
+    fn run<S: Simd>(self, _: S) {
+        let numbers = self.numbers.as_flattened_mut();
+        let words = self.high.as_flattened();
+        match self.distribution {
+            Distribution::Uniform { from, width, most, digits } => {
+                let (unit, spare) = (1.0 / (1u32 << digits) as f32, u32::BITS - digits);
+                let (from, width, most) = (from as f32, width as f32, most as f32);
+                for (x, word) in numbers.iter_mut().zip(words) {
+                    let y = from + width * ((word >> spare) as i32 as f32 * unit);
+                    *x = if y > most { most } else { y };
                 }
-                Distribution::Exponential { scale, least } => {
-                    digits::<S, false, 4>(simd, self.schedule, first, &mut high);
-                    let smallest = high.as_flattened().iter().fold(u32::MAX, |least, word| least.min(folded(*word)));
-                    if smallest < COARSE {
-                        digits::<S, true, 4>(simd, self.schedule, first, &mut low);
-                    }
-                    let [scale, least] = [0.5 * scale, least].map(|x| x as f32);
-                    let words = high.as_flattened().iter().zip(low.as_flattened());
-                    for (x, (high, low)) in numbers.iter_mut().zip(words) {
-                        let y = exponential(*high, *low) * scale;
-                        *x = if y < least { least } else { y };
-                    }
-                }
-                Distribution::Normal { .. } => unreachable!("`singles` draws normal numbers"),
             }
+            Distribution::Exponential { scale, least } => {
+                let (scale, least) = ((0.5 * scale) as f32, least as f32);
+                for ((x, high), low) in numbers.iter_mut().zip(words).zip(self.low.as_flattened()) {
+                    let y = exponential(*high, *low) * scale;
+                    *x = if y < least { least } else { y };
+                }
+            }
+            Distribution::Normal { .. } => unreachable!("`singles` draws normal numbers"),
         }
     }
 }
@@ -165,7 +178,7 @@ fn folded(word: u32) -> u32 {
 fn exponential(high: u32, low: u32) -> f32 {
     let tail = folded(high);
     let low = if high >> 31 == 0 { low } else { !low };
-    let fine = ((low >> 8) as i32 as f32 + 0.5) / 16_777_216.0;
+    let fine = (low as f32 + 0.5) / 4_294_967_296.0;
     let t = tail as i32 as f32 + if tail < COARSE { fine } else { 0.5 };
     normal::minus_two_ln(t, high >> 31 == 1)
 }

@@ -18,6 +18,7 @@ from fastdrop._base.members import Member, Numbers
 from fastdrop._family.alpha import ALPHA, CHANNELS_ALPHA
 from fastdrop._family.dropout import DROPOUT
 from fastdrop._family.shared import CHANNELS
+from fastdrop.torch import _random
 from fastdrop.torch._attention import WIDEST, attention
 from fastdrop.torch._autograd import by_operator, native
 from fastdrop.torch._call import How, in_core, is_distributed, takes
@@ -26,8 +27,9 @@ from fastdrop.torch._keys import draw_key, key_tensor
 from fastdrop.torch._operator import LIBRARY
 
 _aten = torch.ops.aten
-_installed: tuple[torch.library.Library, bool] | None = None
-"""The kernels that torch has, and whether those of attention without dropout are among them."""
+_installed: tuple[torch.library.Library, bool, bool] | None = None
+"""The kernels that torch has, and whether those of attention without dropout and those of random
+numbers are among them."""
 
 _KEYS = ("CPU", "AutogradCPU", "FuncTorchDynamicLayerFrontMode")
 """Dispatch keys: below autograd, with it, and under the transforms of `torch.func`."""
@@ -36,7 +38,7 @@ _IN_PYTHON = torch._C.DispatchKeySet(torch._C.DispatchKey.FuncTorchDynamicLayerF
 """The last of them, as machine code names the kernels in Python."""
 
 
-def install(*, attention: bool = False) -> None:
+def install(*, attention: bool = False, random: bool = False) -> None:
     """Take over torch's dropout on the CPU, in this process, until `uninstall`.
 
     This covers `torch.nn.functional`, `torch.nn`, attention and everything else that calls torch's
@@ -52,6 +54,11 @@ def install(*, attention: bool = False) -> None:
     attention : bool, default False
         Whether to compute ``scaled_dot_product_attention`` without dropout as well. Results then
         differ from torch's by rounding.
+    random : bool, default False
+        Whether to draw torch's random numbers as well: ``bernoulli`` of a number or a tensor,
+        ``rand``, ``randn``, ``normal``, their forms in place, and ``exponential_``, which
+        ``multinomial`` uses. Each call draws a key from its generator, and these numbers from the
+        key. They differ from torch's.
 
     Examples
     --------
@@ -64,9 +71,10 @@ def install(*, attention: bool = False) -> None:
     True
     """
     global _installed
-    attention = as_flag(attention, "attention")
+    attention, random = as_flag(attention, "attention"), as_flag(random, "random")
     if _installed is not None:
-        if _installed[1] or not attention:
+        attention, random = attention or _installed[1], random or _installed[2]
+        if _installed[1:] == (attention, random):
             return
         uninstall()
     library = torch.library.Library("aten", "IMPL")
@@ -82,7 +90,9 @@ def install(*, attention: bool = False) -> None:
         for name in _KERNELS.keys() - others:
             for key in _KEYS[:-1]:
                 library.impl(name, _KERNELS[name], key)
-    _installed = library, attention
+        if random:
+            _random.register(library)
+    _installed = library, attention, random
     type(torch.compiler.config).cache_key_tag = property(_tag)
     _forget()
 
@@ -92,6 +102,7 @@ def uninstall() -> None:
     global _installed
     if _installed is not None:
         native.ready = _core.native_kernels(None)
+        _random.unregister()
         _installed[0]._destroy()
         _installed = None
         del type(torch.compiler.config).cache_key_tag
@@ -100,21 +111,21 @@ def uninstall() -> None:
 
 
 @contextmanager
-def installed(*, attention: bool = False) -> Iterator[None]:
+def installed(*, attention: bool = False, random: bool = False) -> Iterator[None]:
     """Install for a with block. What was installed before is installed afterwards.
 
     >>> with fastdrop.torch.installed():
     ...     y = torch.nn.functional.dropout(torch.ones(4), 0.5)
     """
     before = _installed
-    install(attention=attention)
+    install(attention=attention, random=random)
     try:
         yield
     finally:
         if _installed is not before:
             uninstall()
         if before is not None:
-            install(attention=before[1])
+            install(attention=before[1], random=before[2])
 
 
 _MARK = re.compile(r" with fastdrop \S+$")
@@ -136,6 +147,7 @@ def _forget() -> None:
     """Clear torch's cached dispatch for the operators we replace, and its compiled code."""
     for name in (*_KERNELS, "native_dropout", "native_dropout_backward", "type_as"):
         getattr(_aten, name).default._dispatch_cache.clear()
+    _random.forget()
     if "torch._dynamo" in sys.modules:
         torch._dynamo.reset_code_caches()
 

@@ -8,6 +8,7 @@
 //! the backward kernel draws the mask again. torch's gradient of that gradient is `grad * (mask.type_as(grad) * scale)`,
 //! so `type_as` knows receipts as well. All other calls go to operators in Python, or do what torch does.
 
+mod random;
 mod torch;
 
 use std::cell::Cell;
@@ -18,6 +19,7 @@ use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
+pub(super) use self::random::native_random;
 use self::torch::{Failure, Handle, Kernel, Owned, TORCH, Tensor, Torch};
 use super::arrays::{Lengths, Steps, axes, shared_steps};
 use super::key::{PyKey, public_key};

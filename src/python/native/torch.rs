@@ -23,15 +23,15 @@ pub(super) type Status = i32;
 pub(super) type Kernel = unsafe extern "C-unwind" fn(stack: *mut u64, arguments: u64, results: u64);
 
 macro_rules! interface {
-    ($($name:ident: $symbol:literal as fn($($type:ty),*) $(-> $result:ty)?;)+) => {
-        /// The functions of torch that kernels use.
-        pub(super) struct Functions {
+    ($(#[$doc:meta])* $interface:ident: $($name:ident: $symbol:literal as fn($($type:ty),*) $(-> $result:ty)?;)+) => {
+        $(#[$doc])*
+        pub(super) struct $interface {
             $(pub(super) $name: unsafe extern "C-unwind" fn($($type),*) $(-> $result)?,)+
         }
 
-        impl Functions {
+        impl $interface {
             /// Finds all of them in a library that is already loaded.
-            fn find() -> Option<Self> {
+            pub(super) fn find() -> Option<Self> {
                 let library = library()?;
                 // SAFETY: torch promises these signatures for as long as the names are there.
                 Some(Self { $($name: unsafe { std::mem::transmute::<*mut c_void, Option<_>>(symbol(library, $symbol)) }?,)+ })
@@ -41,6 +41,15 @@ macro_rules! interface {
 }
 
 interface! {
+    /// Functions of torch 2.13 and later, which passes generators to kernels.
+    Random:
+    bool: c"aoti_torch_dtype_bool" as fn() -> i32;
+    what: c"torch_exception_get_what_without_backtrace" as fn() -> *const c_char;
+}
+
+interface! {
+    /// The functions of torch that all kernels use.
+    Functions:
     // torch's stable C interface.
     data: c"aoti_torch_get_data_ptr" as fn(Handle, *mut *mut c_void) -> Status;
     ndim: c"aoti_torch_get_dim" as fn(Handle, *mut i64) -> Status;
