@@ -59,7 +59,7 @@ def run(function):
     return function(x)
 
 def dropped(x):
-    return functional.dropout(x, 0.5)
+    return functional.dropout(torch.relu(x), 0.5)
 
 compiled = torch.compile(dropped)
 for step in sys.argv[1:]:

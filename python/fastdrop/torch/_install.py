@@ -22,6 +22,7 @@ from fastdrop.torch import _random
 from fastdrop.torch._attention import WIDEST, attention
 from fastdrop.torch._autograd import by_operator, native
 from fastdrop.torch._call import How, in_core, is_distributed, takes
+from fastdrop.torch._compiled import add_pass, remove_pass
 from fastdrop.torch._dispatch import dispatch, dispatch_with_mask
 from fastdrop.torch._keys import draw_key, key_tensor
 from fastdrop.torch._operator import LIBRARY
@@ -94,6 +95,7 @@ def install(*, attention: bool = False, random: bool = False) -> None:
             _random.register(library)
     _installed = library, attention, random
     type(torch.compiler.config).cache_key_tag = property(_tag)
+    add_pass()
     _forget()
 
 
@@ -107,6 +109,7 @@ def uninstall() -> None:
         _installed = None
         del type(torch.compiler.config).cache_key_tag
         torch.compiler.config.cache_key_tag = _MARK.sub("", torch.compiler.config.cache_key_tag)
+        remove_pass()
         _forget()
 
 
