@@ -48,6 +48,8 @@ def dropped(x: Any) -> Any:
     return theirs.dropout(x, P)
 
 
+REPLACED = ft.replace(torch.nn.Dropout(P))
+
 CALLS: dict[str, Callable[[Any], Any]] = {
     "dropout": dropped,
     "feature_dropout": lambda x: torch.feature_dropout(x, P, True),
@@ -56,6 +58,8 @@ CALLS: dict[str, Callable[[Any], Any]] = {
     "feature_alpha_dropout": lambda x: theirs.feature_alpha_dropout(x, P, True),
     "function": lambda x: ft.functional.dropout(x, P),
     "module": lambda x: ft.LockedDropout(P)(x),
+    "replaced module": lambda x: REPLACED(x),
+    "replacement": lambda x: ft.Dropout(P)(x),
 }
 
 LAYOUTS: dict[str, Callable[[], Any]] = {

@@ -162,7 +162,9 @@ def test_complex_numbers_are_pairs() -> None:
     for dtype in (torch.complex64, torch.complex128):
         for complex_, fill in ((torch.rand, "uniform_"), (torch.randn, "normal_")):
             torch.manual_seed(0)
-            pairs = getattr(torch.empty(30, 2, dtype=torch.empty(0, dtype=dtype).real.dtype), fill)()
+            pairs = getattr(
+                torch.empty(30, 2, dtype=torch.empty(0, dtype=dtype).real.dtype), fill
+            )()
             torch.manual_seed(0)
             drawn = torch.view_as_real(complex_(30, dtype=dtype))
             scale = math.sqrt(0.5) if fill == "normal_" else 1.0
@@ -377,7 +379,9 @@ def test_gradients_are_torchs() -> None:
 def test_vmap_draws_as_its_randomness_says(name: str) -> None:
     fill = FILLS[name]
     for randomness in ("same", "different"):
-        y = torch.vmap(lambda x: fill(torch.empty_like(x)), randomness=randomness)(torch.ones(2, 99))
+        y = torch.vmap(lambda x: fill(torch.empty_like(x)), randomness=randomness)(
+            torch.ones(2, 99)
+        )
         assert torch.equal(y[0], y[1]) == (randomness == "same")
 
 

@@ -13,6 +13,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from fastdrop._base.arguments import as_flag, shown
 from fastdrop._base.keys import Key, number_of
 from fastdrop._base.layers import Samples, adapt, put_back
+from fastdrop.torch._autograd import native
 from fastdrop.torch._call import takes
 from fastdrop.torch._keys import (
     CallKeys,
@@ -54,6 +55,8 @@ def _forward(function: Callable[..., Any], module: Any, input: Tensor) -> Any:
     if not module.training or isinstance(input, Proxy):
         return theirs(input)
     keys = vars(module).get(KEYS)
+    if keys is None and native.ready:
+        return theirs(input)  # torch then calls our kernel, without Python
     if takes(input):
         return drop(module, keys, function, input, inplace=module.inplace)
     return left_to_torch(module, keys, theirs, input)

@@ -17,6 +17,7 @@ from fastdrop._base.keys import RNG, Key, as_key
 from fastdrop._family.activations import Activation, activation_member
 from fastdrop._family.fused import Approximate
 from fastdrop.torch import functional
+from fastdrop.torch._autograd import native
 from fastdrop.torch._call import takes
 from fastdrop.torch._keys import CallKeys, drop, left_to_torch
 
@@ -102,7 +103,9 @@ class _Replacement(_Module):
     def forward(self, input: Tensor) -> Tensor:
         """Drop in training; return `input` in evaluation."""
         y: Tensor
-        if type(input) is Tensor and self._fastdrop_keys is None and takes(input):  # the fast path
+        if native.ready and type(input) is Tensor and self._fastdrop_keys is None:
+            y = super().forward(input)  # torch then calls our kernel, without Python
+        elif type(input) is Tensor and self._fastdrop_keys is None and takes(input):
             y = type(self)._function(input, self.p, self.training, self.inplace)
         elif isinstance(input, Proxy) or not self.training or takes(input):
             y = self._call(type(self)._function, input, inplace=self.inplace)
