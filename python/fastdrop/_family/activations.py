@@ -170,7 +170,7 @@ def activation_dropout(
     --------
     >>> x = np.array([1.0, 2.0, -3.0, 4.0])
     >>> fd.activation_dropout(x, 0.5, activation="tanh", rng=1).round(4)
-    array([0.   , 1.928, 0.   , 0.   ])
+    array([0.    , 1.9281, 0.    , 0.    ])
     """
     if unknown:
         refuse(unknown, activation_dropout)
