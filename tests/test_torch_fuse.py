@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import functools
+import inspect
 import pickle
 from functools import partial
 from typing import Any
@@ -14,8 +17,9 @@ import pytest
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 
 import fastdrop.torch as ft  # noqa: E402
-from fastdrop.torch import _fuse  # noqa: E402
+from fastdrop.torch import _fuse, _keys  # noqa: E402
 from torch import nn  # noqa: E402
+from torch.nn import functional as F  # noqa: E402, N812
 from torch.utils.checkpoint import checkpoint  # noqa: E402
 
 pytestmark = pytest.mark.once
@@ -453,13 +457,14 @@ def test_the_report_says_what_is_fused_and_why_not() -> None:
     result, report = ft.fuse(model, report=True)
     assert result is model
     alone = "it is in no container that can be fused"
+    apart = "neither an activation before it nor a sum after it can be fused"
     assert [tuple(line) for line in report] == [
         ("alone", False, alone),
         ("mlp.2", True, "ReLU"),
         ("mish.2", False, "nothing is fused after Mish"),
         ("planes.2", False, "only Dropout has fused forms"),
         ("first.0", False, "nothing comes before it in its container"),
-        ("own.1", False, alone),
+        ("own.1", False, apart),
         ("hooked.1", False, "its activation has hooks, or is compiled"),
         ("layer.dropout", True, "GELU"),
         ("layer.dropout1", True, "residual"),
@@ -475,6 +480,391 @@ def test_the_report_says_what_is_fused_and_why_not() -> None:
         name for name, module in model.named_modules() if "Dropout" in type(module).__name__
     }
     assert ft.fuse(nn.Dropout(), report=True)[1] == [("", False, alone)]
+
+
+# --- Containers with code of their own ------------------------------------------------------------
+
+
+class Block(nn.Module):
+    """Modules for the code of the classes below, which differ in `forward` alone."""
+
+    p = 0.3
+
+    def __init__(self, dropout: Any = nn.Dropout) -> None:
+        super().__init__()
+        torch.manual_seed(1)
+        self.fc, self.out = nn.Linear(16, 16), nn.Linear(16, 16)
+        self.norm = nn.LayerNorm(16)
+        self.drop, self.drop2 = dropout(0.3), dropout(0.2)
+        self.act, self.relu = nn.ELU(0.5), nn.ReLU(inplace=True)
+
+
+class Nested(Block):
+    """Calls in calls, and a function's options."""
+
+    def forward(self, x: Any, scale: float = 1.0) -> Any:
+        """Compute."""
+        y = self.drop(F.leaky_relu(self.fc(x), negative_slope=0.2))
+        y = self.out(self.drop(self.relu(self.fc(y)))) * scale
+        return self.norm(x + self.drop2(y))
+
+
+class Bert(Block):
+    """Statements, as in models of transformers."""
+
+    def forward(
+        self,
+        hidden: Any,
+    ) -> Any:
+        """Compute."""
+        x, text = (
+            hidden,
+            """Lines
+begin anywhere.""",
+        )
+        hidden = self.fc(hidden)
+        hidden = self.act(hidden)
+        hidden = self.drop(hidden)
+        hidden = self.out(hidden)
+        hidden = self.drop2(hidden)
+        hidden = self.norm(hidden + x)
+        return hidden * len(text)
+
+
+class Functions(Block):
+    """Functions instead of modules."""
+
+    def forward(self, x: Any) -> Any:
+        """Compute."""
+        y = nn.functional.dropout(torch.tanh(self.fc(x)), p=self.p, training=self.training)
+        y = F.silu(self.out(y))
+        y = F.dropout(y, 0.2, self.training)
+        return F.dropout(self.fc(y), training=self.training) + x
+
+
+class Branches(Block):
+    """Code that depends on data, the mode, and closed-over and global names."""
+
+    def forward(self, x: Any, *others: Any, **options: Any) -> Any:
+        """Compute."""
+        for n in range(2):
+            if float(x.detach().sum()) > n or not self.training:
+                y = self.fc(x)
+                y = self.act(y)
+                y = self.drop(y)
+            else:
+                y = self.out(x)
+            with torch.no_grad():
+                shift = y.mean() * STATE["scale"]
+            x = self.drop2(y) + x + shift
+        return x + sum(others)
+
+
+STATE = {"scale": 1.0}
+STYLES = [
+    (Nested, ["activation_dropout", "relu_dropout", "dropout_add"]),
+    (Bert, ["activation_dropout", "dropout_add"]),
+    (Functions, ["activation_dropout", "silu_dropout", "dropout_add"]),
+    (Branches, ["activation_dropout", "dropout_add", "activation_dropout", "dropout_add"]),
+]
+styles = pytest.mark.parametrize(("style", "names"), STYLES)
+
+
+@pytest.fixture
+def functions(calls: list[str], monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the fused functions, whether modules or code called them."""
+    calls.clear()
+    whole = ft.functional._drop
+
+    def counted(member: Any, *arguments: Any, **options: Any) -> Any:
+        if member.fuses:
+            calls.append(member.name)
+        return whole(member, *arguments, **options)
+
+    monkeypatch.setattr(ft.functional, "_drop", counted)
+    monkeypatch.setattr(_fuse, "drop", _keys.drop)
+    return calls
+
+
+@pytest.mark.parametrize("dropout", [nn.Dropout, ft.Dropout])
+@styles
+def test_code_of_a_class_is_fused_and_draws_and_learns_as_before(
+    style: Any, names: list[str], dropout: Any, functions: list[str]
+) -> None:
+    x = torch.randn(8, 16) + 1.0
+    fused, report = ft.fuse(style(dropout), report=True)
+    with ft.installed():
+        check(fused, style(dropout), x)
+    assert functions == names
+    assert sum(line.fused for line in report) == (1 if style is Functions else 2)
+    assert torch.equal(fused.eval()(x), style(dropout).eval()(x))
+    assert functions == names
+    assert inspect.signature(fused.forward) == inspect.signature(style().forward)
+
+
+@styles
+def test_copies_of_fused_code_are_fused_on_their_own(
+    style: Any, names: list[str], functions: list[str]
+) -> None:
+    x, fused = torch.randn(8, 16) + 1.0, ft.fuse(style())
+    for other in (copy.deepcopy(fused), pickle.loads(pickle.dumps(ft.fuse(style())))):
+        check(other, fused, x)
+        assert functions == 2 * names
+        functions.clear()
+        for weight in other.parameters():
+            weight.data.zero_()
+        assert not torch.equal(other.eval()(x), fused.eval()(x))
+        fused.train()
+
+
+@styles
+def test_restored_code_leaves_no_trace(style: Any, names: list[str]) -> None:
+    model = style()
+    before = [(type(module), dict(vars(module))) for module in model.modules()]
+    assert ft.restore(ft.fuse(ft.fuse(model))) is model
+    assert before == [(type(module), vars(module)) for module in model.modules()]
+
+
+@pytest.mark.parametrize(("style", "names"), STYLES[:3])
+def test_fused_code_is_compiled_in_one_graph(style: Any, names: list[str]) -> None:
+    targets: list[str] = []
+
+    def backend(graph: Any, inputs: Any) -> Any:
+        targets.extend(str(node.target) for node in graph.graph.nodes)
+        return torch._dynamo.lookup_backend("aot_eager")(graph, inputs)
+
+    fused, x = ft.fuse(style()), torch.randn(8, 16)
+    with ft.installed():
+        check(torch.compile(fused, fullgraph=True, backend=backend), fused, x)
+    assert targets.count("fastdrop.forward") == len(names)
+    torch._dynamo.reset()
+
+
+@styles
+def test_checkpoints_of_fused_code_draw_the_same_masks_again(style: Any, names: list[str]) -> None:
+    class Kept(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = ft.fuse(style())
+
+        def forward(self, x: Any) -> Any:
+            return checkpoint(self.inner, x, use_reentrant=False)
+
+    check(Kept(), ft.fuse(style()), torch.randn(8, 16))
+
+
+def test_fused_code_sees_hooks_names_and_modules_that_change(functions: list[str]) -> None:
+    x = torch.randn(8, 16) + 1.0
+    fused, model = ft.fuse(Bert()), Bert()
+    seen: list[Any] = []
+    for each in (fused, model):
+        each.act.register_forward_hook(lambda *those: seen.append(those[2]))
+        each.drop2 = nn.Identity()
+    with ft.installed():
+        check(fused, model, x)
+        assert torch.equal(*seen)
+        for each in (fused, model):
+            each.drop2 = nn.Dropout(0.5, inplace=True)
+            each.norm.eval()
+        check(fused, model, x)
+    assert functions == []
+    fused, model = ft.fuse(Branches()), Branches()
+    STATE["scale"] = 2.0
+    try:
+        with ft.installed():
+            check(fused, model, x)
+    finally:
+        STATE["scale"] = 1.0
+
+
+def test_new_code_of_a_class_replaces_fused_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    fused = ft.fuse(Bert())
+    monkeypatch.setattr(Bert, "forward", lambda self, hidden: hidden + 1.0)
+    assert torch.equal(fused(torch.zeros(2)), torch.ones(2))
+
+
+def test_keys_and_samples_reach_fused_code(functions: list[str]) -> None:
+    x, results = torch.randn(8, 16), []
+    for model in (ft.fuse(Bert()), ft.replace(Bert())):
+        ft.set_keys(model, fd.Key(3), numbered=True)
+        results.append(step(model, x)[0])
+        ft.set_keys(model, None)
+        with torch.no_grad():
+            runs = fd.MonteCarlo(model, [model.drop, model.drop2], rng=7)
+            results.append(torch.as_tensor(runs.batch(x, 3)))
+    torch.testing.assert_close(results[:2], results[2:], rtol=2e-5, atol=2e-5)
+
+
+class Late(Block):
+    """A variable is used again."""
+
+    def forward(self, x: Any) -> Any:
+        """Compute."""
+        y = self.act(self.fc(x))
+        z = self.drop(y)
+        w = self.drop2(z)
+        v = w + x
+        return v + y + w
+
+
+class Later(Block):
+    """Variables are used in the next turn, by augmented assignment, and by a function."""
+
+    def forward(self, x: Any) -> Any:
+        """Compute."""
+        y = z = x
+        for _ in range(2):
+            y = self.act(y + z)
+            z = self.drop(y)
+        w = self.drop2(x)
+        v = w + x
+        w += 1.0
+        u = self.drop2(x)
+        t = u + x
+        return v + z + t + (lambda: u)()
+
+
+class Order(Block):
+    """Other draws come between."""
+
+    def forward(self, x: Any) -> Any:
+        """Compute."""
+        y = self.drop(x)
+        y = torch.rand(16) * (y + x)
+        z = self.drop2(x) + torch.rand(16)
+        w = self.act(x)
+        return y + z + torch.rand(16) * self.drop(w)
+
+
+class Caught(Block):
+    """Code after an exception sees the variable."""
+
+    def forward(self, x: Any) -> Any:
+        """Compute."""
+        try:
+            y = self.drop(x)
+            y = y + self.missing
+        except AttributeError:
+            pass
+        with contextlib.suppress(AttributeError):
+            z = self.act(x)
+            z = self.missing(self.drop2(z))
+        return y + z
+
+
+class Shapes(Block):
+    """Sums that are larger than what is dropped, of another layout, dtype or kind."""
+
+    def forward(self, x: Any) -> Any:
+        """Compute."""
+        x = x.reshape(8, 4, 4)
+        y = x[:, :1] + self.drop(x[:1])
+        y = y + self.drop(x.transpose(1, 2)) + 1.0
+        return y + (self.drop(x[0, 0, 0].detach()) + 2) + (torch.arange(4) + self.drop2(x))
+
+
+class InPlace(Block):
+    """Functions that change their input, and sums in place."""
+
+    def forward(self, x: Any) -> Any:
+        """Compute."""
+        y, w = x * 1.0, x * 2.0
+        y = self.drop(self.relu(y)) * 1.0
+        z = self.drop(F.elu(w, inplace=True)) * w
+        x = x * 3.0
+        x += self.drop2(y)
+        return F.dropout(x * 2.0, 0.5, self.training, True) + x + z
+
+
+@pytest.mark.parametrize("style", [Late, Later, Order, Caught, Shapes, InPlace])
+def test_code_is_left_alone_where_fusion_would_change_what_it_does(
+    style: Any, functions: list[str]
+) -> None:
+    x = torch.randn(8, 16)
+    with ft.installed():
+        check(ft.fuse(style()), style(), x)
+    assert functions == []
+
+
+def decorated(function: Any) -> Any:
+    @functools.wraps(function)
+    def wrapper(*inputs: Any) -> Any:
+        return function(*inputs) + 1.0
+
+    return wrapper
+
+
+class Decorated(Block):
+    """Its forward is another function."""
+
+    @decorated
+    def forward(self, x: Any) -> Any:
+        """Compute."""
+        return x + self.drop(x)
+
+
+class Wrapped(Bert):
+    """The same, in another way."""
+
+    forward = decorated(Bert.forward)
+
+
+class Inherits(Bert):
+    """Its forward calls another."""
+
+    def forward(self, hidden: Any) -> Any:
+        """Compute."""
+        return super().forward(hidden) + self.drop(hidden)
+
+
+class Private(Block):
+    """A name that Python changes in a class."""
+
+    def forward(self, x: Any) -> Any:
+        """Compute."""
+        self.__x = x
+        return self.__x + self.drop(x)
+
+
+def test_code_that_cannot_be_rewritten_is_left_alone_with_a_reason() -> None:
+    source = """def forward(self, x):
+    return x + self.drop(x)
+"""
+    known: dict[str, Any] = {}
+    exec(source, known)
+    models: dict[Any, str] = {
+        Decorated(): "its container's forward is decorated",
+        Wrapped(): "its container's forward is not what its source says",
+        Inherits(): "its container's forward uses scopes that cannot be moved",
+        Private(): "its container's forward uses scopes that cannot be moved",
+        type("Unknown", (Block,), known)():
+            "the source of its container's forward is not available",
+    }  # fmt: skip
+    own = Bert()
+    own.forward = lambda x: x
+    models[own] = "it is in a container with a forward of its own"
+    for model, reason in models.items():
+        before = dict(vars(model))
+        _, report = ft.fuse(model, report=True)
+        assert vars(model) == before
+        assert {(line.fused, line.note) for line in report} == {(False, reason)}
+
+
+def test_the_report_names_what_code_fuses_and_why_not() -> None:
+    model = nn.ModuleDict({"nested": Nested(), "functions": Functions(), "order": Order()})
+    model["inplace"] = InPlace()
+    apart = "neither an activation before it nor a sum after it can be fused"
+    assert [tuple(line) for line in ft.fuse(model, report=True)[1]] == [
+        ("nested.drop", True, "leaky_relu, ReLU"),
+        ("nested.drop2", True, "residual"),
+        ("functions.drop", False, apart),
+        ("functions.drop2", False, apart),
+        ("functions.dropout()", True, "tanh, silu, residual"),
+        ("order.drop", False, apart),
+        ("order.drop2", False, apart),
+        ("inplace.drop", False, "nothing is fused after this call of elu"),
+        ("inplace.drop2", False, apart),
+    ]
 
 
 def test_a_layer_with_blocks_of_its_own_is_left_alone(calls: list[str]) -> None:

@@ -195,3 +195,17 @@ def test_a_missing_library_is_named(version: str | None, monkeypatch: pytest.Mon
     monkeypatch.setitem(sys.modules, "transformers", old if version else None)
     with pytest.raises(ImportError, match="needs transformers 5 or newer, which is not installed"):
         register()
+
+
+@pytest.mark.parametrize("name", ["BERT", "T5"])
+def test_fused_models_draw_and_learn_as_before(name: str) -> None:
+    """Their blocks add what they drop; T5's also activate it."""
+    made, results = model(name, "eager").train(), []
+    with ft.installed():
+        results.append(loss_and_gradients(made, inputs(name)))
+        made.zero_grad()
+        made, report = ft.fuse(made, report=True)
+        results.append(loss_and_gradients(made, inputs(name)))
+    assert sum(line.fused for line in report) >= 4
+    for before, after in zip(*results, strict=True):
+        torch.testing.assert_close(after, before, rtol=1e-4, atol=1e-5)

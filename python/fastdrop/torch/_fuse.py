@@ -1,14 +1,19 @@
 """Fusion of a model's dropout with the activation before it, or with the residual after it.
 
-The containers are given a `forward`: the `nn.Sequential` and the transformer layers. Their modules
-stay as they are. Each call looks at the modules, and fuses those that nobody observes, so that
-hooks, slices of a model and modules that are exchanged later see what they saw before.
+The containers are given a `forward`: the `nn.Sequential`, the transformer layers, and modules whose
+classes have code of their own, which `_rewrite` changes. Their modules stay as they are. Each call
+looks at the modules, and fuses those that nobody observes, so that hooks, slices of a model and
+modules that are exchanged later see what they saw before.
 """
 
+import ast
+import inspect
 import math
 from collections.abc import Callable, Iterator
 from functools import partial
+from types import FunctionType
 from typing import Any, Literal, NamedTuple, overload
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +33,7 @@ from fastdrop.torch._models import (
     _Replaced,
     replace,
 )
+from fastdrop.torch._rewrite import ACTIVATED, ADDED, ADDED_LEFT, PARTIAL, Rewritten, Site, rewrite
 from fastdrop.torch.modules import Dropout
 
 _DROPOUTS = (nn.Dropout, Dropout)
@@ -63,17 +69,23 @@ def fuse(model: Model, *, report: Literal[True]) -> tuple[Model, list[Fusion]]: 
 def fuse(model: Model, *, report: bool = False) -> Model | tuple[Model, list[Fusion]]:
     """Fuse dropout with its neighbours in a model, in place, and return the model.
 
-    In `torch.nn.Sequential`, an activation and the dropout directly after it become one pass over
-    memory. In `torch.nn.TransformerEncoderLayer` and `torch.nn.TransformerDecoderLayer`, so do the
-    activation and its dropout, and each dropout and the residual it is added to. Activations are
-    those of `functional.activation_dropout`, as modules or as functions of torch, and dropout is
-    `torch.nn.Dropout` or `Dropout`.
+    An activation and the dropout directly after it become one pass over memory, and so do a dropout
+    and the residual it is added to: in `torch.nn.Sequential`, in
+    `torch.nn.TransformerEncoderLayer` and `torch.nn.TransformerDecoderLayer`, and in the code of
+    your own classes. Activations are those of `functional.activation_dropout`, as modules or as
+    functions of torch. Dropout is `torch.nn.Dropout`, `Dropout`, or in your own code
+    `torch.nn.functional.dropout`.
+
+    Code is read from the source of a class's `forward`: expressions such as
+    ``self.drop(F.relu(self.fc(x)))`` and ``x + self.drop(y)``, and the same in two adjacent
+    statements. The rest of the code runs as it is, branches and loops included. Code without source
+    and decorated functions are left alone, and so is a sum that broadcasts what is dropped.
 
     The model keeps its modules, names and state. Dropout that is fused is also replaced, see
-    `replace`; other dropout stays torch's. Masks are those of `replace`, from the same keys, and
-    results and gradients differ by rounding. In evaluation, for p = 0, where a module has hooks,
-    and for tensors that fastdrop has no kernels for, the modules run one by one. `restore` undoes
-    `fuse`.
+    `replace`; other dropout stays torch's. Masks are those of `replace`, or of `install` for
+    functions, from the same keys, and results and gradients differ by rounding. In evaluation, for
+    p = 0, where a module has hooks, and for tensors that fastdrop has no kernels for, all runs one
+    by one. `restore` undoes `fuse`.
 
     Parameters
     ----------
@@ -81,7 +93,8 @@ def fuse(model: Model, *, report: bool = False) -> Model | tuple[Model, list[Fus
         Model with dropout modules.
     report : bool, default False
         Whether to return ``(model, list)`` instead. The list has a named tuple for each dropout
-        module: `name`, `fused`, and in `note` what it is fused with, or why it is not.
+        module: `name`, `fused`, and in `note` what it is fused with, or why it is not. Functions
+        that are fused in the code of a module are listed as its ``dropout()``.
 
     Examples
     --------
@@ -99,24 +112,33 @@ def fuse(model: Model, *, report: bool = False) -> Model | tuple[Model, list[Fus
     found: list[Fusion] = []
     for name, module in model.named_modules():
         prefix = f"{name}." if name else ""
-        sites = list(_sites(module))
+        sites, forward = _plan(module)
         found += [
             Fusion(prefix + child, not reason, reason or partner)
             for child, partner, reason in sites
         ]
-        kind = _kind(module)
-        if kind is not None and _fits(module):
+        if forward is not None:
             for child, _, reason in sites:
-                if not reason:
+                if not reason and child != _CALL:
                     replace(module.get_submodule(child))
-            vars(module)["forward"] = _Fused(_FORWARDS[kind], module)
+            vars(module)["forward"] = forward
     if isinstance(model, _DropoutNd):
         found.append(Fusion("", False, _ALONE))
     return (model, found) if report else model
 
 
+def _plan(module: nn.Module) -> tuple[list[tuple[str, str, str | None]], Any]:
+    """Return the sites of a module, as `_sites`, and the `forward` that fuses them, if any."""
+    kind = _kind(module)
+    if kind is None and _has_code_of_its_own(module):
+        return _plan_of_code(module)
+    fits = kind is not None and _fits(module)
+    return list(_sites(module)), _Fused(_FORWARDS[kind], module) if fits else None
+
+
 _ALONE = "it is in no container that can be fused"
 _OWN = "it is in a container with a forward of its own"
+_APART = "neither an activation before it nor a sum after it can be fused"
 _IN_PLACE = "changes a tensor in place that others may hold"
 
 
@@ -163,8 +185,7 @@ def _sites(module: nn.Module) -> Iterator[tuple[str, str, str | None]]:
 
 def _partner(before: Any, activation: Any, dropout: nn.Module) -> tuple[str, str | None]:
     """Return the name of an activation, and why it cannot be fused with a dropout."""
-    called = activation.func if type(activation) is partial else activation
-    name = getattr(called, "__name__", type(called).__name__)
+    name = _name_of(activation)
     if activation is None:
         return "", "nothing comes before it in its container"
     if _form(activation) is None:
@@ -214,6 +235,249 @@ _ACTIVATIONS: tuple[tuple[tuple[Any, ...], Callable[..., Any], str, str], ...] =
 )
 """Activations as a module and as functions, their fused function, its name for them, and their
 parameter."""
+
+
+# --- Containers whose class has code of its own ---------------------------------------------------
+
+_CALL = "dropout()"
+"""The name in a report for calls of torch's function in the code of a module."""
+
+_CALLS = (theirs.dropout, functional.dropout)
+
+
+class _Rewritten(_Fused):
+    """The `forward` of a module whose class has code of its own: a function with fused calls.
+
+    Python cannot pickle the function; what unpickles this rewrites the code again.
+    """
+
+    names: tuple[frozenset[str], frozenset[str]]
+    """The module's attributes that are dropouts, and those that are activations."""
+
+    def __reduce__(self) -> Any:
+        """Return how to make the same for a copy of the module."""
+        return _rewritten_forward, (self.args[2], self.names)
+
+    @property
+    def __signature__(self) -> inspect.Signature:
+        """Signature of the class's `forward`."""
+        original, _, module = self.args
+        return inspect.signature(original.__get__(module))
+
+
+def _run_rewritten(original: Any, rewritten: Any, module: Any, *inputs: Any, **options: Any) -> Any:
+    """Compute a module with its rewritten code, unless its class has meanwhile other code."""
+    function = rewritten if type(module).forward is original else type(module).forward
+    return function(module, *inputs, **options)
+
+
+def _rewritten_forward(module: Any, names: tuple[frozenset[str], frozenset[str]]) -> Any:
+    """Return the `forward` of a module, or of a copy that may not have its children yet."""
+    original = type(module).forward
+    function = _rewrite(original, *names).function or original
+    forward = _Rewritten(_run_rewritten, original, function, module)
+    forward.names = names
+    return forward
+
+
+def _has_code_of_its_own(module: nn.Module) -> bool:
+    """Return whether a module's class has a `forward`, and it is not torch's."""
+    owner: str = getattr(type(module).forward, "__module__", None) or ""
+    return not owner.startswith(("torch.", "fastdrop."))
+
+
+def _plan_of_code(module: nn.Module) -> tuple[list[tuple[str, str, str | None]], Any]:
+    """Do the same as `_plan` for a module whose class has code of its own."""
+    attributes = {**vars(module), **module._modules}
+    dropouts = frozenset(name for name, one in attributes.items() if type(one) in _DROPOUTS)
+    activations = frozenset(name for name, one in attributes.items() if _form(one) is not None)
+    if _can_be_given_forward(module):
+        done = _rewrite(type(module).forward, dropouts, activations)
+    else:
+        done = Rewritten(None, [], _OWN)
+    partners: dict[str, list[str]] = {}
+    reasons: dict[str, str] = {}
+    for site in done.sites:
+        partner, reason = _judged(module, site)
+        if reason is None:
+            partners.setdefault(site.dropout or _CALL, []).append(partner)
+        else:
+            reasons[site.dropout] = reason
+    sites: list[tuple[str, str, str | None]] = []
+    for name, child in module._modules.items():
+        if name in partners:
+            sites.append((name, _listed(partners[name]), None))
+        elif isinstance(child, _DropoutNd):
+            kind = None if type(child) in _DROPOUTS else "only Dropout has fused forms"
+            sites.append((name, "", kind or reasons.get(name) or done.reason or _APART))
+    if _CALL in partners:
+        sites.append((_CALL, _listed(partners[_CALL]), None))
+    if done.function is None or not partners:
+        return sites, None
+    return sites, _rewritten_forward(module, (dropouts, activations))
+
+
+def _listed(partners: list[str]) -> str:
+    """Return names without repetitions."""
+    return ", ".join(dict.fromkeys(partners))
+
+
+def _judged(module: nn.Module, site: Site) -> tuple[str, str | None]:
+    """Return the partner at a place in a module's code, and why it cannot be fused."""
+    dropout = getattr(module, site.dropout) if site.dropout else None
+    reason = None if dropout is None else _why_not(dropout)
+    if site.partner is None:
+        if reason is None and getattr(dropout, "inplace", False):
+            reason = f"it {_IN_PLACE}"
+        return "residual", reason
+    activation = _value(site.partner, type(module).forward, module)
+    called = activation
+    if site.keywords:
+        constants = {
+            one.arg or "": one.value.value
+            for one in site.keywords
+            if isinstance(one.value, ast.Constant)
+        }
+        called = partial(activation, **constants)
+    name = _name_of(activation)
+    if _form(called) is None:
+        return name, f"nothing is fused after this call of {name}"
+    before = getattr(module, site.before, None) if site.before else None
+    return name, reason or _why_not_activation(before, activation)
+
+
+def _value(node: ast.expr, function: Any, module: Any = None) -> Any:
+    """Return what a dotted name in a function's code stands for, or None.
+
+    `module` is the value of the first argument.
+    """
+    if isinstance(node, ast.Attribute):
+        return getattr(_value(node.value, function, module), node.attr, None)
+    if not isinstance(node, ast.Name):
+        return None
+    code = function.__code__
+    if node.id in (*code.co_varnames, *code.co_cellvars):
+        return module if node.id == code.co_varnames[0] else None
+    closed = dict(zip(code.co_freevars, function.__closure__ or (), strict=True))
+    if node.id in closed:
+        try:
+            return closed[node.id].cell_contents
+        except ValueError:  # not assigned yet
+            return None
+    return function.__globals__.get(node.id)
+
+
+def _rewrite(function: Any, dropouts: frozenset[str], activations: frozenset[str]) -> Rewritten:
+    """Rewrite a function whose module has these attributes; once for all modules of a class."""
+    if not isinstance(function, FunctionType):
+        return rewrite(function, lambda _: _no_role, {})
+    known = _rewrites.setdefault(function, {})
+
+    def role_in(module: str) -> Callable[[ast.expr], str]:
+        def role(callee: ast.expr) -> str:
+            owner = callee.value if isinstance(callee, ast.Attribute) else None
+            if isinstance(owner, ast.Name) and owner.id == module:
+                name = callee.attr  # type: ignore[attr-defined]
+                return "dropout" * (name in dropouts) or "activation" * (name in activations)
+            called = _value(callee, function)
+            if any(called is one for one in _CALLS):
+                return "dropout"
+            return "activation" * (called is not None and _form(called) is not None)
+
+        return role
+
+    if (dropouts, activations) not in known:
+        known[dropouts, activations] = rewrite(function, role_in, _HELPERS)
+    return known[dropouts, activations]
+
+
+def _no_role(callee: ast.expr) -> str:
+    return ""
+
+
+_rewrites: WeakKeyDictionary[Any, dict[Any, Rewritten]] = WeakKeyDictionary()
+
+
+def _rate(dropper: tuple[Any, Any, Any]) -> float | None:
+    """Return p of a call of a function that drops, and can be part of a fused call."""
+    function, arguments, options = dropper
+    if not (function is theirs.dropout or function is functional.dropout) or len(arguments) > 3:
+        return None
+    given = dict(zip(("p", "training", "inplace"), arguments, strict=False))
+    if set(given) & set(options) or set(options) - {"p", "training", "inplace"}:
+        return None
+    given |= options
+    p = given.get("p", 0.5)
+    if given.get("training", True) is not True or given.get("inplace", False) is not False:
+        return None
+    return p if type(p) in (int, float) and 0.0 < p <= 1.0 else None
+
+
+def _computed(*inputs: Any) -> bool:
+    """Return whether fastdrop has kernels for all inputs."""
+    return all(isinstance(x, Tensor) and takes(x) and not is_distributed(x) for x in inputs)
+
+
+def _dropped(dropper: Any, x: Any) -> Any:
+    """Call a dropout in rewritten code: a module, or a function with its other arguments."""
+    if type(dropper) is tuple:
+        function, arguments, options = dropper
+        return function(x, *arguments, **options)
+    return dropper(x)
+
+
+def _activated(before: Any, activation: Any, dropper: Any, x: Any) -> Any:
+    """Return ``dropout(activation(x))`` in rewritten code."""
+    if type(dropper) is not tuple:
+        return _activate(before, activation, dropper, x)
+    form, p = _form(activation), _rate(dropper)
+    if form is None or p is None or _why_not_activation(before, activation) or not _computed(x):
+        return _dropped(dropper, activation(x))
+    function, options = form
+    return function(x, p=p, **options)
+
+
+def _sum(residual: Any, dropper: Any, x: Any) -> Any:
+    """Return ``residual + dropout(x)`` if it can be fused, and None else.
+
+    A residual of another shape may lead to a larger sum, and one of another layout to another
+    layout.
+    """
+    if not _computed(x, residual):
+        return None
+    if x.shape != residual.shape or x.stride() != residual.stride():
+        return None
+    if type(dropper) is not tuple:
+        return _fused_sum(residual, dropper, x)
+    p = _rate(dropper)
+    return None if p is None else functional.dropout_add(x, residual, p)
+
+
+def _added(residual: Any, dropper: Any, x: Any) -> Any:
+    """Return ``residual + dropout(x)`` in rewritten code."""
+    y = _sum(residual, dropper, x)
+    return residual + _dropped(dropper, x) if y is None else y
+
+
+def _added_left(dropper: Any, x: Any, residual: Any) -> Any:
+    """Return ``dropout(x) + residual`` in rewritten code."""
+    y = _sum(residual, dropper, x)
+    return _dropped(dropper, x) + residual if y is None else y
+
+
+_HELPERS: dict[str, Callable[..., Any]] = {
+    ACTIVATED: _activated, ADDED: _added, ADDED_LEFT: _added_left, PARTIAL: partial,
+}  # fmt: skip
+
+
+# --- What can be fused ----------------------------------------------------------------------------
+
+
+def _name_of(activation: Any) -> str:
+    """Return the name of an activation: of its class, or of the function."""
+    called = activation.func if type(activation) is partial else activation
+    name: str = getattr(called, "__name__", type(called).__name__)
+    return name
 
 
 def _is_observed(module: nn.Module) -> bool:
@@ -273,10 +537,17 @@ def _activate(before: Any, activation: Any, dropout: Any, x: Any) -> Any:
 
 def _add(residual: Any, dropout: Any, x: Any) -> Any:
     """Return ``residual + dropout(x)``."""
+    y = _fused_sum(residual, dropout, x)
+    return residual + dropout(x) if y is None else y
+
+
+def _fused_sum(residual: Any, dropout: Any, x: Any) -> Any:
+    """Return ``residual + dropout(x)`` from one call, or None if it must be two."""
+    if not _drops(dropout, x, residual) or dropout.inplace:
+        return None
     keys = vars(dropout).get(KEYS)
-    in_parts = keys is not None and keys.parts is not None  # samples have no residual
-    if in_parts or getattr(dropout, "inplace", False) or not _drops(dropout, x, residual):
-        return residual + dropout(x)
+    if keys is not None and keys.parts is not None:  # samples have no residual
+        return None
     return drop(dropout, keys, functional.dropout_add, x, residual)
 
 
