@@ -6,11 +6,10 @@ import copy
 import pickle
 from typing import Any
 
+import fastdrop as fd
 import numpy as np
 import pytest
 import reference
-
-import fastdrop as fd
 
 KEY = fd.Key(7)
 

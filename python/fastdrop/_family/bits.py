@@ -20,7 +20,7 @@ class BitGenerator(np.random.BitGenerator):
 
     Parameters
     ----------
-    seed : Key, None, int, sequence or array of int, SeedSequence, BitGenerator or Generator, optional
+    seed : Key, int, sequence or array of int, SeedSequence, BitGenerator or Generator, optional
         A key, or what `Key` takes.
 
     Notes

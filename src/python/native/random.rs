@@ -10,6 +10,7 @@ use pyo3::prelude::*;
 
 use super::torch::{Failure, Handle, Kernel, Owned, Random, TORCH, Tensor, Torch};
 use crate::operand::Element;
+use crate::python::arguments::DETACH;
 use crate::python::random::{NO_PROBABILITY, Place, Wanted};
 use crate::threads::batches::Interrupt;
 use crate::threads::limits;
@@ -119,12 +120,12 @@ unsafe extern "C-unwind" fn bernoulli_of(stack: *mut u64, _: u64, _: u64) {
             };
             let (owned, _given) = (Owned(torch, own), Owned(torch, given));
             place.check_written().map_err(Failure)?;
-            if !with_threads(torch, || Ok(p.are_probabilities(NEVER)?))? {
+            if !with_threads(torch, place.len(), || Ok(p.are_probabilities(NEVER)?))? {
                 return Err(Failure(NO_PROBABILITY.to_owned()));
             }
             if place.len() > 0 {
                 let key = torch.draw_key()?;
-                with_threads(torch, || Ok(place.draw_below(&p, place.one(), key, NEVER)?))?;
+                with_threads(torch, place.len(), || Ok(place.draw_below(&p, place.one(), key, NEVER)?))?;
             }
             *stack = owned.given();
             Ok(())
@@ -151,7 +152,7 @@ unsafe fn draw<const N: usize>(stack: *mut u64, name: &CStr, wanted: Wanted) {
             wanted.check(place.element).and_then(|()| place.check_written()).map_err(Failure)?;
             if place.len() > 0 {
                 let key = torch.draw_key()?;
-                with_threads(torch, || Ok(place.draw(wanted, place.one(), key, NEVER)?))?;
+                with_threads(torch, place.len(), || Ok(place.draw(wanted, place.one(), key, NEVER)?))?;
             }
             *stack = owned.given();
             Ok(())
@@ -181,8 +182,11 @@ impl From<Tensor> for Place {
     }
 }
 
-/// Runs `work` with as many threads as torch uses.
-fn with_threads<T>(torch: &Torch, work: impl FnOnce() -> Result<T, Failure>) -> Result<T, Failure> {
+/// Runs `work` on `len` elements, with as many threads as torch uses.
+fn with_threads<T>(torch: &Torch, len: usize, work: impl FnOnce() -> Result<T, Failure>) -> Result<T, Failure> {
+    if len < DETACH {
+        return Failure::of_panic(work); // too little for threads
+    }
     let mut threads = 1;
     // SAFETY: the function writes a number.
     Torch::check(unsafe { (torch.threads)(&raw mut threads) }, "count its threads")?;
