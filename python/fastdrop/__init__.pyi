@@ -45,6 +45,7 @@ from fastdrop._family.alpha import AlphaDropout as AlphaDropout
 from fastdrop._family.alpha import FeatureAlphaDropout as FeatureAlphaDropout
 from fastdrop._family.attention import ScaledDotProductAttention as ScaledDotProductAttention
 from fastdrop._family.bernoulli import bernoulli as bernoulli
+from fastdrop._family.bits import BitGenerator as BitGenerator
 from fastdrop._family.blocks import BlockMask as BlockMask
 from fastdrop._family.blocks import DropBlock1d as DropBlock1d
 from fastdrop._family.blocks import DropBlock2d as DropBlock2d

@@ -57,11 +57,22 @@ impl Kernel for Compare<'_> {
     fn run<S: Simd>(self, _: S) -> u64 {
         let mut bytes = [0; WORD];
         for ((byte, p), uniform) in bytes.iter_mut().zip(self.p).zip(self.uniforms) {
-            // The conversion rounds down, and no uniform is too large for p = 1.
-            *byte = u8::from(*uniform < (p * 18_446_744_073_709_551_616.0) as u64) | u8::from(*p >= 1.0);
+            // No uniform is too large for p = 1.
+            *byte = u8::from(*uniform < threshold(*p)) | u8::from(*p >= 1.0);
         }
         from_bytes(&bytes)
     }
+}
+
+/// floor(p 2^64), for a p in [0, 1). No CPU before AVX-512 converts vectors of doubles to integers of 64 bits.
+#[inline(always)]
+fn threshold(p: f64) -> u64 {
+    const DIGITS: u32 = f64::MANTISSA_DIGITS - 1;
+    let bits = p.to_bits();
+    // In [1/2, 1), the exponent is 1022 and the significand shifted to the top is p 2^64.
+    let significand = (bits | 1 << DIGITS) << (u64::BITS - 1 - DIGITS);
+    let shift = 1022u64.wrapping_sub(bits >> DIGITS);
+    if shift < 64 { significand >> (shift & 63) } else { 0 }
 }
 
 /// Clears `valid` if an element of a run is no probability.
@@ -160,3 +171,25 @@ macro_rules! spread {
     )+};
 }
 spread!(u8, u8; u16, u16; u32, u32; u64, u64);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::stream::bernoulli::{Probability, Threshold};
+
+    #[test]
+    fn thresholds_are_those_of_one_probability_for_all() {
+        for shift in 0..1080 {
+            for p in [0.5, 0.75, 0.3, 1.0 - f64::EPSILON / 2.0]
+                .map(|p| p * 2f64.powi(-shift / 2) * 2f64.powi(shift / 2 - shift))
+            {
+                let expected = match Probability::new(p).unwrap().threshold() {
+                    Threshold::Below(threshold) => threshold,
+                    _ => 0,
+                };
+                assert_eq!(threshold(p), expected, "{p:e}");
+            }
+        }
+        assert_eq!(threshold(0.0), 0);
+    }
+}

@@ -80,16 +80,22 @@ unsafe fn of<'a>(state: *mut c_void) -> &'a mut State {
     unsafe { &mut *state.cast() }
 }
 
+/// # Safety
+/// See [`of`].
 unsafe extern "C" fn next_uint64(state: *mut c_void) -> u64 {
     // SAFETY: NumPy calls it with the interface's state, and the lock held.
     unsafe { of(state) }.word()
 }
 
+/// # Safety
+/// See [`of`].
 unsafe extern "C" fn next_uint32(state: *mut c_void) -> u32 {
     // SAFETY: as above.
     unsafe { of(state) }.half()
 }
 
+/// # Safety
+/// See [`of`].
 unsafe extern "C" fn next_double(state: *mut c_void) -> f64 {
     // SAFETY: as above.
     (unsafe { of(state) }.word() >> 11) as f64 * (1.0 / (1u64 << 53) as f64)

@@ -36,7 +36,7 @@ fn zipped<const UNIT: usize>(a: [u64; LANES], b: [u64; LANES]) -> [[u64; LANES];
         let mut bytes = [0; 8];
         for (i, byte) in bytes.iter_mut().enumerate() {
             let from = i / (2 * UNIT) * UNIT + i % UNIT;
-            *byte = if i / UNIT % 2 == 0 { a[from] } else { b[from] };
+            *byte = if (i / UNIT).is_multiple_of(2) { a[from] } else { b[from] };
         }
         u64::from_le_bytes(bytes)
     };

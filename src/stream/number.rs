@@ -240,6 +240,7 @@ impl Kernel for Doubles<'_> {
 
 // ln(1 + f) as in fdlibm's `e_log.c` (Sun Microsystems, 1993), accurate to an ulp: coefficients of
 // (ln(1 + f) - f + f^2 / 2) / s - f^2 / 2 in powers of s^2, where s = f / (2 + f) and 1 + f is in [sqrt(1/2), sqrt(2)].
+#[allow(clippy::excessive_precision, reason = "coefficients as they were published")]
 const LOG: [f64; 7] = [
     6.666_666_666_666_735_13e-1,
     3.999_999_999_940_941_908e-1,
@@ -250,6 +251,7 @@ const LOG: [f64; 7] = [
     1.479_819_860_511_658_591e-1,
 ];
 /// ln 2 in two parts; small integers times the first one are exact.
+#[allow(clippy::excessive_precision, reason = "as above")]
 const LN_2: [f64; 2] = [6.931_471_803_691_238_164_90e-1, 1.908_214_929_270_587_700_02e-10];
 
 /// -ln((uniform + 1/2) / 2^64).

@@ -1,6 +1,7 @@
 """A key's words as a bit generator of NumPy, for every distribution that NumPy has."""
 
 import operator
+from collections.abc import Mapping
 from typing import Any, Never, Self, SupportsIndex
 
 import numpy as np
@@ -44,7 +45,7 @@ class BitGenerator(np.random.BitGenerator):
         self._bits = _core.Bits(key, self.capsule)
 
     @property
-    def state(self) -> dict[str, Any]:
+    def state(self) -> Mapping[str, Any]:
         """The key, the position of the next word, and half a word that may be left."""
         with self.lock:
             key, position, half = self._bits.state
@@ -56,7 +57,7 @@ class BitGenerator(np.random.BitGenerator):
         }
 
     @state.setter
-    def state(self, value: dict[str, Any]) -> None:
+    def state(self, value: Mapping[str, Any]) -> None:
         name = type(self).__name__
         if not isinstance(value, dict):
             raise TypeError(f"state must be a dict, got {shown(value)}")
@@ -99,4 +100,5 @@ class BitGenerator(np.random.BitGenerator):
 
     def __setstate__(self, saved: Any) -> None:
         self.state, seeds = saved
-        self.seed_seq.spawn(seeds.n_children_spawned)  # the next children are new
+        own: Any = self.seed_seq
+        own.spawn(seeds.n_children_spawned)  # the next children are new

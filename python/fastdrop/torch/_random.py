@@ -6,7 +6,7 @@ they need, take the frequent calls, and pass all others on to these.
 """
 
 import math
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -46,7 +46,7 @@ _NO_PROBABILITY = (
     "improved?  If so, please report an enhancement request to PyTorch.)"
 )
 
-Generator = torch.Generator | None
+Generator: TypeAlias = torch.Generator | None
 
 
 def register(library: torch.library.Library) -> None:
