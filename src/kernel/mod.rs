@@ -85,10 +85,13 @@ pub(crate) enum Operation<'a> {
     /// contiguous array.
     Store,
     /// Stores the bits `one` where an element is dropped, and 0 elsewhere. The element type gives only the size.
+    #[cfg_attr(not(feature = "python"), allow(dead_code, reason = "only calls from Python draw numbers"))]
     Flags { one: u64 },
     /// Stores the bits `one` where a drawn uniform is below the probability in the input, and 0 elsewhere.
+    #[cfg_attr(not(feature = "python"), allow(dead_code, reason = "only calls from Python draw numbers"))]
     Below { one: u64 },
     /// Clears the flag if an element of the output, which is only read, is no probability.
+    #[cfg_attr(not(feature = "python"), allow(dead_code, reason = "only calls from Python draw numbers"))]
     Check(&'a AtomicBool),
     /// Stores keep bits as bits, with output offsets in bits. Runs must come in output order.
     Pack,

@@ -61,6 +61,7 @@ pub(crate) enum Source {
     /// Uniforms of a stream.
     Uniforms(Schedule, u64),
     /// Numbers of a distribution, in double precision if so said, else in single.
+    #[cfg_attr(not(feature = "python"), allow(dead_code, reason = "only calls from Python draw numbers"))]
     Numbers(Schedule, u64, Distribution, bool),
 }
 
@@ -85,6 +86,7 @@ impl Source {
     }
 
     /// Numbers of the elements from `origin` on.
+    #[cfg_attr(not(feature = "python"), allow(dead_code, reason = "only calls from Python draw numbers"))]
     pub(crate) fn numbers(key: Key, origin: u64, distribution: Distribution, double: bool) -> Self {
         Self::Numbers(key.schedule(), origin, distribution, double)
     }
