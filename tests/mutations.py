@@ -49,6 +49,7 @@ THREADS, INTERRUPTS, MEMORY, FUZZ, STATE, JAX = (
 ATTENTION = "tests/test_attention.py::test_"
 JAX_ATTENTION = "tests/test_jax_attention.py::test_"
 TORCH_NATIVE = "tests/test_torch_native.py::test_"
+TORCH_RANDOM = "tests/test_torch_random.py::test_"
 TORCH_ATTENTION = "tests/test_torch_attention.py::test_"
 TRANSFORMERS = "tests/test_torch_transformers.py::test_"
 TORCH_FUSE = "tests/test_torch_fuse.py::test_"
@@ -905,6 +906,77 @@ MUTATIONS = [
             "corners_and_far_out",
         ),
         ("torch",),
+    ),
+    Mutation(
+        "rounding reaches the upper bound",
+        "src/stream/number.rs",
+        "most: below.max(from)",
+        "most: to",
+        (TORCH_RANDOM + "bounds_hold_in_every_dtype",),
+        modules=("torch",),
+    ),
+    Mutation(
+        "exponential numbers round to 0",
+        "src/stream/number.rs",
+        "            Element::F16 => 2f64.powi(-24),\n",
+        "            Element::F16 => 2f64.powi(-60),\n",
+        (TORCH_RANDOM + "bounds_hold_in_every_dtype",),
+        modules=("torch",),
+    ),
+    Mutation(
+        "numbers of four groups have one index",
+        "src/stream/number.rs",
+        "        let first = first.wrapping_add((TOGETHER * at) as u64);\n        let is_uniform",
+        "        let is_uniform",
+        (TORCH_RANDOM + "numbers_are_those_of_the_key",),
+        modules=("torch",),
+    ),
+    Mutation(
+        "probabilities are compared by their upper digits",
+        "src/kernel/flags.rs",
+        "u64::BITS - 1 - DIGITS",
+        "u64::BITS - 2 - DIGITS",
+        (TORCH_RANDOM + "each_probability_is_compared_with_its_elements_uniform",),
+        modules=("torch",),
+    ),
+    Mutation(
+        "native kernels ignore generators",
+        "src/python/native/random.rs",
+        "let (own, generator) = (*stack as Handle, *stack.add(N - 1));",
+        "let (own, generator) = (*stack as Handle, 0);",
+        (TORCH_RANDOM + "generators_advance_and_repeat",),
+        modules=("torch",),
+    ),
+    Mutation(
+        "a bad number is found after the key is drawn",
+        "python/fastdrop/torch/_random.py",
+        "    _core.check_numbers(name, *numbers, target)\n",
+        "    key = draw_key(generator)\n    _core.check_numbers(name, *numbers, target)\n",
+        (TORCH_RANDOM + "errors_are_torchs_and_draw_nothing",),
+        modules=("torch",),
+    ),
+    Mutation(
+        "bits overwrite probabilities yet to be read",
+        "python/fastdrop/torch/_random.py",
+        "        p = p.clone()\n",
+        "        pass\n",
+        (TORCH_RANDOM + "bits_may_replace_their_probabilities",),
+        modules=("torch",),
+    ),
+    Mutation(
+        "native random kernels outlive uninstall",
+        "python/fastdrop/torch/_random.py",
+        "    _core.native_random(False)\n",
+        "    pass\n",
+        (TORCH_RANDOM + "uninstalling_restores_torchs_numbers",),
+        modules=("torch",),
+    ),
+    Mutation(
+        "a copy of a bit generator spawns the children of the original again",
+        "python/fastdrop/_family/bits.py",
+        "own.spawn(seeds.n_children_spawned)",
+        "own.spawn(0)",
+        ("tests/test_bits.py::test_children_differ_and_follow_from_the_key",),
     ),
 ]
 
