@@ -155,7 +155,11 @@ def test_each_activation_is_fused_forward_and_backward(
     numbers = {name: 0.7 for name, value in options.items() if type(value) is float}
     run = lambda x: drop(call(x, **numbers))  # noqa: E731
     check(compiled(run), run, torch.randn(4, 8) * 2)
-    assert operations == [operation, f"{operation}_gradient"]
+    assert operations[0] == operation
+    if operation == "relu":  # its result tells where it is positive and kept
+        assert len(operations) == 1
+    else:
+        assert operations[1:] == [f"{operation}_gradient"]
 
 
 def test_each_activation_has_a_form() -> None:
@@ -257,8 +261,7 @@ def test_inductor_computes_the_fused_operations(operations: list[str]) -> None:
         for ours, plain in zip(first[:2], second[:2], strict=True):
             torch.testing.assert_close(ours, plain, rtol=2e-5, atol=2e-5)
         forward = ["relu", "gelu_tanh", "relu", "add"]
-        backward = ["select", "relu_gradient", "gelu_tanh_gradient", "relu_gradient"]
-        assert operations[:8] == forward + backward
+        assert operations[: len(forward) + 2] == [*forward, "select", "gelu_tanh_gradient"]
 
 
 @pytest.mark.parametrize("budget", [0, 0.3, 0.7])
@@ -354,5 +357,5 @@ def test_fused_code_comes_from_the_caches_on_disk(operations: list[str]) -> None
         counters.clear()
         operations.clear()
         step(torch.compile(function), x)
-        assert operations == ["relu", "relu_gradient"]
+        assert operations == ["relu"]
         assert counters["autograd_cache_hit"] == hits

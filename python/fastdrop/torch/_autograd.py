@@ -93,7 +93,8 @@ class Recorded(torch.autograd.Function):
             ctx.mark_dirty(x)
         nonlinear = how.operation in ACTIVATIONS
         if words is not None or nonlinear:
-            ctx.save_for_backward(words, x if nonlinear else None)
+            kept = y if _tells(how, words) else x
+            ctx.save_for_backward(words, kept if nonlinear else None)
             ctx.save_for_forward(words)
         linear = how.linear
         if y.dtype is not x.dtype:
@@ -122,6 +123,8 @@ class Recorded(torch.autograd.Function):
         elif needs[0]:
             if x is None:
                 gradients[0] = with_same_mask(linear, source, words, (dy,))
+            elif _tells(how, words):
+                gradients[0] = torch.where(x <= 0, 0.0, dy * linear.numbers.scale)
             elif torch.is_grad_enabled():
                 passed = with_same_mask(linear, source, words, (dy,))
                 gradients[0] = ACTIVATIONS[how.operation][1](passed, x, how.numbers.shift)
@@ -145,6 +148,15 @@ class Recorded(torch.autograd.Function):
         if tangent is not None:
             tangent = with_same_mask(linear._replace(dtype=ctx.dtype), source, words, (tangent,))
         return _sum(tangent, *others).to(ctx.dtype)
+
+
+def _tells(how: How, words: Tensor | None) -> bool:
+    """Return whether the operator's result tells what is kept and positive.
+
+    Compiled code then keeps neither the input nor draws again, and joins the gradient with its
+    neighbours.
+    """
+    return words is not None and how.operation == "relu"
 
 
 def _sum(*tangents: Tensor | None) -> Any:
