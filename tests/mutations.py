@@ -53,6 +53,7 @@ TORCH_RANDOM = "tests/test_torch_random.py::test_"
 TORCH_ATTENTION = "tests/test_torch_attention.py::test_"
 TRANSFORMERS = "tests/test_torch_transformers.py::test_"
 TORCH_FUSE = "tests/test_torch_fuse.py::test_"
+TORCH_COMPILED = "tests/test_torch_compiled.py::test_"
 TORCH_MEMORY = "tests/test_torch_memory.py::test_"
 TORCH = "tests/test_torch_threads.py::test_"
 FORK = THREADS + "a_fork_keeps_bits_and_gets_helpers_of_its_own"
@@ -977,6 +978,55 @@ MUTATIONS = [
         "own.spawn(seeds.n_children_spawned)",
         "own.spawn(0)",
         ("tests/test_bits.py::test_children_differ_and_follow_from_the_key",),
+    ),
+    ),
+    Mutation(
+        "compiled code fuses over a change in place",
+        "python/fastdrop/torch/_compiled.py",
+        "        if not isinstance(number, (int, float, torch.SymInt, torch.SymFloat)):\n",
+        "        if node.op == 'root':\n",
+        (TORCH_COMPILED + "what_is_no_pair_stays_as_it_is[changed before dropout]",),
+        ("torch",),
+    ),
+    Mutation(
+        "compiled code leaves alone what an activation changes in place",
+        "python/fastdrop/torch/_compiled.py",
+        "(x.target in _PRODUCERS and len(x.users) == 1)",
+        "x.target in _PRODUCERS",
+        (TORCH_COMPILED + "what_is_no_pair_stays_as_it_is[a layer's result changed in place]",),
+        ("torch",),
+    ),
+    Mutation(
+        "a fused sum has the layout of the residual",
+        "python/fastdrop/torch/_compiled.py",
+        "zip((*one.shape, *one.stride()), (*other.shape, *other.stride()), strict=True)",
+        "zip(one.shape, other.shape, strict=True)",
+        (TORCH_COMPILED + "what_is_no_pair_stays_as_it_is[another layout]",),
+        ("torch",),
+    ),
+    Mutation(
+        "compiled code forgets the user's passes",
+        "python/fastdrop/torch/_compiled.py",
+        "        for each in self._all():\n",
+        "        for each in ():\n",
+        (TORCH_COMPILED + "passes_of_the_user_run_and_ours_too",),
+        ("torch",),
+    ),
+    Mutation(
+        "uninstalling leaves fused code",
+        "python/fastdrop/torch/_install.py",
+        "        remove_pass()\n",
+        "",
+        (TORCH_COMPILED + "passes_of_the_user_run_and_ours_too",),
+        ("torch",),
+    ),
+    Mutation(
+        "the gradient of traced ReLU passes at 0",
+        "python/fastdrop/torch/_autograd.py",
+        "torch.where(x <= 0, 0.0,",
+        "torch.where(x < 0, 0.0,",
+        (TORCH_COMPILED + "neighbours_are_fused_with_the_masks_of_eager_mode[functions]",),
+        ("torch",),
     ),
 ]
 

@@ -47,8 +47,8 @@ def install(*, attention: bool = False, random: bool = False) -> None:
     forms in place, or ``native_dropout``. ``scaled_dot_product_attention`` with dropout no longer
     stores its weights. Other devices and dtypes keep torch's own kernels. Masks follow
     `torch.manual_seed`, but differ from torch's. Compiled functions are compiled again on their
-    next call. Exported programs contain torch's operators, and draw with what is installed where
-    they run.
+    next call; inductor then joins dropout with the activation before it or the residual after it.
+    Exported programs contain torch's operators, and draw with what is installed where they run.
 
     Parameters
     ----------
