@@ -360,8 +360,9 @@ def table_of_steps(rounds: int, seconds: float, names: list[str], size: int | No
         print(f"| {name}: {description} | {p} | {ms} | {' | '.join(factors)} |", flush=True)
 
 
-def bytes_kept() -> int:
+def bytes_kept(case: str) -> int:
     """Return the bytes that a call of 2^16 elements saves for backward, as autograd sees them."""
+    switch(case)
     kept: list[int] = []
 
     def pack(saved: Any) -> Any:
@@ -370,7 +371,7 @@ def bytes_kept() -> int:
 
     x = torch.randn(1 << 16, requires_grad=True)
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda saved: saved):
-        ft.functional.dropout(x, 0.1)
+        theirs.dropout(x, 0.1)
     return sum(kept)
 
 
@@ -394,7 +395,8 @@ def main() -> None:
             options.rounds, 0.0 if options.quick else 0.3, options.models or list(MODELS),
             1 if options.quick else None,
         )  # fmt: skip
-    print(f"\nBytes kept for backward: {bytes_kept()} beside the key")
+    kept = f"{bytes_kept('torch')} bytes by torch, {bytes_kept('installed')} by fastdrop"
+    print(f"\nF.dropout of 2^16 elements keeps for backward: {kept}")
 
 
 if __name__ == "__main__":
