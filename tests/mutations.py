@@ -979,7 +979,6 @@ MUTATIONS = [
         "own.spawn(0)",
         ("tests/test_bits.py::test_children_differ_and_follow_from_the_key",),
     ),
-    ),
     Mutation(
         "compiled code fuses over a change in place",
         "python/fastdrop/torch/_compiled.py",
