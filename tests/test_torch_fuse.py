@@ -18,6 +18,7 @@ torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 
 import fastdrop.torch as ft  # noqa: E402
 from fastdrop.torch import _fuse, _keys  # noqa: E402
+from fastdrop.torch._autograd import native  # noqa: E402
 from torch import nn  # noqa: E402
 from torch.nn import functional as F  # noqa: E402, N812
 from torch.utils.checkpoint import checkpoint  # noqa: E402
@@ -37,6 +38,12 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     monkeypatch.setattr(_fuse, "drop", counted)
     return names
+
+
+@pytest.fixture(autouse=True)
+def _small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let small tensors be fused."""
+    monkeypatch.setattr(_fuse, "LEAST", 0)
 
 
 def mlp(activation: Any = None, dropout: Any = None) -> Any:
@@ -148,6 +155,26 @@ def test_fused_transformer_layers_draw_and_learn_as_those_of_torch_do(
     assert calls.count("dropout_add") == (2 if build is encoder else 3)
     assert len(calls) - calls.count("dropout_add") == (activation is not nn.functional.mish)
     check(fused, model, *inputs)
+
+
+@pytest.mark.parametrize("build", [mlp, encoder])
+def test_small_tensors_are_fused_only_where_it_is_faster(
+    build: Any, calls: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Torch's own node for dropout beats a fused call there; the masks stay."""
+    x, fused = torch.randn(4, 6, 16), ft.fuse(build())
+    every = {mlp: ["relu_dropout"], encoder: ["dropout_add", "relu_dropout", "dropout_add"]}[build]
+    with ft.installed(), monkeypatch.context() as patch:
+        for ready, least, expected in (
+            (native.ready, 24 * 16 + 1, ["relu_dropout"] if native.ready else every),
+            (native.ready, 24 * 16, every),
+            (False, 1 << 20, every),
+        ):  # fmt: skip
+            patch.setattr(native, "ready", ready)
+            patch.setattr(_fuse, "LEAST", least)
+            calls.clear()
+            check(fused, build(), x)
+            assert calls == expected
 
 
 def test_results_in_evaluation_are_those_of_the_modules(calls: list[str]) -> None:

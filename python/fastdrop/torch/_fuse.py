@@ -23,6 +23,7 @@ from torch.nn.modules.module import _has_any_global_hook
 
 from fastdrop._base.arguments import as_flag, shown
 from fastdrop.torch import functional
+from fastdrop.torch._autograd import native
 from fastdrop.torch._call import is_distributed, takes
 from fastdrop.torch._keys import drop
 from fastdrop.torch._models import (
@@ -40,6 +41,11 @@ _DROPOUTS = (nn.Dropout, Dropout)
 
 _BLOCKS = ("_sa_block", "_mha_block", "_ff_block")
 """Methods of transformer layers that `forward` calls, and ours does not."""
+
+LEAST = 1 << 16
+"""Number of elements from which a fused call is faster than one of torch's activations or sums and
+one of dropout, where `install` lets torch's own node record the latter. Python records the former.
+"""
 
 _PRODUCERS = (
     nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d,
@@ -85,7 +91,7 @@ def fuse(model: Model, *, report: bool = False) -> Model | tuple[Model, list[Fus
     `replace`; other dropout stays torch's. Masks are those of `replace`, or of `install` for
     functions, from the same keys, and results and gradients differ by rounding. In evaluation, for
     p = 0, where a module has hooks, and for tensors that fastdrop has no kernels for, all runs one
-    by one. `restore` undoes `fuse`.
+    by one; small tensors do so where it is faster. `restore` undoes `fuse`.
 
     Parameters
     ----------
@@ -434,6 +440,8 @@ def _activated(before: Any, activation: Any, dropper: Any, x: Any) -> Any:
     if form is None or p is None or _why_not_activation(before, activation) or not _computed(x):
         return _dropped(dropper, activation(x))
     function, options = form
+    if not _pays(function, x):
+        return _dropped(dropper, activation(x))
     return function(x, p=p, **options)
 
 
@@ -450,7 +458,9 @@ def _sum(residual: Any, dropper: Any, x: Any) -> Any:
     if type(dropper) is not tuple:
         return _fused_sum(residual, dropper, x)
     p = _rate(dropper)
-    return None if p is None else functional.dropout_add(x, residual, p)
+    if p is None or not _pays(functional.dropout_add, x):
+        return None
+    return functional.dropout_add(x, residual, p)
 
 
 def _added(residual: Any, dropper: Any, x: Any) -> Any:
@@ -526,12 +536,21 @@ def _drops(dropout: nn.Module, *inputs: Any) -> bool:
     return all(isinstance(x, Tensor) and takes(x) and not is_distributed(x) for x in inputs)
 
 
+def _pays(function: Callable[..., Any], x: Tensor) -> bool:
+    """Return whether a fused call is faster than its parts; both draw the same mask."""
+    if torch.compiler.is_compiling() or not native.ready or x.numel() >= LEAST:
+        return True
+    return function is functional.gelu_dropout  # torch's own GELU takes longer
+
+
 def _activate(before: Any, activation: Any, dropout: Any, x: Any) -> Any:
     """Return ``dropout(activation(x))``."""
     form = _form(activation)
     if form is None or _why_not_activation(before, activation) or not _drops(dropout, x):
         return dropout(activation(x))
     function, options = form
+    if not _pays(function, x):
+        return dropout(activation(x))
     return drop(dropout, vars(dropout).get(KEYS), function, x, **options)
 
 
@@ -547,6 +566,8 @@ def _fused_sum(residual: Any, dropout: Any, x: Any) -> Any:
         return None
     keys = vars(dropout).get(KEYS)
     if keys is not None and keys.parts is not None:  # samples have no residual
+        return None
+    if not _pays(functional.dropout_add, x):
         return None
     return drop(dropout, keys, functional.dropout_add, x, residual)
 
