@@ -52,11 +52,13 @@ from typing import Any, Literal, overload
 import torch
 from torch import Tensor
 
+from fastdrop._base.arguments import Axes
 from fastdrop._base.keys import Key
 from fastdrop._base.masks import Mask
 from fastdrop._family.attention import Causal
 from fastdrop._family.blocks import BlockMask
 from fastdrop._family.fused import Approximate
+from fastdrop._family.gaussian import Noise
 """
 
 

@@ -58,7 +58,7 @@ def _announced(how: How, source: Any, inputs: tuple[Tensor, ...]) -> bool:
     return (
         len(inputs) == 1
         and type(source) is Key
-        and operation not in ACTIVATIONS
+        and operation in ("select", "affine")
         and not block
         and dtype is None
         and x.numel() * x.itemsize < LARGE
@@ -99,7 +99,7 @@ class Recorded(torch.autograd.Function):
         if y.dtype is not x.dtype:
             linear = linear._replace(dtype=x.dtype)
         ctx.call = linear, source, how, [other.shape for other in inputs[1:]]
-        ctx.dtype = y.dtype
+        ctx.shape, ctx.dtype = y.shape, y.dtype
         return y
 
     @staticmethod
@@ -130,27 +130,30 @@ class Recorded(torch.autograd.Function):
                 gradients[0] = with_same_mask(gradient, source, words, (dy, x))
         for which, shape in enumerate(shapes, 1):
             if needs[which]:
-                of_bias = how.operation == "bias_add" and which == 1
-                gradients[which] = (total if of_bias else dy).sum_to_size(shape)
+                part, call = dy, how.gradient(which)
+                if how.operation == "bias_add" and which == 1:
+                    part = total
+                elif call is not None:
+                    part = with_same_mask(call, source, words, (dy,))
+                gradients[which] = part.sum_to_size(shape)
         return (None,) * 5 + tuple(gradients)
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Tensor | None) -> Tensor:
         """Return the tangent of the result; `by_operator` has taken activations apart."""
-        linear, source, how, _ = ctx.call
+        _, source, how, _ = ctx.call
         (words,) = ctx.saved_tensors
-        tangent, *others = tangents[5:]
-        if how.operation == "bias_add":
-            tangent = _sum(tangent, others.pop(0))
-        if tangent is not None:
-            tangent = with_same_mask(linear._replace(dtype=ctx.dtype), source, words, (tangent,))
-        return _sum(tangent, *others).to(ctx.dtype)
-
-
-def _sum(*tangents: Tensor | None) -> Any:
-    """Return the sum of the tangents that are not None."""
-    there = [tangent for tangent in tangents if tangent is not None]
-    return sum(there[1:], there[0]) if there else None
+        total = None
+        for which, tangent in enumerate(tangents[5:]):
+            if tangent is None:
+                continue
+            part, call = tangent, how.gradient(which)
+            if call is not None:
+                whole = tangent.expand(ctx.shape)
+                part = with_same_mask(call._replace(dtype=ctx.dtype), source, words, (whole,))
+            total = part if total is None else total + part
+        assert total is not None, "torch calls this for tangents"
+        return total.to(ctx.dtype)
 
 
 def with_same_mask(how: How, source: Any, words: Tensor | None, inputs: tuple[Tensor, ...]) -> Any:

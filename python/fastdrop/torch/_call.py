@@ -67,9 +67,22 @@ class How(NamedTuple):
     @property
     def linear(self) -> "How":
         """Settings of its linear part, which is the gradient of a linear call."""
-        if self.operation == "select":
+        if self.operation in ("select", "noise", "complement"):
             return self
         return self._replace(operation="select", numbers=Numbers(self.numbers.scale))
+
+    def gradient(self, which: int) -> "How | None":
+        """Return the settings of the linear call on dy for an input's gradient; None if it is dy.
+
+        For an activation, it is the part of the gradient that drops.
+        """
+        if which == 0 or (self.operation == "bias_add" and which == 1):
+            return self.linear
+        if self.operation == "switch":
+            return self._replace(operation="complement")
+        if self.operation == "mix":
+            return self._replace(operation="select", numbers=Numbers(self.numbers.shift))
+        return None
 
 
 def recipe_of(how: How, source: Any, shape: tuple[int, ...]) -> Mask | BlockMask:

@@ -5,6 +5,7 @@ transforms of `torch.func`, forward-mode differentiation, fake and meta tensors,
 through one operator, which torch takes apart. Both ways compute the same result and gradient.
 """
 
+import math
 from typing import Any, TypeAlias
 
 import torch
@@ -163,6 +164,14 @@ def _in_their_operators(how: How, x: Tensor, *others: Tensor) -> Tensor:
         x = ACTIVATIONS[operation][0](x)
     if operation == "bias_add":
         x, others = x + others[0], others[1:]
+    if operation == "mix":
+        return x * scale + others[0] * shift
+    if operation == "noise" and 0.0 < p < 1.0:
+        normals = torch.randn(drawn_shape(x.shape, shared), dtype=x.dtype, device=x.device)
+        return x * (1.0 + math.sqrt(p / (1.0 - p)) * normals)
+    if operation == "switch":
+        kept = torch.dropout(torch.ones_like(x), p if scale else 1.0, True) != 0
+        return torch.where(kept, x, others[0])
     if p > 0.0 and not shared and operation != "affine" and scale == inverse_keep(p):
         x = torch.dropout(x, p, True)
     elif p > 0.0:
@@ -178,6 +187,14 @@ def dispatch_with_mask(how: How, x: Tensor) -> tuple[Tensor, Tensor]:
     with torch.no_grad():
         ones = dispatch(how, (torch.ones_like(x),), words)
     return y, ones != 0
+
+
+def select_kept(how: How, kept: Tensor, x: Tensor) -> Tensor:
+    """Keep the elements that a tensor of bool names, and scale them."""
+    if is_plain((x, kept)):
+        y: Tensor = eager(how, kept, (x,))
+        return y
+    return torch.where(kept, x * how.numbers.scale, 0.0)
 
 
 def no_key() -> Key | Tensor:

@@ -7,7 +7,7 @@ key : Key or tensor of 2 int64, optional
     Key of the mask. A compiled function takes a tensor, from `key_tensor`.
 generator : torch.Generator, optional
     Generator on the CPU to draw the key from, instead of the default one.
-mask : Mask, optional
+mask : Mask, or the recipe that the function returns, optional
     Mask to apply, with its own p, such as a shard's region of the whole mask.
 return_mask : bool, default False
     Whether to return the mask as well, for an equal call or for `fastdrop.Mask.apply`.
@@ -25,9 +25,11 @@ import torch
 import torch.fx
 from torch import Tensor
 from torch.nn.attention.bias import CausalBias
+from torch.nn.functional import embedding
 
 from fastdrop._base.arguments import (
     REAL_DTYPES,
+    Axes,
     as_finite,
     as_flag,
     as_lengths,
@@ -37,20 +39,24 @@ from fastdrop._base.arguments import (
 )
 from fastdrop._base.keys import NO_KEY, Key
 from fastdrop._base.masks import Mask, make_mask
-from fastdrop._base.members import Member, Numbers
+from fastdrop._base.members import NO_AXES, Member, Numbers
+from fastdrop._base.plans import check_alone
 from fastdrop._family.alpha import ALPHA, CHANNELS_ALPHA
 from fastdrop._family.attention import Causal
 from fastdrop._family.blocks import BLOCKS_1D, BLOCKS_2D, BLOCKS_3D, BlockMask
 from fastdrop._family.dropout import DROPOUT
 from fastdrop._family.fused import ADD, BIAS_ADD, RELU, Approximate, gelu_member
+from fastdrop._family.gaussian import GAUSSIAN, Noise
 from fastdrop._family.shared import CHANNELS, CHANNELS_1D, CHANNELS_2D, CHANNELS_3D, LOCKED, PATH
+from fastdrop._family.weights import CONNECTIONS, WORDS
+from fastdrop._family.zoneout import ZONEOUT
 from fastdrop.torch._attention import attention
 from fastdrop.torch._call import How, takes
-from fastdrop.torch._dispatch import Source, dispatch, no_key
+from fastdrop.torch._dispatch import Source, dispatch, no_key, select_kept
 from fastdrop.torch._keys import CallKeys, SharedKey
 
 Request: TypeAlias = tuple[
-    Any, bool, bool, Any, torch.Generator | None, Mask | BlockMask | None, bool
+    Any, bool, bool, Any, torch.Generator | None, Mask | BlockMask | Noise | None, bool
 ]
 """The arguments that all functions share: p, training, inplace, key, generator, mask, return_mask.
 """
@@ -62,6 +68,7 @@ def dropout(
     training: bool = True,
     inplace: bool = False,
     *,
+    broadcast_dims: Axes = (),
     key: Key | Tensor | None = None,
     generator: torch.Generator | None = None,
     mask: Mask | None = None,
@@ -70,6 +77,7 @@ def dropout(
     """Drop elements at random: `torch.nn.functional.dropout`.
 
     A dropped element is +0.0, even where the input is infinite or NaN. For p = 1 all are dropped.
+    Elements share a decision along the axes `broadcast_dims`; negative ones count from the end.
 
     >>> y, mask = F.dropout(torch.ones(2, 4), 0.5, key=fd.Key(0), return_mask=True)
     >>> y
@@ -78,7 +86,8 @@ def dropout(
     >>> bool((mask.apply(torch.ones(2, 4)) == y.numpy()).all())
     True
     """
-    return _drop(DROPOUT, (input,), (p, training, inplace, key, generator, mask, return_mask))
+    request = p, training, inplace, key, generator, mask, return_mask
+    return _drop(DROPOUT, (input,), request, _broadcast(input, broadcast_dims))
 
 
 def feature_dropout(
@@ -119,7 +128,7 @@ def dropout1d(
     tensor([[0., 0., 0.],
             [2., 2., 2.]])
     """
-    if input.dim() not in (2, 3):
+    if _ndim(input) not in (2, 3):
         raise RuntimeError(
             f"dropout1d: Expected 2D or 3D input, but received a {input.dim()}D input"
         )
@@ -145,7 +154,7 @@ def dropout2d(
     >>> F.dropout2d(torch.ones(1, 4, 5, 5), 0.5, key=fd.Key(1)).mean((2, 3))
     tensor([[0., 2., 0., 0.]])
     """
-    if input.dim() == 3:
+    if _ndim(input) == 3:
         warnings.warn(
             "dropout2d: Received a 3D input to dropout2d and assuming that channel-wise 1D dropout "
             "behavior is desired, for shape (N, C, L); for that, use dropout1d",
@@ -177,7 +186,7 @@ def dropout3d(
     >>> F.dropout3d(torch.ones(4, 2, 5, 5), 0.5, key=fd.Key(1)).mean((1, 2, 3))
     tensor([0., 2., 0., 0.])
     """
-    if input.dim() not in (4, 5):
+    if _ndim(input) not in (4, 5):
         warnings.warn(
             f"dropout3d: Received a {input.dim()}-D input to dropout3d, which is meant for 5 axes, "
             "(N, C, D, H, W), or 4 without N; for others, use feature_dropout",
@@ -206,7 +215,7 @@ def drop_path(
             [2., 2., 2.]])
     """
     request = p, training, inplace, key, generator, mask, return_mask
-    shared = PATH.axes(tuple(input.shape), ("sample", 0)) if input.dim() else ()
+    shared = PATH.axes(tuple(input.shape), ("sample", 0)) if _ndim(input) else ()
     return _drop(PATH, (input,), request, shared, _mode(scale_by_keep))
 
 
@@ -228,7 +237,7 @@ def locked_dropout(
     tensor([[0., 2., 0., 0., 0., 2.],
             [0., 2., 0., 0., 0., 2.]])
     """
-    if not -input.dim() <= time_axis < input.dim():
+    if not -_ndim(input) <= time_axis < input.dim():
         raise IndexError(f"time_axis must be an axis of input, got {time_axis}")
     request = p, training, inplace, key, generator, mask, return_mask
     return _drop(LOCKED, (input,), request, LOCKED.axes(tuple(input.shape), time_axis))
@@ -240,6 +249,7 @@ def alpha_dropout(
     training: bool = False,
     inplace: bool = False,
     *,
+    broadcast_dims: Axes = (),
     key: Key | Tensor | None = None,
     generator: torch.Generator | None = None,
     mask: Mask | None = None,
@@ -247,12 +257,13 @@ def alpha_dropout(
 ) -> Any:
     """Set elements to SELU's lower limit, and keep mean 0 and variance 1.
 
-    As in torch, `training` is False by default.
+    As in torch, `training` is False by default. `broadcast_dims` is as for `dropout`.
 
     >>> F.alpha_dropout(torch.zeros(4), 0.5, True, key=fd.Key(2))
     tensor([-0.7792,  0.7792,  0.7792, -0.7792])
     """
-    return _drop(ALPHA, (input,), (p, training, inplace, key, generator, mask, return_mask))
+    request = p, training, inplace, key, generator, mask, return_mask
+    return _drop(ALPHA, (input,), request, _broadcast(input, broadcast_dims))
 
 
 def feature_alpha_dropout(
@@ -360,6 +371,107 @@ def gelu_dropout(
     """
     request = p, training, False, key, generator, mask, return_mask
     return _drop(gelu_member(approximate), (input,), request)
+
+
+def gaussian_dropout(
+    input: Tensor,
+    p: float = 0.5,
+    training: bool = True,
+    inplace: bool = False,
+    *,
+    broadcast_dims: Axes = (),
+    key: Key | Tensor | None = None,
+    generator: torch.Generator | None = None,
+    mask: Noise | None = None,
+    return_mask: bool = False,
+) -> Any:
+    """Multiply by normal noise with the mean and variance of dropout: `fastdrop.gaussian_dropout`.
+
+    `mask` is a `Noise`, and `broadcast_dims` is as for `dropout`.
+
+    >>> F.gaussian_dropout(torch.ones(4), 0.5, key=fd.Key(0))
+    tensor([0.3145, 0.4553, 0.6043, 0.3420])
+    """
+    request = p, training, inplace, key, generator, mask, return_mask
+    return _drop(GAUSSIAN, (input,), request, _broadcast(input, broadcast_dims))
+
+
+def zoneout(
+    new: Tensor,
+    previous: Tensor,
+    p: float = 0.5,
+    training: bool = True,
+    *,
+    key: Key | Tensor | None = None,
+    generator: torch.Generator | None = None,
+    mask: Mask | None = None,
+    return_mask: bool = False,
+) -> Any:
+    """Keep the previous state of some units in training; in evaluation, take the expectation.
+
+    See `fastdrop.zoneout`. `previous` broadcasts to the shape of `new`. `p` is the probability to
+    keep the PREVIOUS value of a unit. Dtypes are promoted as in `dropout_add`.
+
+    >>> F.zoneout(torch.ones(6), torch.zeros(6), 0.5, key=fd.Key(1))
+    tensor([0., 1., 0., 0., 0., 1.])
+    >>> F.zoneout(torch.ones(4), torch.zeros(4), 0.25, training=False)
+    tensor([0.7500, 0.7500, 0.7500, 0.7500])
+    """
+    request = p, training, False, key, generator, mask, return_mask
+    return _drop(ZONEOUT, (new, previous), request, (), "standard")
+
+
+def embedding_dropout(
+    weight: Tensor,
+    p: float = 0.5,
+    training: bool = True,
+    *,
+    indices: Tensor | None = None,
+    key: Key | Tensor | None = None,
+    generator: torch.Generator | None = None,
+    mask: Mask | None = None,
+    return_mask: bool = False,
+) -> Any:
+    """Drop whole words, rows of an embedding table: `fastdrop.embedding_dropout`.
+
+    The result is the table, or, of shape indices.shape + (dimension,), the rows of `indices`. All
+    occurrences of a word share its decision. The mask has shape (vocabulary, 1).
+
+    >>> F.embedding_dropout(torch.ones(4, 2), 0.5, indices=torch.tensor([1, 0]), key=fd.Key(1))
+    tensor([[2., 2.],
+            [0., 0.]])
+    """
+    request = p, training, False, key, generator, mask, return_mask
+    _check_tensor(weight, "weight")
+    if weight.dim() != 2:
+        raise RuntimeError(f"weight must have 2 axes, (vocabulary, dimension), got {weight.dim()}")
+    if indices is None:
+        return _drop(WORDS, (weight,), request, (1,))
+    _check_tensor(indices, "indices")
+    if indices.dtype not in (torch.int64, torch.int32):
+        raise TypeError(f"indices must have dtype int64 or int32, got {indices.dtype}")
+    return _look_up(weight, indices, request)
+
+
+def drop_connect(
+    weight: Tensor,
+    p: float = 0.5,
+    training: bool = True,
+    *,
+    key: Key | Tensor | None = None,
+    generator: torch.Generator | None = None,
+    mask: Mask | None = None,
+    return_mask: bool = False,
+) -> Any:
+    """Drop connections: single weights, with one mask for all examples of a call.
+
+    See `fastdrop.drop_connect`. For a mask per example, see `drop_connect_linear`.
+
+    >>> F.drop_connect(torch.ones(2, 3), 0.5, key=fd.Key(1))
+    tensor([[0., 2., 0.],
+            [0., 0., 2.]])
+    """
+    return _drop(CONNECTIONS, (weight,), (p, training, False, key, generator, mask, return_mask))
 
 
 def drop_block1d(
@@ -473,20 +585,41 @@ def scaled_dot_product_attention(
     return attention(inputs, p, is_causal, scale, enable_gqa, source, return_mask)
 
 
+def _ndim(input: Tensor) -> int:
+    """Return the number of axes of what must be a tensor."""
+    _check_tensor(input, "input")
+    return input.dim()
+
+
 def _channels(input: Tensor, has_batch: bool = True) -> tuple[int, ...]:
     """Return the axes of inputs of shape (N, C, ...) or (C, ...) that share a decision."""
-    ndim = input.dim() + (not has_batch)
+    ndim = _ndim(input) + (not has_batch)
     if ndim < 2:
         raise RuntimeError(f"input must have at least 2 axes, (N, C, ...), got {input.dim()}")
     shared = CHANNELS.axes((1,) * ndim, 1)
     return shared if has_batch else tuple(axis - 1 for axis in shared)
 
 
+def _broadcast(input: Tensor, broadcast_dims: Axes) -> tuple[int, ...]:
+    """Return the axes that the user names."""
+    if broadcast_dims is NO_AXES:
+        return ()
+    shape = tuple(input.shape) if _ndim(input) else ()
+    try:
+        return DROPOUT.axes(shape, broadcast_dims)
+    except ValueError as error:
+        raise IndexError(str(error)) from None
+
+
 def _mode(scale_by_keep: bool) -> str | None:
     return "inverted" if as_flag(scale_by_keep, "scale_by_keep") else None
 
 
-def _checked(request: Request, prefix: str = "") -> tuple[float, Source]:
+_RECIPES: dict[type, tuple[type, ...]] = {Mask: (Mask, BlockMask), BlockMask: (Mask, BlockMask)}
+"""Recipes that functions take in place of that of their member."""
+
+
+def _checked(request: Request, prefix: str = "", recipe: type = Mask) -> tuple[float, Source]:
     """Check the arguments that functions share, and return p and the source of the mask."""
     p, _, _, key, generator, mask, _ = request
     if not 0.0 <= p <= 1.0:
@@ -506,8 +639,9 @@ def _checked(request: Request, prefix: str = "") -> tuple[float, Source]:
         raise TypeError(f"{prefix}key must be a Key or a tensor of 2 int64, got {shown(key)}")
     if generator is not None and not isinstance(generator, torch.Generator):
         raise TypeError(f"generator must be a torch.Generator, got {shown(generator)}")
-    if mask is not None and not isinstance(mask, (Mask, BlockMask)):
-        raise TypeError(f"{prefix}mask must be a Mask, got {shown(mask)}")
+    if mask is not None and not isinstance(mask, _RECIPES.get(recipe, recipe)):
+        kind = "Mask" if recipe in _RECIPES else recipe.__name__
+        raise TypeError(f"{prefix}mask must be a {kind}, got {shown(mask)}")
     if isinstance(key, Tensor) and not (key.dtype is torch.int64 and key.is_cpu):
         got = f"one of {key.dtype} on {key.device}"
         raise TypeError(f"{prefix}key must be a Key or a tensor of 2 int64 on the CPU, got {got}")
@@ -551,20 +685,61 @@ def _drop(
     block: tuple[int, ...] = (),
 ) -> Any:
     """Do the work of a function: check its arguments, and drop."""
+    first = "input" if member.names[0] == "x" else member.names[0]
     for x, name in zip(inputs[1:], member.names[1:], strict=True):
         _check_other(x, name)
-    p, source = _checked(request)
+    p, source = _checked(request, recipe=member.recipe)
     _, training, inplace, _, _, mask, return_mask = request
-    _check_tensor(inputs[0], "input")
+    _check_tensor(inputs[0], first)
     if (training or member.fuses) and not takes(inputs[0]):
-        raise _refusal(inputs[0], "input")
+        raise _refusal(inputs[0], first)
+    rate: float = p
+    if mask is not None:
+        check_alone(member, shared)
+        rate = mask.p
+        source = mask.elements if isinstance(mask, Noise) else mask
+    y: Any
     if training and (mask is not None or p != 0.0):
-        how = How.of(member, float(p) if mask is None else mask.p, shared, mode)
-        return dispatch(how._replace(block=block), inputs, source, inplace, return_mask)
-    y = inputs[0]
-    if member.fuses:
-        y = dispatch(How(member.operation, 0.0, (), Numbers(1.0)), inputs, no_key())
-    return (y, make_mask(tuple(inputs[0].shape), 0.0, NO_KEY)) if return_mask else y
+        how = How.of(member, float(rate), shared, mode)
+        y = dispatch(how._replace(block=block), inputs, source, inplace, return_mask)
+    else:
+        y = inputs[0]
+        if member.fuses:
+            y = dispatch(
+                _evaluation(member, float(rate) if not training else 0.0, mode), inputs, no_key()
+            )
+        y = (y, make_mask(tuple(inputs[0].shape), 0.0, NO_KEY)) if return_mask else y
+    return (y[0], Noise(y[1])) if return_mask and member.recipe is Noise else y
+
+
+def _evaluation(member: Member, p: float, mode: str | None) -> How:
+    """Return the settings of a call in evaluation."""
+    scale = 1.0 - p if mode == "standard" else 1.0
+    if member.expectation is not None and 0.0 < p < 1.0:
+        return How(member.expectation, 0.0, (), Numbers(scale, p))
+    return How(member.operation, 0.0, (), Numbers(scale))
+
+
+def _look_up(weight: Tensor, indices: Tensor, request: Request) -> Any:
+    """Return rows of a table whose words are dropped."""
+    p, source = _checked(request)
+    _, training, _, _, _, mask, return_mask = request
+    vocabulary = weight.shape[0]
+    if not training or (mask is None and p == 0.0):
+        y = embedding(indices, weight)
+        return (y, make_mask((vocabulary, 1), 0.0, NO_KEY)) if return_mask else y
+    if indices.numel() > vocabulary:
+        dropped = _drop(WORDS, (weight,), request, (1,))
+        table, recipe = dropped if return_mask else (dropped, None)
+        y = embedding(indices, table)
+    else:
+        how = How.of(WORDS, float(p) if mask is None else mask.p)
+        width = 1 if mask is None else (1, *mask.shape)[-1]
+        ones = torch.ones(vocabulary, width, device=weight.device)
+        dropped = dispatch(how._replace(numbers=Numbers(1.0)), (ones,), source, False, return_mask)
+        kept, recipe = dropped if return_mask else (dropped, None)
+        y = select_kept(how, embedding(indices, kept) != 0, embedding(indices, weight))
+    return (y, recipe) if return_mask else y
 
 
 def _drop_blocks(
@@ -575,7 +750,7 @@ def _drop_blocks(
     scale_by_keep: bool,
     request: Request,
 ) -> Any:
-    if input.dim() != ndim + 2:
+    if _ndim(input) != ndim + 2:
         raise ValueError(f"input must have {ndim + 2} axes, got {input.dim()}")
     block = as_lengths(block_size, ndim, "block_size")
     return _drop(member, (input,), request, (), _mode(scale_by_keep), block)

@@ -5,29 +5,31 @@ from typing import Any, Literal, overload
 import torch
 from torch import Tensor
 
+from fastdrop._base.arguments import Axes
 from fastdrop._base.keys import Key
 from fastdrop._base.masks import Mask
 from fastdrop._family.attention import Causal
 from fastdrop._family.blocks import BlockMask
 from fastdrop._family.fused import Approximate
+from fastdrop._family.gaussian import Noise
 
 @overload
 def dropout(
-    input: Tensor, p: float = ..., training: bool = ..., inplace: bool = ..., *, key: Key |
-    Tensor | None = ..., generator: torch.Generator | None = ..., mask: Mask | None = ...,
-    return_mask: Literal[False] = ...
+    input: Tensor, p: float = ..., training: bool = ..., inplace: bool = ..., *,
+    broadcast_dims: Axes = ..., key: Key | Tensor | None = ..., generator: torch.Generator |
+    None = ..., mask: Mask | None = ..., return_mask: Literal[False] = ...
 ) -> Tensor: ...
 @overload
 def dropout(
-    input: Tensor, p: float = ..., training: bool = ..., inplace: bool = ..., *, key: Key |
-    Tensor | None = ..., generator: torch.Generator | None = ..., mask: Mask | None = ...,
-    return_mask: Literal[True]
+    input: Tensor, p: float = ..., training: bool = ..., inplace: bool = ..., *,
+    broadcast_dims: Axes = ..., key: Key | Tensor | None = ..., generator: torch.Generator |
+    None = ..., mask: Mask | None = ..., return_mask: Literal[True]
 ) -> tuple[Tensor, Mask]: ...
 @overload
 def dropout(
-    input: Tensor, p: float = ..., training: bool = ..., inplace: bool = ..., *, key: Key |
-    Tensor | None = ..., generator: torch.Generator | None = ..., mask: Mask | None = ...,
-    return_mask: bool = ...
+    input: Tensor, p: float = ..., training: bool = ..., inplace: bool = ..., *,
+    broadcast_dims: Axes = ..., key: Key | Tensor | None = ..., generator: torch.Generator |
+    None = ..., mask: Mask | None = ..., return_mask: bool = ...
 ) -> Any: ...
 @overload
 def feature_dropout(
@@ -139,21 +141,21 @@ def locked_dropout(
 ) -> Any: ...
 @overload
 def alpha_dropout(
-    input: Tensor, p: float = ..., training: bool = ..., inplace: bool = ..., *, key: Key |
-    Tensor | None = ..., generator: torch.Generator | None = ..., mask: Mask | None = ...,
-    return_mask: Literal[False] = ...
+    input: Tensor, p: float = ..., training: bool = ..., inplace: bool = ..., *,
+    broadcast_dims: Axes = ..., key: Key | Tensor | None = ..., generator: torch.Generator |
+    None = ..., mask: Mask | None = ..., return_mask: Literal[False] = ...
 ) -> Tensor: ...
 @overload
 def alpha_dropout(
-    input: Tensor, p: float = ..., training: bool = ..., inplace: bool = ..., *, key: Key |
-    Tensor | None = ..., generator: torch.Generator | None = ..., mask: Mask | None = ...,
-    return_mask: Literal[True]
+    input: Tensor, p: float = ..., training: bool = ..., inplace: bool = ..., *,
+    broadcast_dims: Axes = ..., key: Key | Tensor | None = ..., generator: torch.Generator |
+    None = ..., mask: Mask | None = ..., return_mask: Literal[True]
 ) -> tuple[Tensor, Mask]: ...
 @overload
 def alpha_dropout(
-    input: Tensor, p: float = ..., training: bool = ..., inplace: bool = ..., *, key: Key |
-    Tensor | None = ..., generator: torch.Generator | None = ..., mask: Mask | None = ...,
-    return_mask: bool = ...
+    input: Tensor, p: float = ..., training: bool = ..., inplace: bool = ..., *,
+    broadcast_dims: Axes = ..., key: Key | Tensor | None = ..., generator: torch.Generator |
+    None = ..., mask: Mask | None = ..., return_mask: bool = ...
 ) -> Any: ...
 @overload
 def feature_alpha_dropout(
@@ -244,6 +246,78 @@ def gelu_dropout(
     input: Tensor, p: float = ..., training: bool = ..., *, approximate: Approximate = ...,
     key: Key | Tensor | None = ..., generator: torch.Generator | None = ..., mask: Mask |
     None = ..., return_mask: bool = ...
+) -> Any: ...
+@overload
+def gaussian_dropout(
+    input: Tensor, p: float = ..., training: bool = ..., inplace: bool = ..., *,
+    broadcast_dims: Axes = ..., key: Key | Tensor | None = ..., generator: torch.Generator |
+    None = ..., mask: Noise | None = ..., return_mask: Literal[False] = ...
+) -> Tensor: ...
+@overload
+def gaussian_dropout(
+    input: Tensor, p: float = ..., training: bool = ..., inplace: bool = ..., *,
+    broadcast_dims: Axes = ..., key: Key | Tensor | None = ..., generator: torch.Generator |
+    None = ..., mask: Noise | None = ..., return_mask: Literal[True]
+) -> tuple[Tensor, Noise]: ...
+@overload
+def gaussian_dropout(
+    input: Tensor, p: float = ..., training: bool = ..., inplace: bool = ..., *,
+    broadcast_dims: Axes = ..., key: Key | Tensor | None = ..., generator: torch.Generator |
+    None = ..., mask: Noise | None = ..., return_mask: bool = ...
+) -> Any: ...
+@overload
+def zoneout(
+    new: Tensor, previous: Tensor, p: float = ..., training: bool = ..., *, key: Key |
+    Tensor | None = ..., generator: torch.Generator | None = ..., mask: Mask | None = ...,
+    return_mask: Literal[False] = ...
+) -> Tensor: ...
+@overload
+def zoneout(
+    new: Tensor, previous: Tensor, p: float = ..., training: bool = ..., *, key: Key |
+    Tensor | None = ..., generator: torch.Generator | None = ..., mask: Mask | None = ...,
+    return_mask: Literal[True]
+) -> tuple[Tensor, Mask]: ...
+@overload
+def zoneout(
+    new: Tensor, previous: Tensor, p: float = ..., training: bool = ..., *, key: Key |
+    Tensor | None = ..., generator: torch.Generator | None = ..., mask: Mask | None = ...,
+    return_mask: bool = ...
+) -> Any: ...
+@overload
+def embedding_dropout(
+    weight: Tensor, p: float = ..., training: bool = ..., *, indices: Tensor | None = ...,
+    key: Key | Tensor | None = ..., generator: torch.Generator | None = ..., mask: Mask |
+    None = ..., return_mask: Literal[False] = ...
+) -> Tensor: ...
+@overload
+def embedding_dropout(
+    weight: Tensor, p: float = ..., training: bool = ..., *, indices: Tensor | None = ...,
+    key: Key | Tensor | None = ..., generator: torch.Generator | None = ..., mask: Mask |
+    None = ..., return_mask: Literal[True]
+) -> tuple[Tensor, Mask]: ...
+@overload
+def embedding_dropout(
+    weight: Tensor, p: float = ..., training: bool = ..., *, indices: Tensor | None = ...,
+    key: Key | Tensor | None = ..., generator: torch.Generator | None = ..., mask: Mask |
+    None = ..., return_mask: bool = ...
+) -> Any: ...
+@overload
+def drop_connect(
+    weight: Tensor, p: float = ..., training: bool = ..., *, key: Key | Tensor | None = ...,
+    generator: torch.Generator | None = ..., mask: Mask | None = ..., return_mask:
+    Literal[False] = ...
+) -> Tensor: ...
+@overload
+def drop_connect(
+    weight: Tensor, p: float = ..., training: bool = ..., *, key: Key | Tensor | None = ...,
+    generator: torch.Generator | None = ..., mask: Mask | None = ..., return_mask:
+    Literal[True]
+) -> tuple[Tensor, Mask]: ...
+@overload
+def drop_connect(
+    weight: Tensor, p: float = ..., training: bool = ..., *, key: Key | Tensor | None = ...,
+    generator: torch.Generator | None = ..., mask: Mask | None = ..., return_mask: bool =
+    ...
 ) -> Any: ...
 @overload
 def drop_block1d(

@@ -5,14 +5,15 @@ torch's generator, or from `set_keys`. For tensors that fastdrop has no kernels 
 on other devices, subclasses of torch's modules do what torch's do.
 """
 
-from collections.abc import Callable
-from typing import Any, Self
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any, ClassVar, Self
 
 from torch import Tensor, nn
 from torch.fx import Proxy
 from torch.nn.modules.dropout import _DropoutNd
 
-from fastdrop._base.arguments import as_flag, as_lengths, check_choice
+from fastdrop._base.arguments import Axes, as_axis_numbers, as_flag, as_lengths, check_choice
 from fastdrop._base.keys import RNG, Key, as_key
 from fastdrop._family.fused import Approximate
 from fastdrop.torch import functional
@@ -24,6 +25,8 @@ class _Module(_DropoutNd):
     """A module that draws with torch's generator, or with the keys that `set_keys` gives it."""
 
     _fastdrop_keys: CallKeys | None = None
+    _of_weights: ClassVar[bool] = False  # whether inputs are weights, with no examples along axis 0
+    _takes_rows: ClassVar[bool] = True  # whether it keeps the rows of its one input
 
     @property
     def key(self) -> Key | None:
@@ -97,21 +100,45 @@ class _Replacement(_Module):
     """A subclass of one of torch's modules, which takes over where fastdrop has no kernels."""
 
     _function: Callable[..., Any]
+    _options: Mapping[str, Any] = MappingProxyType({})
+    """Options of the function that torch's module lacks."""
 
     def forward(self, input: Tensor) -> Tensor:
         """Drop in training; return `input` in evaluation."""
         y: Tensor
         if type(input) is Tensor and self._fastdrop_keys is None and takes(input):  # the fast path
-            y = type(self)._function(input, self.p, self.training, self.inplace)
-        elif isinstance(input, Proxy) or not self.training or takes(input):
-            y = self._call(type(self)._function, input, inplace=self.inplace)
+            y = type(self)._function(input, self.p, self.training, self.inplace, **self._options)
+        elif isinstance(input, Proxy) or not self.training or takes(input) or self._options:
+            y = self._call(type(self)._function, input, inplace=self.inplace, **self._options)
         else:
             y = left_to_torch(self, self._fastdrop_keys, super().forward, input)
         return y
 
 
-class Dropout(_Replacement, nn.Dropout):
+class _Broadcast(_Replacement):
+    """A subclass of one of torch's modules, whose elements may share a decision along axes."""
+
+    broadcast_dims: tuple[int, ...] = ()
+
+    def __init__(self, p: float = 0.5, inplace: bool = False, *, broadcast_dims: Axes = ()) -> None:
+        super().__init__(p, inplace)
+        if broadcast_dims != ():
+            self.broadcast_dims = as_axis_numbers(broadcast_dims, "broadcast_dims")
+            self._options = {"broadcast_dims": self.broadcast_dims}
+
+    def extra_repr(self) -> str:
+        """Return the arguments."""
+        return super().extra_repr() + _named_axes(self.broadcast_dims)
+
+
+def _named_axes(broadcast_dims: tuple[int, ...]) -> str:
+    return f", broadcast_dims={broadcast_dims}" if broadcast_dims else ""
+
+
+class Dropout(_Broadcast, nn.Dropout):
     """Drop elements in training: `torch.nn.Dropout`.
+
+    Elements share a decision along the axes `broadcast_dims`: (2, 3) drops channels of images.
 
     >>> fastdrop.torch.Dropout(0.2)
     Dropout(p=0.2, inplace=False)
@@ -140,8 +167,11 @@ class Dropout3d(_Replacement, nn.Dropout3d):
     _function = staticmethod(functional.dropout3d)
 
 
-class AlphaDropout(_Replacement, nn.AlphaDropout):
-    """Set elements to SELU's lower limit in training: `torch.nn.AlphaDropout`."""
+class AlphaDropout(_Broadcast, nn.AlphaDropout):
+    """Set elements to SELU's lower limit in training: `torch.nn.AlphaDropout`.
+
+    `broadcast_dims` is as for `Dropout`.
+    """
 
     _function = staticmethod(functional.alpha_dropout)
 
@@ -202,8 +232,31 @@ class LockedDropout(_Module):
         return f"{super().extra_repr()}, time_axis={self.time_axis}"
 
 
+class GaussianDropout(_Module):
+    """Multiply by normal noise in training: `functional.gaussian_dropout`.
+
+    >>> fastdrop.torch.GaussianDropout(0.1, broadcast_dims=0)
+    GaussianDropout(p=0.1, inplace=False, broadcast_dims=(0,))
+    """
+
+    def __init__(self, p: float = 0.5, inplace: bool = False, *, broadcast_dims: Axes = ()) -> None:
+        super().__init__(p, inplace)
+        self.broadcast_dims = as_axis_numbers(broadcast_dims, "broadcast_dims")
+
+    def forward(self, input: Tensor) -> Any:
+        """Multiply by noise in training; return `input` in evaluation."""
+        return self._call(
+            functional.gaussian_dropout, input, inplace=self.inplace,
+            broadcast_dims=self.broadcast_dims,
+        )  # fmt: skip
+
+    def extra_repr(self) -> str:
+        """Return the arguments."""
+        return super().extra_repr() + _named_axes(self.broadcast_dims)
+
+
 class _Fused(_Module):
-    """A fused operation, which has no form in place."""
+    """An operation that has no form in place."""
 
     def __init__(self, p: float = 0.5) -> None:
         super().__init__(p)
@@ -213,7 +266,13 @@ class _Fused(_Module):
         return f"p={self.p}"
 
 
-class DropoutAdd(_Fused):
+class _Combines(_Fused):
+    """An operation on several tensors."""
+
+    _takes_rows = False
+
+
+class DropoutAdd(_Combines):
     """Drop in training, and add a residual: `functional.dropout_add`.
 
     >>> fastdrop.torch.DropoutAdd(0.1)
@@ -225,7 +284,7 @@ class DropoutAdd(_Fused):
         return self._call(functional.dropout_add, input, residual)
 
 
-class BiasDropoutAdd(_Fused):
+class BiasDropoutAdd(_Combines):
     """Add a bias, drop in training, and add a residual: `functional.bias_dropout_add`."""
 
     def forward(self, input: Tensor, bias: Tensor, residual: Tensor) -> Any:
@@ -256,6 +315,53 @@ class GeluDropout(_Fused):
     def extra_repr(self) -> str:
         """Return the arguments."""
         return f"{super().extra_repr()}, approximate={self.approximate!r}"
+
+
+class Zoneout(_Combines):
+    """Keep the previous state of some units in training: `functional.zoneout`.
+
+    In evaluation the state is the expectation.
+    """
+
+    def forward(self, new: Tensor, previous: Tensor) -> Any:
+        """Return the next state."""
+        return self._call(functional.zoneout, new, previous)
+
+
+class _OfWeights(_Fused):
+    """Dropout of weights, which have no examples along axis 0."""
+
+    _of_weights, _takes_rows = True, False
+
+
+class EmbeddingDropout(_OfWeights):
+    """Drop whole words of an embedding table in training: `functional.embedding_dropout`.
+
+    >>> embedding, drop = torch.nn.Embedding(10, 4), fastdrop.torch.EmbeddingDropout(0.1)
+    >>> drop(embedding.weight, torch.tensor([3, 3, 7])).shape
+    torch.Size([3, 4])
+    """
+
+    def forward(self, weight: Tensor, indices: Tensor | None = None) -> Any:
+        """Return the table, or the rows of `indices`."""
+        return self._call(functional.embedding_dropout, weight, indices=indices)
+
+
+class DropConnect(_OfWeights):
+    """Drop connections in training, one mask for all examples: `functional.drop_connect`.
+
+    It is also a parametrization, which drops weights of any module. `weight_drop` registers it,
+    and takes care of recurrent modules.
+
+    >>> layer = torch.nn.Linear(4, 2)
+    >>> _ = torch.nn.utils.parametrize.register_parametrization(
+    ...     layer, "weight", fastdrop.torch.DropConnect(0.5)
+    ... )
+    """
+
+    def forward(self, weight: Tensor) -> Any:
+        """Drop in training; return `weight` in evaluation."""
+        return self._call(functional.drop_connect, weight)
 
 
 class _DropBlock(_Module):
