@@ -47,6 +47,7 @@ _M = TypeVar("_M", bound=Keep)
 TORCH = """\
 # Made by tests/make_stubs.py from the package's signatures.
 
+from collections.abc import Sequence
 from typing import Any, Literal, overload
 
 import torch
@@ -64,6 +65,9 @@ from fastdrop._family.gaussian import Noise
 
 PLAIN = {"weight_drop": "list[Array]", "patch_dropout": "tuple[Array, NDArray[np.int64]]"}
 """Results that are not one array."""
+
+TENSORS = {"weight_drop": "list[Tensor]", "patch_dropout": "tuple[Tensor, Tensor]"}
+"""The same for tensors."""
 
 SEVERAL = {
     "scaled_dot_product_attention": ("Array", {"return_lse": "Array", "return_mask": "Mask"}),
@@ -132,7 +136,9 @@ def overloads(function: ast.FunctionDef, plain: str, given: str) -> list[str]:
     """Return the overloads of a function, by the type of a plain result and of its mask."""
     kinds = {name: kind for name, kind, _ in parameters(function)}
     mask = kinds.get("mask", kinds.get("dropout_mask", "")).removesuffix(" | None")
-    drawn = {"Keep": "Mask", "Sequence[Keep]": "list[Mask]"}.get(mask, mask)
+    drawn = {"Keep": "Mask"}.get(mask, mask)
+    if drawn.startswith("Sequence["):
+        drawn = "list[Mask]"
     variants: list[tuple[str, dict[str, str]]] = [(plain, {})]
     arrays = [name for name, kind in kinds.items() if kind == "ArrayLike"]
     if arrays:
@@ -184,7 +190,7 @@ def torch_stub() -> str:
     """Return the stub of `fastdrop.torch.functional`."""
     found = [TORCH]
     for function in functions(PACKAGE / "torch" / "functional.py").values():
-        found += overloads(function, "Tensor", "")
+        found += overloads(function, TENSORS.get(function.name, "Tensor"), "")
     return "\n".join([*found, ""])
 
 

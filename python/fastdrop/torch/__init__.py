@@ -43,7 +43,9 @@ from fastdrop.torch.modules import (
     GeluDropout,
     LockedDropout,
     ReluDropout,
+    WeightDrop,
     Zoneout,
+    drop_weights,
 )
 
 __all__ = [
@@ -66,7 +68,9 @@ __all__ = [
     "GeluDropout",
     "LockedDropout",
     "ReluDropout",
+    "WeightDrop",
     "Zoneout",
+    "drop_weights",
     "functional",
     "fuse",
     "install",

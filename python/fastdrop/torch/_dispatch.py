@@ -69,6 +69,19 @@ def decide(source: Source) -> Any:
     return _key_of(source) if isinstance(source, Tensor) else source
 
 
+def children(source: Source, inputs: tuple[Tensor, ...]) -> list[Source]:
+    """Return a source for each of several tensors: the children of a call's key."""
+    count = range(len(inputs))
+    if is_plain(inputs):
+        key = decide(source)
+        return [key.fold_in(n) for n in count]
+    leaves = torch.compiler.is_exporting() or _tracing() is not None
+    if leaves and (source is None or type(source) is CallKeys):
+        return [None for _ in count]  # a program that leaves this process draws with torch
+    words = words_for(source)
+    return [torch.ops.fastdrop.child_key(words, n) for n in count]
+
+
 def _transformed(how: How, inputs: tuple[Tensor, ...], source: Source) -> Any:
     """Return the result of a call that does not go straight to the core."""
     is_drawn = source is None or type(source) is CallKeys

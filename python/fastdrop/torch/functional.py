@@ -18,6 +18,7 @@ memory layout. Tensors are float32, float64, float16 or bfloat16, on the CPU.
 """
 
 import warnings
+from collections.abc import Sequence
 from types import FunctionType
 from typing import Any, TypeAlias
 
@@ -52,7 +53,7 @@ from fastdrop._family.weights import CONNECTIONS, WORDS
 from fastdrop._family.zoneout import ZONEOUT
 from fastdrop.torch._attention import attention
 from fastdrop.torch._call import How, takes
-from fastdrop.torch._dispatch import Source, dispatch, no_key, select_kept
+from fastdrop.torch._dispatch import Source, children, dispatch, no_key, select_kept
 from fastdrop.torch._keys import CallKeys, SharedKey
 
 Request: TypeAlias = tuple[
@@ -472,6 +473,56 @@ def drop_connect(
             [0., 0., 2.]])
     """
     return _drop(CONNECTIONS, (weight,), (p, training, False, key, generator, mask, return_mask))
+
+
+def weight_drop(
+    weights: Sequence[Tensor],
+    p: float = 0.5,
+    training: bool = True,
+    *,
+    key: Key | Tensor | None = None,
+    generator: torch.Generator | None = None,
+    mask: Sequence[Mask] | None = None,
+    return_mask: bool = False,
+) -> Any:
+    """Drop connections of several weights, once for all time steps: `fastdrop.weight_drop`.
+
+    Returns the list of weights to use for one sequence. Weight number i is dropped with the key
+    ``key.fold_in(i)``. `mask` has a mask for each weight.
+
+    >>> forget, update = F.weight_drop([torch.ones(2, 2)] * 2, 0.5, key=fd.Key(1))
+    >>> update
+    tensor([[0., 0.],
+            [2., 0.]])
+    """
+    if isinstance(weights, Tensor) or not isinstance(weights, Sequence):
+        raise TypeError(f"weights must be a sequence of tensors, got {type(weights).__name__}")
+    tensors = tuple(weights)
+    if mask is not None:
+        if not isinstance(mask, Sequence):
+            raise TypeError(f"mask must be a sequence of masks, got {shown(mask)}")
+        if len(mask) != len(tensors):
+            raise ValueError(
+                f"mask must have length {len(tensors)}, one per weight, got {len(mask)}"
+            )
+    given = list(mask) if mask is not None else [None] * len(tensors)
+    rate, source = _checked(
+        (p, training, False, key, generator, given[0] if given else None, False)
+    )
+    for n, weight in enumerate(tensors):
+        _check_tensor(weight, f"weights[{n}]")
+        if training and not takes(weight):
+            raise _refusal(weight, f"weights[{n}]")
+    keys: list[Any] = [None] * len(tensors)
+    if training and rate != 0.0 and mask is None and tensors:
+        keys = children(source, tensors)
+    results = [
+        _drop(CONNECTIONS, (weight,), (p, training, False, own, None, one, return_mask))
+        for weight, own, one in zip(tensors, keys, given, strict=True)
+    ]
+    if not return_mask:
+        return results
+    return [y for y, _ in results], [recipe for _, recipe in results]
 
 
 def drop_block1d(

@@ -1,5 +1,6 @@
 # Made by tests/make_stubs.py from the package's signatures.
 
+from collections.abc import Sequence
 from typing import Any, Literal, overload
 
 import torch
@@ -318,6 +319,24 @@ def drop_connect(
     weight: Tensor, p: float = ..., training: bool = ..., *, key: Key | Tensor | None = ...,
     generator: torch.Generator | None = ..., mask: Mask | None = ..., return_mask: bool =
     ...
+) -> Any: ...
+@overload
+def weight_drop(
+    weights: Sequence[Tensor], p: float = ..., training: bool = ..., *, key: Key | Tensor |
+    None = ..., generator: torch.Generator | None = ..., mask: Sequence[Mask] | None = ...,
+    return_mask: Literal[False] = ...
+) -> list[Tensor]: ...
+@overload
+def weight_drop(
+    weights: Sequence[Tensor], p: float = ..., training: bool = ..., *, key: Key | Tensor |
+    None = ..., generator: torch.Generator | None = ..., mask: Sequence[Mask] | None = ...,
+    return_mask: Literal[True]
+) -> tuple[list[Tensor], list[Mask]]: ...
+@overload
+def weight_drop(
+    weights: Sequence[Tensor], p: float = ..., training: bool = ..., *, key: Key | Tensor |
+    None = ..., generator: torch.Generator | None = ..., mask: Sequence[Mask] | None = ...,
+    return_mask: bool = ...
 ) -> Any: ...
 @overload
 def drop_block1d(

@@ -5,15 +5,18 @@ torch's generator, or from `set_keys`. For tensors that fastdrop has no kernels 
 on other devices, subclasses of torch's modules do what torch's do.
 """
 
-from collections.abc import Callable, Mapping
+import weakref
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, ClassVar, Self
 
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.fx import Proxy
 from torch.nn.modules.dropout import _DropoutNd
+from torch.nn.utils import parametrize
 
-from fastdrop._base.arguments import Axes, as_axis_numbers, as_flag, as_lengths, check_choice
+from fastdrop._base.arguments import Axes, as_axis_numbers, as_flag, as_lengths, check_choice, shown
 from fastdrop._base.keys import RNG, Key, as_key
 from fastdrop._family.fused import Approximate
 from fastdrop.torch import functional
@@ -350,8 +353,7 @@ class EmbeddingDropout(_OfWeights):
 class DropConnect(_OfWeights):
     """Drop connections in training, one mask for all examples: `functional.drop_connect`.
 
-    It is also a parametrization, which drops weights of any module. `weight_drop` registers it,
-    and takes care of recurrent modules.
+    It is also a parametrization, which drops a weight of any module; see `drop_weights`.
 
     >>> layer = torch.nn.Linear(4, 2)
     >>> _ = torch.nn.utils.parametrize.register_parametrization(
@@ -362,6 +364,114 @@ class DropConnect(_OfWeights):
     def forward(self, weight: Tensor) -> Any:
         """Drop in training; return `weight` in evaluation."""
         return self._call(functional.drop_connect, weight)
+
+
+class WeightDrop(_OfWeights):
+    """Run a module with some of its weights dropped in training: `functional.weight_drop`.
+
+    A call drops the parameters `weights` of `module` once, and passes its arguments on: a recurrent
+    module uses the same connections at all time steps. The parameters stay where they are.
+    `drop_weights` does the same without a wrapper.
+
+    Parameters
+    ----------
+    module : Module
+        Any module, such as `torch.nn.LSTM`.
+    weights : str or sequence of str, default "weight_hh_l0"
+        Names of parameters.
+    p : float, default 0.5
+        Probability to DROP a connection.
+
+    Examples
+    --------
+    >>> rnn = fastdrop.torch.WeightDrop(torch.nn.LSTM(3, 4), "weight_hh_l0", p=0.5)
+    >>> output, state = rnn(torch.ones(5, 2, 3))
+    >>> output.shape
+    torch.Size([5, 2, 4])
+    """
+
+    def __init__(
+        self, module: nn.Module, weights: str | Sequence[str] = "weight_hh_l0", p: float = 0.5
+    ) -> None:
+        super().__init__(p)
+        self.weights = _parameter_names(module, weights)
+        self.wrapped = module
+
+    def forward(self, *inputs: Any, **options: Any) -> Any:
+        """Call the module."""
+        if not self.training:
+            return self.wrapped(*inputs, **options)
+        dropped = self._call(
+            functional.weight_drop, [self.wrapped.get_parameter(name) for name in self.weights]
+        )
+        given = dict(zip(self.weights, dropped, strict=True))
+        return functional_call(self.wrapped, given, inputs, options)
+
+    def extra_repr(self) -> str:
+        """Return the arguments."""
+        return f"weights={self.weights}, {super().extra_repr()}"
+
+
+def _parameter_names(module: nn.Module, names: str | Sequence[str]) -> tuple[str, ...]:
+    """Return names of a module's parameters."""
+    if not isinstance(module, nn.Module):
+        raise TypeError(f"module must be a Module, got {shown(module)}")
+    several = (names,) if isinstance(names, str) else tuple(names)
+    known = dict(module.named_parameters())
+    for name in several:
+        if name not in known:
+            raise ValueError(f"weights must name parameters of module, {list(known)}, got {name!r}")
+    return several
+
+
+def drop_weights(module: Any, weights: str | Sequence[str] = "weight", p: float = 0.5) -> Any:
+    """Drop weights of a module in training, in place, and return the module.
+
+    Each of the parameters `weights` gets a `DropConnect` as a parametrization of
+    `torch.nn.utils.parametrize`, whose functions list and remove it. The module draws a mask each
+    time it reads the weight; a recurrent module reads it once per sequence.
+
+    >>> rnn = fastdrop.torch.drop_weights(torch.nn.GRU(3, 4), ["weight_hh_l0"], p=0.5)
+    >>> output, state = rnn(torch.ones(5, 2, 3))
+    >>> rnn.parametrizations.weight_hh_l0[0]
+    DropConnect(p=0.5)
+    """
+    for name in _parameter_names(module, weights):
+        path, _, own = name.rpartition(".")
+        owner = module.get_submodule(path)
+        parametrize.register_parametrization(owner, own, DropConnect(p), unsafe=True)
+        if isinstance(owner, nn.RNNBase):
+            kind: Any = type(owner)  # made by `parametrize` for this module alone
+            kind.forward, kind._init_flat_weights = _with_flat_weights, _keep_originals
+            kind._update_flat_weights = _keep_flat_weights
+            owner._init_flat_weights()
+    return module
+
+
+# A recurrent module passes on a list of its weights. Outside of a call it has the parameters
+# themselves: results of autograd cannot be copied, and `to` would draw masks.
+
+
+def _with_flat_weights(self: Any, *inputs: Any, **options: Any) -> Any:
+    """Compute a recurrent module with the weights that it has now."""
+    self._flat_weights = [getattr(self, name, None) for name in self._flat_weights_names]
+    try:
+        return type(self).__bases__[0].forward(self, *inputs, **options)
+    finally:
+        self._init_flat_weights()
+
+
+def _keep_originals(self: Any) -> None:
+    known = self.parametrizations
+    self._flat_weights = [
+        known[name].original if name in known else getattr(self, name, None)
+        for name in self._flat_weights_names
+    ]
+    self._flat_weight_refs = [None if w is None else weakref.ref(w) for w in self._flat_weights]
+
+
+def _keep_flat_weights(self: Any) -> None:
+    """Do nothing, where torch looks whether the list is still that of its parameters."""
 
 
 class _DropBlock(_Module):
