@@ -143,7 +143,7 @@ impl Call<'_> {
             {
                 self.columns(axes, sampler, *origin, interrupt)
             }
-            (Source::Normals(..), _) => {
+            (Source::Normals(..) | Source::Uniforms(..), _) => {
                 along_the_stream(axes);
                 self.rows(axes, interrupt)
             }

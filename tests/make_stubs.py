@@ -58,8 +58,10 @@ from fastdrop._base.keys import Key
 from fastdrop._base.masks import Mask
 from fastdrop._family.attention import Causal
 from fastdrop._family.blocks import BlockMask
+from fastdrop._family.concrete import ConcreteMask
 from fastdrop._family.fused import Approximate
 from fastdrop._family.gaussian import Noise
+from fastdrop._family.patches import PatchMask
 """
 
 
@@ -100,6 +102,12 @@ def parameters(function: ast.FunctionDef) -> Iterator[tuple[str, str, bool]]:
         yield one.arg, ast.unparse(one.annotation), True
     if arguments.kwarg is not None:
         yield "**" + arguments.kwarg.arg, "Never", False
+
+
+def declaration(function: ast.FunctionDef) -> str:
+    """Return a function without overloads."""
+    assert function.returns is not None, function.name
+    return overload(function, ast.unparse(function.returns)).removeprefix("@overload\n")
 
 
 def overload(function: ast.FunctionDef, result: str, **types: str) -> str:
@@ -190,7 +198,10 @@ def torch_stub() -> str:
     """Return the stub of `fastdrop.torch.functional`."""
     found = [TORCH]
     for function in functions(PACKAGE / "torch" / "functional.py").values():
-        found += overloads(function, TENSORS.get(function.name, "Tensor"), "")
+        if "return_mask" in [name for name, *_ in parameters(function)]:
+            found += overloads(function, TENSORS.get(function.name, "Tensor"), "")
+        else:
+            found.append(declaration(function))
     return "\n".join([*found, ""])
 
 

@@ -52,7 +52,7 @@ class Member:
         if self.layer is fd.DropConnectLinear:
             inputs = (*inputs, layer.weight, layer.bias)
         if self.layer is fd.ConcreteDropout:
-            more.setdefault("logit", fd.ConcreteDropout(p).logit)
+            more = more if "logit" in more else {**more, "logit": fd.ConcreteDropout(p).logit}
         else:
             options["p"] = p
         return (function or self.function)(*inputs, **options, **more)

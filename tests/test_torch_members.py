@@ -16,6 +16,7 @@ from typing import Any
 import fastdrop as fd
 import numpy as np
 import pytest
+from fastdrop._family.concrete import logit_of
 from members import ROWS, Inputs, Member
 from support import BFLOAT16, KEY, as_key, assert_same, values
 
@@ -41,19 +42,14 @@ DTYPES = {
 }
 
 
-LATER = (fd.PatchDropout, fd.DropConnectLinear, fd.ConcreteDropout)
-
-
 def function_of(row: Member) -> Any:
     return getattr(F, row.function.__name__)
 
 
 def is_there(row: Member) -> bool:
     """Return whether torch's function takes the options of a row."""
-    return (
-        row.layer not in LATER
-        and row.layer is not fd.ScaledDotProductAttention
-        and set(row.options) <= set(inspect.signature(function_of(row)).parameters)
+    return row.layer is not fd.ScaledDotProductAttention and set(row.options) <= set(
+        inspect.signature(function_of(row)).parameters
     )
 
 
@@ -69,7 +65,7 @@ IN_EVALUATION = (
     fd.DropConnectLinear,
 )  # fmt: skip
 """Members that do more than drop."""
-OF_OTHER_DRAWS = (fd.GaussianDropout,)
+OF_OTHER_DRAWS = (fd.GaussianDropout, fd.ConcreteDropout, fd.PatchDropout)
 """Members whose exported programs do not draw with `torch.dropout`."""
 BLOCKS = (fd.DropBlock1d, fd.DropBlock2d, fd.DropBlock3d)
 
@@ -146,12 +142,15 @@ class _Linear:
 def call(row: Member, inputs: Inputs, p: float = 0.4, layer: Any = None, **more: Any) -> Any:
     """Call torch's function."""
     more.setdefault("training", True)
+    if row.layer is fd.ConcreteDropout:
+        more.setdefault("logit", getattr(layer, "logit", logit_of(p)))
     layer = layer or _Linear(row, flat(inputs)[0].dtype)
     return row.call(layer, inputs, p, function=function_of(row), **more)
 
 
 def module_of(row: Member, p: float = 0.4) -> Any:
-    return getattr(ft, row.layer.__name__)(*row.arguments, p=p, **row.options)
+    options = {"dtype": torch.float64} if row.layer is fd.ConcreteDropout else {}
+    return getattr(ft, row.layer.__name__)(*row.arguments, p=p, **row.options, **options)
 
 
 def drawn(function: Any, *arguments: Any, **options: Any) -> Any:
@@ -175,7 +174,7 @@ def total(result: Any) -> Any:
 
 
 def test_every_member_is_in_the_door() -> None:
-    layers = {row.layer for row in ROWS} - {fd.ScaledDotProductAttention, *LATER}
+    layers = {row.layer for row in ROWS} - {fd.ScaledDotProductAttention}
     assert layers == {row.layer for row in DOOR}
     assert {layer.__name__ for layer in layers} <= set(ft.__all__)
 
@@ -195,9 +194,9 @@ def test_tensors_and_arrays_give_the_same_bits(row: Member, dtype: Any, p: float
     expected = row.call(layer.arrays(), arrays, p, rng=KEY_)
     results = call(row, each(as_tensor, arrays), p, layer, key=KEY_)
     for y, one in zip(flat(results), flat(expected), strict=True):
-        if row.layer in SUMS:
+        if row.layer in SUMS or (row.layer is fd.ConcreteDropout and dtype is torch.float64):
             assert y.dtype == dtype
-            torch.testing.assert_close(y, as_tensor(one))
+            torch.testing.assert_close(y, as_tensor(one), equal_nan=True)
         else:
             assert_same(as_numpy(y), one)
 
@@ -398,7 +397,7 @@ def test_exported_programs_have_the_operators_of_torch(row: Member, installed: b
 def test_modules_call_their_function(row: Member) -> None:
     module, inputs = module_of(row), tensors(row)
     y = drawn(module, *inputs)
-    layer = module if row.layer is fd.DropConnectLinear else None
+    layer = module if row.layer in (fd.DropConnectLinear, fd.ConcreteDropout) else None
     assert_equal(y, drawn(call, row, inputs, layer=layer))
     assert eval(repr(module), {**vars(nn), **vars(ft)}).p == pytest.approx(module.p)
     with warnings.catch_warnings():

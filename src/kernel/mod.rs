@@ -6,11 +6,13 @@ pub(crate) mod formula;
 pub(crate) mod gelu;
 mod noise;
 pub(crate) mod real;
+pub(crate) mod relaxed;
 pub(crate) mod select;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use self::formula::{Formula, Numbers};
+use self::relaxed::Relaxed;
 use crate::operand::{Each, Element, Format, Operands};
 use crate::simd::Level;
 use crate::walk::Place;
@@ -78,6 +80,8 @@ pub(crate) enum Operation<'a> {
     Formula(Formula, Numbers),
     /// `x * (1 + std * z)` with drawn normals z, in the precision of the computation.
     Noise { std: f64 },
+    /// `x` times a function of a drawn uniform.
+    Relaxed(Relaxed),
     /// Stores the drawn values: keep bits as bytes, normals or uniforms in a contiguous array.
     Store,
     /// Stores keep bits as bits, with output offsets in bits. Runs must come in output order.
@@ -96,7 +100,7 @@ impl Operation<'_> {
     pub(crate) fn inputs(&self) -> usize {
         match self {
             Self::Formula(formula, _) => formula.inputs(),
-            Self::Noise { .. } => 1,
+            Self::Noise { .. } | Self::Relaxed(_) => 1,
             Self::Store | Self::Pack | Self::Count(_) => 0,
         }
     }
@@ -138,6 +142,15 @@ impl Operation<'_> {
                     }
                     Drawn::Normals(normals) => noise::run(memory, std, normals, run),
                     _ => unreachable!("noise is made of normals"),
+                },
+                Self::Relaxed(relaxed) => match (relaxed.constant(), drawn) {
+                    (Some(false), _) => select::zero(memory, run),
+                    (Some(true), _) => {
+                        let (words, offset) = drawn.bits();
+                        select::run(memory, 1.0, words, offset, run);
+                    }
+                    (None, Drawn::Uniforms(uniforms)) => relaxed::run(memory, relaxed, uniforms, run),
+                    _ => unreachable!("decisions are relaxed by uniforms"),
                 },
                 Self::Store => match drawn {
                     Drawn::Uniforms(values) => {

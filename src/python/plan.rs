@@ -306,11 +306,15 @@ pub(super) fn operations(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
         table.set_item(formula.name(), (inputs, gradient, formula.takes_complex()))?;
     }
     table.set_item(NOISE, (("x",), None::<&str>, true))?;
+    table.set_item(RELAXED, (("x", "logit"), None::<&str>, false))?;
     Ok(table)
 }
 
 /// Name of the operation that multiplies by drawn normals, which is no formula.
 pub(super) const NOISE: &str = "noise";
+
+/// Name of the operation that multiplies by relaxed decisions, which is no formula.
+pub(super) const RELAXED: &str = "relaxed";
 
 /// The formula that Python calls by this name.
 pub(super) fn formula_of(operation: &str) -> PyResult<Formula> {

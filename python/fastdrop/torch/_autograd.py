@@ -17,7 +17,7 @@ from fastdrop._base.keys import Key
 from fastdrop._base.masks import Mask
 from fastdrop._base.members import OPERATIONS
 from fastdrop._family.blocks import BlockMask
-from fastdrop.torch._call import LARGE, How, in_core, is_plain
+from fastdrop.torch._call import LARGE, RELAXED, How, in_core, is_plain
 from fastdrop.torch._keys import key_tensor
 
 _transforms_are_active = torch._C._are_functorch_transforms_active
@@ -91,10 +91,10 @@ class Recorded(torch.autograd.Function):
             y = below(keyset, torch.ops.fastdrop.forward, arguments_of(how, words, source, inputs))
         if inplace:
             ctx.mark_dirty(x)
-        nonlinear = how.operation in ACTIVATIONS
-        if words is not None or nonlinear:
-            ctx.save_for_backward(words, x if nonlinear else None)
-            ctx.save_for_forward(words)
+        kept = inputs if how.operation == RELAXED else inputs[: how.operation in ACTIVATIONS]
+        if words is not None or kept:
+            ctx.save_for_backward(words, *kept)
+            ctx.save_for_forward(words, *kept)
         linear = how.linear
         if y.dtype is not x.dtype:
             linear = linear._replace(dtype=x.dtype)
@@ -106,13 +106,18 @@ class Recorded(torch.autograd.Function):
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradients with respect to the inputs; torch converts them to their dtypes."""
         linear, source, how, shapes = ctx.call
-        words, x = ctx.saved_tensors or (None, None)
+        words, *kept = ctx.saved_tensors or (None,)
+        x = kept[0] if kept else None
         if dy.layout is not torch.strided:
             dy = dy.to_dense()  # the gradient of an embedding may be sparse
         if x is None and not shapes:
             return None, None, None, None, None, with_same_mask(linear, source, words, (dy,))
         needs = ctx.needs_input_grad[5:]
-        gradients: list[Any] = [None] * len(needs)
+        gradients: list[Any]
+        if how.operation == RELAXED:
+            gradients = _relaxed_gradients(how, source, words, dy, kept, needs)
+            return (None,) * 5 + tuple(gradients)
+        gradients = [None] * len(needs)
         total = dy
         if how.operation == "bias_add" and needs[1]:
             # The gradient with respect to x + bias, not yet rounded to the dtype of either.
@@ -142,7 +147,9 @@ class Recorded(torch.autograd.Function):
     def jvp(ctx: Any, *tangents: Tensor | None) -> Tensor:
         """Return the tangent of the result; `by_operator` has taken activations apart."""
         _, source, how, _ = ctx.call
-        (words,) = ctx.saved_tensors
+        words, *kept = ctx.saved_tensors
+        if how.operation == RELAXED:
+            return _relaxed_tangent(how, source, words, kept, tangents[5:])
         total = None
         for which, tangent in enumerate(tangents[5:]):
             if tangent is None:
@@ -154,6 +161,43 @@ class Recorded(torch.autograd.Function):
             total = part if total is None else total + part
         assert total is not None, "torch calls this for tangents"
         return total.to(ctx.dtype)
+
+
+def _steeper(how: How) -> How:
+    """Return the settings of the derivative of relaxed decisions with respect to the logit."""
+    if how.numbers.fill == 2.0:
+        raise RuntimeError("concrete dropout must be differentiated by its logit at most twice")
+    return how._replace(numbers=how.numbers._replace(fill=how.numbers.fill + 1.0))
+
+
+def _relaxed_gradients(
+    how: How, source: Any, words: Tensor | None, dy: Tensor, inputs: Any, needs: Any
+) -> list[Tensor | None]:
+    """Return the gradients of relaxed decisions with respect to input and logit."""
+    x, logit = inputs
+    dx = with_same_mask(how, source, words, (dy, logit)) if needs[0] else None
+    if not needs[1]:
+        return [dx, None]
+    wide = torch.promote_types(x.dtype, torch.float32)
+    product = dy.to(wide) * x.to(wide)
+    call = _steeper(how)._replace(dtype=torch.float64)
+    terms = with_same_mask(call, source, words, (product, logit))
+    return [dx, terms.sum().to(logit.dtype).reshape(logit.shape)]
+
+
+def _relaxed_tangent(
+    how: How, source: Any, words: Tensor | None, inputs: Any, tangents: Any
+) -> Tensor:
+    x, logit = inputs
+    dx, dlogit = tangents
+    parts = []
+    if dx is not None:
+        parts.append(with_same_mask(how, source, words, (dx, logit)))
+    if dlogit is not None:
+        slope = with_same_mask(_steeper(how), source, words, (x, logit))
+        parts.append(slope * dlogit.to(slope.dtype))
+    total: Tensor = sum(parts[1:], parts[0])
+    return total
 
 
 def with_same_mask(how: How, source: Any, words: Tensor | None, inputs: tuple[Tensor, ...]) -> Any:

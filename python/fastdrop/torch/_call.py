@@ -33,6 +33,10 @@ KEPT = 2**28
 
 DTYPES = frozenset(getattr(torch, name) for name in REAL_DTYPES)
 
+RELAXED = "relaxed"
+"""Operation of concrete dropout. Its second input is the logit; its numbers are 1, the temperature,
+and how many derivatives with respect to the logit it takes."""
+
 _PLAIN = (Tensor, torch.nn.Parameter)
 
 _takes_tensors = _core.take_tensors(Tensor)
@@ -144,6 +148,9 @@ def in_core(how: How, source: Any, inputs: tuple[Tensor, ...], inplace: bool = F
     x = inputs[0]
     out, fresh = (x, False) if inplace else empty_like(x, dtype_of(how, inputs))
     operation, p, shared, numbers, block, _ = how
+    if operation == RELAXED:
+        (_, logit), inputs = inputs, inputs[:1]
+        numbers = numbers._replace(scale=float(logit.detach()))
     if block or type(source) is BlockMask:
         source = recipe_of(how, source, x.shape).to_numpy()
     target: Any = out

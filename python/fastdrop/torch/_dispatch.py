@@ -17,7 +17,7 @@ from fastdrop._base.masks import Mask, inverse_keep, make_mask
 from fastdrop._base.members import drawn_shape
 from fastdrop._family.blocks import BlockMask
 from fastdrop.torch._autograd import ACTIVATIONS, by_operator, eager, parts_of
-from fastdrop.torch._call import How, is_distributed, is_plain, recipe_of
+from fastdrop.torch._call import RELAXED, How, is_distributed, is_plain, recipe_of
 from fastdrop.torch._keys import CallKeys, Share, SharedKey, draw, draw_key
 from fastdrop.torch._operator import words_for
 
@@ -179,6 +179,11 @@ def _in_their_operators(how: How, x: Tensor, *others: Tensor) -> Tensor:
         x, others = x + others[0], others[1:]
     if operation == "mix":
         return x * scale + others[0] * shift
+    if operation == RELAXED:
+        u = torch.rand(drawn_shape(x.shape, shared), dtype=torch.float64, device=x.device)
+        logit = others[0].double()
+        kept = torch.sigmoid(-(logit + torch.logit(u, 1e-16)) / shift) * (1.0 + logit.exp())
+        return (x * kept).to(x.dtype)
     if operation == "noise" and 0.0 < p < 1.0:
         normals = torch.randn(drawn_shape(x.shape, shared), dtype=x.dtype, device=x.device)
         return x * (1.0 + math.sqrt(p / (1.0 - p)) * normals)

@@ -30,7 +30,6 @@ from fastdrop.torch.modules import (
     Dropout2d,
     Dropout3d,
     FeatureAlphaDropout,
-    _DropBlock,
     _Module,
 )
 
@@ -196,8 +195,10 @@ def set_keys(
             "torch's generator",
             stacklevel=2,
         )
-    if share is not None and any(isinstance(module, _DropBlock) for module in modules.values()):
-        raise ValueError("world_size must be 1 for a model with DropBlock modules, got more")
+    for module in modules.values() if share is not None else ():
+        if getattr(module, "_is_whole", False):
+            kind = type(module).__name__
+            raise ValueError(f"world_size must be 1 for a model with {kind} modules, got more")
     for name, module in modules.items():
         keys = vars(module).get(KEYS)
         if key is None:

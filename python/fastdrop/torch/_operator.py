@@ -20,7 +20,7 @@ from fastdrop._base.keys import Key
 from fastdrop._base.masks import make_mask
 from fastdrop._base.members import Numbers
 from fastdrop.torch._autograd import Recorded, below_autograd, by_operator, record, wants_gradient
-from fastdrop.torch._call import How, dtype_of, in_core
+from fastdrop.torch._call import RELAXED, How, dtype_of, in_core
 from fastdrop.torch._keys import CallKeys, draw, key_tensor, words_of_call
 
 key_of = _core.tensor_key
@@ -122,7 +122,8 @@ def _batched(info: Any, in_dims: Any, *arguments: Any) -> tuple[Tensor, int]:
         missing = ndim + 1 - row.dim()
         rows.append(row.reshape(row.shape[0], *(1,) * missing, *row.shape[1:]))
     rows[0] = rows[0].expand(info.batch_size, *rows[0].shape[1:])
-    if key_dim is not None or how.block:
+    several_logits = how.operation == RELAXED and dims[1] is not None
+    if key_dim is not None or how.block or several_logits:
         keys = words.movedim(key_dim, 0) if key_dim is not None else [words] * info.batch_size
         results = [
             by_operator(how, key, region, tuple(row[min(n, len(row) - 1)] for row in rows))

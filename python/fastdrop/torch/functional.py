@@ -17,6 +17,7 @@ the input itself, and nothing is drawn. Masks depend on an element's index in C 
 memory layout. Tensors are float32, float64, float16 or bfloat16, on the CPU.
 """
 
+import math
 import warnings
 from collections.abc import Sequence
 from types import FunctionType
@@ -31,33 +32,45 @@ from torch.nn.functional import embedding
 from fastdrop._base.arguments import (
     REAL_DTYPES,
     Axes,
+    as_count,
     as_finite,
     as_flag,
     as_lengths,
+    as_number,
     check_given,
     either,
     shown,
 )
 from fastdrop._base.keys import NO_KEY, Key
-from fastdrop._base.masks import Mask, make_mask
+from fastdrop._base.masks import Mask, inverse_keep, make_mask
 from fastdrop._base.members import NO_AXES, Member, Numbers
 from fastdrop._base.plans import check_alone
 from fastdrop._family.alpha import ALPHA, CHANNELS_ALPHA
 from fastdrop._family.attention import Causal
 from fastdrop._family.blocks import BLOCKS_1D, BLOCKS_2D, BLOCKS_3D, BlockMask
+from fastdrop._family.concrete import MOST_ODDS, ConcreteMask, as_temperature
 from fastdrop._family.dropout import DROPOUT
 from fastdrop._family.fused import ADD, BIAS_ADD, RELU, Approximate, gelu_member
 from fastdrop._family.gaussian import GAUSSIAN, Noise
+from fastdrop._family.patches import PatchMask, kept_tokens
 from fastdrop._family.shared import CHANNELS, CHANNELS_1D, CHANNELS_2D, CHANNELS_3D, LOCKED, PATH
 from fastdrop._family.weights import CONNECTIONS, WORDS
 from fastdrop._family.zoneout import ZONEOUT
 from fastdrop.torch._attention import attention
-from fastdrop.torch._call import How, takes
+from fastdrop.torch._call import RELAXED, How, is_distributed, takes
+from fastdrop.torch._connect import linear
 from fastdrop.torch._dispatch import Source, children, dispatch, no_key, select_kept
 from fastdrop.torch._keys import CallKeys, SharedKey
+from fastdrop.torch._patches import positions_of, taken
 
 Request: TypeAlias = tuple[
-    Any, bool, bool, Any, torch.Generator | None, Mask | BlockMask | Noise | None, bool
+    Any,
+    bool,
+    bool,
+    Any,
+    torch.Generator | None,
+    Mask | BlockMask | Noise | ConcreteMask | None,
+    bool,
 ]
 """The arguments that all functions share: p, training, inplace, key, generator, mask, return_mask.
 """
@@ -523,6 +536,213 @@ def weight_drop(
     if not return_mask:
         return results
     return [y for y, _ in results], [recipe for _, recipe in results]
+
+
+def concrete_dropout(
+    input: Tensor,
+    logit: Tensor | float,
+    temperature: float = 0.1,
+    training: bool = True,
+    *,
+    key: Key | Tensor | None = None,
+    generator: torch.Generator | None = None,
+    mask: ConcreteMask | None = None,
+    return_mask: bool = False,
+) -> Any:
+    """Drop in a relaxed way, so that the probability to drop can be learned.
+
+    See `fastdrop.concrete_dropout`. `logit` is log(p / (1 - p)) of the probability p to DROP, a
+    tensor of one element, which gets a gradient, or a number. A `mask`, a `ConcreteMask`, replaces
+    `logit` and `temperature`. For `logit` there are derivatives up to the second.
+
+    >>> logit = torch.tensor(0.5, requires_grad=True)
+    >>> F.concrete_dropout(torch.ones(4), logit, key=fd.Key(0)).sum().backward()
+    >>> logit.grad
+    tensor(-2.1306)
+    """
+    _check_tensor(input, "input")
+    temperature = as_temperature(temperature)
+    _, source = _checked(
+        (0.5, training, False, key, generator, mask, return_mask), "", ConcreteMask
+    )
+    if mask is not None:
+        source, logit, temperature = Mask(mask.shape, 0.5, mask.key), mask.logit, mask.temperature
+    number = 0.0
+    if isinstance(logit, Tensor):
+        if logit.numel() != 1 or not takes(logit):
+            raise ValueError(
+                "logit must be a float or a tensor of one, got one of shape "
+                f"{tuple(logit.shape)} and {logit.dtype} on {logit.device}"
+            )
+    else:
+        number = as_number(logit, "logit")
+        logit = torch.tensor(number, dtype=torch.float64, device=input.device)
+    if not training or number == -math.inf:
+        kept = ConcreteMask(tuple(input.shape), -math.inf, temperature, NO_KEY)
+        return (input, kept) if return_mask else input
+    if not takes(input):
+        raise _refusal(input, "input")
+    how = How(RELAXED, 0.5, (), Numbers(1.0, temperature), dtype=input.dtype)
+    y = dispatch(how, (input, logit), source, False, return_mask)
+    if not return_mask:
+        return y
+    y, drawn = y
+    return y, ConcreteMask(drawn.shape, float(logit.detach()), temperature, drawn.key)
+
+
+def concrete_regularization(
+    weight: Tensor,
+    logit: Tensor | float,
+    inputs: int,
+    *,
+    weight_regularizer: float = 1e-6,
+    dropout_regularizer: float = 1e-5,
+) -> Tensor:
+    """Return a layer's loss term, without which concrete dropout could learn to drop nothing.
+
+    See `fastdrop.concrete_regularization`. The result has gradients for `weight`, the weights of
+    the layer after the dropout, and for `logit`.
+
+    >>> F.concrete_regularization(torch.ones(2, 3), 0.0, 3)
+    tensor(-8.7944e-06)
+    """
+    _check_tensor(weight, "weight")
+    if not takes(weight):
+        raise _refusal(weight, "weight")
+    count = as_count(inputs, "inputs")
+    w = as_number(weight_regularizer, "weight_regularizer", 0.0)
+    d = as_number(dropout_regularizer, "dropout_regularizer", 0.0)
+    wide = torch.promote_types(weight.dtype, torch.float32)
+    a = torch.as_tensor(logit).double().clamp(-1e4, 1e4)
+    # exp of the smaller, with the derivative of exp.
+    odds = torch.exp(a - (a - a.clamp(max=MOST_ODDS)).detach())
+    zero = torch.zeros_like(a)
+    entropy = torch.sigmoid(a) * torch.logaddexp(zero, -a)
+    entropy = entropy + torch.sigmoid(-a) * torch.logaddexp(zero, a)
+    squares = weight.to(wide).square().sum(dtype=torch.float64)
+    return (w * squares * (1.0 + odds) - d * count * entropy).to(wide)
+
+
+def drop_connect_linear(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    p: float = 0.5,
+    training: bool = True,
+    *,
+    key: Key | Tensor | None = None,
+    generator: torch.Generator | None = None,
+    mask: Mask | None = None,
+    return_mask: bool = False,
+) -> Any:
+    """Map linearly, with connections dropped for each example: `fastdrop.drop_connect_linear`.
+
+    `input` has shape (..., inputs), `weight` (outputs, inputs), and the mask (examples, outputs,
+    inputs). Neither the mask nor the weights of all examples are stored.
+
+    >>> F.drop_connect_linear(torch.ones(2, 4), torch.ones(3, 4), key=fd.Key(0))
+    tensor([[6., 4., 2.],
+            [4., 8., 4.]])
+    """
+    _check_tensor(input, "input")
+    _check_tensor(weight, "weight")
+    others = [(weight, "weight")] if bias is None else [(weight, "weight"), (bias, "bias")]
+    for x, name in ((input, "input"), *others):
+        _check_tensor(x, name)
+        if not takes(x):
+            raise _refusal(x, name)
+    if weight.dim() != 2:
+        raise RuntimeError(f"weight must have 2 axes, (outputs, inputs), got {weight.dim()}")
+    if input.shape[-1:] != weight.shape[1:]:
+        raise RuntimeError(
+            f"input must have the shape (..., {weight.shape[1]}), got {tuple(input.shape)}"
+        )
+    if bias is not None and bias.shape != weight.shape[:1]:
+        raise RuntimeError(
+            f"bias must have the shape {tuple(weight.shape[:1])}, got {tuple(bias.shape)}"
+        )
+    p, source = _checked((p, training, False, key, generator, mask, return_mask))
+    dtype = input.dtype
+    for x, _ in others:
+        dtype = torch.promote_types(dtype, x.dtype)
+    wide = torch.promote_types(dtype, torch.float32)
+    rows, weights = input.reshape(-1, input.shape[-1]).to(wide), weight.to(wide)
+    shape = (rows.shape[0], *weight.shape)
+    applied: Mask | None
+    if training and (mask is not None or p != 0.0):
+        if mask is not None and mask.shape != shape:
+            raise ValueError(f"mask must be of shape {shape}, got {mask.shape}")
+        rate = float(p) if mask is None else mask.p
+        y, applied = linear(rows, weights, source, rate, inverse_keep(rate))
+    else:
+        y, applied = rows @ weights.T, make_mask(shape, 0.0, NO_KEY) if return_mask else None
+    if bias is not None:
+        y = y + bias.to(wide)
+    y = y.to(dtype).reshape(*input.shape[:-1], weight.shape[0])
+    if not return_mask:
+        return y
+    if applied is None:
+        raise _UNKNOWN_MASK
+    return y, applied
+
+
+def patch_dropout(
+    input: Tensor,
+    p: float = 0.5,
+    training: bool = True,
+    *,
+    prefix: int = 0,
+    ordered: bool = True,
+    key: Key | Tensor | None = None,
+    generator: torch.Generator | None = None,
+    mask: PatchMask | None = None,
+    return_mask: bool = False,
+) -> Any:
+    """Drop whole tokens of sequences, and return the shorter sequences: `fastdrop.patch_dropout`.
+
+    `input` has shape (batch, tokens, ...). The first `prefix` tokens always stay. The result is
+    ``(tokens, indices)``, with the positions of the tokens that stay, of shape (batch, kept).
+
+    >>> x = torch.arange(12.0).reshape(2, 6)
+    >>> F.patch_dropout(x, 0.5, prefix=1, key=fd.Key(2))
+    (tensor([[ 0.,  3.,  4.],
+            [ 6., 10., 11.]]), tensor([[0, 3, 4],
+            [0, 4, 5]]))
+    """
+    if _ndim(input) < 2:
+        raise RuntimeError(
+            f"input must have at least 2 axes, (batch, tokens, ...), got {input.dim()}"
+        )
+    if is_distributed(input):
+        raise RuntimeError("input of patch_dropout must not be a DTensor, got one")
+    if training and not takes(input):
+        raise _refusal(input, "input")
+    first, ordered = as_count(prefix, "prefix"), as_flag(ordered, "ordered")
+    p, source = _checked((p, training, False, key, generator, mask, return_mask), recipe=PatchMask)
+    batch, tokens = input.shape[:2]
+    if mask is not None:
+        if mask.shape != (batch, tokens):
+            raise ValueError(f"mask must be of shape {(batch, tokens)}, got {mask.shape}")
+        p, first, ordered = mask.p, mask.prefix, mask.ordered
+    p = p if training else 0.0
+    kept_tokens(p, tokens, first)
+    if p == 0.0:
+        positions = torch.arange(tokens, device=input.device).repeat(batch, 1)
+        y = input
+        applied = PatchMask((batch, tokens), 0.0, NO_KEY, first, ordered) if return_mask else None
+    else:
+        positions, applied = positions_of(input, source, float(p), first, ordered)
+        y = taken(input, positions)
+    if not return_mask:
+        return y, positions
+    if applied is None:
+        raise _UNKNOWN_MASK
+    return y, positions, applied
+
+
+_UNKNOWN_MASK = RuntimeError(
+    "return_mask must be False in a compiled or transformed function, got True"
+)
 
 
 def drop_block1d(

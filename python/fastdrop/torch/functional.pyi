@@ -11,8 +11,10 @@ from fastdrop._base.keys import Key
 from fastdrop._base.masks import Mask
 from fastdrop._family.attention import Causal
 from fastdrop._family.blocks import BlockMask
+from fastdrop._family.concrete import ConcreteMask
 from fastdrop._family.fused import Approximate
 from fastdrop._family.gaussian import Noise
+from fastdrop._family.patches import PatchMask
 
 @overload
 def dropout(
@@ -337,6 +339,64 @@ def weight_drop(
     weights: Sequence[Tensor], p: float = ..., training: bool = ..., *, key: Key | Tensor |
     None = ..., generator: torch.Generator | None = ..., mask: Sequence[Mask] | None = ...,
     return_mask: bool = ...
+) -> Any: ...
+@overload
+def concrete_dropout(
+    input: Tensor, logit: Tensor | float, temperature: float = ..., training: bool = ..., *,
+    key: Key | Tensor | None = ..., generator: torch.Generator | None = ..., mask:
+    ConcreteMask | None = ..., return_mask: Literal[False] = ...
+) -> Tensor: ...
+@overload
+def concrete_dropout(
+    input: Tensor, logit: Tensor | float, temperature: float = ..., training: bool = ..., *,
+    key: Key | Tensor | None = ..., generator: torch.Generator | None = ..., mask:
+    ConcreteMask | None = ..., return_mask: Literal[True]
+) -> tuple[Tensor, ConcreteMask]: ...
+@overload
+def concrete_dropout(
+    input: Tensor, logit: Tensor | float, temperature: float = ..., training: bool = ..., *,
+    key: Key | Tensor | None = ..., generator: torch.Generator | None = ..., mask:
+    ConcreteMask | None = ..., return_mask: bool = ...
+) -> Any: ...
+def concrete_regularization(
+    weight: Tensor, logit: Tensor | float, inputs: int, *, weight_regularizer: float = ...,
+    dropout_regularizer: float = ...
+) -> Tensor: ...
+@overload
+def drop_connect_linear(
+    input: Tensor, weight: Tensor, bias: Tensor | None = ..., p: float = ..., training: bool
+    = ..., *, key: Key | Tensor | None = ..., generator: torch.Generator | None = ..., mask:
+    Mask | None = ..., return_mask: Literal[False] = ...
+) -> Tensor: ...
+@overload
+def drop_connect_linear(
+    input: Tensor, weight: Tensor, bias: Tensor | None = ..., p: float = ..., training: bool
+    = ..., *, key: Key | Tensor | None = ..., generator: torch.Generator | None = ..., mask:
+    Mask | None = ..., return_mask: Literal[True]
+) -> tuple[Tensor, Mask]: ...
+@overload
+def drop_connect_linear(
+    input: Tensor, weight: Tensor, bias: Tensor | None = ..., p: float = ..., training: bool
+    = ..., *, key: Key | Tensor | None = ..., generator: torch.Generator | None = ..., mask:
+    Mask | None = ..., return_mask: bool = ...
+) -> Any: ...
+@overload
+def patch_dropout(
+    input: Tensor, p: float = ..., training: bool = ..., *, prefix: int = ..., ordered: bool
+    = ..., key: Key | Tensor | None = ..., generator: torch.Generator | None = ..., mask:
+    PatchMask | None = ..., return_mask: Literal[False] = ...
+) -> tuple[Tensor, Tensor]: ...
+@overload
+def patch_dropout(
+    input: Tensor, p: float = ..., training: bool = ..., *, prefix: int = ..., ordered: bool
+    = ..., key: Key | Tensor | None = ..., generator: torch.Generator | None = ..., mask:
+    PatchMask | None = ..., return_mask: Literal[True]
+) -> tuple[Tensor, Tensor, PatchMask]: ...
+@overload
+def patch_dropout(
+    input: Tensor, p: float = ..., training: bool = ..., *, prefix: int = ..., ordered: bool
+    = ..., key: Key | Tensor | None = ..., generator: torch.Generator | None = ..., mask:
+    PatchMask | None = ..., return_mask: bool = ...
 ) -> Any: ...
 @overload
 def drop_block1d(

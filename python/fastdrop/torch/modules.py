@@ -10,14 +10,25 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, ClassVar, Self
 
+import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.fx import Proxy
 from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.utils import parametrize
 
-from fastdrop._base.arguments import Axes, as_axis_numbers, as_flag, as_lengths, check_choice, shown
+from fastdrop._base.arguments import (
+    Axes,
+    as_axis_numbers,
+    as_count,
+    as_flag,
+    as_lengths,
+    as_number,
+    check_choice,
+    shown,
+)
 from fastdrop._base.keys import RNG, Key, as_key
+from fastdrop._family.concrete import as_temperature, logit_of, probability_of
 from fastdrop._family.fused import Approximate
 from fastdrop.torch import functional
 from fastdrop.torch._call import takes
@@ -30,6 +41,7 @@ class _Module(_DropoutNd):
     _fastdrop_keys: CallKeys | None = None
     _of_weights: ClassVar[bool] = False  # whether inputs are weights, with no examples along axis 0
     _takes_rows: ClassVar[bool] = True  # whether it keeps the rows of its one input
+    _is_whole: ClassVar[bool] = False  # whether it cannot drop in a rank's part of a batch
 
     @property
     def key(self) -> Key | None:
@@ -94,7 +106,9 @@ class _Module(_DropoutNd):
         """Record the module as a leaf, as `torch.fx` does with modules of torch."""
         tracer = inputs[0].tracer
         if tracer.root is self:
-            options = {"p": self.p, "training": self.training, **options}
+            options = {"training": self.training, **options}
+            if "logit" not in options:
+                options["p"] = self.p
             return tracer.create_proxy("call_function", function, inputs, options)
         return tracer.create_proxy("call_module", tracer.path_of_module(self), inputs, {})
 
@@ -474,9 +488,156 @@ def _keep_flat_weights(self: Any) -> None:
     """Do nothing, where torch looks whether the list is still that of its parameters."""
 
 
+class PatchDropout(_Fused):
+    """Drop whole tokens in training, and shorten the sequences: `functional.patch_dropout`.
+
+    >>> tokens, indices = fastdrop.torch.PatchDropout(0.5, prefix=1)(torch.ones(2, 5, 8))
+    >>> tokens.shape, indices.shape
+    (torch.Size([2, 3, 8]), torch.Size([2, 3]))
+    """
+
+    _takes_rows = False
+    _is_whole = True
+
+    def __init__(self, p: float = 0.5, *, prefix: int = 0, ordered: bool = True) -> None:
+        super().__init__(p)
+        self.prefix, self.ordered = as_count(prefix, "prefix"), as_flag(ordered, "ordered")
+
+    def forward(self, input: Tensor) -> Any:
+        """Return the tokens that stay and their positions."""
+        return self._call(functional.patch_dropout, input, prefix=self.prefix, ordered=self.ordered)
+
+    def extra_repr(self) -> str:
+        """Return the arguments."""
+        return f"{super().extra_repr()}, prefix={self.prefix}, ordered={self.ordered}"
+
+
+class DropConnectLinear(_Module, nn.Linear):
+    """Map linearly, with connections dropped for each example: `functional.drop_connect_linear`.
+
+    The parameters are those of `torch.nn.Linear`, and p.
+
+    >>> fastdrop.torch.DropConnectLinear(4, 2, p=0.1)
+    DropConnectLinear(in_features=4, out_features=2, bias=True, p=0.1)
+    """
+
+    _takes_rows = False
+    _is_whole = True
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        p: float = 0.5,
+        *,
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
+        nn.Linear.__init__(self, in_features, out_features, bias, device=device, dtype=dtype)
+        _logit(p)  # raises outside of [0, 1]
+        self.p, self.inplace = p, False
+
+    def forward(self, input: Tensor) -> Any:
+        """Return the linear map."""
+        return self._call(functional.drop_connect_linear, input, weight=self.weight, bias=self.bias)
+
+    def extra_repr(self) -> str:
+        """Return the arguments."""
+        return f"{nn.Linear.extra_repr(self)}, p={self.p}"
+
+
+class ConcreteDropout(_Fused):
+    """Drop in a relaxed way in training, with a learned probability: `functional.concrete_dropout`.
+
+    The parameter is `logit`. Add the result of `regularization` to the loss.
+
+    Parameters
+    ----------
+    p : float, default 0.1
+        Initial probability to DROP an element, in [0, 1]. (Training never leaves 0 or 1.)
+    temperature, weight_regularizer, dropout_regularizer
+        See `fastdrop.concrete_dropout` and `fastdrop.concrete_regularization`.
+    device, dtype
+        Device and dtype of `logit`.
+
+    Examples
+    --------
+    >>> drop, linear = fastdrop.torch.ConcreteDropout(0.1), torch.nn.Linear(4, 2)
+    >>> loss = linear(drop(torch.ones(3, 4))).square().mean() + drop.regularization(linear.weight)
+    >>> loss.backward()
+    >>> drop.logit.grad.shape
+    torch.Size([])
+    """
+
+    def __init__(
+        self,
+        p: float = 0.1,
+        temperature: float = 0.1,
+        *,
+        weight_regularizer: float = 1e-6,
+        dropout_regularizer: float = 1e-5,
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
+        nn.Module.__init__(self)
+        self.inplace = False
+        self.temperature = as_temperature(temperature)
+        self.weight_regularizer = as_number(weight_regularizer, "weight_regularizer", 0.0)
+        self.dropout_regularizer = as_number(dropout_regularizer, "dropout_regularizer", 0.0)
+        self.logit = nn.Parameter(torch.tensor(_logit(p), device=device, dtype=dtype))
+
+    @property
+    def p(self) -> float:
+        """Probability to drop. Setting it sets the parameter."""
+        return probability_of(float(self.logit.detach()))
+
+    @p.setter
+    def p(self, p: float) -> None:
+        with torch.no_grad():
+            self.logit.fill_(_logit(p))
+
+    def forward(self, input: Tensor) -> Any:
+        """Drop in training; return `input` in evaluation."""
+        return self._call(
+            functional.concrete_dropout, input, logit=self.logit, temperature=self.temperature
+        )
+
+    def regularization(self, weight: Tensor, inputs: int | None = None) -> Tensor:
+        """Return the loss term of this module, as `functional.concrete_regularization` does.
+
+        `weight` has shape (outputs, inputs, ...) and belongs to the next module. `inputs`, the
+        number of inputs that are dropped, is the length of axis 1 if not given.
+        """
+        if inputs is None:
+            if weight.dim() < 2:
+                raise RuntimeError(
+                    f"weight must have the axes (outputs, inputs, ...), got {weight.dim()}"
+                )
+            inputs = weight.shape[1]
+        return functional.concrete_regularization(
+            weight,
+            self.logit,
+            inputs,
+            weight_regularizer=self.weight_regularizer,
+            dropout_regularizer=self.dropout_regularizer,
+        )
+
+    def extra_repr(self) -> str:
+        """Return the arguments."""
+        return f"{super().extra_repr()}, temperature={self.temperature}"
+
+
+def _logit(p: float) -> float:
+    if not 0.0 <= p <= 1.0:
+        raise ValueError(f"dropout probability has to be between 0 and 1, but got {p}")
+    return logit_of(p)
+
+
 class _DropBlock(_Module):
     """Dropout of blocks."""
 
+    _is_whole = True
     _axes: int
     _function: Callable[..., Any]
 
