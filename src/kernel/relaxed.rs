@@ -140,7 +140,7 @@ unsafe fn run_in<R: Real>(memory: &Memory, relaxed: Relaxed, uniforms: &[u64], r
         unsafe { run.layout(1).load(place(1), 1, &mut x[..len]) };
         memory.level.run(Multiply { shared, uniforms: &few, x: &mut x });
         // SAFETY: as above.
-        unsafe { run.layout(0).store(&mut x[..len], place(0)) };
+        unsafe { run.layout(0).store(&x[..len], place(0)) };
     }
 }
 
@@ -161,6 +161,50 @@ impl<R: Real> Kernel for Multiply<'_, R> {
             let (factor, k) = self.shared.factor(*uniform);
             let product = *x * R::from_f64(factor);
             *x = if R::from_f64(k) == zero { zero } else { product };
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// k and its first derivative by the formulas of the paper, for a uniform away from both ends.
+    fn stated(logit: f64, t: f64, uniform: u64) -> [f64; 2] {
+        let below = (uniform as f64 + 0.5) * 2f64.powi(-64);
+        let z = 1.0 / (1.0 + (-(logit + ((1.0 - below) / below).ln()) / t).exp());
+        let p = 1.0 / (1.0 + (-logit).exp());
+        let k = (1.0 - z) / (1.0 - p);
+        [k, k * (p - z / t)]
+    }
+
+    #[test]
+    fn factors_follow_the_formula() {
+        for logit in [-6.0, -1.0, 0.0, 0.5, 4.0] {
+            for temperature in [0.2, 1.0] {
+                for i in 1..2000_u64 {
+                    let uniform = i.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 3 | 1 << 60;
+                    let [k, slope] = stated(logit, temperature, uniform);
+                    for (order, expected) in [(0, k), (1, slope)] {
+                        let (got, _) = Relaxed { logit, temperature, order }.shared().factor(uniform);
+                        assert!((got - expected).abs() <= 1e-12 * expected.abs().max(1e-3), "{got} for {expected}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn extreme_logits_and_uniforms_give_finite_factors() {
+        for logit in [-745.0, -100.0, 0.0, 100.0, 745.0, 1e4] {
+            for temperature in [1e-300, 1e-3, 1.0] {
+                for uniform in [0, 1, 1 << 63, !1, !0] {
+                    for order in 0..=2 {
+                        let (factor, k) = Relaxed { logit, temperature, order }.shared().factor(uniform);
+                        assert!(k >= 0.0 && !factor.is_nan(), "{logit} {temperature} {uniform} {order}: {factor}");
+                    }
+                }
+            }
         }
     }
 }

@@ -180,9 +180,10 @@ def _relaxed_gradients(
         return [dx, None]
     wide = torch.promote_types(x.dtype, torch.float32)
     product = dy.to(wide) * x.to(wide)
-    call = _steeper(how)._replace(dtype=torch.float64)
+    call = _steeper(how)._replace(dtype=wide)
     terms = with_same_mask(call, source, words, (product, logit))
-    return [dx, terms.sum().to(logit.dtype).reshape(logit.shape)]
+    total = terms.sum(dtype=torch.float64)
+    return [dx, total.to(logit.dtype).reshape(logit.shape)]
 
 
 def _relaxed_tangent(

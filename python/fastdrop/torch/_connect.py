@@ -87,9 +87,9 @@ def _on_cpu(
     else:
         whole, start, extent = (tuple(lengths) for lengths in region)
         mask = make_mask(whole, p, key).region(start, extent)
-    arrays = (x.detach().contiguous().numpy() for x in (first, second))
+    one, other = (x.detach().contiguous().numpy() for x in (first, second))
     with np.errstate(all="ignore"):
-        return torch.from_numpy(_COMPUTE[wanted](*arrays, mask))
+        return torch.from_numpy(_COMPUTE[wanted](one, other, mask))
 
 
 class _Connected(torch.autograd.Function):

@@ -14,7 +14,7 @@ from torch import Tensor
 from fastdrop import _core
 from fastdrop._base.keys import NO_KEY, Key
 from fastdrop._base.masks import Mask, inverse_keep, make_mask
-from fastdrop._base.members import drawn_shape
+from fastdrop._base.members import Numbers, drawn_shape
 from fastdrop._family.blocks import BlockMask
 from fastdrop.torch._autograd import ACTIVATIONS, by_operator, eager, parts_of
 from fastdrop.torch._call import RELAXED, How, is_distributed, is_plain, recipe_of
@@ -205,6 +205,18 @@ def dispatch_with_mask(how: How, x: Tensor) -> tuple[Tensor, Tensor]:
     with torch.no_grad():
         ones = dispatch(how, (torch.ones_like(x),), words)
     return y, ones != 0
+
+
+def kept_places(
+    how: How, shape: tuple[int, ...], source: Source, like: Tensor
+) -> tuple[Tensor, Mask | BlockMask | None]:
+    """Return a tensor of bool, True where a call keeps, and the mask if it is known."""
+    if is_plain((like,)):
+        mask = recipe_of(how, decide(source), shape)
+        kept = torch.from_numpy(mask.to_numpy())
+        return (kept if kept.dim() == len(shape) else kept.expand(shape)), mask
+    ones = torch.ones(shape, device=like.device)
+    return dispatch(how._replace(numbers=Numbers(1.0)), (ones,), source) != 0, None
 
 
 def select_kept(how: How, kept: Tensor, x: Tensor) -> Tensor:

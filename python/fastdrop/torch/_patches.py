@@ -41,11 +41,10 @@ def positions_of(
 def taken(input: Tensor, positions: Tensor) -> Tensor:
     """Return the tokens at these positions."""
     batch, tokens = input.shape[:2]
-    rows = (
-        positions + torch.arange(batch, device=positions.device).unsqueeze(1) * tokens
-    ).flatten()
+    first = torch.arange(batch, device=positions.device).unsqueeze(1) * tokens
+    rows, flat = (first + positions).flatten(), input.flatten(0, 1)
     shape = (batch, positions.shape[1], *input.shape[2:])
-    return input.flatten(0, 1).index_select(0, rows).reshape(shape)
+    return flat.index_select(0, rows).reshape(shape)
 
 
 def _draw(words: Tensor, batch: int, tokens: int, p: float, prefix: int, ordered: bool) -> Tensor:

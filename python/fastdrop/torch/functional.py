@@ -59,7 +59,7 @@ from fastdrop._family.zoneout import ZONEOUT
 from fastdrop.torch._attention import attention
 from fastdrop.torch._call import RELAXED, How, is_distributed, takes
 from fastdrop.torch._connect import linear
-from fastdrop.torch._dispatch import Source, children, dispatch, no_key, select_kept
+from fastdrop.torch._dispatch import Source, children, dispatch, kept_places, no_key, select_kept
 from fastdrop.torch._keys import CallKeys, SharedKey
 from fastdrop.torch._patches import positions_of, taken
 
@@ -558,7 +558,7 @@ def concrete_dropout(
     >>> logit = torch.tensor(0.5, requires_grad=True)
     >>> F.concrete_dropout(torch.ones(4), logit, key=fd.Key(0)).sum().backward()
     >>> logit.grad
-    tensor(-2.1306)
+    tensor(4.9455)
     """
     _check_tensor(input, "input")
     temperature = as_temperature(temperature)
@@ -1006,10 +1006,10 @@ def _look_up(weight: Tensor, indices: Tensor, request: Request) -> Any:
     else:
         how = How.of(WORDS, float(p) if mask is None else mask.p)
         width = 1 if mask is None else (1, *mask.shape)[-1]
-        ones = torch.ones(vocabulary, width, device=weight.device)
-        dropped = dispatch(how._replace(numbers=Numbers(1.0)), (ones,), source, False, return_mask)
-        kept, recipe = dropped if return_mask else (dropped, None)
-        y = select_kept(how, embedding(indices, kept) != 0, embedding(indices, weight))
+        kept, recipe = kept_places(how, (vocabulary, width), source, weight)
+        if return_mask and recipe is None:
+            raise _UNKNOWN_MASK
+        y = select_kept(how, kept[indices], embedding(indices, weight))
     return (y, recipe) if return_mask else y
 
 

@@ -456,7 +456,8 @@ def drop_weights(module: Any, weights: str | Sequence[str] = "weight", p: float 
         parametrize.register_parametrization(owner, own, DropConnect(p), unsafe=True)
         if isinstance(owner, nn.RNNBase):
             kind: Any = type(owner)  # made by `parametrize` for this module alone
-            kind.forward, kind._init_flat_weights = _with_flat_weights, _keep_originals
+            kind.forward = _with_flat_weights(kind.__bases__[0].forward)
+            kind._init_flat_weights = _keep_originals
             kind._update_flat_weights = _keep_flat_weights
             owner._init_flat_weights()
     return module
@@ -466,13 +467,17 @@ def drop_weights(module: Any, weights: str | Sequence[str] = "weight", p: float 
 # themselves: results of autograd cannot be copied, and `to` would draw masks.
 
 
-def _with_flat_weights(self: Any, *inputs: Any, **options: Any) -> Any:
-    """Compute a recurrent module with the weights that it has now."""
-    self._flat_weights = [getattr(self, name, None) for name in self._flat_weights_names]
-    try:
-        return type(self).__bases__[0].forward(self, *inputs, **options)
-    finally:
-        self._init_flat_weights()
+def _with_flat_weights(theirs: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the `forward` of a recurrent module, for the weights that it has when it is called."""
+
+    def forward(self: Any, *inputs: Any, **options: Any) -> Any:
+        self._flat_weights = [getattr(self, name, None) for name in self._flat_weights_names]
+        try:
+            return theirs(self, *inputs, **options)
+        finally:
+            self._init_flat_weights()
+
+    return forward
 
 
 def _keep_originals(self: Any) -> None:
