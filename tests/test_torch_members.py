@@ -60,11 +60,6 @@ IDS = {
 }
 SUMS = (fd.DropConnectLinear,)
 """Members whose results are sums, which round."""
-IN_EVALUATION = (
-    fd.ReluDropout, fd.GeluDropout, fd.DropoutAdd, fd.BiasDropoutAdd, fd.Zoneout,
-    fd.DropConnectLinear,
-)  # fmt: skip
-"""Members that do more than drop."""
 OF_OTHER_DRAWS = (fd.GaussianDropout, fd.ConcreteDropout, fd.PatchDropout)
 """Members whose exported programs do not draw with `torch.dropout`."""
 BLOCKS = (fd.DropBlock1d, fd.DropBlock2d, fd.DropBlock3d)
@@ -86,6 +81,12 @@ def _fresh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     torch._dynamo.reset()
     yield
     ft.uninstall()
+
+
+def does_more(row: Member) -> bool:
+    """Return whether a member does more than drop, and so changes its input in evaluation."""
+    record = getattr(row.make(), "_member", None)
+    return row.layer is fd.DropConnectLinear or (record is not None and record.fuses)
 
 
 def each(change: Callable[[Any], Any], inputs: Any) -> Any:
@@ -202,7 +203,7 @@ def test_tensors_and_arrays_give_the_same_bits(row: Member, dtype: Any, p: float
 
 
 @pytest.mark.parametrize("p", [0.3, 1.0])
-@some(lambda row: row.layer in IN_EVALUATION)
+@some(does_more)
 def test_evaluation_is_that_of_arrays(row: Member, p: float) -> None:
     layer, inputs = _Linear(row, torch.float32), tensors(row)
     expected = row.call(layer.arrays(), each(as_numpy, inputs), p, training=False)
@@ -210,7 +211,7 @@ def test_evaluation_is_that_of_arrays(row: Member, p: float) -> None:
     torch.testing.assert_close(y.detach(), as_tensor(expected))
 
 
-@some(lambda row: row.layer not in IN_EVALUATION)
+@some(lambda row: not does_more(row))
 def test_evaluation_and_p_0_return_the_input_itself(row: Member) -> None:
     """And draw nothing."""
     inputs, state = tensors(row), torch.get_rng_state()
@@ -284,6 +285,16 @@ def test_checkpoints_draw_the_same_mask_again(row: Member, reentrant: bool) -> N
     torch.manual_seed(5)
     again.backward()
     assert_equal([x.grad for x in flat(inputs)], expected)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@every_row
+def test_autocast_changes_nothing(row: Member, training: bool) -> None:
+    inputs, layer = tensors(row), _Linear(row, torch.float32)
+    options = {"layer": layer, "training": training, "key": KEY_}
+    expected = call(row, inputs, **options)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert_equal(call(row, inputs, **options), expected)
 
 
 # Compiled, exported and transformed functions

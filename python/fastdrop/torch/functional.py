@@ -675,7 +675,9 @@ def drop_connect_linear(
         rate = float(p) if mask is None else mask.p
         y, applied = linear(rows, weights, source, rate, inverse_keep(rate))
     else:
-        y, applied = rows @ weights.T, make_mask(shape, 0.0, NO_KEY) if return_mask else None
+        with torch.autocast("cpu", enabled=False):  # the precision is that of training
+            y = rows @ weights.T
+        applied = make_mask(shape, 0.0, NO_KEY) if return_mask else None
     if bias is not None:
         y = y + bias.to(wide)
     y = y.to(dtype).reshape(*input.shape[:-1], weight.shape[0])
