@@ -1,13 +1,15 @@
-"""The family beside NumPy: noise, fused operations, bits, a mask for each example.
+"""The family beside NumPy or PyTorch: noise, fused operations, bits, a mask for each example.
 
-    python benches/family.py [--rounds 9] [--seconds 0.02]
+    python benches/family.py [--torch] [--rounds 9] [--seconds 0.02]
 
 Each row has the ratios of times from the same rounds, in both directions. float32, one thread;
-fastdrop writes into a given output where NumPy does.
+fastdrop writes into a given output where NumPy does. With `--torch`, members that PyTorch lacks
+stand beside the obvious formula, forward, and forward and backward.
 """
 
 import argparse
 from collections.abc import Iterator
+from typing import Any
 
 import fastdrop as fd
 import numpy as np
@@ -116,21 +118,126 @@ def others() -> Iterator[Row]:
     )
 
 
+def of_torch(n: int) -> Iterator[Row]:
+    """Yield members beside the obvious formula in PyTorch."""
+    import fastdrop.torch
+    import torch
+    from torch.nn import functional as theirs
+
+    torch.set_num_threads(1)
+    F = fastdrop.torch.functional  # noqa: N806, its usual name
+    rows, p, side = n // 256, 0.5, max(16, int((n / 64) ** 0.5))
+    x, r = torch.randn(rows, 256), torch.randn(rows, 256)
+    images = torch.randn(rows // 16, 16, 16, 16)
+    tokens, table, words = torch.randn(n // 65536, 256, 256), torch.randn(rows, 256), rows // 4
+    indices = torch.randint(0, rows, (words,))
+    examples, weight = torch.randn(64, side), torch.randn(side, side)
+    logit = torch.tensor(-1.0)
+    formulas = {
+        "dropout, broadcast_dims": (
+            (images,),
+            lambda x: x * torch.empty(x.shape[0], x.shape[1], 1, 1).bernoulli_(1 - p) / (1 - p),
+            lambda x: F.dropout(x, p, broadcast_dims=(2, 3)),
+        ),
+        "gaussian_dropout": (
+            (x,),
+            lambda x: x * (1 + torch.randn_like(x)),
+            lambda x: F.gaussian_dropout(x, p),
+        ),
+        "zoneout": (
+            (x, r),
+            lambda x, r: torch.where(torch.rand_like(x) < p, r, x),
+            lambda x, r: F.zoneout(x, r, p),
+        ),
+        "embedding_dropout": (
+            (table,),
+            lambda w: theirs.embedding(
+                indices, w * torch.empty(len(w), 1).bernoulli_(1 - p) / (1 - p)
+            ),
+            lambda w: F.embedding_dropout(w, p, indices=indices),
+        ),
+        "drop_connect": (
+            (x,),
+            lambda w: w * torch.empty_like(w).bernoulli_(1 - p) / (1 - p),
+            lambda w: F.drop_connect(w, p),
+        ),
+        "weight_drop": (
+            (x, r),
+            lambda *several: sum(theirs.dropout(w, p).sum() for w in several),
+            lambda *several: sum(w.sum() for w in F.weight_drop(several, p)),
+        ),
+        "patch_dropout": (
+            (tokens,),
+            lambda x: x.gather(
+                1,
+                torch.rand(x.shape[:2])
+                .argsort(1)[:, :128]
+                .sort(1)[0]
+                .unsqueeze(-1)
+                .expand(-1, -1, x.shape[2]),
+            ),
+            lambda x: F.patch_dropout(x, p)[0],
+        ),
+        "concrete_dropout": (
+            (x, logit),
+            _concrete,
+            F.concrete_dropout,
+        ),
+        "drop_connect_linear": (
+            (examples, weight),
+            lambda x, w: torch.bmm(
+                w * (torch.rand(len(x), *w.shape) >= p) / (1 - p), x.unsqueeze(2)
+            ).squeeze(2),
+            lambda x, w: F.drop_connect_linear(x, w, None, p),
+        ),
+    }
+    for name, (inputs, obvious, ours) in formulas.items():
+        size, leaves = f"2^{n.bit_length() - 1}", [x.clone().requires_grad_() for x in inputs]
+        yield (
+            size, "formula", lambda f=obvious, x=inputs: f(*x),  # type: ignore[misc]
+            name, lambda f=ours, x=inputs: f(*x),  # type: ignore[misc]
+        )  # fmt: skip
+
+        def step(function: Any, leaves: Any = leaves) -> None:
+            torch.autograd.grad(function(*leaves).sum(), leaves)
+
+        yield (
+            size, "formula", lambda f=obvious, step=step: step(f),  # type: ignore[misc]
+            f"{name}, and backward", lambda f=ours, step=step: step(f),  # type: ignore[misc]
+        )  # fmt: skip
+
+
+def _concrete(x: Any, logit: Any) -> Any:
+    """Compute concrete dropout as its authors' program does."""
+    import torch
+
+    p, u, little = torch.sigmoid(logit), torch.rand_like(x), 1e-7
+    z = torch.log(p + little) - torch.log(1 - p + little)
+    z = torch.sigmoid((z + torch.log(u + little) - torch.log(1 - u + little)) / 0.1)
+    return x * (1 - z) / (1 - p)
+
+
 def main() -> None:
     """Run the command line."""
-    parser = argparse.ArgumentParser(description="Compare the family with NumPy.")
+    parser = argparse.ArgumentParser(description="Compare the family with NumPy or PyTorch.")
+    parser.add_argument("--torch", action="store_true", help="compare with PyTorch")
     parser.add_argument("--rounds", type=int, default=9, help="turns (default: %(default)s)")
     parser.add_argument(
         "--seconds", type=float, default=0.02, help="of a turn, at least (default: %(default)s)"
     )
     options = parser.parse_args()
     fd.set_num_threads(1)
-    table = Table("elements", "NumPy", "fastdrop", "NumPy / fastdrop", "fastdrop / NumPy")
-    rows = [*noise(1 << 17), *noise(1 << 22)]
-    for exponent in (20, 24):
-        for p in (0.5, 0.1):
-            rows += fused(1 << exponent, p)
-    for size, theirs, numpy, ours, fastdrop in [*rows, *others()]:
+    peer = "PyTorch" if options.torch else "NumPy"
+    table = Table("elements", peer, "fastdrop", f"{peer} / fastdrop", f"fastdrop / {peer}")
+    if options.torch:
+        rows = [row for exponent in (16, 20) for row in of_torch(1 << exponent)]
+    else:
+        rows = [*noise(1 << 17), *noise(1 << 22)]
+        for exponent in (20, 24):
+            for p in (0.5, 0.1):
+                rows += fused(1 << exponent, p)
+        rows += others()
+    for size, theirs, numpy, ours, fastdrop in rows:
         times = take_turns(
             {"numpy": numpy, "fastdrop": fastdrop}, rounds=options.rounds, seconds=options.seconds
         )

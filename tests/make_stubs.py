@@ -48,22 +48,30 @@ _M = TypeVar("_M", bound=Keep)
 TORCH = """\
 # Made by tests/make_stubs.py from the package's signatures.
 
+from collections.abc import Sequence
 from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor
 
+from fastdrop._base.arguments import Axes
 from fastdrop._base.keys import Key
 from fastdrop._base.masks import Mask
 from fastdrop._family.activations import Activation
 from fastdrop._family.attention import Causal
 from fastdrop._family.blocks import BlockMask
+from fastdrop._family.concrete import ConcreteMask
 from fastdrop._family.fused import Approximate
+from fastdrop._family.gaussian import Noise
+from fastdrop._family.patches import PatchMask
 """
 
 
 PLAIN = {"weight_drop": "list[Array]", "patch_dropout": "tuple[Array, NDArray[np.int64]]"}
 """Results that are not one array."""
+
+TENSORS = {"weight_drop": "list[Tensor]", "patch_dropout": "tuple[Tensor, Tensor]"}
+"""The same for tensors."""
 
 SEVERAL = {
     "scaled_dot_product_attention": ("Array", {"return_lse": "Array", "return_mask": "Mask"}),
@@ -96,6 +104,12 @@ def parameters(function: ast.FunctionDef) -> Iterator[tuple[str, str, bool]]:
         yield one.arg, ast.unparse(one.annotation), default is not None
     if arguments.kwarg is not None:
         yield "**" + arguments.kwarg.arg, "Never", False
+
+
+def declaration(function: ast.FunctionDef) -> str:
+    """Return a function without overloads."""
+    assert function.returns is not None, function.name
+    return overload(function, ast.unparse(function.returns)).removeprefix("@overload\n")
 
 
 def overload(function: ast.FunctionDef, result: str, **types: str) -> str:
@@ -132,7 +146,9 @@ def overloads(function: ast.FunctionDef, plain: str, given: str) -> list[str]:
     """Return the overloads of a function, by the type of a plain result and of its mask."""
     kinds = {name: kind for name, kind, _ in parameters(function)}
     mask = kinds.get("mask", kinds.get("dropout_mask", "")).removesuffix(" | None")
-    drawn = {"Keep": "Mask", "Sequence[Keep]": "list[Mask]"}.get(mask, mask)
+    drawn = {"Keep": "Mask"}.get(mask, mask)
+    if drawn.startswith("Sequence["):
+        drawn = "list[Mask]"
     variants: list[tuple[str, dict[str, str]]] = [(plain, {})]
     arrays = [name for name, kind in kinds.items() if kind == "ArrayLike"]
     if arrays:
@@ -184,7 +200,10 @@ def torch_stub() -> str:
     """Return the stub of `fastdrop.torch.functional`."""
     found = [TORCH]
     for function in functions(PACKAGE / "torch" / "functional.py").values():
-        found += overloads(function, "Tensor", "")
+        if "return_mask" in [name for name, *_ in parameters(function)]:
+            found += overloads(function, TENSORS.get(function.name, "Tensor"), "")
+        else:
+            found.append(declaration(function))
     return "\n".join([*found, ""])
 
 

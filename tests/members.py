@@ -42,18 +42,20 @@ class Member:
 
         return tuple(array(shape) for shape in self.shapes)
 
-    def call(self, layer: Any, inputs: Inputs, p: float = 0.4, **more: Any) -> Any:
-        """Call the function as `layer` would do it."""
+    def call(
+        self, layer: Any, inputs: Inputs, p: float = 0.4, *, function: Any = None, **more: Any
+    ) -> Any:
+        """Call the function, or another library's, as `layer` would do it."""
         options = dict(self.options)
         if "mask" in more:
             options.pop("broadcast_dims", None)
         if self.layer is fd.DropConnectLinear:
             inputs = (*inputs, layer.weight, layer.bias)
         if self.layer is fd.ConcreteDropout:
-            more.setdefault("logit", fd.ConcreteDropout(p).logit)
+            more = more if "logit" in more else {**more, "logit": fd.ConcreteDropout(p).logit}
         else:
             options["p"] = p
-        return self.function(*inputs, **options, **more)
+        return (function or self.function)(*inputs, **options, **more)
 
 
 IMAGES = (3, 5, 4, 6)
@@ -82,6 +84,7 @@ ROWS = [
     Member(fd.DropBlock1d, fd.drop_block1d, ((3, 2, 30),), {"block_size": 3}),
     Member(fd.DropBlock2d, fd.drop_block2d, (IMAGES,), {"block_size": 2, "scale_by_keep": False}),
     Member(fd.DropBlock3d, fd.drop_block3d, ((2, 3, 4, 4, 4),), {"block_size": 2, "shared": True}),
+    Member(fd.DropBlock3d, fd.drop_block3d, ((2, 3, 4, 4, 4),), {"block_size": (1, 2, 3)}),
     Member(fd.ConcreteDropout, fd.concrete_dropout, ((3, 50),)),
     Member(fd.PatchDropout, fd.patch_dropout, ((3, 20, 4),), {"prefix": 1}),
     Member(fd.DropConnectLinear, fd.drop_connect_linear, ((6, 5),), {}, (5, 4)),

@@ -54,6 +54,7 @@ TORCH_ATTENTION = "tests/test_torch_attention.py::test_"
 TRANSFORMERS = "tests/test_torch_transformers.py::test_"
 TORCH_FUSE = "tests/test_torch_fuse.py::test_"
 TORCH_COMPILED = "tests/test_torch_compiled.py::test_"
+TORCH_MEMBERS = "tests/test_torch_members.py::test_"
 TORCH_MEMORY = "tests/test_torch_memory.py::test_"
 TORCH = "tests/test_torch_threads.py::test_"
 FORK = THREADS + "a_fork_keeps_bits_and_gets_helpers_of_its_own"
@@ -731,6 +732,56 @@ MUTATIONS = [
         ("mlxtend", "scipy", "sklearn", "matplotlib", "rich"),
     ),
     Mutation(
+        "zoneout passes the whole gradient to the previous state",
+        "python/fastdrop/torch/_call.py",
+        '            return self._replace(operation="complement")\n',
+        "            return None\n",
+        (TORCH_MEMBERS + "gradients_are_those_of_finite_differences",),
+        ("torch",),
+    ),
+    Mutation(
+        "the logit of concrete dropout gets the gradient of the input",
+        "python/fastdrop/torch/_autograd.py",
+        "    call = _steeper(how)._replace(dtype=wide)\n",
+        "    call = how._replace(dtype=wide)\n",
+        (TORCH_MEMBERS + "gradients_are_those_of_finite_differences",),
+        ("torch",),
+    ),
+    Mutation(
+        "a connection's gradient takes the other tensor",
+        "python/fastdrop/torch/_connect.py",
+        '    "inputs": (("outputs", "dy", "second"), ("weights", "first", "dy")),\n',
+        '    "inputs": (("outputs", "dy", "second"), ("weights", "dy", "dy")),\n',
+        (TORCH_MEMBERS + "gradients_are_those_of_finite_differences",),
+        ("torch",),
+    ),
+    Mutation(
+        "each rank drops weights of its own",
+        "python/fastdrop/torch/_models.py",
+        '    return None if getattr(module, "_of_weights", False) else share\n',
+        "    return share\n",
+        (TORCH_MEMBERS + "all_ranks_drop_the_same_weights",),
+        ("torch",),
+    ),
+    Mutation(
+        "a recurrent module keeps the dropped weights after a call",
+        "python/fastdrop/torch/modules.py",
+        "        known[name].original if name in known else getattr(self, name, None)\n",
+        "        getattr(self, name, None)\n",
+        (
+            "tests/test_torch_weights.py::test_"
+            "a_parametrized_module_draws_once_per_call_and_can_be_copied",
+        ),
+        ("torch",),
+    ),
+    Mutation(
+        "the table of the family forgets a library",
+        "docs/family.md",
+        "| `zoneout`, `Zoneout` | `zoneout`, `Zoneout` |",
+        "| `zoneout`, `Zoneout` | not there |",
+        ("tests/test_docs.py::test_the_table_of_the_family_says_where_each_member_is",),
+    ),
+    Mutation(
         "devices with masks of their own share a gradient",
         "python/fastdrop/jax/_primitive.py",
         'jax.lax.pcast(operand, tuple(union - kind), to="varying") if kind != union else operand',
@@ -900,8 +951,8 @@ MUTATIONS = [
     Mutation(
         "evaluation in torch forgets the parameter of an activation",
         "python/fastdrop/torch/functional.py",
-        "Numbers(1.0, shift)",
-        "Numbers(1.0)",
+        "    return How(member.operation, 0.0, (), Numbers(scale, shift))",
+        "    return How(member.operation, 0.0, (), Numbers(scale))",
         (
             "tests/test_torch_functional.py::test_activations_and_slopes_are_those_of_torch_also_at_"
             "corners_and_far_out",

@@ -205,3 +205,65 @@ def test_the_drawings_are_up_to_date() -> None:
     assert len(drawings.DRAWINGS) == len(list((ROOT / "docs" / "figures").glob("*.svg")))
     for path, draw in drawings.DRAWINGS.items():
         assert path.read_text(encoding="utf-8") == draw(), path.name
+
+
+# The table of members and doors
+
+
+def _names(path: str) -> set[str]:
+    """Return the names that a module of the package defines or imports."""
+    body = ast.parse((ROOT / "python" / "fastdrop" / path).read_text(encoding="utf-8")).body
+    found = {one.name for one in body if isinstance(one, ast.FunctionDef | ast.ClassDef)}
+    found |= {
+        name.asname or name.name
+        for one in body
+        if isinstance(one, ast.ImportFrom)
+        for name in one.names
+    }
+    return {name for name in found if name[0] != "_"}
+
+
+def _doors() -> list[set[str]]:
+    """Return the public names of each column of the table."""
+    torch = _names("torch/functional.py") | _names("torch/__init__.py")
+    flax = {f"{kind}.{name}" for kind in ("nnx", "linen") for name in _names(f"jax/{kind}.py")}
+    tree = ast.parse((ROOT / "python/fastdrop/dask.py").read_text(encoding="utf-8"))
+    dask = next(
+        ast.literal_eval(one.value)
+        for one in tree.body
+        if isinstance(one, ast.Assign) and ast.unparse(one.targets[0]) == "__all__"
+    )
+    rust = set()
+    for path in (ROOT / "src").glob("**/*.rs"):
+        text = path.read_text(encoding="utf-8")
+        rust |= set(re.findall(r"pub (?:fn|struct) (\w+)", text))
+        rust |= set(re.findall(r"^    (\w+), \"\w+\", \[", text, re.MULTILINE))
+    return [set(fd.__all__), torch, _names("jax/__init__.py") | flax, set(dask), rust]
+
+
+def test_the_table_of_the_family_says_where_each_member_is() -> None:
+    """Would catch a member that comes to a library, or leaves it, without the table's knowing."""
+    from members import ROWS
+
+    doors, options = _doors(), {"broadcast_dims"}
+    page = (ROOT / "docs" / "family.md").read_text(encoding="utf-8")
+    table = page.partition("## Where each member is")[2].partition("\n## ")[0]
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in table.splitlines()
+        if line.startswith("| `")
+    ]
+    layers = {row.function.__name__: row.layer.__name__ for row in ROWS}
+    assert {row[0] for row in rows} == {f"`{name}`, `{layers[name]}`" for name in layers}
+    for row in rows:
+        member = row[0].split("`")[1]
+        for cell, known in zip(row, doors, strict=True):
+            named = [name.rpartition("::")[2] for name in re.findall(r"`([\w:.]+)`", cell)]
+            assert set(named) - options - {"feature_dropout"} <= known, (member, cell)
+            assert cell, f"{member} has an empty cell"
+            for note in re.findall(r"^\(\w\)$", cell):
+                assert f"\n{note} " in table
+            if member in known:
+                assert f"`{member}`" in cell, (member, cell)
+            if layers[member] in known:
+                assert f"`{layers[member]}`" in cell, (member, cell)

@@ -368,7 +368,7 @@ def test_a_held_module_applies_one_mask(key: fd.Key | None) -> None:
 @pytest.mark.parametrize(
     "module",
     [ft.Dropout(0.5), nn.Dropout(0.5), nn.Dropout1d(), ft.DropPath(), ft.LockedDropout(time_axis=0),
-     ft.AlphaDropout(), ft.GeluDropout()],
+     ft.AlphaDropout(), ft.GeluDropout(), ft.GaussianDropout(broadcast_dims=(0, 2))],
     ids=lambda module: type(module).__name__,
 )  # fmt: skip
 @pytest.mark.parametrize("compiled", [False, True])

@@ -86,36 +86,6 @@ def test_modules_warn_and_refuse_where_those_of_torch_do(name: str, shape: Any) 
     assert outcome(getattr(ft, name)()) == outcome(getattr(nn, name)())
 
 
-@pytest.mark.parametrize(
-    ("module", "function", "shape"),
-    [
-        (ft.FeatureDropout(0.3), F.feature_dropout, (3, 4, 5)),
-        (ft.DropPath(0.3), F.drop_path, (3, 4)),
-        (ft.LockedDropout(0.3, time_axis=1), lambda x, p: F.locked_dropout(x, p, time_axis=1),
-         (3, 4)),
-        (ft.ReluDropout(0.3), F.relu_dropout, (3, 4)),
-        (ft.GeluDropout(0.3, approximate="tanh"),
-         lambda x, p: F.gelu_dropout(x, p, approximate="tanh"), (3, 4)),
-        (ft.SiluDropout(0.3), F.silu_dropout, (3, 4)),
-        (ft.ActivationDropout(0.3, activation="elu", alpha=0.5),
-         lambda x, p: F.activation_dropout(x, p, activation="elu", alpha=0.5), (3, 4)),
-        (ft.DropBlock2d(0.3, 2), lambda x, p: F.drop_block2d(x, p, 2), (2, 3, 6, 6)),
-    ],
-    ids=lambda value: type(value).__name__,
-)  # fmt: skip
-def test_other_modules_call_their_function(module: Any, function: Any, shape: Any) -> None:
-    x = torch.randn(shape)
-    assert torch.equal(drawn(module, x), drawn(function, x, 0.3))
-    assert eval(repr(module), vars(ft)).p == 0.3
-    again = pickle.loads(pickle.dumps(module))
-    assert torch.equal(drawn(again, x), drawn(module, x))
-    y = again.eval()(x)
-    if isinstance(module, (ft.ReluDropout, ft.GeluDropout, ft.SiluDropout, ft.ActivationDropout)):
-        assert not torch.equal(y, x)
-    else:
-        assert y is x
-
-
 def test_fused_modules_add_in_evaluation() -> None:
     x, r = torch.randn(3, 4), torch.randn(4)
     assert torch.equal(ft.DropoutAdd(0.3).eval()(x, r), x + r)

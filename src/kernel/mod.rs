@@ -8,12 +8,14 @@ pub(crate) mod formula;
 pub(crate) mod gelu;
 mod noise;
 pub(crate) mod real;
+pub(crate) mod relaxed;
 pub(crate) mod select;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use self::formula::{Formula, Numbers};
 use self::real::Real;
+use self::relaxed::Relaxed;
 use crate::operand::{Each, Element, Format, Operands};
 use crate::simd::{Level, WORD};
 use crate::walk::Place;
@@ -81,6 +83,8 @@ pub(crate) enum Operation<'a> {
     Formula(Formula, Numbers),
     /// `x * (1 + std * z)` with drawn normals z, in the precision of the computation.
     Noise { std: f64 },
+    /// `x` times a function of a drawn uniform.
+    Relaxed(Relaxed),
     /// Stores the drawn values: keep bits as bytes, numbers rounded to the element type, normals or uniforms in a
     /// contiguous array.
     Store,
@@ -109,7 +113,7 @@ impl Operation<'_> {
     pub(crate) fn inputs(&self) -> usize {
         match self {
             Self::Formula(formula, _) => formula.inputs(),
-            Self::Noise { .. } | Self::Below { .. } => 1,
+            Self::Noise { .. } | Self::Relaxed(_) | Self::Below { .. } => 1,
             Self::Store | Self::Flags { .. } | Self::Check(_) | Self::Pack | Self::Count(_) => 0,
         }
     }
@@ -151,6 +155,15 @@ impl Operation<'_> {
                     }
                     Drawn::Normals(normals) => noise::run(memory, std, normals, run),
                     _ => unreachable!("noise is made of normals"),
+                },
+                Self::Relaxed(relaxed) => match (relaxed.constant(), drawn) {
+                    (Some(false), _) => select::zero(memory, run),
+                    (Some(true), _) => {
+                        let (words, offset) = drawn.bits();
+                        select::run(memory, 1.0, words, offset, run);
+                    }
+                    (None, Drawn::Uniforms(uniforms)) => relaxed::run(memory, relaxed, uniforms, run),
+                    _ => unreachable!("decisions are relaxed by uniforms"),
                 },
                 Self::Store => match drawn {
                     Drawn::Uniforms(values) => {

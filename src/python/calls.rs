@@ -50,7 +50,8 @@ impl Kept<'_, '_> {
         }
     }
 
-    /// What the operation draws: the normals of a mask's elements for noise, else keep bits.
+    /// What the operation draws: the normals of a mask's elements for noise, their uniforms for relaxed decisions, else
+    /// keep bits.
     ///
     /// # Safety
     /// While the source is in use, a given array must be held and not be written, and steps must stay inside it.
@@ -58,6 +59,7 @@ impl Kept<'_, '_> {
         match (self, operation) {
             (Self::Constant(keep), _) => Source::Constant(*keep),
             (Self::Drawn(mask), Operation::Noise { .. }) => Source::normals(mask.key(), mask.origin()),
+            (Self::Drawn(mask), Operation::Relaxed(_)) => Source::uniforms(mask.key(), mask.origin()),
             (Self::Drawn(mask), _) => Source::keep_bits(mask),
             // SAFETY: the caller guarantees the array.
             (Self::Given(given), _) => Source::Given(unsafe { MaskArray::new(given.first) }),

@@ -296,7 +296,7 @@ pub(super) fn check<'py>(operation: &str, inputs: &Bound<'py, PyTuple>, out: Opt
 }
 
 /// The operations by name: the names of their inputs, the operation that computes the gradient with respect to the
-/// first (`None` if it is `select`), and whether they take complex numbers.
+/// first (`None` if it is `select`, or the operation itself for noise), and whether they take complex numbers.
 #[pyfunction]
 pub(super) fn operations(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
     let table = PyDict::new(py);
@@ -305,8 +305,16 @@ pub(super) fn operations(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
         let gradient = Some(formula.gradient()).filter(|gradient| *gradient != Formula::Select).map(Formula::name);
         table.set_item(formula.name(), (inputs, gradient, formula.takes_complex()))?;
     }
+    table.set_item(NOISE, (("x",), None::<&str>, true))?;
+    table.set_item(RELAXED, (("x", "logit"), None::<&str>, false))?;
     Ok(table)
 }
+
+/// Name of the operation that multiplies by drawn normals, which is no formula.
+pub(super) const NOISE: &str = "noise";
+
+/// Name of the operation that multiplies by relaxed decisions, which is no formula.
+pub(super) const RELAXED: &str = "relaxed";
 
 /// The formula that Python calls by this name.
 pub(super) fn formula_of(operation: &str) -> PyResult<Formula> {

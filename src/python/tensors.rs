@@ -13,12 +13,14 @@ use pyo3::types::{PyCapsule, PyTuple};
 
 use super::arguments::without_handlers;
 use super::arrays::{Lengths, Steps, dtype, dtype_list};
-use super::calls::{Inputs, Keep, Output, check_broadcast};
+use super::calls::{Inputs, Keep, Output, check_broadcast, elementwise};
 use super::dlpack;
 use super::key::public_key;
-use super::plan::{apply_formula, checked_inputs, decide, formula_of};
+use super::plan::{NOISE, RELAXED, apply_formula, checked_inputs, decide, formula_of};
 use super::view::View;
-use crate::kernel::formula::Numbers;
+use crate::kernel::Operation;
+use crate::kernel::formula::{Formula, Numbers};
+use crate::kernel::relaxed::Relaxed;
 use crate::mask::Dims;
 use crate::operand::{Element, Format};
 use crate::stream::key::Key;
@@ -180,7 +182,7 @@ pub(super) fn tensor_key<'py>(tensor: &Bound<'py, PyAny>) -> PyResult<Bound<'py,
     public_key(tensor.py(), Key::from_words(words))
 }
 
-/// `forward` for tensors. Writes to `out`, which has the shape of the first input and any dtype, on at most `threads`
+/// `forward` for tensors, noise and relaxed decisions, whose `numbers` are logit, temperature and order. Writes to `out`, which has the shape of the first input and any dtype, on at most `threads`
 /// threads. `fresh` means that `out` was allocated for this call. `keep` may be a boolean tensor.
 ///
 /// From `DETACH` elements on, the caller must keep the tensors' memory alive, whatever other threads assign to them.
@@ -197,7 +199,7 @@ pub(super) fn forward_tensors<'py>(
     fresh: bool,
     threads: usize,
 ) -> PyResult<()> {
-    let formula = formula_of(operation)?;
+    let formula = if [NOISE, RELAXED].contains(&operation) { Formula::Select } else { formula_of(operation)? };
     let mut views = Inputs::new();
     checked_inputs(&mut views, formula, inputs.iter(), |views, object, name| {
         views.push(number(view(object, name)?, name)?);
@@ -221,7 +223,24 @@ pub(super) fn forward_tensors<'py>(
         decided.for_call(out.py(), &shape)?
     };
     let (element, out) = (target.format.element, Output { view: target, fresh });
-    let run = || apply_formula((formula, numbers), keep, element, &shape, &mut views, Some(&out));
+    let drawing = match &keep {
+        Keep::Drawn(mask) => drawing(operation, mask.probability().get(), numbers),
+        _ => None,
+    };
+    let run = || match drawing {
+        Some(operation) => elementwise(&mut views, element, &shape, keep, operation, Some(&out)),
+        None => apply_formula((formula, numbers), keep, element, &shape, &mut views, Some(&out)),
+    };
     limits::with_team(threads, || without_handlers(run))?;
     Ok(())
+}
+
+/// The operation of this name, if it draws more than keep bits.
+fn drawing(operation: &str, p: f64, numbers: Numbers) -> Option<Operation<'static>> {
+    let Numbers { scale, shift, fill } = numbers;
+    match operation {
+        NOISE if p > 0.0 && scale != 0.0 => Some(Operation::Noise { std: (p / (1.0 - p)).sqrt() }),
+        RELAXED => Some(Operation::Relaxed(Relaxed { logit: scale, temperature: shift, order: fill as u8 })),
+        _ => None,
+    }
 }

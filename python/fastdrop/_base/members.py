@@ -178,12 +178,12 @@ class Member:
     @property
     def fuses(self) -> bool:
         """Whether it does more than drop, and therefore changes its input in evaluation as well."""
-        return self.operation not in ("select", "affine")
+        return self.operation not in ("select", "affine", "noise")
 
     @property
     def is_linear(self) -> bool:
         """Whether the gradient with respect to the first input is the call itself."""
-        return self.operation == "select"
+        return self.operation in ("select", "noise")
 
     def option(self, values: dict[str, Any]) -> Any:
         """Return what `axes` and `draw` take, from the options as a dict."""

@@ -201,7 +201,7 @@ def _mapped(x: Array, weight: Array, bias: Array | None, mask: Mask | None, scal
         elif mask is None:
             y = rows @ weights.T
         else:
-            y = _forward(rows, weights, mask)
+            y = sum_over_inputs(rows, weights, mask)
         y *= scale
         if bias is not None:
             y += bias.astype(y.dtype)
@@ -223,7 +223,8 @@ def _gradients(
         elif mask is None:
             dx, dweight = rows @ weights, rows.T @ inputs
         else:
-            dx, dweight = _backward(rows, inputs, weights, mask)
+            dx = sum_over_outputs(rows, weights, mask)
+            dweight = sum_over_examples(rows, inputs, mask)
         dx *= scale
         dweight *= scale
         return (
@@ -258,14 +259,14 @@ def _narrow(x: Array, dtype: np.dtype[Any]) -> Array:
 class _Tiles:
     """The weights of all examples, a few examples or outputs at a time, in one buffer."""
 
-    def __init__(self, weights: Array, mask: Mask) -> None:
-        self.weights, self.mask = weights, mask
-        outputs, inputs = weights.shape
+    def __init__(self, shape: tuple[int, ...], dtype: np.dtype[Any], mask: Mask) -> None:
+        self.mask = mask
+        outputs, inputs = shape
         self.outputs = max(1, min(outputs, TILE // max(1, inputs)))
         self.examples = max(1, TILE // max(1, self.outputs * inputs))
         if self.outputs < outputs:
             self.examples = 1
-        self.buffer = np.empty((self.examples, self.outputs, inputs), dtype=weights.dtype)
+        self.buffer = np.empty((self.examples, self.outputs, inputs), dtype=dtype)
 
     def __iter__(self) -> Iterator[tuple[slice, slice]]:
         """Iterate over all examples, a few outputs at a time, whose weights stay in the cache."""
@@ -281,46 +282,50 @@ class _Tiles:
         """Return the part of the buffer for a tile."""
         return self.buffer[: n.stop - n.start, : o.stop - o.start]
 
-    def select(self, n: slice, o: slice, numbers: Array) -> Array:
+    def kept(self, n: slice, o: slice, numbers: Array) -> Array:
         """Write the numbers into the buffer, with +0.0 for dropped connections, and return it."""
         room = self.room(n, o)
         kept = self.mask.region((n.start, o.start, 0), room.shape)
         return select(np.broadcast_to(numbers, room.shape), kept, 1.0, room)
 
-    def kept_weights(self, n: slice, o: slice) -> Array:
-        """Return the weights of a tile's examples."""
-        return self.select(n, o, self.weights[o])
-
     def kept_products(self, n: slice, o: slice, left: Array, right: Array) -> Array:
         """Return the products of kept connections; dropped ones leave no Inf or NaN."""
-        return self.select(n, o, np.multiply(left, right, out=self.room(n, o)))
+        return self.kept(n, o, np.multiply(left, right, out=self.room(n, o)))
 
 
-def _forward(x: Array, weights: Array, mask: Mask) -> Array:
-    """Return sums over the inputs."""
+def sum_over_inputs(x: Array, weights: Array, mask: Mask) -> Array:
+    """Return the outputs: sums of weights times inputs."""
     y = np.empty((len(x), len(weights)), dtype=x.dtype)
-    tiles = _Tiles(weights, mask)
+    tiles = _Tiles(weights.shape, weights.dtype, mask)
     for n, o in tiles:
-        np.matmul(tiles.kept_weights(n, o), x[n, :, np.newaxis], out=y[n, o, np.newaxis])
+        np.matmul(tiles.kept(n, o, weights[o]), x[n, :, np.newaxis], out=y[n, o, np.newaxis])
         for one in _not_finite(x, n):
             products = tiles.kept_products(one, o, weights[o], x[one, np.newaxis])
             y[one, o] = products.sum(axis=2)
     return y
 
 
-def _backward(dy: Array, x: Array, weights: Array, mask: Mask) -> tuple[Array, Array]:
-    """Return sums over the outputs, and over the examples."""
-    dx, dweights = np.zeros_like(x), np.zeros_like(weights)
-    tiles = _Tiles(weights, mask)
+def sum_over_outputs(dy: Array, weights: Array, mask: Mask) -> Array:
+    """Return the gradients with respect to the inputs."""
+    dx = np.zeros((len(dy), weights.shape[1]), dtype=dy.dtype)
+    tiles = _Tiles(weights.shape, weights.dtype, mask)
     for n, o in tiles:
-        kept = tiles.kept_products(n, o, dy[n, o, np.newaxis], x[n, np.newaxis])
-        dweights[o] += kept.sum(axis=0) if len(kept) > 1 else kept[0]
-        part = np.matmul(dy[n, np.newaxis, o], tiles.kept_weights(n, o))[:, 0]
+        part = np.matmul(dy[n, np.newaxis, o], tiles.kept(n, o, weights[o]))[:, 0]
         for one in _not_finite(dy, n):
             products = tiles.kept_products(one, o, weights[o], dy[one, o, np.newaxis])
             part[one.start - n.start] = products.sum(axis=1)[0]
         dx[n] += part
-    return dx, dweights
+    return dx
+
+
+def sum_over_examples(dy: Array, x: Array, mask: Mask) -> Array:
+    """Return the gradients with respect to the weights."""
+    dweights = np.zeros((dy.shape[1], x.shape[1]), dtype=x.dtype)
+    tiles = _Tiles(dweights.shape, x.dtype, mask)
+    for n, o in tiles:
+        kept = tiles.kept_products(n, o, dy[n, o, np.newaxis], x[n, np.newaxis])
+        dweights[o] += kept.sum(axis=0) if len(kept) > 1 else kept[0]
+    return dweights
 
 
 def _not_finite(rows: Array, n: slice) -> Iterator[slice]:

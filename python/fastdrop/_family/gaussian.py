@@ -80,6 +80,7 @@ def _draw(shape: tuple[int, ...], p: float, key: Key, broadcast_dims: Axes) -> N
 GAUSSIAN = Member(
     "gaussian_dropout",
     "Srivastava et al., JMLR 2014",
+    operation="noise",
     options=("broadcast_dims",),
     axes=broadcast_axes,
     recipe=Noise,

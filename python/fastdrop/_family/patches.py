@@ -4,7 +4,6 @@ A `PatchMask` is the recipe: the tokens with the smallest uniforms stay.
 """
 
 from dataclasses import dataclass
-from fractions import Fraction
 from functools import partial
 from typing import Any, Never, SupportsIndex
 
@@ -30,8 +29,8 @@ from fastdrop._base.masks import Drawable
 from fastdrop._base.plans import Plan, check_recipe, draw_key, gradient_like, select
 from fastdrop._base.states import Checked
 
-ROUNDING = Fraction(1, 2**50)
-"""Tolerance for the rounding of p: (1 - 0.1) * 10 is 9, not 8.999..."""
+EXACT = 2**50
+"""Inverse of the tolerance for the rounding of p: (1 - 0.1) * 10 is 9, not 8.999..."""
 
 BLOCK = 2**20
 """Tokens that one call sorts; Ctrl-C is handled between calls."""
@@ -44,7 +43,8 @@ def kept_tokens(p: float, tokens: int, prefix: int) -> int:
             f"prefix must be at most the number of tokens, {tokens}, got {shown(prefix)}"
         )
     number = tokens - prefix
-    kept = int((1 - Fraction(p) + ROUNDING) * number)
+    numerator, denominator = p.as_integer_ratio()
+    kept = ((denominator - numerator) * EXACT + denominator) * number // (denominator * EXACT)
     return prefix + min(number, max(1, kept))
 
 

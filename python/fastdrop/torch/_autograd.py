@@ -17,7 +17,7 @@ from fastdrop._base.keys import Key
 from fastdrop._base.masks import Mask
 from fastdrop._base.members import OPERATIONS
 from fastdrop._family.blocks import BlockMask
-from fastdrop.torch._call import LARGE, How, in_core, is_plain
+from fastdrop.torch._call import LARGE, RELAXED, How, in_core, is_plain
 from fastdrop.torch._keys import key_tensor
 
 _transforms_are_active = torch._C._are_functorch_transforms_active
@@ -58,7 +58,7 @@ def _announced(how: How, source: Any, inputs: tuple[Tensor, ...]) -> bool:
     return (
         len(inputs) == 1
         and type(source) is Key
-        and operation not in ACTIVATIONS
+        and operation in ("select", "affine")
         and not block
         and dtype is None
         and x.numel() * x.itemsize < LARGE
@@ -91,29 +91,38 @@ class Recorded(torch.autograd.Function):
             y = below(keyset, torch.ops.fastdrop.forward, arguments_of(how, words, source, inputs))
         if inplace:
             ctx.mark_dirty(x)
-        nonlinear = how.operation in ACTIVATIONS
-        if words is not None or nonlinear:
-            kept = y if _tells(how, words) else x
-            ctx.save_for_backward(words, kept if nonlinear else None)
-            ctx.save_for_forward(words)
+        if how.operation == RELAXED:
+            kept = inputs
+        elif how.operation in ACTIVATIONS:
+            kept = (y,) if _tells(how, words) else (x,)
+        else:
+            kept = ()
+        if words is not None or kept:
+            ctx.save_for_backward(words, *kept)
+            ctx.save_for_forward(words, *kept)
         linear = how.linear
         if y.dtype is not x.dtype:
             linear = linear._replace(dtype=x.dtype)
         ctx.call = linear, source, how, [other.shape for other in inputs[1:]]
-        ctx.dtype = y.dtype
+        ctx.shape, ctx.dtype = y.shape, y.dtype
         return y
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradients with respect to the inputs; torch converts them to their dtypes."""
         linear, source, how, shapes = ctx.call
-        words, x = ctx.saved_tensors or (None, None)
+        words, *kept = ctx.saved_tensors or (None,)
+        x = kept[0] if kept else None
         if dy.layout is not torch.strided:
             dy = dy.to_dense()  # the gradient of an embedding may be sparse
         if x is None and not shapes:
             return None, None, None, None, None, with_same_mask(linear, source, words, (dy,))
         needs = ctx.needs_input_grad[5:]
-        gradients: list[Any] = [None] * len(needs)
+        gradients: list[Any]
+        if how.operation == RELAXED:
+            gradients = _relaxed_gradients(how, source, words, dy, kept, needs)
+            return (None,) * 5 + tuple(gradients)
+        gradients = [None] * len(needs)
         total = dy
         if how.operation == "bias_add" and needs[1]:
             # The gradient with respect to x + bias, not yet rounded to the dtype of either.
@@ -133,21 +142,32 @@ class Recorded(torch.autograd.Function):
                 gradients[0] = with_same_mask(gradient, source, words, (dy, x))
         for which, shape in enumerate(shapes, 1):
             if needs[which]:
-                of_bias = how.operation == "bias_add" and which == 1
-                gradients[which] = (total if of_bias else dy).sum_to_size(shape)
+                part, call = dy, how.gradient(which)
+                if how.operation == "bias_add" and which == 1:
+                    part = total
+                elif call is not None:
+                    part = with_same_mask(call, source, words, (dy,))
+                gradients[which] = part.sum_to_size(shape)
         return (None,) * 5 + tuple(gradients)
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Tensor | None) -> Tensor:
         """Return the tangent of the result; `by_operator` has taken activations apart."""
-        linear, source, how, _ = ctx.call
-        (words,) = ctx.saved_tensors
-        tangent, *others = tangents[5:]
-        if how.operation == "bias_add":
-            tangent = _sum(tangent, others.pop(0))
-        if tangent is not None:
-            tangent = with_same_mask(linear._replace(dtype=ctx.dtype), source, words, (tangent,))
-        return _sum(tangent, *others).to(ctx.dtype)
+        _, source, how, _ = ctx.call
+        words, *kept = ctx.saved_tensors
+        if how.operation == RELAXED:
+            return _relaxed_tangent(how, source, words, kept, tangents[5:])
+        total = None
+        for which, tangent in enumerate(tangents[5:]):
+            if tangent is None:
+                continue
+            part, call = tangent, how.gradient(which)
+            if call is not None:
+                whole = tangent.expand(ctx.shape)
+                part = with_same_mask(call._replace(dtype=ctx.dtype), source, words, (whole,))
+            total = part if total is None else total + part
+        assert total is not None, "torch calls this for tangents"
+        return total.to(ctx.dtype)
 
 
 def _tells(how: How, words: Tensor | None) -> bool:
@@ -159,10 +179,42 @@ def _tells(how: How, words: Tensor | None) -> bool:
     return words is not None and how.operation == "relu"
 
 
-def _sum(*tangents: Tensor | None) -> Any:
-    """Return the sum of the tangents that are not None."""
-    there = [tangent for tangent in tangents if tangent is not None]
-    return sum(there[1:], there[0]) if there else None
+def _steeper(how: How) -> How:
+    """Return the settings of the derivative of relaxed decisions with respect to the logit."""
+    if how.numbers.fill == 2.0:
+        raise RuntimeError("concrete dropout must be differentiated by its logit at most twice")
+    return how._replace(numbers=how.numbers._replace(fill=how.numbers.fill + 1.0))
+
+
+def _relaxed_gradients(
+    how: How, source: Any, words: Tensor | None, dy: Tensor, inputs: Any, needs: Any
+) -> list[Tensor | None]:
+    """Return the gradients of relaxed decisions with respect to input and logit."""
+    x, logit = inputs
+    dx = with_same_mask(how, source, words, (dy, logit)) if needs[0] else None
+    if not needs[1]:
+        return [dx, None]
+    wide = torch.promote_types(x.dtype, torch.float32)
+    product = dy.to(wide) * x.to(wide)
+    call = _steeper(how)._replace(dtype=wide)
+    terms = with_same_mask(call, source, words, (product, logit))
+    total = terms.sum(dtype=torch.float64)
+    return [dx, total.to(logit.dtype).reshape(logit.shape)]
+
+
+def _relaxed_tangent(
+    how: How, source: Any, words: Tensor | None, inputs: Any, tangents: Any
+) -> Tensor:
+    x, logit = inputs
+    dx, dlogit = tangents
+    parts = []
+    if dx is not None:
+        parts.append(with_same_mask(how, source, words, (dx, logit)))
+    if dlogit is not None:
+        slope = with_same_mask(_steeper(how), source, words, (x, logit))
+        parts.append(slope * dlogit.to(slope.dtype))
+    total: Tensor = sum(parts[1:], parts[0])
+    return total
 
 
 def with_same_mask(how: How, source: Any, words: Tensor | None, inputs: tuple[Tensor, ...]) -> Any:

@@ -33,6 +33,10 @@ KEPT = 2**28
 
 DTYPES = frozenset(getattr(torch, name) for name in REAL_DTYPES)
 
+RELAXED = "relaxed"
+"""Operation of concrete dropout. Its second input is the logit; its numbers are 1, the temperature,
+and how many derivatives with respect to the logit it takes."""
+
 _PLAIN = (Tensor, torch.nn.Parameter)
 
 _takes_tensors = _core.take_tensors(Tensor)
@@ -67,9 +71,22 @@ class How(NamedTuple):
     @property
     def linear(self) -> "How":
         """Settings of its linear part, which is the gradient of a linear call."""
-        if self.operation == "select":
+        if self.operation in ("select", "noise", "complement"):
             return self
         return self._replace(operation="select", numbers=Numbers(self.numbers.scale))
+
+    def gradient(self, which: int) -> "How | None":
+        """Return the settings of the linear call on dy for an input's gradient; None if it is dy.
+
+        For an activation, it is the part of the gradient that drops.
+        """
+        if which == 0 or (self.operation == "bias_add" and which == 1):
+            return self.linear
+        if self.operation == "switch":
+            return self._replace(operation="complement")
+        if self.operation == "mix":
+            return self._replace(operation="select", numbers=Numbers(self.numbers.shift))
+        return None
 
 
 def recipe_of(how: How, source: Any, shape: tuple[int, ...]) -> Mask | BlockMask:
@@ -131,6 +148,9 @@ def in_core(how: How, source: Any, inputs: tuple[Tensor, ...], inplace: bool = F
     x = inputs[0]
     out, fresh = (x, False) if inplace else empty_like(x, dtype_of(how, inputs))
     operation, p, shared, numbers, block, _ = how
+    if operation == RELAXED:
+        (_, logit), inputs = inputs, inputs[:1]
+        numbers = numbers._replace(scale=float(logit.detach()))
     if block or type(source) is BlockMask:
         source = recipe_of(how, source, x.shape).to_numpy()
     target: Any = out

@@ -5,6 +5,7 @@ transforms of `torch.func`, forward-mode differentiation, fake and meta tensors,
 through one operator, which torch takes apart. Both ways compute the same result and gradient.
 """
 
+import math
 from typing import Any, TypeAlias
 
 import torch
@@ -13,10 +14,10 @@ from torch import Tensor
 from fastdrop import _core
 from fastdrop._base.keys import NO_KEY, Key
 from fastdrop._base.masks import Mask, inverse_keep, make_mask
-from fastdrop._base.members import drawn_shape
+from fastdrop._base.members import Numbers, drawn_shape
 from fastdrop._family.blocks import BlockMask
 from fastdrop.torch._autograd import ACTIVATIONS, by_operator, eager, parts_of
-from fastdrop.torch._call import How, is_distributed, is_plain, recipe_of
+from fastdrop.torch._call import RELAXED, How, is_distributed, is_plain, recipe_of
 from fastdrop.torch._keys import CallKeys, Share, SharedKey, draw, draw_key
 from fastdrop.torch._operator import words_for
 
@@ -66,6 +67,19 @@ def decide(source: Source) -> Any:
     if source is None or isinstance(source, torch.Generator):
         return draw_key(source)
     return _key_of(source) if isinstance(source, Tensor) else source
+
+
+def children(source: Source, inputs: tuple[Tensor, ...]) -> list[Source]:
+    """Return a source for each of several tensors: the children of a call's key."""
+    count = range(len(inputs))
+    if is_plain(inputs):
+        key = decide(source)
+        return [key.fold_in(n) for n in count]
+    leaves = torch.compiler.is_exporting() or _tracing() is not None
+    if leaves and (source is None or type(source) is CallKeys):
+        return [None for _ in count]  # a program that leaves this process draws with torch
+    words = words_for(source)
+    return [torch.ops.fastdrop.child_key(words, n) for n in count]
 
 
 def _transformed(how: How, inputs: tuple[Tensor, ...], source: Source) -> Any:
@@ -163,6 +177,19 @@ def _in_their_operators(how: How, x: Tensor, *others: Tensor) -> Tensor:
         x, shift = ACTIVATIONS[operation][0](x, shift), 0.0
     if operation == "bias_add":
         x, others = x + others[0], others[1:]
+    if operation == "mix":
+        return x * scale + others[0] * shift
+    if operation == RELAXED:
+        u = torch.rand(drawn_shape(x.shape, shared), dtype=torch.float64, device=x.device)
+        logit = others[0].double()
+        kept = torch.sigmoid(-(logit + torch.logit(u, 1e-16)) / shift) * (1.0 + logit.exp())
+        return (x * kept).to(x.dtype)
+    if operation == "noise" and 0.0 < p < 1.0:
+        normals = torch.randn(drawn_shape(x.shape, shared), dtype=x.dtype, device=x.device)
+        return x * (1.0 + math.sqrt(p / (1.0 - p)) * normals)
+    if operation == "switch":
+        kept = torch.dropout(torch.ones_like(x), p if scale else 1.0, True) != 0
+        return torch.where(kept, x, others[0])
     if p > 0.0 and not shared and operation != "affine" and scale == inverse_keep(p):
         x = torch.dropout(x, p, True)
     elif p > 0.0:
@@ -178,6 +205,26 @@ def dispatch_with_mask(how: How, x: Tensor) -> tuple[Tensor, Tensor]:
     with torch.no_grad():
         ones = dispatch(how, (torch.ones_like(x),), words)
     return y, ones != 0
+
+
+def kept_places(
+    how: How, shape: tuple[int, ...], source: Source, like: Tensor
+) -> tuple[Tensor, Mask | BlockMask | None]:
+    """Return a tensor of bool, True where a call keeps, and the mask if it is known."""
+    if is_plain((like,)):
+        mask = recipe_of(how, decide(source), shape)
+        kept = torch.from_numpy(mask.to_numpy())
+        return (kept if kept.dim() == len(shape) else kept.expand(shape)), mask
+    ones = torch.ones(shape, device=like.device)
+    return dispatch(how._replace(numbers=Numbers(1.0)), (ones,), source) != 0, None
+
+
+def select_kept(how: How, kept: Tensor, x: Tensor) -> Tensor:
+    """Keep the elements that a tensor of bool names, and scale them."""
+    if is_plain((x, kept)):
+        y: Tensor = eager(how, kept, (x,))
+        return y
+    return torch.where(kept, x * how.numbers.scale, 0.0)
 
 
 def no_key() -> Key | Tensor:

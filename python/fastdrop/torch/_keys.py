@@ -203,10 +203,12 @@ def drop(
     *inputs: Tensor,
     **options: Any,
 ) -> Any:
-    """Call a function with a module's p, mode and key."""
+    """Call a function with a module's mode, key and p; `options` may have its logit instead."""
+    if "logit" not in options:
+        options["p"] = module.p
     if keys is not None and keys.parts is not None:
-        return _drop_parts(module, keys.parts, function, *inputs, **options)
-    return function(*inputs, p=module.p, training=module.training, key=keys, **options)
+        return _drop_parts(keys.parts, function, *inputs, **options)
+    return function(*inputs, training=module.training, key=keys, **options)
 
 
 def left_to_torch(
@@ -225,9 +227,7 @@ def left_to_torch(
     return forward(input)
 
 
-def _drop_parts(
-    module: Any, parts: Parts, function: Callable[..., Any], input: Tensor, **options: Any
-) -> Any:
+def _drop_parts(parts: Parts, function: Callable[..., Any], input: Tensor, **options: Any) -> Any:
     """Call a function on each part of axis 0 with its own key."""
     if input.dim() == 0 or len(input) % parts.rows:
         raise ValueError(
@@ -238,7 +238,7 @@ def _drop_parts(
     results = []
     for n, keys in enumerate(parts.keys):
         part, source = input[n * rows : (n + 1) * rows], SharedKey(keys) if parts.shared else keys
-        results.append(function(part, p=module.p, training=True, key=source, **options))
+        results.append(function(part, training=True, key=source, **options))
     return input if options.get("inplace") else torch.cat(results)
 
 

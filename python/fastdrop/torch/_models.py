@@ -26,14 +26,11 @@ from fastdrop.torch._keys import (
 )
 from fastdrop.torch.modules import (
     AlphaDropout,
-    BiasDropoutAdd,
     Dropout,
     Dropout1d,
     Dropout2d,
     Dropout3d,
-    DropoutAdd,
     FeatureAlphaDropout,
-    _DropBlock,
     _Module,
 )
 
@@ -201,8 +198,10 @@ def set_keys(
             "torch's generator",
             stacklevel=2,
         )
-    if share is not None and any(isinstance(module, _DropBlock) for module in modules.values()):
-        raise ValueError("world_size must be 1 for a model with DropBlock modules, got more")
+    for module in modules.values() if share is not None else ():
+        if getattr(module, "_is_whole", False):
+            kind = type(module).__name__
+            raise ValueError(f"world_size must be 1 for a model with {kind} modules, got more")
     for name, module in modules.items():
         keys = vars(module).get(KEYS)
         if key is None:
@@ -211,19 +210,23 @@ def set_keys(
                 del module.forward
         elif keys is None:
             own = key.fold_in(number_of(name))
-            _give_keys(module, CallKeys(own, share, counts, name=name))
+            _give_keys(module, CallKeys(own, _share_of(module, share), counts, name=name))
         else:
-            keys.reset(key.fold_in(number_of(name)), share, counts)
+            keys.reset(key.fold_in(number_of(name)), _share_of(module, share), counts)
+
+
+def _share_of(module: nn.Module, share: Share | None) -> Share | None:
+    """Return a rank's part of a module's input; all ranks have the same weights."""
+    return None if getattr(module, "_of_weights", False) else share
 
 
 class _ModuleLayer:
     """A dropout module with the interface of a layer that `PSchedule` and `MonteCarlo` need."""
 
-    _of_weights = False
-
     def __init__(self, module: _DropoutNd) -> None:
         self._module = module
-        self._takes_rows = not isinstance(module, (BiasDropoutAdd, DropoutAdd))
+        self._takes_rows = getattr(module, "_takes_rows", True)
+        self._of_weights = getattr(module, "_of_weights", False)
         self._keys: CallKeys | None = None
         self._forward: Any = None  # kept for all samples: a new one would be compiled again
 
@@ -247,7 +250,7 @@ class _ModuleLayer:
         held = KEYS in before and before[KEYS].held
         each = tuple(CallKeys(key, None, True, held) for key in samples.keys)
         keys = self._keys = each[0]
-        if len(each) > 1 or samples.shared:
+        if len(each) > 1 or (samples.shared and not self._of_weights):
             keys.parts = Parts(each, samples.rows, samples.shared)
         try:
             if self._forward is not None and "forward" not in before:

@@ -20,7 +20,7 @@ from fastdrop._base.keys import Key
 from fastdrop._base.masks import make_mask
 from fastdrop._base.members import Numbers
 from fastdrop.torch._autograd import Recorded, below_autograd, by_operator, record, wants_gradient
-from fastdrop.torch._call import How, dtype_of, in_core
+from fastdrop.torch._call import RELAXED, How, dtype_of, in_core
 from fastdrop.torch._keys import CallKeys, draw, key_tensor, words_of_call
 
 key_of = _core.tensor_key
@@ -36,6 +36,7 @@ LIBRARY = torch.library.Library("fastdrop", "FRAGMENT")
 LIBRARY.define(_SCHEMA, tags=(torch.Tag.pt2_compliant_tag,))
 LIBRARY.define("key() -> Tensor")
 LIBRARY.define("call_key(Tensor keys) -> Tensor")
+LIBRARY.define("child_key(Tensor key, int index) -> Tensor")
 LIBRARY.define(
     "draw_key(int place, *, Device device) -> Tensor", tags=(torch.Tag.nondeterministic_seeded,)
 )
@@ -121,7 +122,8 @@ def _batched(info: Any, in_dims: Any, *arguments: Any) -> tuple[Tensor, int]:
         missing = ndim + 1 - row.dim()
         rows.append(row.reshape(row.shape[0], *(1,) * missing, *row.shape[1:]))
     rows[0] = rows[0].expand(info.batch_size, *rows[0].shape[1:])
-    if key_dim is not None or how.block:
+    several_logits = how.operation == RELAXED and dims[1] is not None
+    if key_dim is not None or how.block or several_logits:
         keys = words.movedim(key_dim, 0) if key_dim is not None else [words] * info.batch_size
         results = [
             by_operator(how, key, region, tuple(row[min(n, len(row) - 1)] for row in rows))
@@ -159,14 +161,25 @@ def _take_in_order(keys: Tensor, place: int) -> Tensor:
     return words_of_call(keys)
 
 
+def _child_key(words: Tensor, index: int) -> Tensor:
+    return key_tensor(key_of(words.contiguous()).fold_in(index))
+
+
+def _child_keys(info: Any, in_dims: Any, words: Tensor, index: int) -> tuple[Tensor, int]:
+    rows = words.movedim(in_dims[0], 0)
+    return torch.stack([torch.ops.fastdrop.child_key(row, index) for row in rows]), 0
+
+
 LIBRARY.impl("forward", _on_cpu, "CPU")
 LIBRARY.impl("forward", _with_autograd, "Autograd", with_keyset=True)
 LIBRARY.impl("key", _draw_at_place, "CompositeImplicitAutograd")
 LIBRARY.impl("key", _draw_at_place, "FuncTorchDynamicLayerFrontMode")
 LIBRARY.impl("draw_key", _draw_in_order, "CompositeExplicitAutograd")
+LIBRARY.impl("child_key", _child_key, "CompositeExplicitAutograd")
 LIBRARY.impl("call_key", _take_at_place, "CompositeImplicitAutograd")
 LIBRARY.impl("take_key", _take_in_order, "CompositeExplicitAutograd")
 torch.library.register_vmap("fastdrop::forward", _batched, lib=LIBRARY)
+torch.library.register_vmap("fastdrop::child_key", _child_keys, lib=LIBRARY)
 
 
 @torch.library.register_fake("fastdrop::forward", lib=LIBRARY)
@@ -186,6 +199,11 @@ def _(*arguments: Any) -> Tensor:
 @torch.library.register_fake("fastdrop::draw_key", lib=LIBRARY)
 def _(place: int, *, device: torch.device) -> Tensor:
     return torch.empty(2, dtype=torch.int64, device=device)
+
+
+@torch.library.register_fake("fastdrop::child_key", lib=LIBRARY)
+def _(words: Tensor, index: int) -> Tensor:
+    return torch.empty_like(words)
 
 
 @torch.library.register_fake("fastdrop::take_key", lib=LIBRARY)

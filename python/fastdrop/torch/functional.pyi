@@ -1,34 +1,39 @@
 # Made by tests/make_stubs.py from the package's signatures.
 
+from collections.abc import Sequence
 from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor
 
+from fastdrop._base.arguments import Axes
 from fastdrop._base.keys import Key
 from fastdrop._base.masks import Mask
 from fastdrop._family.activations import Activation
 from fastdrop._family.attention import Causal
 from fastdrop._family.blocks import BlockMask
+from fastdrop._family.concrete import ConcreteMask
 from fastdrop._family.fused import Approximate
+from fastdrop._family.gaussian import Noise
+from fastdrop._family.patches import PatchMask
 
 @overload
 def dropout(
-    input: Tensor, p: float = ..., training: bool = ..., inplace: bool = ..., *, key: Key |
-    Tensor | None = ..., generator: torch.Generator | None = ..., mask: Mask | None = ...,
-    return_mask: Literal[False] = ...
+    input: Tensor, p: float = ..., training: bool = ..., inplace: bool = ..., *,
+    broadcast_dims: Axes = ..., key: Key | Tensor | None = ..., generator: torch.Generator |
+    None = ..., mask: Mask | None = ..., return_mask: Literal[False] = ...
 ) -> Tensor: ...
 @overload
 def dropout(
-    input: Tensor, p: float = ..., training: bool = ..., inplace: bool = ..., *, key: Key |
-    Tensor | None = ..., generator: torch.Generator | None = ..., mask: Mask | None = ...,
-    return_mask: Literal[True]
+    input: Tensor, p: float = ..., training: bool = ..., inplace: bool = ..., *,
+    broadcast_dims: Axes = ..., key: Key | Tensor | None = ..., generator: torch.Generator |
+    None = ..., mask: Mask | None = ..., return_mask: Literal[True]
 ) -> tuple[Tensor, Mask]: ...
 @overload
 def dropout(
-    input: Tensor, p: float = ..., training: bool = ..., inplace: bool = ..., *, key: Key |
-    Tensor | None = ..., generator: torch.Generator | None = ..., mask: Mask | None = ...,
-    return_mask: bool = ...
+    input: Tensor, p: float = ..., training: bool = ..., inplace: bool = ..., *,
+    broadcast_dims: Axes = ..., key: Key | Tensor | None = ..., generator: torch.Generator |
+    None = ..., mask: Mask | None = ..., return_mask: bool = ...
 ) -> Any: ...
 @overload
 def feature_dropout(
@@ -140,21 +145,21 @@ def locked_dropout(
 ) -> Any: ...
 @overload
 def alpha_dropout(
-    input: Tensor, p: float = ..., training: bool = ..., inplace: bool = ..., *, key: Key |
-    Tensor | None = ..., generator: torch.Generator | None = ..., mask: Mask | None = ...,
-    return_mask: Literal[False] = ...
+    input: Tensor, p: float = ..., training: bool = ..., inplace: bool = ..., *,
+    broadcast_dims: Axes = ..., key: Key | Tensor | None = ..., generator: torch.Generator |
+    None = ..., mask: Mask | None = ..., return_mask: Literal[False] = ...
 ) -> Tensor: ...
 @overload
 def alpha_dropout(
-    input: Tensor, p: float = ..., training: bool = ..., inplace: bool = ..., *, key: Key |
-    Tensor | None = ..., generator: torch.Generator | None = ..., mask: Mask | None = ...,
-    return_mask: Literal[True]
+    input: Tensor, p: float = ..., training: bool = ..., inplace: bool = ..., *,
+    broadcast_dims: Axes = ..., key: Key | Tensor | None = ..., generator: torch.Generator |
+    None = ..., mask: Mask | None = ..., return_mask: Literal[True]
 ) -> tuple[Tensor, Mask]: ...
 @overload
 def alpha_dropout(
-    input: Tensor, p: float = ..., training: bool = ..., inplace: bool = ..., *, key: Key |
-    Tensor | None = ..., generator: torch.Generator | None = ..., mask: Mask | None = ...,
-    return_mask: bool = ...
+    input: Tensor, p: float = ..., training: bool = ..., inplace: bool = ..., *,
+    broadcast_dims: Axes = ..., key: Key | Tensor | None = ..., generator: torch.Generator |
+    None = ..., mask: Mask | None = ..., return_mask: bool = ...
 ) -> Any: ...
 @overload
 def feature_alpha_dropout(
@@ -284,6 +289,154 @@ def activation_dropout(
     negative_slope: float | None = ..., alpha: float | None = ..., key: Key | Tensor | None
     = ..., generator: torch.Generator | None = ..., mask: Mask | None = ..., return_mask:
     bool = ...
+) -> Any: ...
+@overload
+def gaussian_dropout(
+    input: Tensor, p: float = ..., training: bool = ..., inplace: bool = ..., *,
+    broadcast_dims: Axes = ..., key: Key | Tensor | None = ..., generator: torch.Generator |
+    None = ..., mask: Noise | None = ..., return_mask: Literal[False] = ...
+) -> Tensor: ...
+@overload
+def gaussian_dropout(
+    input: Tensor, p: float = ..., training: bool = ..., inplace: bool = ..., *,
+    broadcast_dims: Axes = ..., key: Key | Tensor | None = ..., generator: torch.Generator |
+    None = ..., mask: Noise | None = ..., return_mask: Literal[True]
+) -> tuple[Tensor, Noise]: ...
+@overload
+def gaussian_dropout(
+    input: Tensor, p: float = ..., training: bool = ..., inplace: bool = ..., *,
+    broadcast_dims: Axes = ..., key: Key | Tensor | None = ..., generator: torch.Generator |
+    None = ..., mask: Noise | None = ..., return_mask: bool = ...
+) -> Any: ...
+@overload
+def zoneout(
+    new: Tensor, previous: Tensor, p: float = ..., training: bool = ..., *, key: Key |
+    Tensor | None = ..., generator: torch.Generator | None = ..., mask: Mask | None = ...,
+    return_mask: Literal[False] = ...
+) -> Tensor: ...
+@overload
+def zoneout(
+    new: Tensor, previous: Tensor, p: float = ..., training: bool = ..., *, key: Key |
+    Tensor | None = ..., generator: torch.Generator | None = ..., mask: Mask | None = ...,
+    return_mask: Literal[True]
+) -> tuple[Tensor, Mask]: ...
+@overload
+def zoneout(
+    new: Tensor, previous: Tensor, p: float = ..., training: bool = ..., *, key: Key |
+    Tensor | None = ..., generator: torch.Generator | None = ..., mask: Mask | None = ...,
+    return_mask: bool = ...
+) -> Any: ...
+@overload
+def embedding_dropout(
+    weight: Tensor, p: float = ..., training: bool = ..., *, indices: Tensor | None = ...,
+    key: Key | Tensor | None = ..., generator: torch.Generator | None = ..., mask: Mask |
+    None = ..., return_mask: Literal[False] = ...
+) -> Tensor: ...
+@overload
+def embedding_dropout(
+    weight: Tensor, p: float = ..., training: bool = ..., *, indices: Tensor | None = ...,
+    key: Key | Tensor | None = ..., generator: torch.Generator | None = ..., mask: Mask |
+    None = ..., return_mask: Literal[True]
+) -> tuple[Tensor, Mask]: ...
+@overload
+def embedding_dropout(
+    weight: Tensor, p: float = ..., training: bool = ..., *, indices: Tensor | None = ...,
+    key: Key | Tensor | None = ..., generator: torch.Generator | None = ..., mask: Mask |
+    None = ..., return_mask: bool = ...
+) -> Any: ...
+@overload
+def drop_connect(
+    weight: Tensor, p: float = ..., training: bool = ..., *, key: Key | Tensor | None = ...,
+    generator: torch.Generator | None = ..., mask: Mask | None = ..., return_mask:
+    Literal[False] = ...
+) -> Tensor: ...
+@overload
+def drop_connect(
+    weight: Tensor, p: float = ..., training: bool = ..., *, key: Key | Tensor | None = ...,
+    generator: torch.Generator | None = ..., mask: Mask | None = ..., return_mask:
+    Literal[True]
+) -> tuple[Tensor, Mask]: ...
+@overload
+def drop_connect(
+    weight: Tensor, p: float = ..., training: bool = ..., *, key: Key | Tensor | None = ...,
+    generator: torch.Generator | None = ..., mask: Mask | None = ..., return_mask: bool =
+    ...
+) -> Any: ...
+@overload
+def weight_drop(
+    weights: Sequence[Tensor], p: float = ..., training: bool = ..., *, key: Key | Tensor |
+    None = ..., generator: torch.Generator | None = ..., mask: Sequence[Mask] | None = ...,
+    return_mask: Literal[False] = ...
+) -> list[Tensor]: ...
+@overload
+def weight_drop(
+    weights: Sequence[Tensor], p: float = ..., training: bool = ..., *, key: Key | Tensor |
+    None = ..., generator: torch.Generator | None = ..., mask: Sequence[Mask] | None = ...,
+    return_mask: Literal[True]
+) -> tuple[list[Tensor], list[Mask]]: ...
+@overload
+def weight_drop(
+    weights: Sequence[Tensor], p: float = ..., training: bool = ..., *, key: Key | Tensor |
+    None = ..., generator: torch.Generator | None = ..., mask: Sequence[Mask] | None = ...,
+    return_mask: bool = ...
+) -> Any: ...
+@overload
+def concrete_dropout(
+    input: Tensor, logit: Tensor | float, temperature: float = ..., training: bool = ..., *,
+    key: Key | Tensor | None = ..., generator: torch.Generator | None = ..., mask:
+    ConcreteMask | None = ..., return_mask: Literal[False] = ...
+) -> Tensor: ...
+@overload
+def concrete_dropout(
+    input: Tensor, logit: Tensor | float, temperature: float = ..., training: bool = ..., *,
+    key: Key | Tensor | None = ..., generator: torch.Generator | None = ..., mask:
+    ConcreteMask | None = ..., return_mask: Literal[True]
+) -> tuple[Tensor, ConcreteMask]: ...
+@overload
+def concrete_dropout(
+    input: Tensor, logit: Tensor | float, temperature: float = ..., training: bool = ..., *,
+    key: Key | Tensor | None = ..., generator: torch.Generator | None = ..., mask:
+    ConcreteMask | None = ..., return_mask: bool = ...
+) -> Any: ...
+def concrete_regularization(
+    weight: Tensor, logit: Tensor | float, inputs: int, *, weight_regularizer: float = ...,
+    dropout_regularizer: float = ...
+) -> Tensor: ...
+@overload
+def drop_connect_linear(
+    input: Tensor, weight: Tensor, bias: Tensor | None = ..., p: float = ..., training: bool
+    = ..., *, key: Key | Tensor | None = ..., generator: torch.Generator | None = ..., mask:
+    Mask | None = ..., return_mask: Literal[False] = ...
+) -> Tensor: ...
+@overload
+def drop_connect_linear(
+    input: Tensor, weight: Tensor, bias: Tensor | None = ..., p: float = ..., training: bool
+    = ..., *, key: Key | Tensor | None = ..., generator: torch.Generator | None = ..., mask:
+    Mask | None = ..., return_mask: Literal[True]
+) -> tuple[Tensor, Mask]: ...
+@overload
+def drop_connect_linear(
+    input: Tensor, weight: Tensor, bias: Tensor | None = ..., p: float = ..., training: bool
+    = ..., *, key: Key | Tensor | None = ..., generator: torch.Generator | None = ..., mask:
+    Mask | None = ..., return_mask: bool = ...
+) -> Any: ...
+@overload
+def patch_dropout(
+    input: Tensor, p: float = ..., training: bool = ..., *, prefix: int = ..., ordered: bool
+    = ..., key: Key | Tensor | None = ..., generator: torch.Generator | None = ..., mask:
+    PatchMask | None = ..., return_mask: Literal[False] = ...
+) -> tuple[Tensor, Tensor]: ...
+@overload
+def patch_dropout(
+    input: Tensor, p: float = ..., training: bool = ..., *, prefix: int = ..., ordered: bool
+    = ..., key: Key | Tensor | None = ..., generator: torch.Generator | None = ..., mask:
+    PatchMask | None = ..., return_mask: Literal[True]
+) -> tuple[Tensor, Tensor, PatchMask]: ...
+@overload
+def patch_dropout(
+    input: Tensor, p: float = ..., training: bool = ..., *, prefix: int = ..., ordered: bool
+    = ..., key: Key | Tensor | None = ..., generator: torch.Generator | None = ..., mask:
+    PatchMask | None = ..., return_mask: bool = ...
 ) -> Any: ...
 @overload
 def drop_block1d(

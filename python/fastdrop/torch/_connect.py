@@ -1,0 +1,171 @@
+"""The linear map with a mask of its connections for each example, as one operator.
+
+For one mask, the sum of dy_no W_oi x_ni over kept connections is linear in dy, W and x. The
+operator ``fastdrop::connect`` computes the derivative with respect to one of them from the two
+others. Its own derivatives are such calls again, so it can be differentiated any number of times.
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from fastdrop import _core
+from fastdrop._base.masks import Mask, make_mask
+from fastdrop._family import connect
+from fastdrop.torch._autograd import below, below_autograd, parts_of, record, wants_gradient
+from fastdrop.torch._call import is_plain
+from fastdrop.torch._dispatch import decide
+from fastdrop.torch._keys import CallKeys
+from fastdrop.torch._operator import LIBRARY, words_for
+
+LIBRARY.define(
+    "connect(str wanted, Tensor first, Tensor second, Tensor key, float p, SymInt[]? whole, "
+    "SymInt[]? start, SymInt[]? shape) -> Tensor",
+    tags=(torch.Tag.pt2_compliant_tag,),
+)
+
+_COMPUTE = {
+    "outputs": connect.sum_over_inputs,
+    "inputs": connect.sum_over_outputs,
+    "weights": connect.sum_over_examples,
+}
+"""What is wanted, from the two others: outputs of (x, weight), gradients of inputs of (dy, weight),
+and of weights of (dy, x)."""
+
+_GRADIENTS = {
+    "outputs": (("inputs", "dy", "second"), ("weights", "dy", "first")),
+    "inputs": (("outputs", "dy", "second"), ("weights", "first", "dy")),
+    "weights": (("outputs", "second", "dy"), ("inputs", "first", "dy")),
+}
+"""The call for the gradient with respect to each input: what is wanted, and of which tensors."""
+
+
+def linear(
+    input: Tensor, weight: Tensor, source: Any, p: float, scale: float
+) -> tuple[Tensor, Any]:
+    """Return the linear map of rows with kept connections, and the mask if it is known."""
+    shape = (input.shape[0], *weight.shape)
+    if is_plain((input, weight)):
+        source = decide(source)
+        mask = source if isinstance(source, Mask) else make_mask(shape, p, source)
+    else:
+        mask = None
+    if scale == 0.0:  # zeros, with gradients of zeros
+        return input[:, :0] @ weight[:, :0].T, mask
+    leaves = torch.compiler.is_exporting() or torch._C._get_tracing_state() is not None
+    if leaves and mask is None and (source is None or type(source) is CallKeys):
+        kept = torch.dropout(torch.ones(shape, device=input.device), p, True) != 0
+        return torch.einsum("noi,ni->no", torch.where(kept, weight * scale, 0.0), input), None
+    given = mask or source
+    words, region = parts_of(given) if isinstance(given, Mask) else (words_for(source), None)
+    return _connect("outputs", input, weight, words, p, region) * scale, mask
+
+
+def _connect(
+    wanted: str, first: Tensor, second: Tensor, words: Tensor, p: float, region: Any
+) -> Any:
+    return torch.ops.fastdrop.connect(
+        wanted, first, second, words, p, *(region or (None, None, None))
+    )
+
+
+def _mask_shape(wanted: str, first: Tensor, second: Tensor) -> tuple[int, int, int]:
+    if wanted == "weights":
+        return first.shape[0], first.shape[1], second.shape[1]
+    return first.shape[0], second.shape[0], second.shape[1]
+
+
+def _on_cpu(
+    wanted: str, first: Tensor, second: Tensor, words: Tensor, p: float, *region: Any
+) -> Tensor:
+    key, shape = _core.tensor_key(words.contiguous()), _mask_shape(wanted, first, second)
+    if region[0] is None:
+        mask = make_mask(shape, p, key)
+    else:
+        whole, start, extent = (tuple(lengths) for lengths in region)
+        mask = make_mask(whole, p, key).region(start, extent)
+    one, other = (x.detach().contiguous().numpy() for x in (first, second))
+    with np.errstate(all="ignore"):
+        return torch.from_numpy(_COMPUTE[wanted](one, other, mask))
+
+
+class _Connected(torch.autograd.Function):
+    """A call in the graph of autograd."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, wanted: str, p: float, region: Any, keyset: Any, words: Tensor, *inputs: Tensor
+    ) -> Any:
+        """Compute the call."""
+        ctx.call = wanted, p, region
+        ctx.save_for_backward(words, *inputs)
+        ctx.save_for_forward(words, *inputs)
+        arguments = wanted, *inputs, words, p, *region
+        return below(keyset, torch.ops.fastdrop.connect, arguments)
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Any, ...]:
+        """Return the gradients with respect to both inputs."""
+        wanted, p, region = ctx.call
+        words, first, second = ctx.saved_tensors
+        known = {"dy": dy, "first": first, "second": second}
+        gradients = [
+            _connect(which, known[one], known[other], words, p, region) if needed else None
+            for (which, one, other), needed in zip(
+                _GRADIENTS[wanted], ctx.needs_input_grad[5:], strict=True
+            )
+        ]
+        return (None,) * 5 + tuple(gradients)
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Tensor | None) -> Any:
+        """Return the tangent of the result."""
+        wanted, p, region = ctx.call
+        words, first, second = ctx.saved_tensors
+        pairs = [(tangents[5], second), (first, tangents[6])]
+        parts = [
+            _connect(wanted, one, other, words, p, region)
+            for one, other in pairs
+            if one is not None and other is not None
+        ]
+        return sum(parts[1:], parts[0])
+
+
+def _with_autograd(keyset: Any, wanted: str, first: Any, second: Any, *others: Any) -> Any:
+    words, p, *region = others
+    if wants_gradient(first, second) or forward_ad._current_level >= 0:
+        return record(_Connected, wanted, p, tuple(region), keyset, words, first, second)
+    arguments = (wanted, first, second, *others)
+    return below_autograd(keyset, torch.ops.fastdrop.connect, arguments)
+
+
+def _batched(info: Any, in_dims: Any, wanted: str, *arguments: Any) -> tuple[Tensor, int]:
+    """Compute the examples of `torch.vmap` one after another."""
+    *tensors, p, whole, start, shape = arguments
+    dims = in_dims[1:4]
+    results = [
+        torch.ops.fastdrop.connect(
+            wanted,
+            *(x if dim is None else x.select(dim, n) for x, dim in zip(tensors, dims, strict=True)),
+            p, whole, start, shape,
+        )
+        for n in range(info.batch_size)
+    ]  # fmt: skip
+    return torch.stack(results), 0
+
+
+LIBRARY.impl("connect", _on_cpu, "CPU")
+LIBRARY.impl("connect", _with_autograd, "Autograd", with_keyset=True)
+torch.library.register_vmap("fastdrop::connect", _batched, lib=LIBRARY)
+
+
+@torch.library.register_fake("fastdrop::connect", lib=LIBRARY)
+def _(wanted: str, first: Tensor, second: Tensor, *others: Any) -> Tensor:
+    examples, outputs, inputs = _mask_shape(wanted, first, second)
+    shapes = {
+        "outputs": (examples, outputs), "inputs": (examples, inputs), "weights": (outputs, inputs)
+    }  # fmt: skip
+    return first.new_empty(shapes[wanted])

@@ -1,0 +1,557 @@
+"""The family in PyTorch: each property for every row of `members.py` that torch's door has.
+
+A row is in the door if the function of its name takes its options. Needs PyTorch.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import pickle
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import fastdrop as fd
+import numpy as np
+import pytest
+from fastdrop._family.concrete import logit_of
+from members import ROWS, Inputs, Member
+from support import BFLOAT16, KEY, as_key, assert_same, values
+
+torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+
+import fastdrop.torch as ft  # noqa: E402
+from torch import nn  # noqa: E402
+from torch.utils.checkpoint import checkpoint  # noqa: E402
+
+pytestmark = [
+    pytest.mark.once,
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # torch's own
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+]
+
+F = ft.functional
+KEY_ = as_key(KEY)
+DTYPES = {
+    torch.float32: np.dtype(np.float32),
+    torch.float64: np.dtype(np.float64),
+    torch.float16: np.dtype(np.float16),
+    torch.bfloat16: BFLOAT16,
+}
+
+
+def function_of(row: Member) -> Any:
+    return getattr(F, row.function.__name__)
+
+
+def is_there(row: Member) -> bool:
+    """Return whether torch's function takes the options of a row."""
+    return row.layer is not fd.ScaledDotProductAttention and set(row.options) <= set(
+        inspect.signature(function_of(row)).parameters
+    )
+
+
+DOOR = [row for row in ROWS if is_there(row)]
+IDS = {
+    id(row): row.layer.__name__ + "".join(f"-{value}" for value in row.options.values())
+    for row in DOOR
+}
+SUMS = (fd.DropConnectLinear,)
+"""Members whose results are sums, which round."""
+OF_OTHER_DRAWS = (fd.GaussianDropout, fd.ConcreteDropout, fd.PatchDropout)
+"""Members whose exported programs do not draw with `torch.dropout`."""
+BLOCKS = (fd.DropBlock1d, fd.DropBlock2d, fd.DropBlock3d)
+
+
+def some(condition: Callable[[Member], bool]) -> Any:
+    """Run a test for the rows that meet a condition."""
+    rows = [pytest.param(row, id=IDS[id(row)]) for row in DOOR if condition(row)]
+    return pytest.mark.parametrize("row", rows)
+
+
+every_row = some(lambda row: True)
+with_module = some(lambda row: row.layer is not fd.WeightDrop)  # its module wraps another
+
+
+@pytest.fixture(autouse=True)
+def _fresh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    torch._dynamo.reset()
+    yield
+    ft.uninstall()
+
+
+def does_more(row: Member) -> bool:
+    """Return whether a member does more than drop, and so changes its input in evaluation."""
+    record = getattr(row.make(), "_member", None)
+    return row.layer is fd.DropConnectLinear or (record is not None and record.fuses)
+
+
+def each(change: Callable[[Any], Any], inputs: Any) -> Any:
+    if isinstance(inputs, tuple | list):
+        return type(inputs)(each(change, one) for one in inputs)
+    return change(inputs)
+
+
+def flat(result: Any) -> list[Any]:
+    """Return all tensors or arrays of a result."""
+    if isinstance(result, tuple | list):
+        return [one for part in result for one in flat(part)]
+    return [result]
+
+
+def as_tensor(x: Any) -> Any:
+    x = np.array(x)
+    if x.dtype == BFLOAT16:
+        return torch.from_numpy(x.view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(x)
+
+
+def as_numpy(x: Any) -> Any:
+    x = x.detach().contiguous()
+    return x.view(torch.int16).numpy().view(BFLOAT16) if x.dtype == torch.bfloat16 else x.numpy()
+
+
+def tensors(row: Member, dtype: Any = torch.float32, seed: int = 0, gradient: bool = False) -> Any:
+    """Return inputs of a row's function."""
+
+    def tensor(x: Any) -> Any:
+        return torch.from_numpy(x).to(dtype).requires_grad_(gradient)
+
+    return each(tensor, row.inputs(seed))
+
+
+class _Linear:
+    """Parameters of `drop_connect_linear`, which a layer has."""
+
+    def __init__(self, row: Member, dtype: Any) -> None:
+        rng = np.random.default_rng(8)
+        outputs, inputs = row.arguments[::-1] if row.arguments else (1, 1)
+        self.weight, self.bias = (
+            as_tensor(rng.standard_normal(shape)).to(dtype).requires_grad_()
+            for shape in ((outputs, inputs), (outputs,))
+        )
+
+    def arrays(self) -> Any:
+        other = copy.copy(self)
+        other.weight, other.bias = as_numpy(self.weight), as_numpy(self.bias)
+        return other
+
+
+def call(row: Member, inputs: Inputs, p: float = 0.4, layer: Any = None, **more: Any) -> Any:
+    """Call torch's function."""
+    more.setdefault("training", True)
+    if row.layer is fd.ConcreteDropout:
+        more.setdefault("logit", getattr(layer, "logit", logit_of(p)))
+    layer = layer or _Linear(row, flat(inputs)[0].dtype)
+    return row.call(layer, inputs, p, function=function_of(row), **more)
+
+
+def module_of(row: Member, p: float = 0.4) -> Any:
+    options = {"dtype": torch.float64} if row.layer is fd.ConcreteDropout else {}
+    return getattr(ft, row.layer.__name__)(*row.arguments, p=p, **row.options, **options)
+
+
+def drawn(function: Any, *arguments: Any, **options: Any) -> Any:
+    torch.manual_seed(0)
+    return function(*arguments, **options)
+
+
+def assert_equal(results: Any, expected: Any) -> None:
+    for one, other in zip(flat(results), flat(expected), strict=True):
+        assert one.dtype == other.dtype
+        assert torch.equal(one, other)
+
+
+def total(result: Any) -> Any:
+    """Return a sum of all floating-point results, whose gradients differ."""
+    return sum(
+        (y.double() * torch.arange(1, y.numel() + 1).reshape(y.shape)).sum()
+        for y in flat(result)
+        if y.is_floating_point()
+    )
+
+
+def test_every_member_is_in_the_door() -> None:
+    layers = {row.layer for row in ROWS} - {fd.ScaledDotProductAttention}
+    assert layers == {row.layer for row in DOOR}
+    assert {layer.__name__ for layer in layers} <= set(ft.__all__)
+
+
+# Numbers
+
+
+@pytest.mark.parametrize("p", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@every_row
+def test_tensors_and_arrays_give_the_same_bits(row: Member, dtype: Any, p: float) -> None:
+    """Of awkward numbers too; sums to rounding."""
+    layer = _Linear(row, dtype)
+    arrays = each(lambda x: values(x.shape, DTYPES[dtype]), row.inputs())
+    if row.layer in SUMS:
+        arrays = each(lambda x: x.astype(DTYPES[dtype]), row.inputs())
+    expected = row.call(layer.arrays(), arrays, p, rng=KEY_)
+    results = call(row, each(as_tensor, arrays), p, layer, key=KEY_)
+    for y, one in zip(flat(results), flat(expected), strict=True):
+        if row.layer in SUMS or (row.layer is fd.ConcreteDropout and dtype is torch.float64):
+            assert y.dtype == dtype
+            torch.testing.assert_close(y, as_tensor(one), equal_nan=True)
+        else:
+            assert_same(as_numpy(y), one)
+
+
+@pytest.mark.parametrize("p", [0.3, 1.0])
+@some(does_more)
+def test_evaluation_is_that_of_arrays(row: Member, p: float) -> None:
+    layer, inputs = _Linear(row, torch.float32), tensors(row)
+    expected = row.call(layer.arrays(), each(as_numpy, inputs), p, training=False)
+    y = call(row, inputs, p, layer, training=False)
+    torch.testing.assert_close(y.detach(), as_tensor(expected))
+
+
+@some(lambda row: not does_more(row))
+def test_evaluation_and_p_0_return_the_input_itself(row: Member) -> None:
+    """And draw nothing."""
+    inputs, state = tensors(row), torch.get_rng_state()
+    for options in ({"training": False}, {"p": 0.0}):
+        for y, x in zip(flat(call(row, inputs, **options)), flat(inputs), strict=False):
+            assert y is x
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@every_row
+def test_the_returned_mask_is_that_of_arrays_and_gives_the_same_result(row: Member) -> None:
+    inputs, layer = tensors(row), _Linear(row, torch.float32)
+    *results, mask = call(row, inputs, layer=layer, key=KEY_, return_mask=True)
+    assert_equal(call(row, inputs, 0.9, layer, mask=mask), results)
+    arrays = each(as_numpy, inputs)
+    assert mask == row.call(layer.arrays(), arrays, rng=KEY_, return_mask=True)[-1]
+    in_evaluation = call(row, inputs, layer=layer, training=False, return_mask=True)[-1]
+    assert all(one.p == 0.0 for one in flat(in_evaluation))
+
+
+# Gradients
+
+
+@every_row
+def test_gradients_are_those_of_finite_differences(row: Member) -> None:
+    """Those of gradients, of forward mode, and of all inputs as well; away from ReLU's corner."""
+    inputs = each(lambda x: x[..., :4] if x.dim() < 4 else x, tensors(row, torch.float64))
+    if row.layer in (fd.DropConnectLinear, fd.ConcreteDropout):
+        inputs = tensors(row, torch.float64)
+    inputs = each(lambda x: (x + 0.01 * x.sign()).detach().requires_grad_(), inputs)
+    layer = _Linear(row, torch.float64)
+    extra = [layer.weight, layer.bias] if row.layer is fd.DropConnectLinear else []
+    several = isinstance(inputs[0], list)
+
+    def run(*given: Any) -> Any:
+        if extra:
+            layer.weight, layer.bias = given[-2:]
+            given = given[:-2]
+        result = call(row, (list(given),) if several else given, layer=layer, key=KEY_)
+        return tuple(y for y in flat(result) if y.is_floating_point())
+
+    given = (*flat(inputs), *extra)
+    forward = not isinstance(layer, BLOCKS)
+    assert torch.autograd.gradcheck(run, given, check_forward_ad=forward, fast_mode=True)
+    assert torch.autograd.gradgradcheck(run, given, fast_mode=True)
+
+
+@some(lambda row: row.layer in (fd.Dropout, fd.Zoneout, fd.GaussianDropout, fd.DropConnectLinear))
+def test_what_is_dropped_passes_no_nan_back(row: Member) -> None:
+    inputs = tensors(row, gradient=True)
+    y = call(row, inputs, 1.0, key=KEY_)
+    y.backward(torch.full_like(y, torch.nan))
+    assert torch.equal(inputs[0].grad, torch.zeros_like(inputs[0]))
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+@every_row
+def test_checkpoints_draw_the_same_mask_again(row: Member, reentrant: bool) -> None:
+    inputs, layer = tensors(row, gradient=True), _Linear(row, torch.float32)
+
+    def run(*given: Any) -> Any:
+        given = (list(given),) if isinstance(inputs[0], list) else given
+        return total(call(row, given, layer=layer))
+
+    def gradients(function: Any) -> Any:
+        return torch.autograd.grad(drawn(function), flat(inputs))
+
+    expected = gradients(lambda: run(*flat(inputs)))
+    assert_equal(gradients(lambda: run(*flat(inputs))), expected)
+    again = drawn(lambda: checkpoint(run, *flat(inputs), use_reentrant=reentrant))
+    torch.manual_seed(5)
+    again.backward()
+    assert_equal([x.grad for x in flat(inputs)], expected)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@every_row
+def test_autocast_changes_nothing(row: Member, training: bool) -> None:
+    inputs, layer = tensors(row), _Linear(row, torch.float32)
+    options = {"layer": layer, "training": training, "key": KEY_}
+    expected = call(row, inputs, **options)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert_equal(call(row, inputs, **options), expected)
+
+
+# Compiled, exported and transformed functions
+
+
+@every_row
+def test_compiled_functions_draw_the_masks_of_eager_ones(row: Member) -> None:
+    """With a key or from the generator, backward as well."""
+    inputs, layer = tensors(row, gradient=True), _Linear(row, torch.float32)
+    for options in ({"key": KEY_}, {}):
+
+        def run(*inputs: Any, options: Any = options) -> Any:
+            return call(row, inputs, layer=layer, **options)
+
+        compiled = torch.compile(run, fullgraph=True, backend="aot_eager")
+        results = [drawn(function, *inputs) for function in (run, compiled)]
+        torch.testing.assert_close(results[1], results[0])
+        gradients = [torch.autograd.grad(total(one), flat(inputs)) for one in results]
+        torch.testing.assert_close(*gradients)
+
+
+@every_row
+def test_both_modes_of_randomness_under_vmap(row: Member) -> None:
+    inputs, layer = tensors(row), _Linear(row, torch.float32)
+    batch = each(lambda x: torch.stack([x, x, x]), inputs)
+
+    def run(*inputs: Any) -> Any:
+        return call(row, inputs, layer=layer)
+
+    same = drawn(torch.vmap(run, randomness="same"), *batch)
+    expected = drawn(run, *inputs)
+    for y, one in zip(flat(same), flat(expected), strict=True):
+        for part in y:
+            torch.testing.assert_close(part, one)
+    different = flat(drawn(torch.vmap(run, randomness="different"), *batch))
+    assert any(not torch.equal(y[0], y[1]) for y in different)
+
+
+@every_row
+def test_transformed_gradients_are_those_of_autograd(row: Member) -> None:
+    inputs, layer = tensors(row, torch.float64, gradient=True), _Linear(row, torch.float64)
+
+    def run(inputs: Any) -> Any:
+        return total(call(row, inputs, layer=layer, key=KEY_))
+
+    expected = torch.autograd.grad(run(inputs), flat(inputs))
+    plain = each(lambda x: x.detach(), inputs)
+    torch.testing.assert_close(flat(torch.func.grad(run)(plain)), list(expected))
+    batch = each(lambda x: torch.stack([x, 2 * x]), plain)
+    rows = torch.vmap(torch.func.grad(run))(batch)
+    torch.testing.assert_close([x[0] for x in flat(rows)], list(expected))
+
+
+# Modules
+
+
+class Around(nn.Module):
+    """A module between others."""
+
+    def __init__(self, drop: Any, inputs: int) -> None:
+        super().__init__()
+        self.drop, self.inputs = drop, inputs
+
+    def forward(self, x: Any, second: Any = None, third: Any = None) -> Any:
+        first = x if isinstance(x, list) else x * 1
+        return self.drop(first, *(second, third)[: self.inputs - 1])
+
+
+def wrapped(row: Member) -> tuple[Any, Inputs]:
+    """Return a row's module in a model, and inputs."""
+    inputs = tensors(row)
+    return Around(module_of(row), len(inputs)), inputs
+
+
+@pytest.mark.parametrize("training", [False, True])
+@with_module
+def test_modules_are_leaves_of_a_trace(row: Member, training: bool) -> None:
+    model, inputs = wrapped(row)
+    traced = torch.fx.symbolic_trace(model.train(training))
+    assert ("call_module", "drop") in [(node.op, node.target) for node in traced.graph.nodes]
+    for mode in (training, not training):
+        model.train(mode)
+        traced.train(mode)
+        assert_equal(drawn(traced, *inputs), drawn(model, *inputs))
+
+
+@pytest.mark.parametrize("installed", [False, True])
+@some(lambda row: row.layer not in (*BLOCKS, fd.WeightDrop))
+def test_exported_programs_have_the_operators_of_torch(row: Member, installed: bool) -> None:
+    """A program that loads one may not know fastdrop; where it is installed, it draws its masks."""
+    model, inputs = wrapped(row)
+    if installed:
+        ft.install()
+    for training in (True, False):
+        program = torch.export.export(model.train(training), inputs)
+        for one in (program, program.run_decompositions()):
+            assert not [node for node in one.graph.nodes if "fastdrop" in str(node.target)]
+            y = one.module()(*inputs)
+            if not training:
+                torch.testing.assert_close(y, model(*inputs))
+    program = torch.export.export(model.train(), inputs)
+    ft.install()
+    y, expected = drawn(program.module(), *inputs), drawn(model, *inputs)
+    for one, other in zip(flat(y), flat(expected), strict=True):
+        assert (one.shape, one.dtype) == (other.shape, other.dtype)
+    if row.layer not in OF_OTHER_DRAWS:
+        torch.testing.assert_close(y, expected)
+
+
+@with_module
+def test_modules_call_their_function(row: Member) -> None:
+    module, inputs = module_of(row), tensors(row)
+    y = drawn(module, *inputs)
+    layer = module if row.layer in (fd.DropConnectLinear, fd.ConcreteDropout) else None
+    assert_equal(y, drawn(call, row, inputs, layer=layer))
+    assert eval(repr(module), {**vars(nn), **vars(ft)}).p == pytest.approx(module.p)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for copied in (pickle.loads(pickle.dumps(module)), copy.deepcopy(module)):
+            assert_equal(drawn(copied, *inputs), y)
+    in_evaluation = drawn(call, row, inputs, layer=layer, training=False)
+    assert_equal(module.eval()(*inputs), in_evaluation)
+
+
+@with_module
+def test_a_module_with_a_key_is_the_layer_with_it(row: Member) -> None:
+    """Call for call; and held."""
+    module, layer, inputs = module_of(row), row.make(rng=KEY_), tensors(row)
+    if row.layer is fd.DropConnectLinear:
+        layer.weight, layer.bias = as_numpy(module.weight), as_numpy(module.bias)
+    module.key = KEY_
+    arrays = each(as_numpy, inputs)
+    for _ in range(2):
+        for y, one in zip(flat(module(*inputs)), flat(layer(*arrays)), strict=True):
+            torch.testing.assert_close(y.detach(), as_tensor(one))
+    assert module.calls == 2
+    with module.hold():
+        assert_equal(module(*inputs), module(*inputs))
+
+
+@with_module
+def test_set_keys_reaches_the_module(row: Member) -> None:
+    model, inputs = nn.ModuleDict({"drop": module_of(row)}), tensors(row)
+    ft.set_keys(model, KEY_)
+    first = model["drop"](*inputs)
+    ft.set_keys(model, KEY_)
+    assert_equal(model["drop"](*inputs), first)
+    ft.set_keys(model, KEY_.fold_in(1))
+    assert any(
+        not torch.equal(y, one)
+        for y, one in zip(flat(model["drop"](*inputs)), flat(first), strict=True)
+    )
+    ft.set_keys(model, None)
+
+
+@some(lambda row: row.layer in (fd.EmbeddingDropout, fd.DropConnect))
+def test_all_ranks_drop_the_same_weights(row: Member) -> None:
+    model, inputs = nn.ModuleDict({"drop": module_of(row)}), tensors(row)
+    results = []
+    for rank in range(2):
+        ft.set_keys(model, KEY_, rank=rank, world_size=2)
+        results.append(model["drop"](*inputs))
+    assert_equal(*results)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+@with_module
+def test_samples_of_modules_are_those_of_layers(row: Member, shared: bool) -> None:
+    """In one run as well; or both are refused."""
+    module, layer, inputs = module_of(row), row.make(), tensors(row)
+    if row.layer is fd.DropConnectLinear:
+        layer.weight, layer.bias = as_numpy(module.weight), as_numpy(module.bias)
+    arrays = each(as_numpy, inputs)
+
+    def outcome(drop: Any, first: Any, *others: Any) -> Any:
+        def model(x: Any) -> Any:
+            return flat(drop(x, *others))[0]
+
+        results = []
+        for name in ("samples", "batch"):
+            try:
+                run = fd.MonteCarlo(model, drop, rng=5, shared=shared)
+                results.append(getattr(run, name)(first, 3))
+            except TypeError as error:
+                results.append(str(error)[:40])
+        return results
+
+    expected, before = outcome(layer, *arrays), dict(vars(module))
+    for one, other in zip(outcome(module.eval(), *inputs), expected, strict=True):
+        if isinstance(other, str):
+            assert one == other
+        else:
+            np.testing.assert_allclose(one, other, rtol=1e-5)
+    assert vars(module) == {**before, "training": False}
+
+
+# Bad input
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        (lambda x: x.int(), TypeError, "must have dtype .*, got torch.int32"),
+        (lambda x: x.to_sparse(), ValueError, "must be dense, got .*sparse_coo"),
+        (lambda x: x.numpy(), TypeError, "must be a tensor, got ndarray"),
+    ],
+)
+@every_row
+def test_a_bad_tensor_is_named(row: Member, change: Any, error: Any, message: str) -> None:
+    inputs, state = tensors(row), torch.get_rng_state()
+    layer = _Linear(row, torch.float32)
+    first, *_ = row.call(layer, inputs, function=lambda *given, **_: given)
+    name = next(iter(inspect.signature(function_of(row)).parameters))
+    bad = [change(first[0]), *first[1:]] if isinstance(first, list) else change(first)
+    with pytest.raises(error, match=rf"^{name}.* {message}") as caught:
+        call(row, (bad, *inputs[1:]), layer=layer)
+    assert "\n" not in str(caught.value)
+    assert torch.equal(state, torch.get_rng_state())
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"key": 3}, TypeError, "key must be a Key or a tensor of 2 int64, got 3"),
+        ({"generator": 3}, TypeError, "generator must be a torch.Generator, got 3"),
+        ({"mask": 3}, TypeError, "mask must be a .*, got"),
+        ({"key": KEY_, "generator": torch.Generator()}, ValueError, "only one of key, generator"),
+    ],
+)
+@every_row
+def test_a_bad_source_is_named(row: Member, options: Any, error: Any, message: str) -> None:
+    state = torch.get_rng_state()
+    with pytest.raises(error, match=message) as caught:
+        call(row, tensors(row), **options)
+    assert "\n" not in str(caught.value)
+    assert torch.equal(state, torch.get_rng_state())
+
+
+@some(lambda row: row.layer is not fd.ConcreteDropout)
+def test_a_bad_p_is_named(row: Member) -> None:
+    for p in (-0.1, 1.1, float("nan")):
+        with pytest.raises(ValueError, match=r"p must be a number in \[0, 1\], got"):
+            call(row, tensors(row), p)
+    for p in (-0.1, 1.1):
+        with pytest.raises(ValueError, match="between 0 and 1"):
+            module_of(row, p) if row.layer is not fd.WeightDrop else ft.DropConnect(p)
+
+
+@pytest.mark.parametrize("name", ["dropout", "alpha_dropout", "gaussian_dropout"])
+def test_bad_axes_are_named(name: str) -> None:
+    x, function = torch.ones(2, 3), getattr(F, name)
+    for dims, message in ((2, "must be an axis of an array with 2 axes, got 2"),
+                          ((0, -2), "must not name an axis twice")):  # fmt: skip
+        with pytest.raises(IndexError, match=f"broadcast_dims {message}"):
+            function(x, 0.5, True, broadcast_dims=dims)
+    with pytest.raises(TypeError, match="broadcast_dims must be an int or a sequence of ints"):
+        function(x, 0.5, True, broadcast_dims="a")
+    *_, mask = function(x, 0.5, True, return_mask=True)
+    with pytest.raises(ValueError, match="mask must not be given together with broadcast_dims"):
+        function(x, 0.5, True, broadcast_dims=0, mask=mask)
