@@ -21,7 +21,6 @@ from torch.nn import functional as theirs
 from fastdrop import _core
 from fastdrop._base.masks import inverse_keep
 from fastdrop._base.members import Numbers
-from fastdrop.torch._autograd import ACTIVATIONS
 from fastdrop.torch._call import How, is_distributed, takes
 from fastdrop.torch._dispatch import _in_their_operators, dispatch
 from fastdrop.torch._operator import LIBRARY
@@ -98,7 +97,6 @@ _FORMS: dict[Any, tuple[str, dict[str, Any]]] = {
         ("relu6", _IN_PLACE, theirs.relu6),
         ("hardswish", _IN_PLACE, theirs.hardswish),
     )
-    if operation in ACTIVATIONS
     for function in functions
 }
 """Activations: functions, and names of methods. With each its operation, and its options with
