@@ -243,17 +243,19 @@ def test_gradients_are_those_of_finite_differences(row: Member) -> None:
         inputs = tensors(row, torch.float64)
     inputs = each(lambda x: (x + 0.01 * x.sign()).detach().requires_grad_(), inputs)
     layer = _Linear(row, torch.float64)
-    extra = [layer.weight, layer.bias] if row.layer is fd.DropConnectLinear else []
+    names = {fd.DropConnectLinear: ("weight", "bias"), fd.ConcreteDropout: ("logit",)}
+    parameters = names.get(row.layer, ())
+    if "logit" in parameters:
+        layer.logit = torch.tensor(-0.4, dtype=torch.float64, requires_grad=True)
     several = isinstance(inputs[0], list)
 
     def run(*given: Any) -> Any:
-        if extra:
-            layer.weight, layer.bias = given[-2:]
-            given = given[:-2]
+        given, values = given[: len(flat(inputs))], given[len(flat(inputs)) :]
+        vars(layer).update(zip(parameters, values, strict=True))
         result = call(row, (list(given),) if several else given, layer=layer, key=KEY_)
         return tuple(y for y in flat(result) if y.is_floating_point())
 
-    given = (*flat(inputs), *extra)
+    given = (*flat(inputs), *(getattr(layer, name) for name in parameters))
     forward = not isinstance(layer, BLOCKS)
     assert torch.autograd.gradcheck(run, given, check_forward_ad=forward, fast_mode=True)
     assert torch.autograd.gradgradcheck(run, given, fast_mode=True)

@@ -143,3 +143,39 @@ def test_weights_that_a_module_lacks_are_named() -> None:
             F.weight_drop(weights)
     with pytest.raises(ValueError, match="mask must have length 2, one per weight, got 1"):
         F.weight_drop([torch.ones(2)] * 2, mask=[fd.Mask(2, 0.5, KEY)])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
+@pytest.mark.parametrize("count", [7, 40])
+def test_words_that_are_looked_up_are_rows_of_the_dropped_table(count: int, dtype: Any) -> None:
+    """With fewer words than the table has, only their rows are computed."""
+    table = torch.randn(20, 5).to(dtype).requires_grad_()
+    words = torch.randint(0, 20, (count, 2), dtype=torch.int32)
+
+    def run(table: Any, **source: Any) -> Any:
+        return F.embedding_dropout(table, 0.5, indices=words, **source)
+
+    whole, mask = F.embedding_dropout(table, 0.5, key=KEY, return_mask=True)
+    expected = whole[words]
+    y, returned = run(table, key=KEY, return_mask=True)
+    assert returned == mask
+    (gradient,) = torch.autograd.grad(expected.float().sin().sum(), table)
+    compiled = torch.compile(run, backend="aot_eager", fullgraph=True)
+    batched = torch.vmap(run, randomness="same")(torch.stack([table, table]), key=KEY)[1]
+    for one in (y, run(table, mask=mask), compiled(table, key=KEY), batched):
+        assert torch.equal(one, expected)
+        (own,) = torch.autograd.grad(one.float().sin().sum(), table)
+        torch.testing.assert_close(own, gradient)
+    assert torch.equal(F.embedding_dropout(table, 0.5, False, indices=words), table[words])
+
+
+def test_bad_words_are_named() -> None:
+    table = torch.ones(4, 2)
+    with pytest.raises(TypeError, match="indices must have dtype int64 or int32"):
+        F.embedding_dropout(table, indices=torch.ones(2))
+    with pytest.raises(TypeError, match="indices must be a tensor, got list"):
+        F.embedding_dropout(table, indices=[1])
+    with pytest.raises(RuntimeError, match=r"weight must have 2 axes, .*, got 1"):
+        F.embedding_dropout(torch.ones(4))
+    with pytest.raises(IndexError, match="out of"):
+        F.embedding_dropout(table, indices=torch.tensor([4]))
