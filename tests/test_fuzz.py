@@ -164,7 +164,7 @@ def test_a_function_answers_or_refuses_and_touches_nothing(row: Any, data: Any) 
     name=st.sampled_from(
         ["Mask", "Key", "Key.from_bytes", "region", "fold_in", "split", "apply", "seed", "schedule",
          "rates", "bernoulli", "threads", "MonteCarlo", "PSchedule", "BlockMask", "PatchMask",
-         "ConcreteMask"]
+         "ConcreteMask", "BitGenerator", "state"]
     ),
     data=st.data(),
 )  # fmt: skip
@@ -193,6 +193,17 @@ def test_constructors_and_methods_answer_or_refuse(name: str, data: Any) -> None
         "BlockMask": lambda: fd.BlockMask(mask, draw(), draw()),
         "PatchMask": lambda: fd.PatchMask(draw(), draw(), fd.Key(0), draw(), draw()),
         "ConcreteMask": lambda: fd.ConcreteMask(draw(), draw(), draw(), fd.Key(0)),
+        "BitGenerator": lambda: fd.BitGenerator(draw()).advance(draw()).jumped(draw()),
+        "state": lambda: setattr(
+            fd.BitGenerator(0),
+            "state",
+            {
+                "bit_generator": "BitGenerator",
+                "state": {"key": fd.Key(0), "position": draw()},
+                "has_uint32": draw(),
+                "uinteger": draw(),
+            },
+        ),
     }
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
