@@ -172,8 +172,8 @@ impl Operation<'_> {
                     Drawn::Normals(values) => {
                         run.address(0).cast::<f32>().copy_from_nonoverlapping(values[..run.len].as_ptr(), run.len);
                     }
-                    Drawn::Singles(values) => store(values, run),
-                    Drawn::Doubles(values) => store(values, run),
+                    Drawn::Singles(values) => store(values, |x| x, run),
+                    Drawn::Doubles(values) => store(values, f64::from_bits, run),
                     _ => {
                         let (words, offset) = drawn.bits();
                         select::run(memory, 1.0, words, offset, run);
@@ -206,9 +206,14 @@ impl Operation<'_> {
 ///
 /// # Safety
 /// See [`Operation::run`].
-unsafe fn store<R: Real>(numbers: &[R], run: &Run<'_>) {
-    assert!(numbers.len() == run.len);
-    for (at, numbers) in (0..).step_by(WORD).zip(numbers.chunks(WORD)) {
+unsafe fn store<T: Copy, R: Real>(values: &[T], number: impl Fn(T) -> R, run: &Run<'_>) {
+    assert!(values.len() == run.len);
+    let mut numbers = [R::default(); WORD];
+    for (at, values) in (0..).step_by(WORD).zip(values.chunks(WORD)) {
+        let numbers = &mut numbers[..values.len()];
+        for (x, value) in numbers.iter_mut().zip(values) {
+            *x = number(*value);
+        }
         // SAFETY: the numbers from `at` on belong to the run, and the caller guarantees its elements.
         unsafe { run.layout(0).store(numbers, run.address(0).wrapping_offset(at as isize * run.steps[0])) };
     }

@@ -183,13 +183,14 @@ fn exponential(high: u32, low: u32) -> f32 {
     normal::minus_two_ln(t, high >> 31 == 1)
 }
 
-/// Draws the numbers of groups from `first` on, whose number is a multiple of four, in double precision.
+/// Draws the numbers of groups from `first` on, whose number is a multiple of four, in double precision, and
+/// stores their bits.
 pub(crate) fn doubles(
     level: Level,
     schedule: &Schedule,
     distribution: Distribution,
     first: u64,
-    numbers: &mut [[f64; GROUP]],
+    numbers: &mut [[u64; GROUP]],
 ) {
     for (at, four) in numbers.as_chunks_mut::<TOGETHER>().0.iter_mut().enumerate() {
         let first = first.wrapping_add((TOGETHER * at) as u64);
@@ -197,7 +198,7 @@ pub(crate) fn doubles(
             let mut normals = [[0.0; GROUP]; TOGETHER];
             normal::groups(level, schedule, first, &mut normals);
             for (x, z) in four.as_flattened_mut().iter_mut().zip(normals.as_flattened()) {
-                *x = mean + std * f64::from(*z);
+                *x = (mean + std * f64::from(*z)).to_bits();
             }
         } else {
             let mut uniforms = [[0; GROUP]; TOGETHER];
@@ -210,7 +211,7 @@ pub(crate) fn doubles(
 struct Doubles<'a> {
     distribution: Distribution,
     uniforms: &'a [[u64; GROUP]; TOGETHER],
-    numbers: &'a mut [[f64; GROUP]; TOGETHER],
+    numbers: &'a mut [[u64; GROUP]; TOGETHER],
 }
 
 impl Kernel for Doubles<'_> {
@@ -224,13 +225,13 @@ impl Kernel for Doubles<'_> {
                 let (unit, spare) = (1.0 / (1u64 << digits) as f64, u64::BITS - digits);
                 for (x, uniform) in numbers {
                     let y = from + width * ((uniform >> spare) as i64 as f64 * unit);
-                    *x = if y > most { most } else { y };
+                    *x = if y > most { most } else { y }.to_bits();
                 }
             }
             Distribution::Exponential { scale, least } => {
                 for (x, uniform) in numbers {
                     let y = minus_ln(*uniform) * scale;
-                    *x = if y < least { least } else { y };
+                    *x = if y < least { least } else { y }.to_bits();
                 }
             }
             Distribution::Normal { .. } => unreachable!("`doubles` draws normal numbers"),

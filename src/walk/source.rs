@@ -121,7 +121,8 @@ pub(crate) enum Drawn<'a> {
     Uniforms(&'a [u64]),
     /// A number for each element.
     Singles(&'a [f32]),
-    Doubles(&'a [f64]),
+    /// The bits of a number for each element.
+    Doubles(&'a [u64]),
 }
 
 impl<'a> Drawn<'a> {
@@ -149,8 +150,6 @@ pub(crate) struct TileBuffer<'a> {
     level: Level,
     words: SmallVec<[u64; TILE_WORDS]>,
     normals: SmallVec<[[f32; GROUP]; NORMAL_GROUPS]>,
-    uniforms: Vec<[u64; GROUP]>,
-    doubles: Vec<[f64; GROUP]>,
     first_group: u64,
     groups: usize,
     /// Starts of the remaining rows in `words`, the next one last.
@@ -160,8 +159,7 @@ pub(crate) struct TileBuffer<'a> {
 impl<'a> TileBuffer<'a> {
     pub(crate) fn new(source: &'a Source, level: Level) -> Self {
         let (words, rows) = (SmallVec::new(), SmallVec::new());
-        let (normals, uniforms, doubles) = (SmallVec::new(), Vec::new(), Vec::new());
-        Self { source, level, words, normals, uniforms, doubles, first_group: 0, groups: 0, rows }
+        Self { source, level, words, normals: SmallVec::new(), first_group: 0, groups: 0, rows }
     }
 
     pub(crate) fn source(&self) -> &'a Source {
@@ -216,28 +214,23 @@ impl<'a> TileBuffer<'a> {
                 Source::Uniforms(ref schedule, origin) => {
                     let Values { missing, at, len } = self.seek(origin, place, inner.bit, left, NORMAL_GROUPS);
                     if missing {
-                        self.groups = self.groups.next_multiple_of(TOGETHER);
-                        self.uniforms.resize(self.groups, [0; GROUP]);
-                        uniform::groups(self.level, schedule, self.first_group, &mut self.uniforms);
+                        uniform::groups(self.level, schedule, self.first_group, self.wide_groups());
                     }
-                    visit(place, Drawn::Uniforms(&self.uniforms.as_flattened()[at]), len);
+                    visit(place, Drawn::Uniforms(&self.words[at]), len);
                     len
                 }
                 Source::Numbers(ref schedule, origin, distribution, double) => {
                     let Values { missing, at, len } = self.seek(origin, place, inner.bit, left, NORMAL_GROUPS);
-                    if missing {
-                        self.groups = self.groups.next_multiple_of(TOGETHER);
-                    }
-                    let (level, first, groups) = (self.level, self.first_group, self.groups);
+                    let (level, first) = (self.level, self.first_group);
                     if double {
                         if missing {
-                            self.doubles.resize(groups, [0.0; GROUP]);
-                            number::doubles(level, schedule, distribution, first, &mut self.doubles);
+                            number::doubles(level, schedule, distribution, first, self.wide_groups());
                         }
-                        visit(place, Drawn::Doubles(&self.doubles.as_flattened()[at]), len);
+                        visit(place, Drawn::Doubles(&self.words[at]), len);
                     } else {
                         if missing {
-                            self.normals.resize(groups, [0.0; GROUP]);
+                            self.groups = self.groups.next_multiple_of(TOGETHER);
+                            self.normals.resize(self.groups, [0.0; GROUP]);
                             number::singles(level, schedule, distribution, first, &mut self.normals);
                         }
                         visit(place, Drawn::Singles(&self.normals.as_flattened()[at]), len);
@@ -290,6 +283,13 @@ impl<'a> TileBuffer<'a> {
                 cursor.advance();
             }
         }
+    }
+
+    /// Room for a word for each element of the groups, whose number becomes a multiple of four.
+    fn wide_groups(&mut self) -> &mut [[u64; GROUP]] {
+        self.groups = self.groups.next_multiple_of(TOGETHER);
+        self.words.resize(self.groups * GROUP, 0);
+        self.words.as_chunks_mut().0
     }
 
     /// Locates the values of up to `left` elements from `place` on, whose indices are `step` apart. A shared value is
