@@ -927,6 +927,14 @@ MUTATIONS = [
         ("torch",),
     ),
     Mutation(
+        "fusing makes calls on small tensors slower",
+        "python/fastdrop/torch/_fuse.py",
+        "not native.ready or x.numel() >= LEAST",
+        "x.numel() >= 0",
+        (TORCH_FUSE + "small_tensors_are_fused_only_where_it_is_faster",),
+        ("torch",),
+    ),
+    Mutation(
         "fused code outlives that of its class",
         "python/fastdrop/torch/_fuse.py",
         "rewritten if type(module).forward is original else",

@@ -19,7 +19,7 @@ from support import DTYPES, KEY, as_key, assert_same, values
 pytestmark = pytest.mark.once
 
 # What layers need beside p, and inputs of two to five axes: the first that a layer takes is its.
-NEEDS = {"p": 0.5, "block_size": 2}
+NEEDS = {"p": 0.5, "block_size": 2, "activation": "tanh"}
 SHAPES = [(6, 4), (6, 4, 5), (6, 4, 5, 3), (6, 4, 5, 3, 2)]
 
 
