@@ -548,11 +548,14 @@ def _pays(function: Callable[..., Any], x: Tensor) -> bool:
 def _activate(before: Any, activation: Any, dropout: Any, x: Any) -> Any:
     """Return ``dropout(activation(x))``."""
     form = _form(activation)
-    if form is None or _why_not_activation(before, activation) or not _drops(dropout, x):
+    if (
+        form is None
+        or not (isinstance(x, Tensor) and _pays(form[0], x))
+        or _why_not_activation(before, activation)
+        or not _drops(dropout, x)
+    ):
         return dropout(activation(x))
     function, options = form
-    if not _pays(function, x):
-        return dropout(activation(x))
     return drop(dropout, vars(dropout).get(KEYS), function, x, **options)
 
 
@@ -576,17 +579,17 @@ def _fused_sum(residual: Any, dropout: Any, x: Any) -> Any:
 
 def _sequential(container: nn.Sequential, input: Any) -> Any:
     """Compute an `nn.Sequential`."""
-    modules: list[Any] = list(container)
-    n = 0
-    while n < len(modules):
-        module, pair = modules[n], modules[n : n + 2]
-        if len(pair) == 2 and type(pair[1]) in _DROPOUTS and _form(module) is not None:
-            input = _activate(modules[n - 1] if n else None, module, pair[1], input)
-            n += 2
+    before, activation = None, None
+    for module in container._modules.values():
+        if activation is None:
+            activation = module
+        elif type(module) in _DROPOUTS:
+            input = _activate(before, activation, module, input)
+            before, activation = module, None
         else:
-            input = module(input)
-            n += 1
-    return input
+            input = activation(input)
+            before, activation = activation, module
+    return input if activation is None else activation(input)
 
 
 def _encoder_layer(

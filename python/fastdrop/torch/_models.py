@@ -48,12 +48,12 @@ _FUNCTIONS: dict[type[nn.Module], Callable[..., Any]] = {
 
 def _forward(function: Callable[..., Any], module: Any, input: Tensor) -> Any:
     """Compute one of torch's modules with a function of fastdrop."""
+    keys = vars(module).get(KEYS)
+    if keys is None and native.ready:
+        return type(module).forward(module, input)  # torch calls our kernel, without Python
     theirs = functools.partial(type(module).forward, module)
     if not module.training or isinstance(input, Proxy):
         return theirs(input)
-    keys = vars(module).get(KEYS)
-    if keys is None and native.ready:
-        return theirs(input)  # torch then calls our kernel, without Python
     if takes(input):
         return drop(module, keys, function, input, inplace=module.inplace)
     return left_to_torch(module, keys, theirs, input)
