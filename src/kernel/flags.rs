@@ -10,6 +10,7 @@ use crate::words::{from_bytes, word_at};
 ///
 /// # Safety
 /// See [`super::Operation::run`].
+#[inline(never)] // the frame of calls that only drop stays small
 pub(super) unsafe fn run(memory: &Memory, one: u64, words: &[u64], offset: usize, run: &Run<'_>) {
     assert!(offset + run.len <= (words.len() - 1) * 64 || run.len == 0);
     let (size, step, first) = (run.operands.element().size(), run.steps[0], run.address(0));
@@ -25,6 +26,7 @@ pub(super) unsafe fn run(memory: &Memory, one: u64, words: &[u64], offset: usize
 ///
 /// # Safety
 /// See [`super::Operation::run`].
+#[inline(never)] // the frame of calls that only drop stays small
 pub(super) unsafe fn below(memory: &Memory, one: u64, uniforms: &[u64], run: &Run<'_>) {
     assert!(uniforms.len() == run.len || uniforms.len() == 1);
     let (size, step, first) = (run.operands.element().size(), run.steps[0], run.address(0));
@@ -79,6 +81,7 @@ fn threshold(p: f64) -> u64 {
 ///
 /// # Safety
 /// See [`super::Operation::run`].
+#[inline(never)] // the frame of calls that only drop stays small
 pub(super) unsafe fn check(memory: &Memory, valid: &AtomicBool, run: &Run<'_>) {
     let mut p = [0.0f64; WORD];
     for at in (0..run.len).step_by(WORD) {

@@ -172,8 +172,8 @@ impl Operation<'_> {
                     Drawn::Normals(values) => {
                         run.address(0).cast::<f32>().copy_from_nonoverlapping(values[..run.len].as_ptr(), run.len);
                     }
-                    Drawn::Singles(values) => store(values, |x| x, run),
-                    Drawn::Doubles(values) => store(values, f64::from_bits, run),
+                    Drawn::Singles(values) => store(values, run),
+                    Drawn::Doubles(bits) => store_doubles(bits, run),
                     _ => {
                         let (words, offset) = drawn.bits();
                         select::run(memory, 1.0, words, offset, run);
@@ -206,16 +206,30 @@ impl Operation<'_> {
 ///
 /// # Safety
 /// See [`Operation::run`].
-unsafe fn store<T: Copy, R: Real>(values: &[T], number: impl Fn(T) -> R, run: &Run<'_>) {
-    assert!(values.len() == run.len);
-    let mut numbers = [R::default(); WORD];
-    for (at, values) in (0..).step_by(WORD).zip(values.chunks(WORD)) {
-        let numbers = &mut numbers[..values.len()];
-        for (x, value) in numbers.iter_mut().zip(values) {
-            *x = number(*value);
-        }
+#[inline(never)] // the frame of calls that only drop stays small
+unsafe fn store<R: Real>(numbers: &[R], run: &Run<'_>) {
+    assert!(numbers.len() == run.len);
+    for (at, numbers) in (0..).step_by(WORD).zip(numbers.chunks(WORD)) {
         // SAFETY: the numbers from `at` on belong to the run, and the caller guarantees its elements.
         unsafe { run.layout(0).store(numbers, run.address(0).wrapping_offset(at as isize * run.steps[0])) };
+    }
+}
+
+/// [`store`] for the bits of doubles.
+///
+/// # Safety
+/// See [`Operation::run`].
+#[inline(never)] // the frame of calls that only drop stays small
+unsafe fn store_doubles(bits: &[u64], run: &Run<'_>) {
+    let mut numbers = [0.0; WORD];
+    for (at, bits) in (0..run.len).step_by(WORD).zip(bits.chunks(WORD)) {
+        for (x, bits) in numbers.iter_mut().zip(bits) {
+            *x = f64::from_bits(*bits);
+        }
+        let mut run = Run { len: bits.len(), ..*run };
+        run.place.offsets[0] = run.place.offsets[0].wrapping_add(at as isize * run.steps[0]);
+        // SAFETY: these are as many elements of the run, and the caller guarantees them.
+        unsafe { store(&numbers[..bits.len()], &run) };
     }
 }
 
