@@ -225,6 +225,29 @@ def test_batches_share_a_mask_unless_they_have_keys(row: Member) -> None:
         assert_close(one[2], reference(row, one[0], key=KEY.split(2)[n]))
 
 
+# --- Sharded arrays ------------------------------------------------------------------------------
+
+
+@every_row
+def test_a_compiled_function_of_sharded_arrays_gathers_nothing(row: Member) -> None:
+    """Forward and backward; each device draws its part of the mask of the whole."""
+    mesh = jax.make_mesh((4,), ("i",), axis_types=(jax.sharding.AxisType.Auto,))
+    inputs = jax.tree.map(lambda x: jnp.concatenate([x] * 4) if x.ndim > 1 else x, arrays(row))
+    split, kept = (jax.sharding.NamedSharding(mesh, spec) for spec in (P("i"), P()))
+    sharded = jax.tree.map(lambda x: jax.device_put(x, split if x.ndim > 1 else kept), inputs)
+
+    def run(inputs: Any, key: Any) -> Any:
+        y, backward = jax.vjp(lambda inputs: call(row, inputs, key=key), inputs)
+        return y, backward(jax.tree.map(jnp.ones_like, y))
+
+    f = jax.jit(run)
+    assert "all-gather" not in f.lower(sharded, fj.key(KEY)).compile().as_text()
+    y, gradients = f(sharded, fj.key(KEY))
+    expected, others = run(inputs, fj.key(KEY))
+    assert_close(y, expected)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-5, 1e-6), gradients, others)
+
+
 # --- Bad input -----------------------------------------------------------------------------------
 
 

@@ -13,6 +13,7 @@ from fastdrop import _core
 from fastdrop._base.arguments import DTYPES, as_flag
 from fastdrop._base.masks import inverse_keep
 from fastdrop._base.members import NO_AXES, OPERATIONS, Member, drawn_shape
+from fastdrop.jax import _partition as _partition  # registers its rule
 from fastdrop.jax._arguments import as_key, as_place, as_rate, drawn_words, known_at_last
 from fastdrop.jax._primitive import apply, varying
 

@@ -76,7 +76,7 @@ def primitive(name: str, ranks: Any, results: Any = None, function: Any = None) 
     made.def_abstract_eval(abstract)
     batching.primitive_batchers[made] = batched
     if function is None:
-        mlir.register_lowering(made, _lowering(name), platform="cpu")
+        mlir.register_lowering(made, lowering(name), platform="cpu")
     else:
         mlir.register_lowering(made, mlir.lower_fun(function, made.multiple_results))
     return made
@@ -96,7 +96,8 @@ def summed(gradient: Any, like: Any, inner: int) -> Any:
     return gradient.sum(repeated, keepdims=True) if repeated else gradient
 
 
-def _lowering(name: str) -> Any:
+def lowering(name: str) -> Any:
+    """Return the rule that makes a primitive a call of the handler of this name."""
     lower = jax.ffi.ffi_lowering(f"fastdrop.{name}")
 
     def rule(context: Any, *operands: Any, **parameters: Any) -> Any:
