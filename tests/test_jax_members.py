@@ -116,7 +116,7 @@ def test_results_are_those_of_arrays(row: Member, dtype: str, compiled: bool) ->
             assert_close(f(inputs, fj.key(KEY)), reference(row, inputs, p))
 
 
-@every_row
+@some(lambda row: row.layer is not fd.PatchDropout)  # its p decides a shape
 def test_a_traced_p_gives_the_results_of_its_number(row: Member) -> None:
     inputs = arrays(row)
     f = jax.jit(lambda p: call(row, inputs, p, key=KEY))
@@ -191,19 +191,19 @@ def test_gradients_are_those_of_finite_differences(row: Member) -> None:
         check_grads(run, inputs, order=2)
 
 
-@some(lambda row: row.layer not in NONLINEAR)
+@some(lambda row: row.layer not in (*NONLINEAR, fd.PatchDropout))  # which keeps its indices
 def test_gradients_keep_the_key_alone(row: Member) -> None:
     inputs = arrays(row)
     _, backward = jax.vjp(lambda *inputs: call(row, inputs, key=KEY), *inputs)
     assert sum(np.asarray(leaf).nbytes for leaf in jax.tree.leaves(backward)) <= 64
 
 
-@every_row
+@some(lambda row: row.layer is not fd.PatchDropout)  # which keeps a token
 def test_what_is_dropped_passes_no_nan_back(row: Member) -> None:
     """Whether p is known when the function is compiled, or not."""
     inputs = arrays(row)
     for p in (1.0, jnp.float32(1.0)):
-        if row.layer is fd.ConcreteDropout:
+        if row.layer is fd.ConcreteDropout and not isinstance(p, float):
             p *= jnp.inf
         y, backward = jax.vjp(lambda *inputs, p=p: call(row, inputs, p, key=KEY), *inputs)
         gradients = jax.tree.leaves(backward(jax.tree.map(lambda y: jnp.full_like(y, jnp.nan), y)))
@@ -223,6 +223,34 @@ def test_batches_share_a_mask_unless_they_have_keys(row: Member) -> None:
         one = jax.tree.map(lambda x, n=n: x[n], (batch, each, own))
         assert_close(one[1], reference(row, one[0]))
         assert_close(one[2], reference(row, one[0], key=KEY.split(2)[n]))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "complex64"])
+def test_the_gradient_of_a_logit_is_that_of_arrays(dtype: str) -> None:
+    x = (jnp.arange(60.0).reshape(10, 6) / 30 - 1).astype(dtype)
+
+    def loss(x: Any, logit: Any, key: Any = KEY) -> Any:
+        return fj.concrete_dropout(x, logit, temperature=0.3, key=key).real.sum()
+
+    gradient = jax.jit(jax.grad(loss, (0, 1)))(x, jnp.float32(-0.5))
+    ones, key = np.ones_like(x), KEY
+    dx, dlogit = fd.concrete_dropout_backward(ones, x, -0.5, temperature=0.3, rng=key)
+    assert_close(gradient[0], dx)
+    np.testing.assert_allclose(gradient[1], dlogit, rtol=1e-4)
+    logits = jnp.array([-1.0, 0.5])
+    each = jax.vmap(jax.grad(loss, 1), (None, 0))(x, logits)
+    for one, logit in zip(each, logits, strict=True):
+        np.testing.assert_allclose(one, jax.grad(loss, 1)(x, logit), rtol=1e-5)
+
+
+def test_a_logit_has_two_derivatives() -> None:
+    with jax.enable_x64(True):
+        x = jnp.linspace(-1.0, 1.0, 50)
+        run = lambda x, a: fj.concrete_dropout(x, a, temperature=0.5, key=KEY)  # noqa: E731
+        check_grads(run, (x, jnp.float64(-0.5)), order=2)
+        third = jax.grad(jax.grad(jax.grad(lambda a: run(x, a).sum())))
+        with pytest.raises(TypeError, match="differentiated by its logit at most twice"):
+            third(0.3)
 
 
 # --- Sharded arrays ------------------------------------------------------------------------------

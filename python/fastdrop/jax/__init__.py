@@ -47,11 +47,14 @@ from fastdrop.jax._elements import (
     locked_dropout,
 )
 from fastdrop.jax._keys import restored, words_of
+from fastdrop.jax._patches import patch_dropout
+from fastdrop.jax._relaxed import concrete_dropout
 from fastdrop.jax._weights import drop_connect, embedding_dropout, weight_drop
 
 __all__ = [
     "alpha_dropout",
     "bias_dropout_add",
+    "concrete_dropout",
     "dot_product_attention",
     "drop_connect",
     "drop_path",
@@ -67,6 +70,7 @@ __all__ = [
     "gelu_dropout",
     "key",
     "locked_dropout",
+    "patch_dropout",
     "relu_dropout",
     "weight_drop",
     "zoneout",

@@ -114,7 +114,7 @@ def lowering(name: str) -> Any:
         attributes = {
             n: kinds[n](value)
             for n, value in parameters.items()
-            if value is not None and value != OPERATIONS[0]
+            if n in kinds and value is not None and value != OPERATIONS[0]
         }
         return lower(context, *operands, **attributes)
 
