@@ -44,6 +44,11 @@ def is_there(row: Member) -> bool:
 DOOR = [row for row in ROWS if is_there(row)]
 IN_EVALUATION = (fd.ReluDropout, fd.GeluDropout, fd.DropoutAdd, fd.BiasDropoutAdd, fd.Zoneout)
 """Members that do more than drop."""
+NNX = (
+    "FeatureDropout", "LockedDropout", "DropPath", "AlphaDropout", "GaussianDropout", "DropoutAdd",
+    "ReluDropout", "GeluDropout", "Zoneout", "EmbeddingDropout", "DropConnect",
+)  # fmt: skip
+"""Members that are modules of NNX."""
 NONLINEAR = (fd.ReluDropout, fd.GeluDropout, fd.ConcreteDropout)
 """Members whose gradient needs their input."""
 OF_PARTS = tuple(
@@ -274,6 +279,27 @@ def test_a_compiled_function_of_sharded_arrays_gathers_nothing(row: Member) -> N
     expected, others = run(inputs, fj.key(KEY))
     assert_close(y, expected)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-5, 1e-6), gradients, others)
+
+
+# --- Flax ----------------------------------------------------------------------------------------
+
+
+@some(lambda row: row.layer is not fd.Dropout and row.layer.__name__ in NNX)
+def test_modules_of_nnx_call_their_function(row: Member) -> None:
+    nnx = pytest.importorskip("flax.nnx", reason="Flax is not installed")
+    from fastdrop.jax import nnx as modules
+
+    kind, inputs = getattr(modules, row.layer.__name__), arrays(row)
+    module = kind(0.4, **row.options, rngs=nnx.Rngs(dropout=fj.key(KEY)))
+    root = module.rngs.key[...]
+    for n in range(2):
+        assert_close(module(*inputs), call(row, inputs, key=jax.random.fold_in(root, n)))
+    own = nnx.jit(lambda module, inputs: module(*inputs, rngs=fj.key(KEY)))(module, inputs)
+    assert_close(own, call(row, inputs, key=KEY))
+    module.eval()
+    assert_close(module(*inputs), call(row, inputs, deterministic=True))
+    with pytest.raises(ValueError, match=f"no `rngs` argument was provided to {kind.__name__}"):
+        kind(0.4, **row.options)(*inputs)
 
 
 # --- Bad input -----------------------------------------------------------------------------------
