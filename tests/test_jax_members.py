@@ -44,11 +44,11 @@ def is_there(row: Member) -> bool:
 DOOR = [row for row in ROWS if is_there(row)]
 IN_EVALUATION = (fd.ReluDropout, fd.GeluDropout, fd.DropoutAdd, fd.BiasDropoutAdd, fd.Zoneout)
 """Members that do more than drop."""
-NNX = (
+FLAX = (
     "FeatureDropout", "LockedDropout", "DropPath", "AlphaDropout", "GaussianDropout", "DropoutAdd",
     "ReluDropout", "GeluDropout", "Zoneout", "EmbeddingDropout", "DropConnect",
 )  # fmt: skip
-"""Members that are modules of NNX."""
+"""Members that are modules of Flax."""
 NONLINEAR = (fd.ReluDropout, fd.GeluDropout, fd.ConcreteDropout)
 """Members whose gradient needs their input."""
 OF_PARTS = tuple(
@@ -284,7 +284,7 @@ def test_a_compiled_function_of_sharded_arrays_gathers_nothing(row: Member) -> N
 # --- Flax ----------------------------------------------------------------------------------------
 
 
-@some(lambda row: row.layer is not fd.Dropout and row.layer.__name__ in NNX)
+@some(lambda row: row.layer is not fd.Dropout and row.layer.__name__ in FLAX)
 def test_modules_of_nnx_call_their_function(row: Member) -> None:
     nnx = pytest.importorskip("flax.nnx", reason="Flax is not installed")
     from fastdrop.jax import nnx as modules
@@ -300,6 +300,22 @@ def test_modules_of_nnx_call_their_function(row: Member) -> None:
     assert_close(module(*inputs), call(row, inputs, deterministic=True))
     with pytest.raises(ValueError, match=f"no `rngs` argument was provided to {kind.__name__}"):
         kind(0.4, **row.options)(*inputs)
+
+
+@some(lambda row: row.layer is not fd.Dropout and row.layer.__name__ in FLAX)
+def test_modules_of_linen_call_their_function(row: Member) -> None:
+    pytest.importorskip("flax.linen", reason="Flax is not installed")
+    from fastdrop.jax import linen as modules
+
+    module, inputs = getattr(modules, row.layer.__name__)(0.4, **row.options), arrays(row)
+    streams = {"dropout": fj.key(KEY)}
+    y = module.apply({}, *inputs, deterministic=False, rngs=streams)
+    assert_close(module.apply({}, *inputs, deterministic=False, rngs=streams), y)
+    assert not np.array_equal(y, module.apply({}, *inputs, deterministic=True))
+    own = module.apply({}, *inputs, deterministic=False, rng=fj.key(KEY))
+    assert_close(own, call(row, inputs, key=KEY))
+    in_evaluation = module.apply({}, *inputs, deterministic=True)
+    assert_close(in_evaluation, call(row, inputs, deterministic=True))
 
 
 # --- Bad input -----------------------------------------------------------------------------------
