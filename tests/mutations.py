@@ -798,6 +798,22 @@ MUTATIONS = [
         ("jax",),
     ),
     Mutation(
+        "each shard of an array draws the beginning of the mask",
+        "python/fastdrop/jax/_partition.py",
+        "0 if whole[axis] == 1 else _index(mesh, names) * x.shape[front + axis]",
+        "0",
+        (JAX + "a_compiled_function_of_a_sharded_array_gathers_nothing",),
+        ("jax",),
+    ),
+    Mutation(
+        "the gradient of a logit is the value",
+        "python/fastdrop/jax/_primitive.py",
+        '{**parameters, "operation": OPERATIONS[order]}',
+        "parameters",
+        ("tests/test_jax_members.py::test_the_gradient_of_a_logit_is_that_of_arrays",),
+        ("jax",),
+    ),
+    Mutation(
         "a causal mask of a shard begins at the shard's first query",
         "src/python/xla/attention.rs",
         "self.is_causal.then(|| query_start.wrapping_sub(key_start) as isize)",

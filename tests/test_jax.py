@@ -583,9 +583,42 @@ def test_devices_with_keys_of_their_own_draw_other_masks() -> None:
     assert equal(gradient, sum(reference(ones, 0.5, KEY.fold_in(n)) for n in range(4)))
 
 
-def test_a_compiled_function_of_a_sharded_array_gives_the_mask_of_the_whole() -> None:
-    x = jax.device_put(X, jax.sharding.NamedSharding(mesh(), P("i", "j")))
-    assert equal(jax.jit(lambda x: fj.dropout(x, 0.3, key=KEY))(x), reference(X))
+@pytest.mark.parametrize("kind", ["Auto", "Explicit"])
+@pytest.mark.parametrize("split", [P("i", "j"), P(None, ("j", "i")), P("j")])
+def test_a_compiled_function_of_a_sharded_array_gathers_nothing(split: Any, kind: str) -> None:
+    """Whatever else decides the mask: p, a place, shared decisions, a batch of keys."""
+    types = (getattr(jax.sharding.AxisType, kind),) * 2
+    devices = jax.make_mesh((2, 2), ("i", "j"), axis_types=types)
+    sharding = jax.sharding.NamedSharding(devices, split)
+    wide = jnp.tile(X, (2, 2))
+    x = jax.device_put(wide, sharding)
+    keys = jax.random.split(fj.key(KEY), len(wide))
+    if kind == "Explicit":
+        keys = jax.device_put(keys, jax.sharding.NamedSharding(devices, P(split[0])))
+    for function, operands in [
+        (lambda x: fj.dropout(x, 0.3, key=KEY), ()),
+        (lambda x, p: fj.dropout(x, p, key=KEY, broadcast_dims=1), (jnp.float32(0.3),)),
+        (lambda x, n: fj.dropout(x, 0.3, key=KEY, whole=(60, 12), start=(n, 0)), (7,)),
+        (jax.vmap(lambda x, key: fj.dropout(x, 0.3, key=key)), (keys,)),
+    ]:
+        f = jax.jit(function)
+        assert "all-gather" not in f.lower(x, *operands).compile().as_text()
+        y = f(x, *operands)
+        assert y.sharding.is_equivalent_to(sharding, 2)
+        plain = [np.asarray(o) if not hasattr(o, "sharding") else o for o in operands]
+        if kind == "Explicit" and operands and operands[0] is keys:
+            plain = [jax.random.split(fj.key(KEY), len(wide))]
+        assert equal(y, function(wide, *plain))
+
+
+def test_shards_of_several_lengths_get_the_mask_of_the_whole() -> None:
+    sharding = jax.sharding.NamedSharding(mesh(), P("i", "j"))
+
+    @jax.jit
+    def f(x: Any) -> Any:
+        return fj.dropout(jax.lax.with_sharding_constraint(x[:7, :5], sharding), 0.3, key=KEY)
+
+    assert equal(f(jax.device_put(X, sharding)), reference(X[:7, :5]))
 
 
 # --- Arguments -----------------------------------------------------------------------------------
@@ -648,6 +681,10 @@ def test_the_handlers_take_nothing_that_they_do_not_know() -> None:
         ((x, key, start), like, {**known, "more": np.int64(1)}),
         ((x, key, start), like, {**known, "p": np.float32(0.25)}),
         ((x, key, jnp.float16(0.5)), like, {"whole": known["whole"]}),
+        ((x, key, start), like, {**known, "operation": np.int64(7)}),
+        ((x, key, start), like, {**known, "operation": np.int64(4)}),
+        ((x, key, start), like, {**known, "operation": np.int64(1), "temperature": np.float64(1)}),
+        ((key, start), like, {**known, "name": "uniforms"}),
         ((x,), like, known),
         ((key, index, index), words, {"name": "blocks", "tag": np.int64(255)}),
         ((key, index), (words, words), {"name": "blocks", "tag": np.int64(255)}),

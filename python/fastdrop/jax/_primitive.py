@@ -1,4 +1,4 @@
-"""Primitives of JAX over the compiled core's handlers: dropout, and blocks of random bits.
+"""Primitives of JAX over the compiled core's handlers: dropout, uniforms, blocks of random bits.
 
 Their operands are checked already, and a key is four words. XLA finds a handler by its name, so
 fastdrop does not link jaxlib.
@@ -17,6 +17,12 @@ from fastdrop import _core
 
 UNKNOWN = -1
 """A length in `whole` that is only known at run time: the next of the operand `lengths`."""
+
+OPERATIONS = ("scale", "keep", "complement", "noise", "relaxed", "relaxed'", "relaxed''")
+"""Work of `apply`, by the numbers of the handler. For the last three, which follow one another as
+derivatives, the logit of p is in the place of p."""
+
+FIRST_RELAXED = 4
 
 for _name, _handler in _core.xla_handlers().items():
     jax.ffi.register_ffi_target(f"fastdrop.{_name}", _handler, platform="cpu")
@@ -70,7 +76,7 @@ def primitive(name: str, ranks: Any, results: Any = None, function: Any = None) 
     made.def_abstract_eval(abstract)
     batching.primitive_batchers[made] = batched
     if function is None:
-        mlir.register_lowering(made, _lowering(name), platform="cpu")
+        mlir.register_lowering(made, lowering(name), platform="cpu")
     else:
         mlir.register_lowering(made, mlir.lower_fun(function, made.multiple_results))
     return made
@@ -90,25 +96,32 @@ def summed(gradient: Any, like: Any, inner: int) -> Any:
     return gradient.sum(repeated, keepdims=True) if repeated else gradient
 
 
-def _lowering(name: str) -> Any:
+def lowering(name: str) -> Any:
+    """Return the rule that makes a primitive a call of the handler of this name."""
     lower = jax.ffi.ffi_lowering(f"fastdrop.{name}")
 
     def rule(context: Any, *operands: Any, **parameters: Any) -> Any:
         kinds: dict[str, Any] = {
             "p": np.float64,
             "whole": lambda n: np.array(n, np.int64),
+            "operation": lambda name: np.int64(OPERATIONS.index(name)),
+            "temperature": np.float64,
             "tag": np.int64,
             "scale": np.float64,
             "causal": np.int64,
             "bias": np.int64,
         }
-        attributes = {n: kinds[n](value) for n, value in parameters.items() if value is not None}
+        attributes = {
+            n: kinds[n](value)
+            for n, value in parameters.items()
+            if n in kinds and value is not None and value != OPERATIONS[0]
+        }
         return lower(context, *operands, **attributes)
 
     return rule
 
 
-def _ranks(count: int, *, p: float | None, whole: tuple[int, ...]) -> tuple[int, ...]:
+def _ranks(count: int, *, p: float | None, whole: tuple[int, ...], **_: Any) -> tuple[int, ...]:
     return (len(whole), *mask_ranks(p, whole))[:count]
 
 
@@ -119,15 +132,40 @@ def mask_ranks(p: float | None, whole: tuple[int, ...]) -> tuple[int, ...]:
     return (1, *lengths, *numbers, 1)
 
 
+def _uniforms_ranks(count: int, *, whole: tuple[int, ...], **_: Any) -> tuple[int, ...]:
+    return mask_ranks(0.5, whole)[:count]
+
+
+def _uniforms_results(*operands: Any, shape: tuple[int, ...], **_: Any) -> Any:
+    return [((*shape, 2), np.uint32)]
+
+
 apply = primitive("dropout", _ranks)
+uniforms = primitive("uniforms", _uniforms_ranks, _uniforms_results)
 blocks = primitive("blocks", lambda count, *, tag: (1, 0))
 
 
 def _jvp(primals: Any, tangents: Any, **parameters: Any) -> Any:
-    # The tangent of x is not zero, because no other operand has one: p is constant, and the rest
-    # are integers.
+    # Only x and a logit have tangents: p is constant, and the rest are integers.
+    x, *others = primals
     y = apply.bind(*primals, **parameters)
-    return y, apply.bind(tangents[0], *primals[1:], **parameters)
+    parts = []
+    if not isinstance(tangents[0], ad.Zero):
+        parts.append(apply.bind(tangents[0], *others, **parameters))
+    order = OPERATIONS.index(parameters["operation"]) + 1
+    slope = next((t for t in tangents[1:] if _is_of_logit(t)), None)
+    if order > FIRST_RELAXED and slope is not None:
+        if order == len(OPERATIONS):
+            raise TypeError("concrete dropout must be differentiated by its logit at most twice")
+        wide = x.astype(jnp.promote_types(x.dtype, np.float32))
+        steeper = apply.bind(wide, *others, **{**parameters, "operation": OPERATIONS[order]})
+        slope = slope.reshape(*slope.shape, *(1,) * (x.ndim - slope.ndim))
+        parts.append((steeper * slope.astype(wide.dtype)).astype(y.dtype))
+    return y, sum(parts[1:], parts[0])
+
+
+def _is_of_logit(tangent: Any) -> bool:
+    return not isinstance(tangent, ad.Zero) and tangent.dtype != jax.dtypes.float0
 
 
 def _transpose(cotangent: Any, x: Any, *others: Any, **parameters: Any) -> Any:

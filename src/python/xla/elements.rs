@@ -1,4 +1,4 @@
-//! Dropout of the elements of an array, and blocks of random bits.
+//! Dropout of the elements of an array, uniforms, and blocks of random bits.
 
 use smallvec::SmallVec;
 
@@ -7,12 +7,68 @@ use super::masks::{Masks, key_at};
 use super::{Failure, abi, unexpected};
 use crate::driver;
 use crate::kernel::Operation;
-use crate::mask::Dims;
-use crate::operand;
+use crate::kernel::formula::{Formula, Numbers};
+use crate::kernel::relaxed::Relaxed;
+use crate::mask::{Dims, Mask};
+use crate::operand::{self, Element};
 use crate::python::arrays::{Steps, shared_steps};
 use crate::stream::key::Key;
 use crate::walk::source::Source;
 use crate::walk::{Axes, Axis, Cursor, positions};
+
+/// What becomes of the elements.
+#[derive(Clone, Copy)]
+enum Work {
+    /// Kept ones are divided by 1 - p, the others 0.
+    Scale,
+    /// Kept ones stay, the others are 0.
+    Keep,
+    /// Dropped ones stay, the others are 0.
+    Complement,
+    /// All are multiplied by normal noise.
+    Noise,
+    /// All are multiplied by relaxed decisions, which have the logit of p in place of p.
+    Relaxed { temperature: f64, order: u8 },
+}
+
+impl Work {
+    /// Reads the attributes, and returns their number.
+    ///
+    /// # Safety
+    /// The attributes must be valid.
+    unsafe fn new(attributes: &abi::Attributes) -> Result<(Self, i64), Failure> {
+        // SAFETY: the caller guarantees it.
+        let (number, temperature) = unsafe {
+            (scalar::<i64>(attributes, "operation", abi::S64), scalar::<f64>(attributes, "temperature", abi::F64))
+        };
+        let work = match (number, temperature) {
+            (None, None) => return Ok((Self::Scale, 0)),
+            (Some(1), None) => Self::Keep,
+            (Some(2), None) => Self::Complement,
+            (Some(3), None) => Self::Noise,
+            (Some(order @ 4..=6), Some(temperature)) => Self::Relaxed { temperature, order: (order - 4) as u8 },
+            _ => return Err(unexpected("operation")),
+        };
+        Ok((work, 1 + i64::from(temperature.is_some())))
+    }
+
+    /// The source and the operation of a call with this p, or logit.
+    fn on(self, mask: &Mask, p: f64) -> Result<(Source, Operation<'static>), Failure> {
+        let bits = Source::keep_bits(mask);
+        Ok(match self {
+            Self::Scale => (bits, Operation::select(mask.scale(None)?)),
+            Self::Noise if p > 0.0 && p < 1.0 => {
+                (Source::normals(mask.key(), mask.origin()), Operation::Noise { std: (p / (1.0 - p)).sqrt() })
+            }
+            Self::Keep | Self::Noise => (bits, Operation::select(1.0)),
+            Self::Complement => (bits, Operation::Formula(Formula::Complement, Numbers::scale(1.0))),
+            Self::Relaxed { temperature, order } => {
+                let relaxed = Relaxed { logit: p, temperature, order };
+                (Source::uniforms(mask.key(), mask.origin()), Operation::Relaxed(relaxed))
+            }
+        })
+    }
+}
 
 /// # Safety
 /// See [`super::handle`].
@@ -23,8 +79,15 @@ pub(super) unsafe fn apply_masks(frame: &abi::CallFrame) -> Result<(), Failure> 
         return Err(unexpected("number of operands or results"));
     };
     // SAFETY: as above.
-    let masks = unsafe { Masks::new(frame, others, out, 0)? };
+    let (masks, work) = unsafe {
+        let (work, attributes) = Work::new(&frame.attributes)?;
+        (Masks::new(frame, others, out, attributes)?, work)
+    };
     let element = element(out.dtype)?;
+    let is_relaxed = matches!(work, Work::Relaxed { .. });
+    if is_relaxed && element.parts() > 1 {
+        return Err(unexpected("dtype"));
+    }
     let (front, inner) = out.dims.split_at(masks.front.len());
     if x.dtype != out.dtype || !x.fits(front, inner) {
         return Err(unexpected("shape"));
@@ -52,7 +115,11 @@ pub(super) unsafe fn apply_masks(frame: &abi::CallFrame) -> Result<(), Failure> 
         let place = cursor.place();
         let at = |operand: Operand<'_>, which: usize| operand.first.wrapping_offset(place.offsets[which]).cast_const();
         // SAFETY: offsets along axes of the operands stay inside them.
-        let mask = unsafe { masks.at([place.offsets[2], place.offsets[3], place.bit], &extents)? };
+        let (mask, p) = unsafe {
+            let p = masks.p(place.offsets[3]);
+            // Uniforms are the same for every p.
+            (masks.with(if is_relaxed { 0.5 } else { p }, place.offsets[2], place.bit, &extents)?, p)
+        };
         let sizes: SmallVec<[usize; 6]> = extents.iter().map(|len| *len as usize).collect();
         let bits: Steps = mask.steps().iter().map(|step| *step as isize).collect();
         let bits = shared_steps(&sizes, &bits, &shape);
@@ -62,10 +129,53 @@ pub(super) unsafe fn apply_masks(frame: &abi::CallFrame) -> Result<(), Failure> 
             Axis { len: *len, steps: [out, x, 0, 0], bit: bits[axis] }
         }));
         let operands = operand::Operands::new(element, at(out, 0).cast_mut(), &[at(x, 1)]);
-        let operation = Operation::select(mask.scale(None)?);
+        let (source, operation) = work.on(&mask, p)?;
         // SAFETY: the axes are those of the buffers, which XLA lends for the call; the result is in C order and shares
         // no memory with the operands, or is the first one.
-        unsafe { driver::run(&Source::keep_bits(&mask), operation, operands, &mut axes, &|| false)? };
+        unsafe { driver::run(&source, operation, operands, &mut axes, &|| false)? };
+        cursor.advance();
+    }
+    Ok(())
+}
+
+/// # Safety
+/// See [`super::handle`].
+pub(super) unsafe fn draw_uniforms(frame: &abi::CallFrame) -> Result<(), Failure> {
+    // SAFETY: the frame is valid.
+    let (results, operands) = unsafe { (buffers(&frame.results)?, buffers(&frame.operands)?) };
+    let &[out] = &results[..] else { return Err(unexpected("number of results")) };
+    let out = out.doubled().filter(|out| out.dtype == abi::U32).ok_or_else(|| unexpected("shape"))?;
+    // SAFETY: as above.
+    let masks = unsafe { Masks::new(frame, &operands, out, 0)? };
+    let inner = &out.dims[masks.front.len()..];
+    if out.dims.contains(&0) {
+        return Ok(());
+    }
+    let steps = out.steps(out.dims.len());
+    let others = masks.steps();
+    let front: Axes = (masks.front.iter().enumerate())
+        .map(|(axis, len)| {
+            let [key, _, start] = others.each_ref().map(|steps| steps.get(axis).copied().unwrap_or(0));
+            Axis { len: *len as usize, steps: [steps[axis], key, 0, 0], bit: start }
+        })
+        .collect();
+    let extents: Dims = inner.iter().map(|len| *len as u64).collect();
+    let mut cursor = Cursor::at(&front, 0);
+    for _ in 0..positions(&front) {
+        let place = cursor.place();
+        // SAFETY: offsets along axes of the operands stay inside them.
+        let mask = unsafe { masks.with(0.5, place.offsets[1], place.bit, &extents)? };
+        let axis = |(axis, bit): (usize, &u64)| Axis {
+            len: inner[axis] as usize,
+            steps: [steps[masks.front.len() + axis], 0, 0, 0],
+            bit: *bit as isize,
+        };
+        let mut axes: Axes = mask.steps().iter().enumerate().map(axis).collect();
+        let first = out.first.wrapping_offset(place.offsets[0]);
+        let source = Source::uniforms(mask.key(), mask.origin());
+        let operands = operand::Operands::new(Element::U64, first, &[]);
+        // SAFETY: as for `apply_masks`; a pair of words has the size of a uniform, and XLA aligns buffers further.
+        unsafe { driver::run(&source, Operation::Store, operands, &mut axes, &|| false)? };
         cursor.advance();
     }
     Ok(())

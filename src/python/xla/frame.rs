@@ -44,6 +44,12 @@ impl Operand<'_> {
         self.is_behind(front, inner.len()) && self.dims.ends_with(inner)
     }
 
+    /// The same buffer as one of pairs, if its last axis has a length of 2.
+    pub(super) fn doubled(self) -> Option<Self> {
+        let dims = self.dims.strip_suffix(&[2])?;
+        Some(Self { dims, size: 2 * self.size, ..self })
+    }
+
     pub(super) fn is_integer(&self) -> bool {
         matches!(self.dtype, abi::S32 | abi::S64)
     }

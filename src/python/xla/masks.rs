@@ -81,24 +81,42 @@ impl<'a> Masks<'a> {
             .map(|operand| operand.map_or_else(Steps::new, |operand| operand.steps(self.front.len())))
     }
 
+    /// p, or the number that a call has instead, at this offset.
+    ///
+    /// # Safety
+    /// The offset must be that of a position.
+    pub(super) unsafe fn p(&self, offset: isize) -> f64 {
+        let from = |operand: Operand<'_>| operand.first.wrapping_offset(offset).cast_const();
+        match (self.fixed, self.p) {
+            // SAFETY: the caller guarantees the offset.
+            (None, Some(operand)) if operand.dtype == abi::F32 => unsafe {
+                f64::from(from(operand).cast::<f32>().read_unaligned())
+            },
+            // SAFETY: as above.
+            (None, Some(operand)) => unsafe { from(operand).cast::<f64>().read_unaligned() },
+            (fixed, _) => fixed.unwrap_or(f64::NAN),
+        }
+    }
+
     /// The part of a mask that has these extents; key, p and start lie at these offsets.
     ///
     /// # Safety
     /// The offsets must be those of a position.
     pub(super) unsafe fn at(&self, [key, p, start]: [isize; 3], extents: &[u64]) -> Result<Mask, Failure> {
+        // SAFETY: the caller guarantees it.
+        unsafe { self.with(self.p(p), key, start, extents) }
+    }
+
+    /// The same for a given p.
+    ///
+    /// # Safety
+    /// The offsets must be those of a position.
+    pub(super) unsafe fn with(&self, p: f64, key: isize, start: isize, extents: &[u64]) -> Result<Mask, Failure> {
         // SAFETY: the caller guarantees the offsets, and there is a start for each axis.
-        let (key, p, start) = unsafe {
-            let from = |operand: Operand<'_>, offset| operand.first.wrapping_offset(offset).cast_const();
-            let p = match (self.fixed, self.p) {
-                (None, Some(operand)) if operand.dtype == abi::F32 => {
-                    f64::from(from(operand, p).cast::<f32>().read_unaligned())
-                }
-                (None, Some(operand)) => from(operand, p).cast::<f64>().read_unaligned(),
-                (fixed, _) => fixed.unwrap_or(f64::NAN),
-            };
+        let (key, start) = unsafe {
             let first = |axis| self.start.map_or(0, |operand| operand.integer(start, axis));
             let start: Dims = (0..self.whole.len()).map(first).collect();
-            (Key::from_bytes(key_at(from(self.key, key))), p, start)
+            (Key::from_bytes(key_at(self.key.first.wrapping_offset(key))), start)
         };
         Ok(Mask::new(&self.whole, p, key)?.region(&start, extents)?)
     }

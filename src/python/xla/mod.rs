@@ -26,6 +26,7 @@ pub(super) fn xla_handlers(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
     let handlers = PyDict::new(py);
     for (name, handler) in [
         ("dropout", dropout as Handler),
+        ("uniforms", uniforms),
         ("blocks", blocks),
         ("attention", attention),
         ("attention_backward", attention_backward),
@@ -53,7 +54,7 @@ fn unexpected(what: &str) -> Failure {
     Failure(abi::INVALID_ARGUMENT, format!("fastdrop was called with an unexpected {what}"))
 }
 
-/// Multiplies kept elements by 1 / (1 - p) and sets the others to 0.
+/// Multiplies kept elements by 1 / (1 - p) and sets the others to 0; or does other work with a mask.
 ///
 /// Operands:
 /// - the elements;
@@ -65,13 +66,29 @@ fn unexpected(what: &str) -> Failure {
 /// All operands but the lengths may have more axes in front, as many as the elements have. Each position along these
 /// axes is a call of its own. A length of 1 broadcasts along them.
 ///
-/// Attributes: `whole`, the mask's whole shape, with 1 along axes that share decisions; and `p`.
+/// Attributes: `whole`, the mask's whole shape, with 1 along axes that share decisions; `p`; and for other work
+/// `operation`, an int64:
+/// - 1 to leave kept elements as they are, 2 to leave the dropped ones and set the kept ones to 0;
+/// - 3 to multiply by normal noise;
+/// - 4 to 6 to multiply by relaxed decisions, or their first or second derivative with respect to the logit of p, which
+///   stands in the place of p; their `temperature` is a double.
 ///
 /// # Safety
 /// See [`handle`].
 unsafe extern "C" fn dropout(frame: *mut abi::CallFrame) -> *mut c_void {
     // SAFETY: XLA promises a frame that is valid for the call.
     unsafe { handle(frame, elements::apply_masks) }
+}
+
+/// The uniforms of elements, as pairs of uint32, the low word first.
+///
+/// Operands and attributes: those of `dropout` without the elements. The last axis of the result has the pairs.
+///
+/// # Safety
+/// See [`handle`].
+unsafe extern "C" fn uniforms(frame: *mut abi::CallFrame) -> *mut c_void {
+    // SAFETY: as above.
+    unsafe { handle(frame, elements::draw_uniforms) }
 }
 
 /// The blocks of keys.
