@@ -84,6 +84,7 @@ pub(crate) enum Operation<'a> {
     /// `x * (1 + std * z)` with drawn normals z, in the precision of the computation.
     Noise { std: f64 },
     /// `x` times a function of a drawn uniform.
+    #[cfg_attr(not(feature = "python"), allow(dead_code, reason = "only calls from Python relax decisions"))]
     Relaxed(Relaxed),
     /// Stores the drawn values: keep bits as bytes, numbers rounded to the element type, normals or uniforms in a
     /// contiguous array.
