@@ -128,7 +128,7 @@ unsafe fn write(memory: &Memory, one: u64, bits: u64, size: usize, to: *mut u8, 
 }
 
 /// # Safety
-/// See [`write`].
+/// See [`write()`].
 unsafe fn write_as<T: Copy + Default>(memory: &Memory, one: T, bits: u64, to: *mut u8, step: isize, len: usize)
 where
     Spread<T>: Kernel,

@@ -288,7 +288,7 @@ class DropoutAdd(_Member):
 
     _function = staticmethod(fastdrop.jax.dropout_add)
 
-    def __call__(  # type: ignore[override]
+    def __call__(
         self, x: Any, residual: Any, *, deterministic: bool | None = None, rngs: Any = None
     ) -> Array:
         """Return what the function returns."""
@@ -355,7 +355,7 @@ class Zoneout(_Member):
 
     _function = staticmethod(fastdrop.jax.zoneout)
 
-    def __call__(  # type: ignore[override]
+    def __call__(
         self, new: Any, previous: Any, *, deterministic: bool | None = None, rngs: Any = None
     ) -> Array:
         """Return what the function returns."""
