@@ -114,11 +114,16 @@ class FromSource(SphinxDirective):
         return described
 
     def member(self, node: ast.FunctionDef) -> list[str]:
-        """Return the description of a method."""
+        """Return the description of a method or property; none of a setter."""
+        decorators = [ast.unparse(one) for one in node.decorator_list]
+        if f"{node.name}.setter" in decorators:
+            return []
+        if "property" in decorators:
+            return self.entry("property", node.name, node)
         return self.entry("method", node.name + signature(node, method=True), node)
 
     def entry(
-        self, kind: Literal["class", "function", "method"], title: str, node: Definition
+        self, kind: Literal["class", "function", "method", "property"], title: str, node: Definition
     ) -> list[str]:
         """Return a description with its docstring."""
         text = NumpyDocstring(ast.get_docstring(node) or "", self.config, what=kind).lines()
