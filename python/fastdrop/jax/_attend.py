@@ -100,7 +100,9 @@ def _unfused(
     if p == 1.0:
         weights = jnp.zeros_like(weights)  # also where they are NaN, in all derivatives
     elif p != 0.0:
-        weights = apply.bind(*varying(weights, *others), p=p, whole=whole)
+        weights = apply.bind(
+            *varying(weights, *others), p=p, whole=whole, operation="scale", temperature=None
+        )
     weights = weights.reshape(*weights.shape[:-3], heads, n // max(heads, 1), t, s)
     y = jnp.matmul(weights, jnp.moveaxis(v, -2, -3)[..., None, :, :])
     y = jnp.moveaxis(y, -2, -4)
