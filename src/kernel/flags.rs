@@ -77,7 +77,7 @@ fn threshold(p: f64) -> u64 {
     if shift < 64 { significand >> (shift & 63) } else { 0 }
 }
 
-/// Clears `valid` if an element of a run is no probability.
+/// Clears `valid` unless every element of a run is a probability.
 ///
 /// # Safety
 /// See [`super::Operation::run`].

@@ -95,7 +95,7 @@ pub(crate) enum Operation<'a> {
     /// Stores the bits `one` where a drawn uniform is below the probability in the input, and 0 elsewhere.
     #[cfg_attr(not(feature = "python"), allow(dead_code, reason = "only calls from Python draw numbers"))]
     Below { one: u64 },
-    /// Clears the flag if an element of the output, which is only read, is no probability.
+    /// Clears the flag unless every element of the output, which is only read, is a probability.
     #[cfg_attr(not(feature = "python"), allow(dead_code, reason = "only calls from Python draw numbers"))]
     Check(&'a AtomicBool),
     /// Stores keep bits as bits, with output offsets in bits. Runs must come in output order.

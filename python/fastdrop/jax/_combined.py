@@ -199,7 +199,7 @@ def gelu_dropout(
     """
     (x,), dtype = as_inputs(gelu_member(approximate), x)
     draw = decide((p, key, deterministic, whole, start), x.shape)
-    # As for relu_dropout; and the activation of 0 is 0.
+    # Masked first, for the reason in relu_dropout; the activation of 0 is 0.
     y = jax.nn.gelu(draw(x, "keep"), approximate=approximate == "tanh")
     return _cast(y * draw.scale, dtype)
 
