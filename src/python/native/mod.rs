@@ -148,7 +148,7 @@ impl Call {
     }
 
     /// The result for an input, and what its mask is drawn from.
-    fn compute<'a>(mut self, input: Owned<'a>, x: &Tensor) -> Result<(Owned<'a>, Receipt), Failure> {
+    fn compute(mut self, input: Owned<'static>, x: &Tensor) -> Result<(Owned<'static>, Receipt), Failure> {
         let torch = input.0;
         if self.draws {
             self.receipt.key = torch.draw_key()?;

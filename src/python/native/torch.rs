@@ -1,5 +1,6 @@
 //! torch's C and C++ functions, found in the library that the process has loaded. Nothing is linked.
 
+use std::cell::OnceCell;
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::mem::MaybeUninit;
 use std::ops::Deref;
@@ -308,13 +309,23 @@ impl Torch {
 
 impl Torch {
     /// A key from torch's generator, the one that Python's `draw_key` draws.
-    pub(super) fn draw_key(&self) -> Result<Key, Failure> {
-        // SAFETY: the tensor has two words, and no generator is torch's default.
-        unsafe {
-            let (words, first) = self.new_tensor(&[2], &[1], self.int64)?;
-            (self.random_)(words.1, i64::MIN, Bound(i64::MAX, true), &[0; 2]);
-            Ok(Key::from_words(first.cast::<[u64; 2]>().read_unaligned()))
+    pub(super) fn draw_key(&'static self) -> Result<Key, Failure> {
+        thread_local! {
+            /// Two words for the generator, which has no other way to give them.
+            static WORDS: OnceCell<(Owned<'static>, *mut u8)> = const { OnceCell::new() };
         }
+        let draw = |words: &OnceCell<_>| {
+            if words.get().is_none() {
+                let _ = words.set(self.new_tensor(&[2], &[1], self.int64)?);
+            }
+            let Some((Owned(_, words), first)) = words.get() else { unreachable!("it has just been set") };
+            // SAFETY: the tensor has two words, which are this thread's, and no generator is torch's default.
+            unsafe {
+                (self.random_)(*words, i64::MIN, Bound(i64::MAX, true), &[0; 2]);
+                Ok(Key::from_words(first.cast::<[u64; 2]>().read_unaligned()))
+            }
+        };
+        WORDS.try_with(draw).unwrap_or_else(|_| draw(&OnceCell::new())) // while the thread ends, a tensor of the call's own
     }
 
     pub(super) fn new_tensor(
