@@ -91,6 +91,16 @@ def functions(path: Path) -> dict[str, ast.FunctionDef]:
     }
 
 
+def imports(path: Path) -> list[tuple[str, str]]:
+    """Return the names that a file imports from the package, each with its module."""
+    return [
+        (one.module or "", name.name)
+        for one in ast.parse(path.read_text(encoding="utf-8")).body
+        if isinstance(one, ast.ImportFrom) and (one.module or "").startswith("fastdrop")
+        for name in one.names
+    ]
+
+
 def parameters(function: ast.FunctionDef) -> Iterator[tuple[str, str, bool]]:
     """Yield name, type and whether there is a default; "*" for what must be named."""
     arguments = function.args
@@ -176,15 +186,8 @@ def overloads(function: ast.FunctionDef, plain: str, given: str) -> list[str]:
 
 def numpy_stub() -> str:
     """Return the stub of `fastdrop`."""
-    tree = ast.parse((PACKAGE / "__init__.py").read_text(encoding="utf-8"))
-    imports = [
-        (one.module or "", name.name)
-        for one in tree.body
-        if isinstance(one, ast.ImportFrom) and (one.module or "").startswith("fastdrop")
-        for name in one.names
-    ]
     lines, found = [NUMPY], []
-    for module, name in imports:
+    for module, name in imports(PACKAGE / "__init__.py"):
         path = PACKAGE.parent / (module.replace(".", "/") + ".py")
         function = functions(path).get(name) if path.exists() else None
         if function is not None and name in SEVERAL:
@@ -199,7 +202,8 @@ def numpy_stub() -> str:
 def torch_stub() -> str:
     """Return the stub of `fastdrop.torch.functional`."""
     found = [TORCH]
-    for function in functions(PACKAGE / "torch" / "functional.py").values():
+    for module, name in imports(PACKAGE / "torch" / "functional.py"):
+        function = functions(PACKAGE.parent / (module.replace(".", "/") + ".py"))[name]
         if "return_mask" in [name for name, *_ in parameters(function)]:
             found += overloads(function, TENSORS.get(function.name, "Tensor"), "")
         else:

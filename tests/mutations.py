@@ -765,7 +765,7 @@ MUTATIONS = [
     ),
     Mutation(
         "a recurrent module keeps the dropped weights after a call",
-        "python/fastdrop/torch/modules.py",
+        "python/fastdrop/torch/_family/weights.py",
         "        known[name].original if name in known else getattr(self, name, None)\n",
         "        getattr(self, name, None)\n",
         (
@@ -974,7 +974,7 @@ MUTATIONS = [
     ),
     Mutation(
         "evaluation in torch forgets the parameter of an activation",
-        "python/fastdrop/torch/functional.py",
+        "python/fastdrop/torch/_arguments.py",
         "    return How(member.operation, 0.0, (), Numbers(scale, shift))",
         "    return How(member.operation, 0.0, (), Numbers(scale))",
         (

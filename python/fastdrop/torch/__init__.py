@@ -19,39 +19,29 @@ except ImportError as error:
     raise ImportError("fastdrop.torch needs PyTorch, which is not installed") from error
 
 from fastdrop.torch import functional
+from fastdrop.torch._family.activations import ActivationDropout, SiluDropout
+from fastdrop.torch._family.alpha import AlphaDropout, FeatureAlphaDropout
+from fastdrop.torch._family.blocks import DropBlock1d, DropBlock2d, DropBlock3d
+from fastdrop.torch._family.concrete import ConcreteDropout
+from fastdrop.torch._family.connect import DropConnectLinear
+from fastdrop.torch._family.dropout import Dropout
+from fastdrop.torch._family.fused import BiasDropoutAdd, DropoutAdd, GeluDropout, ReluDropout
+from fastdrop.torch._family.gaussian import GaussianDropout
+from fastdrop.torch._family.patches import PatchDropout
+from fastdrop.torch._family.shared import (
+    Dropout1d,
+    Dropout2d,
+    Dropout3d,
+    DropPath,
+    FeatureDropout,
+    LockedDropout,
+)
+from fastdrop.torch._family.weights import DropConnect, EmbeddingDropout, WeightDrop, drop_weights
+from fastdrop.torch._family.zoneout import Zoneout
 from fastdrop.torch._fuse import fuse
 from fastdrop.torch._install import install, installed, uninstall
 from fastdrop.torch._keys import key_tensor
 from fastdrop.torch._models import replace, restore, set_keys
-from fastdrop.torch.modules import (
-    ActivationDropout,
-    AlphaDropout,
-    BiasDropoutAdd,
-    ConcreteDropout,
-    DropBlock1d,
-    DropBlock2d,
-    DropBlock3d,
-    DropConnect,
-    DropConnectLinear,
-    Dropout,
-    Dropout1d,
-    Dropout2d,
-    Dropout3d,
-    DropoutAdd,
-    DropPath,
-    EmbeddingDropout,
-    FeatureAlphaDropout,
-    FeatureDropout,
-    GaussianDropout,
-    GeluDropout,
-    LockedDropout,
-    PatchDropout,
-    ReluDropout,
-    SiluDropout,
-    WeightDrop,
-    Zoneout,
-    drop_weights,
-)
 
 __all__ = [
     "ActivationDropout",

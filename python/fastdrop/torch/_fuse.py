@@ -25,6 +25,7 @@ from fastdrop._base.arguments import as_flag, shown
 from fastdrop.torch import functional
 from fastdrop.torch._autograd import native
 from fastdrop.torch._call import is_distributed, takes
+from fastdrop.torch._family.dropout import Dropout
 from fastdrop.torch._keys import drop
 from fastdrop.torch._models import (
     KEYS,
@@ -35,7 +36,6 @@ from fastdrop.torch._models import (
     replace,
 )
 from fastdrop.torch._rewrite import ACTIVATED, ADDED, ADDED_LEFT, PARTIAL, Rewritten, Site, rewrite
-from fastdrop.torch.modules import Dropout
 
 _DROPOUTS = (nn.Dropout, Dropout)
 

@@ -15,6 +15,9 @@ from fastdrop._base.keys import Key, number_of
 from fastdrop._base.layers import Samples, adapt, put_back
 from fastdrop.torch._autograd import native
 from fastdrop.torch._call import takes
+from fastdrop.torch._family.alpha import AlphaDropout, FeatureAlphaDropout
+from fastdrop.torch._family.dropout import Dropout
+from fastdrop.torch._family.shared import Dropout1d, Dropout2d, Dropout3d
 from fastdrop.torch._keys import (
     CallKeys,
     Parts,
@@ -24,15 +27,7 @@ from fastdrop.torch._keys import (
     left_to_torch,
     site_names,
 )
-from fastdrop.torch.modules import (
-    AlphaDropout,
-    Dropout,
-    Dropout1d,
-    Dropout2d,
-    Dropout3d,
-    FeatureAlphaDropout,
-    _Module,
-)
+from fastdrop.torch._modules import Module
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -113,13 +108,13 @@ def _function_of(module: nn.Module) -> Callable[..., Any] | None:
 
 
 def _takes_keys(module: nn.Module) -> bool:
-    return isinstance(module, _Module) or _function_of(module) is not None
+    return isinstance(module, Module) or _function_of(module) is not None
 
 
 def _give_keys(module: nn.Module, keys: CallKeys) -> None:
     """Let the calls of a module take these keys."""
     vars(module)[KEYS] = keys
-    if not isinstance(module, _Module):
+    if not isinstance(module, Module):
         forward = vars(module).get("forward")
         if not isinstance(forward, (_Replaced, _Keyed)):
             vars(module)["forward"] = _Keyed(_forward, _function_of(module), module)
