@@ -56,6 +56,7 @@ TORCH_FUSE = "tests/test_torch_fuse.py::test_"
 TORCH_COMPILED = "tests/test_torch_compiled.py::test_"
 TORCH_MEMBERS = "tests/test_torch_members.py::test_"
 TORCH_MEMORY = "tests/test_torch_memory.py::test_"
+TORCH_PROCESSES = "tests/test_torch_processes.py::test_"
 TORCH = "tests/test_torch_threads.py::test_"
 FORK = THREADS + "a_fork_keeps_bits_and_gets_helpers_of_its_own"
 
@@ -1101,6 +1102,30 @@ MUTATIONS = [
         "torch.where(x < 0, 0.0,",
         (TORCH_COMPILED + "neighbours_are_fused_with_the_masks_of_eager_mode[functions]",),
         ("torch",),
+    ),
+    Mutation(
+        "importing torch imports fastdrop unasked",
+        "python/_fastdrop_autoload/__init__.py",
+        'not in ("", "0")',
+        'not in ("",)',
+        (TORCH_PROCESSES + "importing_torch_imports_nothing_of_fastdrop_unless_asked",),
+        modules=("torch",),
+    ),
+    Mutation(
+        "the runner keeps its choice to itself",
+        "python/fastdrop/torch/__main__.py",
+        "    os.environ[VARIABLE] = ",
+        "    _ = ",
+        (TORCH_PROCESSES + "a_program_and_its_workers_run_with_fastdrop",),
+        modules=("torch", "joblib"),
+    ),
+    Mutation(
+        "a word that is not known is not read",
+        "python/fastdrop/torch/_install.py",
+        '    if not words <= {"1", *options}:\n',
+        "    if not words:\n",
+        (TORCH_PROCESSES + "a_wrong_value_in_the_environment_is_named_in_a_sentence",),
+        modules=("torch",),
     ),
 ]
 

@@ -21,8 +21,8 @@ ROOT = Path(__file__).parent.parent
 FLAGS = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
 NAMES = {"np": np, "fd": fd}  # what a docstring may take as imported; a document may not
 
-# The module that runs when it is imported.
-RUNS = {"fastdrop.__main__"}
+# Modules that run a command line.
+RUNS = {"fastdrop.__main__", "fastdrop.torch.__main__"}
 
 PAGES = [path for path in sorted(ROOT.glob("docs/**/*.md")) if "_build" not in path.parts]
 # Pages without code, those of measurements and lists, and those that Sphinx makes from docstrings.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from typing import Any
 
@@ -133,6 +134,22 @@ def test_uninstalling_gives_back_the_masks_of_torch() -> None:
     assert not torch.equal(before, inside)
     assert torch.equal(drawn(theirs.dropout, x, 0.5), before)
     ft.uninstall()
+
+
+def test_a_process_knows_what_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    logger = logging.getLogger("fastdrop.torch")
+    monkeypatch.setattr(logger, "info", lambda text, *names: told.append(text % names))
+    assert not ft.is_installed()
+    with ft.installed():
+        assert ft.is_installed()
+        assert "alpha_dropout" in told[-1]
+        assert "bernoulli" not in told[-1]
+        ft.install()
+        assert len(told) == 1, "nothing changed"
+        ft.install(random=True)
+        assert "bernoulli" in told[-1]
+    assert not ft.is_installed()
 
 
 def test_installed_kernels_under_script_and_trace(installed: None) -> None:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
+import os
 import subprocess
 import sys
 import time
+import tomllib
+from pathlib import Path
 from typing import Any
 
 import fastdrop as fd
@@ -15,10 +19,12 @@ torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 
 import fastdrop.torch as ft  # noqa: E402
 from torch import nn  # noqa: E402
+from torch.nn import functional as theirs  # noqa: E402
 
 pytestmark = pytest.mark.once
 
 F = ft.functional
+ROOT = Path(__file__).parent.parent
 
 
 class _Masks(torch.utils.data.Dataset[Any]):
@@ -157,3 +163,123 @@ def test_a_forked_child_does_not_wait_for_threads_it_lacks(imported: str) -> Non
     """OpenMP's runtime would: its threads stay with the parent."""
     done = subprocess.run([sys.executable, "-c", FORK, imported], timeout=120, check=False)
     assert done.returncode == 0
+
+
+# Processes that install by themselves
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> dict[str, str]:
+    """An environment in which torch finds the package's entry points, also without its wheel."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    package = tmp_path / "site" / "entries-0.dist-info"
+    package.mkdir(parents=True)
+    (package / "METADATA").write_text("Metadata-Version: 2.1\nName: entries\nVersion: 0\n")
+    lines = [
+        f"{name} = {value}" for name, value in project["entry-points"]["torch.backends"].items()
+    ]
+    (package / "entry_points.txt").write_text("\n".join(["[torch.backends]", *lines]))
+    paths = [str(Path(fd.__file__).parent.parent), str(package.parent)]
+    variables = {name: text for name, text in os.environ.items() if "FASTDROP_TORCH" not in name}
+    return variables | {"PYTHONPATH": os.pathsep.join(paths)}
+
+
+def ran(environment: dict[str, str], *command: str) -> Any:
+    return subprocess.run(
+        [sys.executable, *command], env=environment, text=True, capture_output=True, timeout=120
+    )
+
+
+def test_importing_torch_imports_nothing_of_fastdrop_unless_asked(environment: Any) -> None:
+    """That is: only the entry point."""
+    program = "import sys, torch; print([name for name in sys.modules if 'fastdrop' in name])"
+    for variables in ({}, {ft._install.VARIABLE: "0"}):
+        done = ran(environment | variables, "-c", program)
+        assert done.stdout.strip() == "['_fastdrop_autoload']", done.stderr
+
+
+@pytest.mark.parametrize("first", ["torch", "fastdrop.torch"])
+def test_a_process_that_is_asked_installs_whatever_it_imports_first(
+    first: str, environment: Any
+) -> None:
+    """``import fastdrop.torch`` imports torch, which imports fastdrop.torch."""
+    program = f"import {first}, fastdrop.torch as ft, torch; print(ft._install._installed[1:])"
+    done = ran(environment | {ft._install.VARIABLE: "random"}, "-c", program)
+    assert done.stdout.strip() == "(False, True)", done.stderr
+
+
+@pytest.mark.parametrize("value", ["yes", "1,randm", "attention random"])
+def test_a_wrong_value_in_the_environment_is_named_in_a_sentence(
+    value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(ft._install.VARIABLE, value)
+    with pytest.raises(ValueError, match=f"FASTDROP_TORCH_INSTALL must be .*, got '{value}'$"):
+        ft._install.from_environment()
+
+
+PROGRAM = """
+import multiprocessing
+import sys
+import joblib
+import torch
+
+def drawn(seed):
+    import torch  # joblib's workers would not
+    torch.manual_seed(seed)
+    return str([torch.nn.functional.dropout(torch.ones(300), 0.5).tolist(), torch.rand(3).tolist()])
+
+class Drawn(torch.utils.data.Dataset):
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, seed):
+        return drawn(seed)
+
+if __name__ == "__main__":
+    assert sys.argv[1:] == ["--epochs", "3"], sys.argv
+    expected = [drawn(0), drawn(1)]
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        assert pool.map(drawn, [0, 1]) == expected
+    assert joblib.Parallel(n_jobs=2)(joblib.delayed(drawn)(seed) for seed in (0, 1)) == expected
+    loader = torch.utils.data.DataLoader(
+        Drawn(), batch_size=None, num_workers=1, multiprocessing_context="spawn"
+    )
+    assert list(loader) == expected
+    print(expected[0])
+"""
+
+
+def test_a_program_and_its_workers_run_with_fastdrop(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    """Workers that are spawned, joblib's and those of a DataLoader draw what the program draws."""
+    (tmp_path / "program.py").write_text(PROGRAM)
+    program = str(tmp_path / "program.py")
+    done = ran(environment, "-m", "fastdrop.torch", "--random", program, "--epochs", "3")
+    with ft.installed(random=True):
+        torch.manual_seed(0)
+        y = theirs.dropout(torch.ones(300), 0.5)
+        expected = [y.tolist(), torch.rand(3).tolist()]
+    assert done.stdout.strip() == str(expected), done.stderr
+    assert done.stderr == ""
+
+
+def test_the_runner_says_why_children_keep_the_dropout_of_torch(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    (tmp_path / "site" / "package.py").write_text("import sys; print(__name__, sys.argv[1:])")
+    off = environment | {"TORCH_DEVICE_BACKEND_AUTOLOAD": "0"}
+    done = ran(off, "-m", "fastdrop.torch", "-m", "package", "--random")
+    assert "child processes keep PyTorch's dropout: TORCH_DEVICE_BACKEND" in done.stderr
+    assert done.stdout == "__main__ ['--random']\n"
+
+
+@pytest.mark.parametrize("program", [["missing.py"], ["-m", "missing"], ["--random"]])
+def test_the_runner_refuses_what_it_cannot_run(
+    program: list[str], monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["fastdrop.torch", *program])
+    with pytest.raises(SystemExit, match="2"):
+        importlib.import_module("fastdrop.torch.__main__").main()
+    assert ("program" if program == ["--random"] else "missing") in capsys.readouterr().err
+    assert not ft.is_installed()

@@ -39,7 +39,13 @@ from fastdrop.torch._family.shared import (
 from fastdrop.torch._family.weights import DropConnect, EmbeddingDropout, WeightDrop, drop_weights
 from fastdrop.torch._family.zoneout import Zoneout
 from fastdrop.torch._fuse import fuse
-from fastdrop.torch._install import install, installed, uninstall
+from fastdrop.torch._install import (
+    from_environment,
+    install,
+    installed,
+    is_installed,
+    uninstall,
+)
 from fastdrop.torch._keys import key_tensor
 from fastdrop.torch._models import replace, restore, set_keys
 
@@ -75,6 +81,7 @@ __all__ = [
     "fuse",
     "install",
     "installed",
+    "is_installed",
     "key_tensor",
     "replace",
     "restore",
@@ -85,3 +92,7 @@ __all__ = [
 for _name in __all__:
     if _name != "functional":
         globals()[_name].__module__ = __name__
+
+_asked = from_environment()
+if _asked is not None:
+    install(**_asked)

@@ -1,5 +1,7 @@
 """Kernels for torch's own dropout operators on the CPU, so that models need no change."""
 
+import logging
+import os
 import re
 import sys
 import warnings
@@ -28,6 +30,7 @@ from fastdrop.torch._keys import draw_key, key_tensor
 from fastdrop.torch._operator import LIBRARY
 
 _aten = torch.ops.aten
+_log = logging.getLogger("fastdrop.torch")
 _installed: tuple[torch.library.Library, bool, bool] | None = None
 """The kernels that torch has, and whether those of attention without dropout and those of random
 numbers are among them."""
@@ -49,6 +52,11 @@ def install(*, attention: bool = False, random: bool = False) -> None:
     `torch.manual_seed`, but differ from torch's. Compiled functions are compiled again on their
     next call; inductor then joins dropout with the activation before it or the residual after it.
     Exported programs contain torch's operators, and draw with what is installed where they run.
+    The logger "fastdrop.torch" names, at level INFO, the operators that were taken over.
+
+    Forked children inherit this, spawned processes do not. With the environment variable
+    FASTDROP_TORCH_INSTALL, processes that import torch install by themselves: "1", "attention",
+    "random", or "attention,random". ``python -m fastdrop.torch program.py`` sets it for a program.
 
     Parameters
     ----------
@@ -97,6 +105,43 @@ def install(*, attention: bool = False, random: bool = False) -> None:
     type(torch.compiler.config).cache_key_tag = property(_tag)
     add_pass()
     _forget()
+    _log.info("fastdrop computes on the CPU: %s", ", ".join(_names(attention, random)))
+
+
+def _names(attention: bool, random: bool) -> list[str]:
+    """Return the operators that fastdrop computes, without their forms in place."""
+    names = [member.name for member in _MEMBERS]
+    names += ["native_dropout", _ATTENTION + ("" if attention else " with dropout")]
+    return names + (["bernoulli", "rand", "randn", "normal", "exponential_"] if random else [])
+
+
+def is_installed() -> bool:
+    """Return whether fastdrop computes torch's dropout in this process.
+
+    >>> with fastdrop.torch.installed():
+    ...     fastdrop.torch.is_installed()
+    True
+    """
+    return _installed is not None
+
+
+VARIABLE = "FASTDROP_TORCH_INSTALL"
+"""Environment variable with which processes install by themselves."""
+
+
+def from_environment() -> dict[str, bool] | None:
+    """Return the options of `install` that the environment asks for; None if it does not."""
+    text = os.environ.get(VARIABLE, "")
+    options = {"attention": False, "random": False}
+    words = {word.strip() for word in text.split(",")}
+    if words <= {"", "0"}:
+        return None
+    if not words <= {"1", *options}:
+        raise ValueError(
+            f'the environment variable {VARIABLE} must be "0", "1", "attention", "random" or '
+            f'"attention,random", got {text!r}'
+        )
+    return {name: name in words for name in options}
 
 
 def uninstall() -> None:
