@@ -54,9 +54,10 @@ from typing import Any, Literal, overload
 import torch
 from torch import Tensor
 
-from fastdrop._base.arguments import Axes
+from fastdrop._base.arguments import Axes, Mode
 from fastdrop._base.keys import Key
 from fastdrop._base.masks import Mask
+from fastdrop._base.members import Per
 from fastdrop._family.activations import Activation
 from fastdrop._family.attention import Causal
 from fastdrop._family.blocks import BlockMask

@@ -765,6 +765,22 @@ MUTATIONS = [
         ("torch",),
     ),
     Mutation(
+        "evaluation in torch scales fused members alone",
+        "python/fastdrop/torch/_arguments.py",
+        '    changes = member.fuses or (mode == "standard" and not training)\n',
+        "    changes = member.fuses\n",
+        (TORCH_MEMBERS + "every_option_gives_the_result_and_the_mask_of_arrays",),
+        ("torch",),
+    ),
+    Mutation(
+        "blocks in torch take axis 1 for the channels",
+        "python/fastdrop/torch/_call.py",
+        "tuple(lengths), channel_axis=axis\n",
+        "tuple(lengths), channel_axis=1\n",
+        (TORCH_MEMBERS + "every_option_gives_the_result_and_the_mask_of_arrays",),
+        ("torch",),
+    ),
+    Mutation(
         "a recurrent module keeps the dropped weights after a call",
         "python/fastdrop/torch/_family/weights.py",
         "        known[name].original if name in known else getattr(self, name, None)\n",

@@ -17,8 +17,10 @@ import pytest
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 
 import fastdrop.torch as ft  # noqa: E402
-from fastdrop.torch import _fuse, _keys  # noqa: E402
+from fastdrop.torch import _arguments, _fuse, _keys  # noqa: E402
 from fastdrop.torch._autograd import native  # noqa: E402
+from fastdrop.torch._family import activations as of_activations  # noqa: E402
+from fastdrop.torch._family import fused as of_fused  # noqa: E402
 from torch import nn  # noqa: E402
 from torch.nn import functional as F  # noqa: E402, N812
 from torch.utils.checkpoint import checkpoint  # noqa: E402
@@ -223,7 +225,8 @@ def test_the_rate_and_the_mode_are_those_of_the_dropout_module(calls: list[str])
 
 def test_keys_reach_fused_modules() -> None:
     x = torch.randn(4, 6, 16)
-    for build in (mlp, lambda: mlp(dropout=ft.Dropout(0.3)), encoder):
+    in_standard_mode = mlp(dropout=ft.Dropout(0.3, mode="standard"))
+    for build in (mlp, lambda: copy.deepcopy(in_standard_mode), encoder):
         results = []
         for model in (ft.fuse(build()), build()):
             for options in ({}, {"numbered": True}, {"rank": 1, "world_size": 2}):
@@ -601,14 +604,15 @@ styles = pytest.mark.parametrize(("style", "names"), STYLES)
 def functions(calls: list[str], monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the fused functions, whether modules or code called them."""
     calls.clear()
-    whole = ft.functional._drop
+    whole = _arguments.run
 
     def counted(member: Any, *arguments: Any, **options: Any) -> Any:
         if member.fuses:
             calls.append(member.name)
         return whole(member, *arguments, **options)
 
-    monkeypatch.setattr(ft.functional, "_drop", counted)
+    for module in (of_activations, of_fused):
+        monkeypatch.setattr(module, "run", counted)
     monkeypatch.setattr(_fuse, "drop", _keys.drop)
     return calls
 

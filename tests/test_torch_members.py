@@ -1,6 +1,6 @@
-"""The family in PyTorch: each property for every row of `members.py` that torch's door has.
+"""The family in PyTorch: each property for every row of `members.py`. Needs PyTorch.
 
-A row is in the door if the function of its name takes its options. Needs PyTorch.
+Attention has torch's signature, and tests of its own.
 """
 
 from __future__ import annotations
@@ -46,14 +46,7 @@ def function_of(row: Member) -> Any:
     return getattr(F, row.function.__name__)
 
 
-def is_there(row: Member) -> bool:
-    """Return whether torch's function takes the options of a row."""
-    return row.layer is not fd.ScaledDotProductAttention and set(row.options) <= set(
-        inspect.signature(function_of(row)).parameters
-    )
-
-
-DOOR = [row for row in ROWS if is_there(row)]
+DOOR = [row for row in ROWS if row.layer is not fd.ScaledDotProductAttention]
 IDS = {
     id(row): row.layer.__name__ + "".join(f"-{value}" for value in row.options.values())
     for row in DOOR
@@ -84,9 +77,13 @@ def _fresh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
 
 
 def does_more(row: Member) -> bool:
-    """Return whether a member does more than drop, and so changes its input in evaluation."""
+    """Return whether a row does more than drop, and so changes its input in evaluation."""
     record = getattr(row.make(), "_member", None)
-    return row.layer is fd.DropConnectLinear or (record is not None and record.fuses)
+    return (
+        row.layer is fd.DropConnectLinear
+        or row.options.get("mode") == "standard"
+        or (record is not None and record.fuses)
+    )
 
 
 def each(change: Callable[[Any], Any], inputs: Any) -> Any:
@@ -142,7 +139,8 @@ class _Linear:
 
 def call(row: Member, inputs: Inputs, p: float = 0.4, layer: Any = None, **more: Any) -> Any:
     """Call torch's function."""
-    more.setdefault("training", True)
+    if "training" not in row.options:
+        more.setdefault("training", True)
     if row.layer is fd.ConcreteDropout:
         more.setdefault("logit", getattr(layer, "logit", logit_of(p)))
     layer = layer or _Linear(row, flat(inputs)[0].dtype)
@@ -176,8 +174,92 @@ def total(result: Any) -> Any:
 
 def test_every_member_is_in_the_door() -> None:
     layers = {row.layer for row in ROWS} - {fd.ScaledDotProductAttention}
-    assert layers == {row.layer for row in DOOR}
     assert {layer.__name__ for layer in layers} <= set(ft.__all__)
+
+
+# Options
+
+OTHERWISE = {
+    "rng": "`key` or `generator`",
+    "out": "`inplace`, or torch's own functions with `out`",
+    "unknown": "names of other libraries, explained; in torch a TypeError",
+}
+"""Options of NumPy's functions that all of torch's have in another form."""
+
+LACKING = {
+    (fd.ScaledDotProductAttention, "training"): "torch's function has none: dropout_p = 0",
+    (fd.ScaledDotProductAttention, "return_lse"): "has no gradient",
+    (fd.EmbeddingDropout, "inplace"): "a weight that is learned cannot be overwritten",
+    (fd.DropConnect, "inplace"): "a weight that is learned cannot be overwritten",
+}
+"""Options that torch lacks, each with the reason."""
+
+RENAMED = {
+    fd.ScaledDotProductAttention: {
+        "q": "query", "k": "key", "v": "value", "p": "dropout_p", "mask": "dropout_mask"
+    },
+}  # fmt: skip
+"""Options that have the names of torch's own function."""
+
+OTHER_VALUES: dict[str, list[Any]] = {
+    "mode": ["standard"], "channel_axis": [-1], "per": ["batch"], "batch_axis": [1],
+    "shared": [True], "scale_by_keep": [False], "time_axis": [-1], "broadcast_dims": [(-1,)],
+    "ordered": [False], "prefix": [2], "block_size": [3], "approximate": ["tanh"],
+    "temperature": [0.7], "negative_slope": [], "alpha": [], "activation": [], "indices": [],
+    "training": [False],
+}  # fmt: skip
+"""A value of each option that is not the default; none where rows have several."""
+
+
+def options_of(function: Any) -> set[str]:
+    """Return the options of a function or constructor: what follows p, and is not shared by all."""
+    others = {"p", "mask", "return_mask", "rng", "out", "unknown", "self", "inplace"}
+    parameters = inspect.signature(function).parameters.values()
+    return {
+        one.name
+        for one in parameters
+        if one.name not in others and (one.kind is one.KEYWORD_ONLY or one.name == "block_size")
+    }
+
+
+def test_torch_has_every_option_of_numpy() -> None:
+    """In functions and in modules; but for those that stand in a list, with the reason."""
+    for row in ROWS:
+        theirs = [(row.function, getattr(F, row.function.__name__))]
+        if row.layer is not fd.ScaledDotProductAttention:
+            theirs.append((row.layer, getattr(ft, row.layer.__name__)))
+        for one, other in theirs:
+            first = next(iter(inspect.signature(one).parameters))
+            for name in inspect.signature(one).parameters:
+                renamed = RENAMED.get(row.layer, {}).get(name, name)
+                known = name in OTHERWISE or (row.layer, name) in LACKING
+                is_input = name == first and one is row.function
+                there = renamed in inspect.signature(other).parameters
+                assert known or there or is_input, f"{other.__name__} lacks {name}"
+
+
+@some(lambda row: row is next(one for one in DOOR if one.function is row.function))
+def test_every_option_gives_the_result_and_the_mask_of_arrays(row: Member) -> None:
+    """In training and in evaluation; the defaults are NumPy's as well."""
+    inputs, layer = tensors(row), _Linear(row, torch.float32)
+    arrays = each(as_numpy, inputs)
+    for name in options_of(row.function):
+        for value in OTHER_VALUES[name]:
+            given: dict[str, Any] = {name: value}
+            for training in (True, False) if name != "training" else (False,):
+                given = {**row.options, **given, "training": training}
+                plain = Member(row.layer, row.function, row.shapes, given, row.arguments)
+                *results, mask = call(plain, inputs, layer=layer, key=KEY_, return_mask=True)
+                *expected, drawn = plain.call(layer.arrays(), arrays, rng=KEY_, return_mask=True)
+                if training:
+                    assert mask == drawn
+                else:
+                    assert all(one.p == 0.0 for one in flat([mask]))
+                    assert type(mask) is type(drawn)
+                for y, one in zip(flat(results), flat(expected), strict=True):
+                    torch.testing.assert_close(y, as_tensor(one))
+                    if row.layer not in SUMS:
+                        assert_same(as_numpy(y), one)
 
 
 # Numbers
@@ -321,7 +403,7 @@ def test_compiled_functions_draw_the_masks_of_eager_ones(row: Member) -> None:
 @every_row
 def test_both_modes_of_randomness_under_vmap(row: Member) -> None:
     inputs, layer = tensors(row), _Linear(row, torch.float32)
-    batch = each(lambda x: torch.stack([x, x, x]), inputs)
+    batch = each(lambda x: torch.stack([x] * 5), inputs)
 
     def run(*inputs: Any) -> Any:
         return call(row, inputs, layer=layer)
@@ -332,7 +414,7 @@ def test_both_modes_of_randomness_under_vmap(row: Member) -> None:
         for part in y:
             torch.testing.assert_close(part, one)
     different = flat(drawn(torch.vmap(run, randomness="different"), *batch))
-    assert any(not torch.equal(y[0], y[1]) for y in different)
+    assert any(not torch.equal(y[0], one) for y in different for one in y[1:])
 
 
 @every_row
@@ -444,11 +526,11 @@ def test_set_keys_reaches_the_module(row: Member) -> None:
     first = model["drop"](*inputs)
     ft.set_keys(model, KEY_)
     assert_equal(model["drop"](*inputs), first)
-    ft.set_keys(model, KEY_.fold_in(1))
-    assert any(
-        not torch.equal(y, one)
-        for y, one in zip(flat(model["drop"](*inputs)), flat(first), strict=True)
-    )
+    others = []
+    for n in range(5):
+        ft.set_keys(model, KEY_.fold_in(n))
+        others += zip(flat(model["drop"](*inputs)), flat(first), strict=True)
+    assert any(not torch.equal(y, one) for y, one in others)
     ft.set_keys(model, None)
 
 
@@ -543,6 +625,41 @@ def test_a_bad_p_is_named(row: Member) -> None:
     for p in (-0.1, 1.1):
         with pytest.raises(ValueError, match="between 0 and 1"):
             module_of(row, p) if row.layer is not fd.WeightDrop else ft.DropConnect(p)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "error", "message"),
+    [
+        ("mode", "scaled", ValueError, "mode must be 'inverted' or 'standard', got 'scaled'"),
+        (
+            "channel_axis",
+            7,
+            IndexError,
+            "channel_axis must be an axis of .*, got 7",
+        ),
+        ("channel_axis", 0, IndexError, "channel_axis must not be axis 0, the batch, got 0"),
+        ("channel_axis", "C", TypeError, "channel_axis must be an int, got 'C'"),
+        ("per", "row", ValueError, "per must be 'sample' or 'batch', got 'row'"),
+        ("batch_axis", 9, IndexError, "batch_axis must be an axis of an array with . axes, got 9"),
+        ("time_axis", 9, IndexError, "time_axis must be an axis of an array with . axes, got 9"),
+        ("time_axis", None, TypeError, "time_axis must be an int, got None"),
+        ("shared", 2, TypeError, "shared must be True or False, got 2"),
+    ],
+)
+def test_a_bad_option_is_named(name: str, value: Any, error: Any, message: str) -> None:
+    """By every function that has the option, and nothing is drawn."""
+    rows = [row for row in DOOR if name in inspect.signature(function_of(row)).parameters]
+    assert rows
+    for row in rows:
+        options = {"per": "sample"} if name == "batch_axis" else {}
+        bad = Member(
+            row.layer, row.function, row.shapes, {**row.options, **options, name: value},
+            row.arguments,
+        )  # fmt: skip
+        state = torch.get_rng_state()
+        with pytest.raises(error, match=message):
+            call(bad, tensors(row))
+        assert torch.equal(state, torch.get_rng_state())
 
 
 @pytest.mark.parametrize("name", ["dropout", "alpha_dropout", "gaussian_dropout"])

@@ -5,9 +5,17 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from fastdrop._base.arguments import REAL_DTYPES, Axes, as_flag, check_given, either, shown
+from fastdrop._base.arguments import (
+    REAL_DTYPES,
+    Axes,
+    as_flag,
+    check_given,
+    check_mode,
+    either,
+    shown,
+)
 from fastdrop._base.keys import NO_KEY, Key
-from fastdrop._base.masks import Mask, make_mask
+from fastdrop._base.masks import Mask
 from fastdrop._base.members import NO_AXES, Member, Numbers
 from fastdrop._base.plans import check_alone
 from fastdrop._family.blocks import BlockMask
@@ -16,7 +24,7 @@ from fastdrop._family.dropout import DROPOUT
 from fastdrop._family.gaussian import Noise
 from fastdrop._family.patches import PatchMask
 from fastdrop._family.shared import CHANNELS
-from fastdrop.torch._call import How, takes
+from fastdrop.torch._call import How, recipe_of, takes
 from fastdrop.torch._dispatch import Source, dispatch, no_key
 from fastdrop.torch._keys import CallKeys, SharedKey
 
@@ -39,12 +47,15 @@ def ndim_of(input: Tensor) -> int:
     return input.dim()
 
 
-def channels(input: Tensor, has_batch: bool = True) -> tuple[int, ...]:
-    """Return the axes of inputs of shape (N, C, ...) or (C, ...) that share a decision."""
+def channels(input: Tensor, channel_axis: int, has_batch: bool = True) -> tuple[int, ...]:
+    """Return the axes that share a decision, of inputs with a batch along axis 0 and channels.
+
+    The axes of an input without a batch are counted as if it had one.
+    """
     ndim = ndim_of(input) + (not has_batch)
     if ndim < 2:
         raise RuntimeError(f"input must have at least 2 axes, (N, C, ...), got {input.dim()}")
-    shared = CHANNELS.axes((1,) * ndim, 1)
+    shared = axes_of(CHANNELS, (1,) * ndim, channel_axis)
     return shared if has_batch else tuple(axis - 1 for axis in shared)
 
 
@@ -53,8 +64,13 @@ def broadcast(input: Tensor, broadcast_dims: Axes) -> tuple[int, ...]:
     if broadcast_dims is NO_AXES:
         return ()
     shape = tuple(input.shape) if ndim_of(input) else ()
+    return axes_of(DROPOUT, shape, broadcast_dims)
+
+
+def axes_of(member: Member, shape: tuple[int, ...], option: Any) -> tuple[int, ...]:
+    """Return the axes that share a decision, or raise torch's class of error."""
     try:
-        return DROPOUT.axes(shape, broadcast_dims)
+        return member.axes(shape, option)
     except ValueError as error:
         raise IndexError(str(error)) from None
 
@@ -141,9 +157,12 @@ def run(
     for x, name in zip(inputs[1:], member.names[1:], strict=True):
         _check_other(x, name)
     p, source = checked(request, recipe=member.recipe)
+    if mode is not None:
+        check_mode(mode)
     _, training, inplace, _, _, mask, return_mask = request
     check_tensor(inputs[0], first)
-    if (training or member.fuses) and not takes(inputs[0]):
+    changes = member.fuses or (mode == "standard" and not training)
+    if (training or changes) and not takes(inputs[0]):
         raise refusal(inputs[0], first)
     rate: float = p
     if mask is not None:
@@ -158,10 +177,12 @@ def run(
         y = dispatch(how._replace(block=block), inputs, source, inplace, return_mask)
     else:
         y = inputs[0]
-        if member.fuses:
+        if changes and (member.fuses or rate != 0.0):
             how = _evaluation(member, float(rate) if not training else 0.0, mode, shift)
-            y = dispatch(how, inputs, no_key())
-        y = (y, make_mask(tuple(inputs[0].shape), 0.0, NO_KEY)) if return_mask else y
+            y = dispatch(how, inputs, no_key(), inplace)
+        if return_mask:
+            kept = How(member.operation, 0.0, (), Numbers(1.0), block)
+            y = y, recipe_of(kept, NO_KEY, tuple(inputs[0].shape))
     return (y[0], Noise(y[1])) if return_mask and member.recipe is Noise else y
 
 

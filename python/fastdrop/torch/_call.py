@@ -57,7 +57,7 @@ class How(NamedTuple):
     """Axes along which elements share a decision."""
     numbers: Numbers
     block: tuple[int, ...] = ()
-    """Lengths of the blocks that are dropped, if any."""
+    """Axis of the channels and lengths of the blocks that are dropped, if any."""
     dtype: torch.dtype | None = None
     """Dtype of the result, if it differs from the promoted dtype of the inputs."""
 
@@ -94,7 +94,10 @@ def recipe_of(how: How, source: Any, shape: tuple[int, ...]) -> Mask | BlockMask
     if type(source) is not Key:
         return source
     if how.block:
-        return block_mask(drawn_shape(shape, how.shared), how.p, source, how.block)
+        axis, *lengths = how.block
+        return block_mask(
+            drawn_shape(shape, how.shared), how.p, source, tuple(lengths), channel_axis=axis
+        )
     return make_mask(drawn_shape(shape, how.shared), how.p, source)
 
 

@@ -61,7 +61,8 @@ def linear(
         return torch.einsum("noi,ni->no", torch.where(kept, weight * scale, 0.0), input), None
     given = mask or source
     words, region = parts_of(given) if isinstance(given, Mask) else (words_for(source), None)
-    return _connect("outputs", input, weight, words, p, region) * scale, mask
+    y = _connect("outputs", input, weight, words, p, region)
+    return y if scale == 1.0 else y * scale, mask
 
 
 def _connect(

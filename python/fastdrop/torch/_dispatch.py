@@ -192,7 +192,9 @@ def _in_their_operators(how: How, x: Tensor, *others: Tensor) -> Tensor:
         return torch.where(kept, x, others[0])
     if p > 0.0 and not shared and operation != "affine" and scale == inverse_keep(p):
         x = torch.dropout(x, p, True)
-    elif p > 0.0:
+    elif p == 0.0:
+        x = x if scale == 1.0 else x * scale
+    else:
         kept = torch.dropout(x.new_ones(drawn_shape(x.shape, how.shared)), p, True) != 0
         x = torch.where(kept, x * scale + shift, fill)
     return sum(others, x)

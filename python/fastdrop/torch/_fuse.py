@@ -506,8 +506,8 @@ def _why_not(dropout: Any) -> str | None:
     """Return why a dropout cannot be part of a fused call, or None."""
     if type(dropout) not in _DROPOUTS:
         return "only Dropout has fused forms"
-    if getattr(dropout, "broadcast_dims", ()):
-        return "broadcast_dims has no fused form"
+    if getattr(dropout, "_options", {}):
+        return f"{' and '.join(dropout._options)} has no fused form"
     forward = vars(dropout).get("forward")
     if forward is not None and getattr(forward, "func", None) is not _forward:
         return "it has a forward of its own"  # not isinstance: compiled code sees only partials

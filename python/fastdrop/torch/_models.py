@@ -35,7 +35,7 @@ KEYS = "_fastdrop_keys"
 """Attribute of a module that holds the keys of its calls."""
 
 _FUNCTIONS: dict[type[nn.Module], Callable[..., Any]] = {
-    kind.__bases__[1]: kind._function
+    kind.__bases__[-1]: kind._function
     for kind in (Dropout, Dropout1d, Dropout2d, Dropout3d, AlphaDropout, FeatureAlphaDropout)
 }
 """The function for each of torch's modules."""

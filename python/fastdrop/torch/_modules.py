@@ -8,16 +8,64 @@ from torch import Tensor
 from torch.fx import Proxy
 from torch.nn.modules.dropout import _DropoutNd
 
-from fastdrop._base.arguments import Axes, as_axis_numbers
+from fastdrop._base.arguments import Mode, check_choice, check_mode
 from fastdrop._base.keys import RNG, Key, as_key
+from fastdrop._base.members import as_channel_axis
 from fastdrop.torch._autograd import native
 from fastdrop.torch._call import takes
 from fastdrop.torch._keys import CallKeys, drop, left_to_torch
 
 
+class Option:
+    """An attribute of a module: an option of its function. Only values that differ are stored."""
+
+    def __init__(self, default: Any, check: Callable[[Any, str], Any]) -> None:
+        self.default, self.check = default, check
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def __get__(self, module: Any, owner: type | None = None) -> Any:
+        return self if module is None else module._options.get(self.name, self.default)
+
+    def __set__(self, module: Any, value: Any) -> None:
+        options = {**module._options, self.name: self.check(value, self.name)}
+        if options[self.name] == self.default:
+            del options[self.name]
+        vars(module)["_options"] = options
+
+
+def of_mode() -> Option:
+    """Return the option `mode`."""
+
+    def check(value: Any, name: str) -> Any:
+        check_mode(value)
+        return value
+
+    return Option("inverted", check)
+
+
+def of_choice(one: str, other: str) -> Option:
+    """Return an option that is one of two strings, the first by default."""
+
+    def check(value: Any, name: str) -> Any:
+        check_choice(value, name, one, other)
+        return value
+
+    return Option(one, check)
+
+
+def of_channels(ndim: int | None = None) -> Option:
+    """Return the option `channel_axis`, for inputs with `ndim` axes if that is known."""
+    return Option(1, lambda value, _: as_channel_axis(value, ndim))
+
+
 class Module(_DropoutNd):
     """A module that draws with torch's generator, or with the keys that `set_keys` gives it."""
 
+    _function: Callable[..., Any]
+    _options: Mapping[str, Any] = MappingProxyType({})
+    """Options of the function that differ from their defaults."""
     _fastdrop_keys: CallKeys | None = None
     _of_weights: ClassVar[bool] = False  # whether inputs are weights, with no examples along axis 0
     _takes_rows: ClassVar[bool] = True  # whether it keeps the rows of its one input
@@ -74,8 +122,16 @@ class Module(_DropoutNd):
     def __exit__(self, *exception: object) -> None:
         self.release()
 
+    def extra_repr(self) -> str:
+        """Return the arguments."""
+        options = (f"{name}={value!r}" for name, value in self._options.items())
+        return ", ".join([*self._first_arguments(), *options])
+
+    def _first_arguments(self) -> list[str]:
+        return [f"p={self.p}", f"inplace={self.inplace}"]
+
     def _call(self, function: Callable[..., Any], *inputs: Any, **options: Any) -> Any:
-        """Call a function with the module's p, mode and key."""
+        """Call a function with the module's p and key, and whether it trains."""
         if isinstance(inputs[0], Proxy):
             return self._traced(function, inputs, options)
         return drop(self, self._fastdrop_keys, function, *inputs, **options)
@@ -96,12 +152,8 @@ class Module(_DropoutNd):
 class Replacement(Module):
     """A subclass of one of torch's modules, which takes over where fastdrop has no kernels."""
 
-    _function: Callable[..., Any]
-    _options: Mapping[str, Any] = MappingProxyType({})
-    """Options of the function that torch's module lacks."""
-
     def forward(self, input: Tensor) -> Tensor:
-        """Drop in training; return `input` in evaluation."""
+        """Drop in training; return `input` in evaluation, which "standard" mode scales."""
         y: Tensor
         if (
             native.ready
@@ -119,41 +171,40 @@ class Replacement(Module):
         return y
 
 
-class Broadcast(Replacement):
-    """A subclass of one of torch's modules, whose elements may share a decision along axes."""
+class Plain(Module):
+    """A module that torch lacks; it can drop in place."""
 
-    broadcast_dims: tuple[int, ...] = ()
-
-    def __init__(self, p: float = 0.5, inplace: bool = False, *, broadcast_dims: Axes = ()) -> None:
-        super().__init__(p, inplace)
-        if broadcast_dims != ():
-            self.broadcast_dims = as_axis_numbers(broadcast_dims, "broadcast_dims")
-            self._options = {"broadcast_dims": self.broadcast_dims}
-
-    def extra_repr(self) -> str:
-        """Return the arguments."""
-        return super().extra_repr() + named_axes(self.broadcast_dims)
+    def forward(self, input: Tensor) -> Any:
+        """Drop in training; return `input` in evaluation, which "standard" mode scales."""
+        return self._call(type(self)._function, input, inplace=self.inplace, **self._options)
 
 
-def named_axes(broadcast_dims: tuple[int, ...]) -> str:
-    return f", broadcast_dims={broadcast_dims}" if broadcast_dims else ""
-
-
-class Fused(Module):
-    """An operation that has no form in place."""
+class OutOfPlace(Module):
+    """A module that cannot drop in place."""
 
     def __init__(self, p: float = 0.5) -> None:
         super().__init__(p)
 
-    def extra_repr(self) -> str:
-        """Return the arguments."""
-        return f"p={self.p}"
+    def _first_arguments(self) -> list[str]:
+        return [f"p={self.p}"]
 
 
-class Combines(Fused):
-    """An operation on several tensors."""
+class Scaled(OutOfPlace):
+    """A module with a mode."""
 
-    _takes_rows = False
+    mode = of_mode()
+
+    def __init__(self, p: float = 0.5, *, mode: Mode = "inverted") -> None:
+        super().__init__(p)
+        self.mode = mode
+
+
+class Activated(Scaled):
+    """An activation, and dropout."""
+
+    def forward(self, input: Tensor) -> Any:
+        """Return the dropped activation; in evaluation the activation, scaled if "standard"."""
+        return self._call(type(self)._function, input, **self._options)
 
 
 def check_probability(p: float) -> None:

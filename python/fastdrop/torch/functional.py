@@ -13,8 +13,10 @@ return_mask : bool, default False
     Whether to return the mask as well, for an equal call or for `fastdrop.Mask.apply`.
 
 Only one of `key`, `generator` and `mask` can be given. In evaluation, and for p = 0, the result is
-the input itself, and nothing is drawn. Masks depend on an element's index in C order, not on the
-memory layout. Tensors are float32, float64, float16 or bfloat16, on the CPU.
+the input itself, and nothing is drawn; in evaluation, `mode` "standard" multiplies it by 1 - p.
+Options that torch's functions lack, such as `mode` and `channel_axis`, are those of NumPy's. Masks
+depend on an element's index in C order, not on the memory layout. Tensors are float32, float64,
+float16 or bfloat16, on the CPU.
 """
 
 import torch.fx

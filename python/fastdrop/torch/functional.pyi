@@ -6,9 +6,10 @@ from typing import Any, Literal, overload
 import torch
 from torch import Tensor
 
-from fastdrop._base.arguments import Axes
+from fastdrop._base.arguments import Axes, Mode
 from fastdrop._base.keys import Key
 from fastdrop._base.masks import Mask
+from fastdrop._base.members import Per
 from fastdrop._family.activations import Activation
 from fastdrop._family.attention import Causal
 from fastdrop._family.blocks import BlockMask
@@ -20,41 +21,41 @@ from fastdrop._family.patches import PatchMask
 @overload
 def activation_dropout(
     input: Tensor, p: float = ..., training: bool = ..., *, activation: Activation,
-    negative_slope: float | None = ..., alpha: float | None = ..., key: Key | Tensor | None
-    = ..., generator: torch.Generator | None = ..., mask: Mask | None = ..., return_mask:
-    Literal[False] = ...
+    negative_slope: float | None = ..., alpha: float | None = ..., mode: Mode = ..., key:
+    Key | Tensor | None = ..., generator: torch.Generator | None = ..., mask: Mask | None =
+    ..., return_mask: Literal[False] = ...
 ) -> Tensor: ...
 @overload
 def activation_dropout(
     input: Tensor, p: float = ..., training: bool = ..., *, activation: Activation,
-    negative_slope: float | None = ..., alpha: float | None = ..., key: Key | Tensor | None
-    = ..., generator: torch.Generator | None = ..., mask: Mask | None = ..., return_mask:
-    Literal[True]
+    negative_slope: float | None = ..., alpha: float | None = ..., mode: Mode = ..., key:
+    Key | Tensor | None = ..., generator: torch.Generator | None = ..., mask: Mask | None =
+    ..., return_mask: Literal[True]
 ) -> tuple[Tensor, Mask]: ...
 @overload
 def activation_dropout(
     input: Tensor, p: float = ..., training: bool = ..., *, activation: Activation,
-    negative_slope: float | None = ..., alpha: float | None = ..., key: Key | Tensor | None
-    = ..., generator: torch.Generator | None = ..., mask: Mask | None = ..., return_mask:
-    bool = ...
+    negative_slope: float | None = ..., alpha: float | None = ..., mode: Mode = ..., key:
+    Key | Tensor | None = ..., generator: torch.Generator | None = ..., mask: Mask | None =
+    ..., return_mask: bool = ...
 ) -> Any: ...
 @overload
 def silu_dropout(
-    input: Tensor, p: float = ..., training: bool = ..., *, key: Key | Tensor | None = ...,
-    generator: torch.Generator | None = ..., mask: Mask | None = ..., return_mask:
-    Literal[False] = ...
+    input: Tensor, p: float = ..., training: bool = ..., *, mode: Mode = ..., key: Key |
+    Tensor | None = ..., generator: torch.Generator | None = ..., mask: Mask | None = ...,
+    return_mask: Literal[False] = ...
 ) -> Tensor: ...
 @overload
 def silu_dropout(
-    input: Tensor, p: float = ..., training: bool = ..., *, key: Key | Tensor | None = ...,
-    generator: torch.Generator | None = ..., mask: Mask | None = ..., return_mask:
-    Literal[True]
+    input: Tensor, p: float = ..., training: bool = ..., *, mode: Mode = ..., key: Key |
+    Tensor | None = ..., generator: torch.Generator | None = ..., mask: Mask | None = ...,
+    return_mask: Literal[True]
 ) -> tuple[Tensor, Mask]: ...
 @overload
 def silu_dropout(
-    input: Tensor, p: float = ..., training: bool = ..., *, key: Key | Tensor | None = ...,
-    generator: torch.Generator | None = ..., mask: Mask | None = ..., return_mask: bool =
-    ...
+    input: Tensor, p: float = ..., training: bool = ..., *, mode: Mode = ..., key: Key |
+    Tensor | None = ..., generator: torch.Generator | None = ..., mask: Mask | None = ...,
+    return_mask: bool = ...
 ) -> Any: ...
 @overload
 def alpha_dropout(
@@ -76,21 +77,21 @@ def alpha_dropout(
 ) -> Any: ...
 @overload
 def feature_alpha_dropout(
-    input: Tensor, p: float = ..., training: bool = ..., inplace: bool = ..., *, key: Key |
-    Tensor | None = ..., generator: torch.Generator | None = ..., mask: Mask | None = ...,
-    return_mask: Literal[False] = ...
+    input: Tensor, p: float = ..., training: bool = ..., inplace: bool = ..., *,
+    channel_axis: int = ..., key: Key | Tensor | None = ..., generator: torch.Generator |
+    None = ..., mask: Mask | None = ..., return_mask: Literal[False] = ...
 ) -> Tensor: ...
 @overload
 def feature_alpha_dropout(
-    input: Tensor, p: float = ..., training: bool = ..., inplace: bool = ..., *, key: Key |
-    Tensor | None = ..., generator: torch.Generator | None = ..., mask: Mask | None = ...,
-    return_mask: Literal[True]
+    input: Tensor, p: float = ..., training: bool = ..., inplace: bool = ..., *,
+    channel_axis: int = ..., key: Key | Tensor | None = ..., generator: torch.Generator |
+    None = ..., mask: Mask | None = ..., return_mask: Literal[True]
 ) -> tuple[Tensor, Mask]: ...
 @overload
 def feature_alpha_dropout(
-    input: Tensor, p: float = ..., training: bool = ..., inplace: bool = ..., *, key: Key |
-    Tensor | None = ..., generator: torch.Generator | None = ..., mask: Mask | None = ...,
-    return_mask: bool = ...
+    input: Tensor, p: float = ..., training: bool = ..., inplace: bool = ..., *,
+    channel_axis: int = ..., key: Key | Tensor | None = ..., generator: torch.Generator |
+    None = ..., mask: Mask | None = ..., return_mask: bool = ...
 ) -> Any: ...
 @overload
 def scaled_dot_product_attention(
@@ -116,62 +117,65 @@ def scaled_dot_product_attention(
 @overload
 def drop_block1d(
     input: Tensor, p: float, block_size: int, training: bool = ..., inplace: bool = ..., *,
-    scale_by_keep: bool = ..., key: Key | Tensor | None = ..., generator: torch.Generator |
-    None = ..., mask: BlockMask | None = ..., return_mask: Literal[False] = ...
+    shared: bool = ..., channel_axis: int = ..., scale_by_keep: bool = ..., key: Key |
+    Tensor | None = ..., generator: torch.Generator | None = ..., mask: BlockMask | None =
+    ..., return_mask: Literal[False] = ...
 ) -> Tensor: ...
 @overload
 def drop_block1d(
     input: Tensor, p: float, block_size: int, training: bool = ..., inplace: bool = ..., *,
-    scale_by_keep: bool = ..., key: Key | Tensor | None = ..., generator: torch.Generator |
-    None = ..., mask: BlockMask | None = ..., return_mask: Literal[True]
+    shared: bool = ..., channel_axis: int = ..., scale_by_keep: bool = ..., key: Key |
+    Tensor | None = ..., generator: torch.Generator | None = ..., mask: BlockMask | None =
+    ..., return_mask: Literal[True]
 ) -> tuple[Tensor, BlockMask]: ...
 @overload
 def drop_block1d(
     input: Tensor, p: float, block_size: int, training: bool = ..., inplace: bool = ..., *,
-    scale_by_keep: bool = ..., key: Key | Tensor | None = ..., generator: torch.Generator |
-    None = ..., mask: BlockMask | None = ..., return_mask: bool = ...
+    shared: bool = ..., channel_axis: int = ..., scale_by_keep: bool = ..., key: Key |
+    Tensor | None = ..., generator: torch.Generator | None = ..., mask: BlockMask | None =
+    ..., return_mask: bool = ...
 ) -> Any: ...
 @overload
 def drop_block2d(
     input: Tensor, p: float, block_size: int | tuple[int, int], training: bool = ...,
-    inplace: bool = ..., *, scale_by_keep: bool = ..., key: Key | Tensor | None = ...,
-    generator: torch.Generator | None = ..., mask: BlockMask | None = ..., return_mask:
-    Literal[False] = ...
+    inplace: bool = ..., *, shared: bool = ..., channel_axis: int = ..., scale_by_keep: bool
+    = ..., key: Key | Tensor | None = ..., generator: torch.Generator | None = ..., mask:
+    BlockMask | None = ..., return_mask: Literal[False] = ...
 ) -> Tensor: ...
 @overload
 def drop_block2d(
     input: Tensor, p: float, block_size: int | tuple[int, int], training: bool = ...,
-    inplace: bool = ..., *, scale_by_keep: bool = ..., key: Key | Tensor | None = ...,
-    generator: torch.Generator | None = ..., mask: BlockMask | None = ..., return_mask:
-    Literal[True]
+    inplace: bool = ..., *, shared: bool = ..., channel_axis: int = ..., scale_by_keep: bool
+    = ..., key: Key | Tensor | None = ..., generator: torch.Generator | None = ..., mask:
+    BlockMask | None = ..., return_mask: Literal[True]
 ) -> tuple[Tensor, BlockMask]: ...
 @overload
 def drop_block2d(
     input: Tensor, p: float, block_size: int | tuple[int, int], training: bool = ...,
-    inplace: bool = ..., *, scale_by_keep: bool = ..., key: Key | Tensor | None = ...,
-    generator: torch.Generator | None = ..., mask: BlockMask | None = ..., return_mask: bool
-    = ...
+    inplace: bool = ..., *, shared: bool = ..., channel_axis: int = ..., scale_by_keep: bool
+    = ..., key: Key | Tensor | None = ..., generator: torch.Generator | None = ..., mask:
+    BlockMask | None = ..., return_mask: bool = ...
 ) -> Any: ...
 @overload
 def drop_block3d(
     input: Tensor, p: float, block_size: int | tuple[int, int, int], training: bool = ...,
-    inplace: bool = ..., *, scale_by_keep: bool = ..., key: Key | Tensor | None = ...,
-    generator: torch.Generator | None = ..., mask: BlockMask | None = ..., return_mask:
-    Literal[False] = ...
+    inplace: bool = ..., *, shared: bool = ..., channel_axis: int = ..., scale_by_keep: bool
+    = ..., key: Key | Tensor | None = ..., generator: torch.Generator | None = ..., mask:
+    BlockMask | None = ..., return_mask: Literal[False] = ...
 ) -> Tensor: ...
 @overload
 def drop_block3d(
     input: Tensor, p: float, block_size: int | tuple[int, int, int], training: bool = ...,
-    inplace: bool = ..., *, scale_by_keep: bool = ..., key: Key | Tensor | None = ...,
-    generator: torch.Generator | None = ..., mask: BlockMask | None = ..., return_mask:
-    Literal[True]
+    inplace: bool = ..., *, shared: bool = ..., channel_axis: int = ..., scale_by_keep: bool
+    = ..., key: Key | Tensor | None = ..., generator: torch.Generator | None = ..., mask:
+    BlockMask | None = ..., return_mask: Literal[True]
 ) -> tuple[Tensor, BlockMask]: ...
 @overload
 def drop_block3d(
     input: Tensor, p: float, block_size: int | tuple[int, int, int], training: bool = ...,
-    inplace: bool = ..., *, scale_by_keep: bool = ..., key: Key | Tensor | None = ...,
-    generator: torch.Generator | None = ..., mask: BlockMask | None = ..., return_mask: bool
-    = ...
+    inplace: bool = ..., *, shared: bool = ..., channel_axis: int = ..., scale_by_keep: bool
+    = ..., key: Key | Tensor | None = ..., generator: torch.Generator | None = ..., mask:
+    BlockMask | None = ..., return_mask: bool = ...
 ) -> Any: ...
 @overload
 def concrete_dropout(
@@ -198,110 +202,110 @@ def concrete_regularization(
 @overload
 def drop_connect_linear(
     input: Tensor, weight: Tensor, bias: Tensor | None = ..., p: float = ..., training: bool
-    = ..., *, key: Key | Tensor | None = ..., generator: torch.Generator | None = ..., mask:
-    Mask | None = ..., return_mask: Literal[False] = ...
-) -> Tensor: ...
-@overload
-def drop_connect_linear(
-    input: Tensor, weight: Tensor, bias: Tensor | None = ..., p: float = ..., training: bool
-    = ..., *, key: Key | Tensor | None = ..., generator: torch.Generator | None = ..., mask:
-    Mask | None = ..., return_mask: Literal[True]
-) -> tuple[Tensor, Mask]: ...
-@overload
-def drop_connect_linear(
-    input: Tensor, weight: Tensor, bias: Tensor | None = ..., p: float = ..., training: bool
-    = ..., *, key: Key | Tensor | None = ..., generator: torch.Generator | None = ..., mask:
-    Mask | None = ..., return_mask: bool = ...
-) -> Any: ...
-@overload
-def dropout(
-    input: Tensor, p: float = ..., training: bool = ..., inplace: bool = ..., *,
-    broadcast_dims: Axes = ..., key: Key | Tensor | None = ..., generator: torch.Generator |
+    = ..., *, mode: Mode = ..., key: Key | Tensor | None = ..., generator: torch.Generator |
     None = ..., mask: Mask | None = ..., return_mask: Literal[False] = ...
 ) -> Tensor: ...
 @overload
-def dropout(
-    input: Tensor, p: float = ..., training: bool = ..., inplace: bool = ..., *,
-    broadcast_dims: Axes = ..., key: Key | Tensor | None = ..., generator: torch.Generator |
+def drop_connect_linear(
+    input: Tensor, weight: Tensor, bias: Tensor | None = ..., p: float = ..., training: bool
+    = ..., *, mode: Mode = ..., key: Key | Tensor | None = ..., generator: torch.Generator |
     None = ..., mask: Mask | None = ..., return_mask: Literal[True]
 ) -> tuple[Tensor, Mask]: ...
 @overload
-def dropout(
-    input: Tensor, p: float = ..., training: bool = ..., inplace: bool = ..., *,
-    broadcast_dims: Axes = ..., key: Key | Tensor | None = ..., generator: torch.Generator |
+def drop_connect_linear(
+    input: Tensor, weight: Tensor, bias: Tensor | None = ..., p: float = ..., training: bool
+    = ..., *, mode: Mode = ..., key: Key | Tensor | None = ..., generator: torch.Generator |
     None = ..., mask: Mask | None = ..., return_mask: bool = ...
+) -> Any: ...
+@overload
+def dropout(
+    input: Tensor, p: float = ..., training: bool = ..., inplace: bool = ..., *, mode: Mode
+    = ..., broadcast_dims: Axes = ..., key: Key | Tensor | None = ..., generator:
+    torch.Generator | None = ..., mask: Mask | None = ..., return_mask: Literal[False] = ...
+) -> Tensor: ...
+@overload
+def dropout(
+    input: Tensor, p: float = ..., training: bool = ..., inplace: bool = ..., *, mode: Mode
+    = ..., broadcast_dims: Axes = ..., key: Key | Tensor | None = ..., generator:
+    torch.Generator | None = ..., mask: Mask | None = ..., return_mask: Literal[True]
+) -> tuple[Tensor, Mask]: ...
+@overload
+def dropout(
+    input: Tensor, p: float = ..., training: bool = ..., inplace: bool = ..., *, mode: Mode
+    = ..., broadcast_dims: Axes = ..., key: Key | Tensor | None = ..., generator:
+    torch.Generator | None = ..., mask: Mask | None = ..., return_mask: bool = ...
 ) -> Any: ...
 @overload
 def bias_dropout_add(
     input: Tensor, bias: Tensor, residual: Tensor, p: float = ..., training: bool = ..., *,
-    key: Key | Tensor | None = ..., generator: torch.Generator | None = ..., mask: Mask |
-    None = ..., return_mask: Literal[False] = ...
+    mode: Mode = ..., key: Key | Tensor | None = ..., generator: torch.Generator | None =
+    ..., mask: Mask | None = ..., return_mask: Literal[False] = ...
 ) -> Tensor: ...
 @overload
 def bias_dropout_add(
     input: Tensor, bias: Tensor, residual: Tensor, p: float = ..., training: bool = ..., *,
-    key: Key | Tensor | None = ..., generator: torch.Generator | None = ..., mask: Mask |
-    None = ..., return_mask: Literal[True]
+    mode: Mode = ..., key: Key | Tensor | None = ..., generator: torch.Generator | None =
+    ..., mask: Mask | None = ..., return_mask: Literal[True]
 ) -> tuple[Tensor, Mask]: ...
 @overload
 def bias_dropout_add(
     input: Tensor, bias: Tensor, residual: Tensor, p: float = ..., training: bool = ..., *,
-    key: Key | Tensor | None = ..., generator: torch.Generator | None = ..., mask: Mask |
-    None = ..., return_mask: bool = ...
+    mode: Mode = ..., key: Key | Tensor | None = ..., generator: torch.Generator | None =
+    ..., mask: Mask | None = ..., return_mask: bool = ...
 ) -> Any: ...
 @overload
 def dropout_add(
-    input: Tensor, residual: Tensor, p: float = ..., training: bool = ..., *, key: Key |
+    input: Tensor, residual: Tensor, p: float = ..., training: bool = ..., *, mode: Mode =
+    ..., key: Key | Tensor | None = ..., generator: torch.Generator | None = ..., mask: Mask
+    | None = ..., return_mask: Literal[False] = ...
+) -> Tensor: ...
+@overload
+def dropout_add(
+    input: Tensor, residual: Tensor, p: float = ..., training: bool = ..., *, mode: Mode =
+    ..., key: Key | Tensor | None = ..., generator: torch.Generator | None = ..., mask: Mask
+    | None = ..., return_mask: Literal[True]
+) -> tuple[Tensor, Mask]: ...
+@overload
+def dropout_add(
+    input: Tensor, residual: Tensor, p: float = ..., training: bool = ..., *, mode: Mode =
+    ..., key: Key | Tensor | None = ..., generator: torch.Generator | None = ..., mask: Mask
+    | None = ..., return_mask: bool = ...
+) -> Any: ...
+@overload
+def gelu_dropout(
+    input: Tensor, p: float = ..., training: bool = ..., *, mode: Mode = ..., approximate:
+    Approximate = ..., key: Key | Tensor | None = ..., generator: torch.Generator | None =
+    ..., mask: Mask | None = ..., return_mask: Literal[False] = ...
+) -> Tensor: ...
+@overload
+def gelu_dropout(
+    input: Tensor, p: float = ..., training: bool = ..., *, mode: Mode = ..., approximate:
+    Approximate = ..., key: Key | Tensor | None = ..., generator: torch.Generator | None =
+    ..., mask: Mask | None = ..., return_mask: Literal[True]
+) -> tuple[Tensor, Mask]: ...
+@overload
+def gelu_dropout(
+    input: Tensor, p: float = ..., training: bool = ..., *, mode: Mode = ..., approximate:
+    Approximate = ..., key: Key | Tensor | None = ..., generator: torch.Generator | None =
+    ..., mask: Mask | None = ..., return_mask: bool = ...
+) -> Any: ...
+@overload
+def relu_dropout(
+    input: Tensor, p: float = ..., training: bool = ..., *, mode: Mode = ..., key: Key |
     Tensor | None = ..., generator: torch.Generator | None = ..., mask: Mask | None = ...,
     return_mask: Literal[False] = ...
 ) -> Tensor: ...
 @overload
-def dropout_add(
-    input: Tensor, residual: Tensor, p: float = ..., training: bool = ..., *, key: Key |
+def relu_dropout(
+    input: Tensor, p: float = ..., training: bool = ..., *, mode: Mode = ..., key: Key |
     Tensor | None = ..., generator: torch.Generator | None = ..., mask: Mask | None = ...,
     return_mask: Literal[True]
 ) -> tuple[Tensor, Mask]: ...
 @overload
-def dropout_add(
-    input: Tensor, residual: Tensor, p: float = ..., training: bool = ..., *, key: Key |
+def relu_dropout(
+    input: Tensor, p: float = ..., training: bool = ..., *, mode: Mode = ..., key: Key |
     Tensor | None = ..., generator: torch.Generator | None = ..., mask: Mask | None = ...,
     return_mask: bool = ...
-) -> Any: ...
-@overload
-def gelu_dropout(
-    input: Tensor, p: float = ..., training: bool = ..., *, approximate: Approximate = ...,
-    key: Key | Tensor | None = ..., generator: torch.Generator | None = ..., mask: Mask |
-    None = ..., return_mask: Literal[False] = ...
-) -> Tensor: ...
-@overload
-def gelu_dropout(
-    input: Tensor, p: float = ..., training: bool = ..., *, approximate: Approximate = ...,
-    key: Key | Tensor | None = ..., generator: torch.Generator | None = ..., mask: Mask |
-    None = ..., return_mask: Literal[True]
-) -> tuple[Tensor, Mask]: ...
-@overload
-def gelu_dropout(
-    input: Tensor, p: float = ..., training: bool = ..., *, approximate: Approximate = ...,
-    key: Key | Tensor | None = ..., generator: torch.Generator | None = ..., mask: Mask |
-    None = ..., return_mask: bool = ...
-) -> Any: ...
-@overload
-def relu_dropout(
-    input: Tensor, p: float = ..., training: bool = ..., *, key: Key | Tensor | None = ...,
-    generator: torch.Generator | None = ..., mask: Mask | None = ..., return_mask:
-    Literal[False] = ...
-) -> Tensor: ...
-@overload
-def relu_dropout(
-    input: Tensor, p: float = ..., training: bool = ..., *, key: Key | Tensor | None = ...,
-    generator: torch.Generator | None = ..., mask: Mask | None = ..., return_mask:
-    Literal[True]
-) -> tuple[Tensor, Mask]: ...
-@overload
-def relu_dropout(
-    input: Tensor, p: float = ..., training: bool = ..., *, key: Key | Tensor | None = ...,
-    generator: torch.Generator | None = ..., mask: Mask | None = ..., return_mask: bool =
-    ...
 ) -> Any: ...
 @overload
 def gaussian_dropout(
@@ -341,165 +345,168 @@ def patch_dropout(
 ) -> Any: ...
 @overload
 def drop_path(
-    input: Tensor, p: float = ..., training: bool = ..., inplace: bool = ..., *,
-    scale_by_keep: bool = ..., key: Key | Tensor | None = ..., generator: torch.Generator |
-    None = ..., mask: Mask | None = ..., return_mask: Literal[False] = ...
-) -> Tensor: ...
-@overload
-def drop_path(
-    input: Tensor, p: float = ..., training: bool = ..., inplace: bool = ..., *,
-    scale_by_keep: bool = ..., key: Key | Tensor | None = ..., generator: torch.Generator |
-    None = ..., mask: Mask | None = ..., return_mask: Literal[True]
-) -> tuple[Tensor, Mask]: ...
-@overload
-def drop_path(
-    input: Tensor, p: float = ..., training: bool = ..., inplace: bool = ..., *,
-    scale_by_keep: bool = ..., key: Key | Tensor | None = ..., generator: torch.Generator |
-    None = ..., mask: Mask | None = ..., return_mask: bool = ...
-) -> Any: ...
-@overload
-def dropout1d(
-    input: Tensor, p: float = ..., training: bool = ..., inplace: bool = ..., *, key: Key |
-    Tensor | None = ..., generator: torch.Generator | None = ..., mask: Mask | None = ...,
-    return_mask: Literal[False] = ...
-) -> Tensor: ...
-@overload
-def dropout1d(
-    input: Tensor, p: float = ..., training: bool = ..., inplace: bool = ..., *, key: Key |
-    Tensor | None = ..., generator: torch.Generator | None = ..., mask: Mask | None = ...,
-    return_mask: Literal[True]
-) -> tuple[Tensor, Mask]: ...
-@overload
-def dropout1d(
-    input: Tensor, p: float = ..., training: bool = ..., inplace: bool = ..., *, key: Key |
-    Tensor | None = ..., generator: torch.Generator | None = ..., mask: Mask | None = ...,
-    return_mask: bool = ...
-) -> Any: ...
-@overload
-def dropout2d(
-    input: Tensor, p: float = ..., training: bool = ..., inplace: bool = ..., *, key: Key |
-    Tensor | None = ..., generator: torch.Generator | None = ..., mask: Mask | None = ...,
-    return_mask: Literal[False] = ...
-) -> Tensor: ...
-@overload
-def dropout2d(
-    input: Tensor, p: float = ..., training: bool = ..., inplace: bool = ..., *, key: Key |
-    Tensor | None = ..., generator: torch.Generator | None = ..., mask: Mask | None = ...,
-    return_mask: Literal[True]
-) -> tuple[Tensor, Mask]: ...
-@overload
-def dropout2d(
-    input: Tensor, p: float = ..., training: bool = ..., inplace: bool = ..., *, key: Key |
-    Tensor | None = ..., generator: torch.Generator | None = ..., mask: Mask | None = ...,
-    return_mask: bool = ...
-) -> Any: ...
-@overload
-def dropout3d(
-    input: Tensor, p: float = ..., training: bool = ..., inplace: bool = ..., *, key: Key |
-    Tensor | None = ..., generator: torch.Generator | None = ..., mask: Mask | None = ...,
-    return_mask: Literal[False] = ...
-) -> Tensor: ...
-@overload
-def dropout3d(
-    input: Tensor, p: float = ..., training: bool = ..., inplace: bool = ..., *, key: Key |
-    Tensor | None = ..., generator: torch.Generator | None = ..., mask: Mask | None = ...,
-    return_mask: Literal[True]
-) -> tuple[Tensor, Mask]: ...
-@overload
-def dropout3d(
-    input: Tensor, p: float = ..., training: bool = ..., inplace: bool = ..., *, key: Key |
-    Tensor | None = ..., generator: torch.Generator | None = ..., mask: Mask | None = ...,
-    return_mask: bool = ...
-) -> Any: ...
-@overload
-def feature_dropout(
-    input: Tensor, p: float = ..., training: bool = ..., inplace: bool = ..., *, key: Key |
-    Tensor | None = ..., generator: torch.Generator | None = ..., mask: Mask | None = ...,
-    return_mask: Literal[False] = ...
-) -> Tensor: ...
-@overload
-def feature_dropout(
-    input: Tensor, p: float = ..., training: bool = ..., inplace: bool = ..., *, key: Key |
-    Tensor | None = ..., generator: torch.Generator | None = ..., mask: Mask | None = ...,
-    return_mask: Literal[True]
-) -> tuple[Tensor, Mask]: ...
-@overload
-def feature_dropout(
-    input: Tensor, p: float = ..., training: bool = ..., inplace: bool = ..., *, key: Key |
-    Tensor | None = ..., generator: torch.Generator | None = ..., mask: Mask | None = ...,
-    return_mask: bool = ...
-) -> Any: ...
-@overload
-def locked_dropout(
-    input: Tensor, p: float = ..., training: bool = ..., inplace: bool = ..., *, time_axis:
-    int = ..., key: Key | Tensor | None = ..., generator: torch.Generator | None = ...,
-    mask: Mask | None = ..., return_mask: Literal[False] = ...
-) -> Tensor: ...
-@overload
-def locked_dropout(
-    input: Tensor, p: float = ..., training: bool = ..., inplace: bool = ..., *, time_axis:
-    int = ..., key: Key | Tensor | None = ..., generator: torch.Generator | None = ...,
-    mask: Mask | None = ..., return_mask: Literal[True]
-) -> tuple[Tensor, Mask]: ...
-@overload
-def locked_dropout(
-    input: Tensor, p: float = ..., training: bool = ..., inplace: bool = ..., *, time_axis:
-    int = ..., key: Key | Tensor | None = ..., generator: torch.Generator | None = ...,
-    mask: Mask | None = ..., return_mask: bool = ...
-) -> Any: ...
-@overload
-def drop_connect(
-    weight: Tensor, p: float = ..., training: bool = ..., *, key: Key | Tensor | None = ...,
+    input: Tensor, p: float = ..., training: bool = ..., inplace: bool = ..., *, per: Per =
+    ..., batch_axis: int = ..., scale_by_keep: bool = ..., key: Key | Tensor | None = ...,
     generator: torch.Generator | None = ..., mask: Mask | None = ..., return_mask:
     Literal[False] = ...
 ) -> Tensor: ...
 @overload
-def drop_connect(
-    weight: Tensor, p: float = ..., training: bool = ..., *, key: Key | Tensor | None = ...,
+def drop_path(
+    input: Tensor, p: float = ..., training: bool = ..., inplace: bool = ..., *, per: Per =
+    ..., batch_axis: int = ..., scale_by_keep: bool = ..., key: Key | Tensor | None = ...,
     generator: torch.Generator | None = ..., mask: Mask | None = ..., return_mask:
     Literal[True]
 ) -> tuple[Tensor, Mask]: ...
 @overload
-def drop_connect(
-    weight: Tensor, p: float = ..., training: bool = ..., *, key: Key | Tensor | None = ...,
+def drop_path(
+    input: Tensor, p: float = ..., training: bool = ..., inplace: bool = ..., *, per: Per =
+    ..., batch_axis: int = ..., scale_by_keep: bool = ..., key: Key | Tensor | None = ...,
     generator: torch.Generator | None = ..., mask: Mask | None = ..., return_mask: bool =
     ...
 ) -> Any: ...
 @overload
+def dropout1d(
+    input: Tensor, p: float = ..., training: bool = ..., inplace: bool = ..., *, mode: Mode
+    = ..., channel_axis: int = ..., key: Key | Tensor | None = ..., generator:
+    torch.Generator | None = ..., mask: Mask | None = ..., return_mask: Literal[False] = ...
+) -> Tensor: ...
+@overload
+def dropout1d(
+    input: Tensor, p: float = ..., training: bool = ..., inplace: bool = ..., *, mode: Mode
+    = ..., channel_axis: int = ..., key: Key | Tensor | None = ..., generator:
+    torch.Generator | None = ..., mask: Mask | None = ..., return_mask: Literal[True]
+) -> tuple[Tensor, Mask]: ...
+@overload
+def dropout1d(
+    input: Tensor, p: float = ..., training: bool = ..., inplace: bool = ..., *, mode: Mode
+    = ..., channel_axis: int = ..., key: Key | Tensor | None = ..., generator:
+    torch.Generator | None = ..., mask: Mask | None = ..., return_mask: bool = ...
+) -> Any: ...
+@overload
+def dropout2d(
+    input: Tensor, p: float = ..., training: bool = ..., inplace: bool = ..., *, mode: Mode
+    = ..., channel_axis: int = ..., key: Key | Tensor | None = ..., generator:
+    torch.Generator | None = ..., mask: Mask | None = ..., return_mask: Literal[False] = ...
+) -> Tensor: ...
+@overload
+def dropout2d(
+    input: Tensor, p: float = ..., training: bool = ..., inplace: bool = ..., *, mode: Mode
+    = ..., channel_axis: int = ..., key: Key | Tensor | None = ..., generator:
+    torch.Generator | None = ..., mask: Mask | None = ..., return_mask: Literal[True]
+) -> tuple[Tensor, Mask]: ...
+@overload
+def dropout2d(
+    input: Tensor, p: float = ..., training: bool = ..., inplace: bool = ..., *, mode: Mode
+    = ..., channel_axis: int = ..., key: Key | Tensor | None = ..., generator:
+    torch.Generator | None = ..., mask: Mask | None = ..., return_mask: bool = ...
+) -> Any: ...
+@overload
+def dropout3d(
+    input: Tensor, p: float = ..., training: bool = ..., inplace: bool = ..., *, mode: Mode
+    = ..., channel_axis: int = ..., key: Key | Tensor | None = ..., generator:
+    torch.Generator | None = ..., mask: Mask | None = ..., return_mask: Literal[False] = ...
+) -> Tensor: ...
+@overload
+def dropout3d(
+    input: Tensor, p: float = ..., training: bool = ..., inplace: bool = ..., *, mode: Mode
+    = ..., channel_axis: int = ..., key: Key | Tensor | None = ..., generator:
+    torch.Generator | None = ..., mask: Mask | None = ..., return_mask: Literal[True]
+) -> tuple[Tensor, Mask]: ...
+@overload
+def dropout3d(
+    input: Tensor, p: float = ..., training: bool = ..., inplace: bool = ..., *, mode: Mode
+    = ..., channel_axis: int = ..., key: Key | Tensor | None = ..., generator:
+    torch.Generator | None = ..., mask: Mask | None = ..., return_mask: bool = ...
+) -> Any: ...
+@overload
+def feature_dropout(
+    input: Tensor, p: float = ..., training: bool = ..., inplace: bool = ..., *, mode: Mode
+    = ..., channel_axis: int = ..., key: Key | Tensor | None = ..., generator:
+    torch.Generator | None = ..., mask: Mask | None = ..., return_mask: Literal[False] = ...
+) -> Tensor: ...
+@overload
+def feature_dropout(
+    input: Tensor, p: float = ..., training: bool = ..., inplace: bool = ..., *, mode: Mode
+    = ..., channel_axis: int = ..., key: Key | Tensor | None = ..., generator:
+    torch.Generator | None = ..., mask: Mask | None = ..., return_mask: Literal[True]
+) -> tuple[Tensor, Mask]: ...
+@overload
+def feature_dropout(
+    input: Tensor, p: float = ..., training: bool = ..., inplace: bool = ..., *, mode: Mode
+    = ..., channel_axis: int = ..., key: Key | Tensor | None = ..., generator:
+    torch.Generator | None = ..., mask: Mask | None = ..., return_mask: bool = ...
+) -> Any: ...
+@overload
+def locked_dropout(
+    input: Tensor, p: float = ..., training: bool = ..., inplace: bool = ..., *, mode: Mode
+    = ..., time_axis: int = ..., key: Key | Tensor | None = ..., generator: torch.Generator
+    | None = ..., mask: Mask | None = ..., return_mask: Literal[False] = ...
+) -> Tensor: ...
+@overload
+def locked_dropout(
+    input: Tensor, p: float = ..., training: bool = ..., inplace: bool = ..., *, mode: Mode
+    = ..., time_axis: int = ..., key: Key | Tensor | None = ..., generator: torch.Generator
+    | None = ..., mask: Mask | None = ..., return_mask: Literal[True]
+) -> tuple[Tensor, Mask]: ...
+@overload
+def locked_dropout(
+    input: Tensor, p: float = ..., training: bool = ..., inplace: bool = ..., *, mode: Mode
+    = ..., time_axis: int = ..., key: Key | Tensor | None = ..., generator: torch.Generator
+    | None = ..., mask: Mask | None = ..., return_mask: bool = ...
+) -> Any: ...
+@overload
+def drop_connect(
+    weight: Tensor, p: float = ..., training: bool = ..., *, mode: Mode = ..., key: Key |
+    Tensor | None = ..., generator: torch.Generator | None = ..., mask: Mask | None = ...,
+    return_mask: Literal[False] = ...
+) -> Tensor: ...
+@overload
+def drop_connect(
+    weight: Tensor, p: float = ..., training: bool = ..., *, mode: Mode = ..., key: Key |
+    Tensor | None = ..., generator: torch.Generator | None = ..., mask: Mask | None = ...,
+    return_mask: Literal[True]
+) -> tuple[Tensor, Mask]: ...
+@overload
+def drop_connect(
+    weight: Tensor, p: float = ..., training: bool = ..., *, mode: Mode = ..., key: Key |
+    Tensor | None = ..., generator: torch.Generator | None = ..., mask: Mask | None = ...,
+    return_mask: bool = ...
+) -> Any: ...
+@overload
 def embedding_dropout(
     weight: Tensor, p: float = ..., training: bool = ..., *, indices: Tensor | None = ...,
-    key: Key | Tensor | None = ..., generator: torch.Generator | None = ..., mask: Mask |
-    None = ..., return_mask: Literal[False] = ...
+    mode: Mode = ..., key: Key | Tensor | None = ..., generator: torch.Generator | None =
+    ..., mask: Mask | None = ..., return_mask: Literal[False] = ...
 ) -> Tensor: ...
 @overload
 def embedding_dropout(
     weight: Tensor, p: float = ..., training: bool = ..., *, indices: Tensor | None = ...,
-    key: Key | Tensor | None = ..., generator: torch.Generator | None = ..., mask: Mask |
-    None = ..., return_mask: Literal[True]
+    mode: Mode = ..., key: Key | Tensor | None = ..., generator: torch.Generator | None =
+    ..., mask: Mask | None = ..., return_mask: Literal[True]
 ) -> tuple[Tensor, Mask]: ...
 @overload
 def embedding_dropout(
     weight: Tensor, p: float = ..., training: bool = ..., *, indices: Tensor | None = ...,
-    key: Key | Tensor | None = ..., generator: torch.Generator | None = ..., mask: Mask |
-    None = ..., return_mask: bool = ...
+    mode: Mode = ..., key: Key | Tensor | None = ..., generator: torch.Generator | None =
+    ..., mask: Mask | None = ..., return_mask: bool = ...
 ) -> Any: ...
 @overload
 def weight_drop(
-    weights: Sequence[Tensor], p: float = ..., training: bool = ..., *, key: Key | Tensor |
-    None = ..., generator: torch.Generator | None = ..., mask: Sequence[Mask] | None = ...,
-    return_mask: Literal[False] = ...
+    weights: Sequence[Tensor], p: float = ..., training: bool = ..., *, mode: Mode = ...,
+    key: Key | Tensor | None = ..., generator: torch.Generator | None = ..., mask:
+    Sequence[Mask] | None = ..., return_mask: Literal[False] = ...
 ) -> list[Tensor]: ...
 @overload
 def weight_drop(
-    weights: Sequence[Tensor], p: float = ..., training: bool = ..., *, key: Key | Tensor |
-    None = ..., generator: torch.Generator | None = ..., mask: Sequence[Mask] | None = ...,
-    return_mask: Literal[True]
+    weights: Sequence[Tensor], p: float = ..., training: bool = ..., *, mode: Mode = ...,
+    key: Key | Tensor | None = ..., generator: torch.Generator | None = ..., mask:
+    Sequence[Mask] | None = ..., return_mask: Literal[True]
 ) -> tuple[list[Tensor], list[Mask]]: ...
 @overload
 def weight_drop(
-    weights: Sequence[Tensor], p: float = ..., training: bool = ..., *, key: Key | Tensor |
-    None = ..., generator: torch.Generator | None = ..., mask: Sequence[Mask] | None = ...,
-    return_mask: bool = ...
+    weights: Sequence[Tensor], p: float = ..., training: bool = ..., *, mode: Mode = ...,
+    key: Key | Tensor | None = ..., generator: torch.Generator | None = ..., mask:
+    Sequence[Mask] | None = ..., return_mask: bool = ...
 ) -> Any: ...
 @overload
 def zoneout(

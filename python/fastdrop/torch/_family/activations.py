@@ -5,11 +5,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastdrop._base.arguments import Mode
 from fastdrop._base.keys import Key
 from fastdrop._base.masks import Mask
 from fastdrop._family.activations import SILU, Activation, activation_member
 from fastdrop.torch._arguments import run
-from fastdrop.torch._modules import Fused
+from fastdrop.torch._modules import Activated, Option
 
 
 def silu_dropout(
@@ -17,6 +18,7 @@ def silu_dropout(
     p: float = 0.5,
     training: bool = True,
     *,
+    mode: Mode = "inverted",
     key: Key | Tensor | None = None,
     generator: torch.Generator | None = None,
     mask: Mask | None = None,
@@ -27,7 +29,8 @@ def silu_dropout(
     >>> F.silu_dropout(torch.tensor([1.0, -2.0, 3.0, 4.0]), 0.5, key=fd.Key(0))
     tensor([ 1.4621, -0.4768,  5.7154,  0.0000])
     """
-    return run(SILU, (input,), (p, training, False, key, generator, mask, return_mask))
+    request = p, training, False, key, generator, mask, return_mask
+    return run(SILU, (input,), request, (), mode)
 
 
 def activation_dropout(
@@ -38,6 +41,7 @@ def activation_dropout(
     activation: Activation,
     negative_slope: float | None = None,
     alpha: float | None = None,
+    mode: Mode = "inverted",
     key: Key | Tensor | None = None,
     generator: torch.Generator | None = None,
     mask: Mask | None = None,
@@ -51,23 +55,24 @@ def activation_dropout(
     """
     member, shift = activation_member(activation, negative_slope, alpha)
     request = p, training, False, key, generator, mask, return_mask
-    return run(member, (input,), request, shift=shift)
+    return run(member, (input,), request, (), mode, shift=shift)
 
 
-class SiluDropout(Fused):
+class SiluDropout(Activated):
     """Apply SiLU, then drop in training: `functional.silu_dropout`."""
 
-    def forward(self, input: Tensor) -> Any:
-        """Return ``dropout(silu(input))``."""
-        return self._call(silu_dropout, input)
+    _function = staticmethod(silu_dropout)
 
 
-class ActivationDropout(Fused):
+class ActivationDropout(Activated):
     """Apply an activation, then drop in training: `functional.activation_dropout`.
 
     >>> fastdrop.torch.ActivationDropout(0.1, activation="leaky_relu", negative_slope=0.2)
     ActivationDropout(p=0.1, activation='leaky_relu', negative_slope=0.2)
     """
+
+    _function = staticmethod(activation_dropout)
+    activation, negative_slope, alpha = (Option(None, lambda value, _: value) for _ in range(3))
 
     def __init__(
         self,
@@ -76,22 +81,8 @@ class ActivationDropout(Fused):
         activation: Activation,
         negative_slope: float | None = None,
         alpha: float | None = None,
+        mode: Mode = "inverted",
     ) -> None:
-        super().__init__(p)
+        super().__init__(p, mode=mode)
         activation_member(activation, negative_slope, alpha)
-        self.activation: Activation = activation
-        self.negative_slope = negative_slope
-        self.alpha = alpha
-
-    def forward(self, input: Tensor) -> Any:
-        """Return ``dropout(activation(input))``."""
-        return self._call(activation_dropout, input, **self._options())
-
-    def _options(self) -> dict[str, Any]:
-        names = "activation", "negative_slope", "alpha"
-        return {name: value for name in names if (value := getattr(self, name)) is not None}
-
-    def extra_repr(self) -> str:
-        """Return the arguments."""
-        options = (f"{name}={value!r}" for name, value in self._options().items())
-        return ", ".join([super().extra_repr(), *options])
+        self.activation, self.negative_slope, self.alpha = activation, negative_slope, alpha

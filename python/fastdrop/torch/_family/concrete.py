@@ -20,7 +20,7 @@ from fastdrop._family.concrete import (
 from fastdrop.torch._arguments import check_tensor, checked, refusal
 from fastdrop.torch._call import RELAXED, How, takes
 from fastdrop.torch._dispatch import dispatch
-from fastdrop.torch._modules import Fused, check_probability
+from fastdrop.torch._modules import Module, check_probability
 
 
 def concrete_dropout(
@@ -106,7 +106,7 @@ def concrete_regularization(
     return (w * squares * (1.0 + odds) - d * count * entropy).to(wide)
 
 
-class ConcreteDropout(Fused):
+class ConcreteDropout(Module):
     """Drop in a relaxed way in training, with a learned probability: `functional.concrete_dropout`.
 
     The parameter is `logit`. Add the result of `regularization` to the loss.
@@ -180,9 +180,8 @@ class ConcreteDropout(Fused):
             dropout_regularizer=self.dropout_regularizer,
         )
 
-    def extra_repr(self) -> str:
-        """Return the arguments."""
-        return f"{super().extra_repr()}, temperature={self.temperature}"
+    def _first_arguments(self) -> list[str]:
+        return [f"p={self.p}", f"temperature={self.temperature}"]
 
 
 def _logit(p: float) -> float:

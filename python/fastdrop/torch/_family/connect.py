@@ -5,12 +5,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fastdrop._base.arguments import Mode, check_mode
 from fastdrop._base.keys import NO_KEY, Key
-from fastdrop._base.masks import Mask, inverse_keep, make_mask
-from fastdrop.torch._arguments import UNKNOWN_MASK, check_tensor, checked, refusal
+from fastdrop._base.masks import Mask, make_mask
+from fastdrop._base.members import scaled
+from fastdrop._family.weights import CONNECTIONS
+from fastdrop.torch._arguments import UNKNOWN_MASK, check_tensor, checked, refusal, run
 from fastdrop.torch._call import takes
 from fastdrop.torch._connect import linear
-from fastdrop.torch._modules import Module, check_probability
+from fastdrop.torch._modules import Module, check_probability, of_mode
 
 
 def drop_connect_linear(
@@ -20,6 +23,7 @@ def drop_connect_linear(
     p: float = 0.5,
     training: bool = True,
     *,
+    mode: Mode = "inverted",
     key: Key | Tensor | None = None,
     generator: torch.Generator | None = None,
     mask: Mask | None = None,
@@ -52,6 +56,7 @@ def drop_connect_linear(
             f"bias must have the shape {tuple(weight.shape[:1])}, got {tuple(bias.shape)}"
         )
     p, source = checked((p, training, False, key, generator, mask, return_mask))
+    check_mode(mode)
     dtype = input.dtype
     for x, _ in others:
         dtype = torch.promote_types(dtype, x.dtype)
@@ -59,14 +64,15 @@ def drop_connect_linear(
     rows, weights = input.reshape(-1, input.shape[-1]).to(wide), weight.to(wide)
     shape = (rows.shape[0], *weight.shape)
     applied: Mask | None
+    if mask is not None and mask.shape != shape:
+        raise ValueError(f"mask must be of shape {shape}, got {mask.shape}")
+    rate = float(p) if mask is None else mask.p
     if training and (mask is not None or p != 0.0):
-        if mask is not None and mask.shape != shape:
-            raise ValueError(f"mask must be of shape {shape}, got {mask.shape}")
-        rate = float(p) if mask is None else mask.p
-        y, applied = linear(rows, weights, source, rate, inverse_keep(rate))
+        y, applied = linear(rows, weights, source, rate, scaled(rate, mode).scale)
     else:
         with torch.autocast("cpu", enabled=False):  # the precision is that of training
             y = rows @ weights.T
+        y = run(CONNECTIONS, (y,), (rate, training, False, None, None, None, False), (), mode)
         applied = make_mask(shape, 0.0, NO_KEY) if return_mask else None
     if bias is not None:
         y = y + bias.to(wide)
@@ -87,6 +93,7 @@ class DropConnectLinear(Module, nn.Linear):
     DropConnectLinear(in_features=4, out_features=2, bias=True, p=0.1)
     """
 
+    mode = of_mode()
     _takes_rows = False
     _is_whole = True
 
@@ -97,17 +104,18 @@ class DropConnectLinear(Module, nn.Linear):
         bias: bool = True,
         p: float = 0.5,
         *,
+        mode: Mode = "inverted",
         device: Any = None,
         dtype: Any = None,
     ) -> None:
         nn.Linear.__init__(self, in_features, out_features, bias, device=device, dtype=dtype)
         check_probability(p)
-        self.p, self.inplace = p, False
+        self.p, self.inplace, self.mode = p, False, mode
 
     def forward(self, input: Tensor) -> Any:
         """Return the linear map."""
-        return self._call(drop_connect_linear, input, weight=self.weight, bias=self.bias)
+        parameters = {"weight": self.weight, "bias": self.bias}
+        return self._call(drop_connect_linear, input, **parameters, **self._options)
 
-    def extra_repr(self) -> str:
-        """Return the arguments."""
-        return f"{nn.Linear.extra_repr(self)}, p={self.p}"
+    def _first_arguments(self) -> list[str]:
+        return [nn.Linear.extra_repr(self), f"p={self.p}"]

@@ -5,12 +5,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastdrop._base.arguments import Axes
+from fastdrop._base.arguments import Axes, Mode, as_axis_numbers
 from fastdrop._base.keys import Key
 from fastdrop._base.masks import Mask
 from fastdrop._family.dropout import DROPOUT
 from fastdrop.torch._arguments import broadcast, run
-from fastdrop.torch._modules import Broadcast
+from fastdrop.torch._modules import Option, Replacement, of_mode
 
 
 def dropout(
@@ -19,6 +19,7 @@ def dropout(
     training: bool = True,
     inplace: bool = False,
     *,
+    mode: Mode = "inverted",
     broadcast_dims: Axes = (),
     key: Key | Tensor | None = None,
     generator: torch.Generator | None = None,
@@ -38,10 +39,10 @@ def dropout(
     True
     """
     request = p, training, inplace, key, generator, mask, return_mask
-    return run(DROPOUT, (input,), request, broadcast(input, broadcast_dims))
+    return run(DROPOUT, (input,), request, broadcast(input, broadcast_dims), mode)
 
 
-class Dropout(Broadcast, nn.Dropout):
+class Dropout(Replacement, nn.Dropout):
     """Drop elements in training: `torch.nn.Dropout`.
 
     Elements share a decision along the axes `broadcast_dims`: (2, 3) drops channels of images.
@@ -53,3 +54,16 @@ class Dropout(Broadcast, nn.Dropout):
     """
 
     _function = staticmethod(dropout)
+    mode = of_mode()
+    broadcast_dims = Option((), as_axis_numbers)
+
+    def __init__(
+        self,
+        p: float = 0.5,
+        inplace: bool = False,
+        *,
+        mode: Mode = "inverted",
+        broadcast_dims: Axes = (),
+    ) -> None:
+        super().__init__(p, inplace)
+        self.mode, self.broadcast_dims = mode, broadcast_dims

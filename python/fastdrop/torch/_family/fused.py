@@ -5,12 +5,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastdrop._base.arguments import check_choice
+from fastdrop._base.arguments import Mode
 from fastdrop._base.keys import Key
 from fastdrop._base.masks import Mask
 from fastdrop._family.fused import ADD, BIAS_ADD, RELU, Approximate, gelu_member
 from fastdrop.torch._arguments import run
-from fastdrop.torch._modules import Combines, Fused
+from fastdrop.torch._modules import Activated, Scaled, of_choice
 
 
 def dropout_add(
@@ -19,6 +19,7 @@ def dropout_add(
     p: float = 0.5,
     training: bool = True,
     *,
+    mode: Mode = "inverted",
     key: Key | Tensor | None = None,
     generator: torch.Generator | None = None,
     mask: Mask | None = None,
@@ -33,7 +34,7 @@ def dropout_add(
     tensor([12., 12., 12., 10.])
     """
     request = p, training, False, key, generator, mask, return_mask
-    return run(ADD, (input, residual), request)
+    return run(ADD, (input, residual), request, (), mode)
 
 
 def bias_dropout_add(
@@ -43,6 +44,7 @@ def bias_dropout_add(
     p: float = 0.5,
     training: bool = True,
     *,
+    mode: Mode = "inverted",
     key: Key | Tensor | None = None,
     generator: torch.Generator | None = None,
     mask: Mask | None = None,
@@ -56,7 +58,7 @@ def bias_dropout_add(
     tensor([4., 4., 4., 0.])
     """
     request = p, training, False, key, generator, mask, return_mask
-    return run(BIAS_ADD, (input, bias, residual), request)
+    return run(BIAS_ADD, (input, bias, residual), request, (), mode)
 
 
 def relu_dropout(
@@ -64,6 +66,7 @@ def relu_dropout(
     p: float = 0.5,
     training: bool = True,
     *,
+    mode: Mode = "inverted",
     key: Key | Tensor | None = None,
     generator: torch.Generator | None = None,
     mask: Mask | None = None,
@@ -74,7 +77,8 @@ def relu_dropout(
     >>> F.relu_dropout(torch.tensor([1.0, -2.0, 3.0, 4.0]), 0.5, key=fd.Key(0))
     tensor([2., 0., 6., 0.])
     """
-    return run(RELU, (input,), (p, training, False, key, generator, mask, return_mask))
+    request = p, training, False, key, generator, mask, return_mask
+    return run(RELU, (input,), request, (), mode)
 
 
 def gelu_dropout(
@@ -82,6 +86,7 @@ def gelu_dropout(
     p: float = 0.5,
     training: bool = True,
     *,
+    mode: Mode = "inverted",
     approximate: Approximate = "none",
     key: Key | Tensor | None = None,
     generator: torch.Generator | None = None,
@@ -94,49 +99,51 @@ def gelu_dropout(
     tensor([ 1.6827, -0.0910,  5.9919,  0.0000])
     """
     request = p, training, False, key, generator, mask, return_mask
-    return run(gelu_member(approximate), (input,), request)
+    return run(gelu_member(approximate), (input,), request, (), mode)
 
 
-class DropoutAdd(Combines):
+class DropoutAdd(Scaled):
     """Drop in training, and add a residual: `functional.dropout_add`.
 
     >>> fastdrop.torch.DropoutAdd(0.1)
     DropoutAdd(p=0.1)
     """
 
+    _takes_rows = False
+
     def forward(self, input: Tensor, residual: Tensor) -> Any:
         """Return ``residual + dropout(input)``."""
-        return self._call(dropout_add, input, residual)
+        return self._call(dropout_add, input, residual, **self._options)
 
 
-class BiasDropoutAdd(Combines):
+class BiasDropoutAdd(Scaled):
     """Add a bias, drop in training, and add a residual: `functional.bias_dropout_add`."""
+
+    _takes_rows = False
 
     def forward(self, input: Tensor, bias: Tensor, residual: Tensor) -> Any:
         """Return ``residual + dropout(input + bias)``."""
-        return self._call(bias_dropout_add, input, bias, residual)
+        return self._call(bias_dropout_add, input, bias, residual, **self._options)
 
 
-class ReluDropout(Fused):
+class ReluDropout(Activated):
     """Rectify, then drop in training: `functional.relu_dropout`."""
 
-    def forward(self, input: Tensor) -> Any:
-        """Return ``dropout(relu(input))``."""
-        return self._call(relu_dropout, input)
+    _function = staticmethod(relu_dropout)
 
 
-class GeluDropout(Fused):
+class GeluDropout(Activated):
     """Apply GELU, then drop in training: `functional.gelu_dropout`."""
 
-    def __init__(self, p: float = 0.5, *, approximate: Approximate = "none") -> None:
-        super().__init__(p)
-        check_choice(approximate, "approximate", "none", "tanh")
-        self.approximate: Approximate = approximate
+    _function = staticmethod(gelu_dropout)
+    approximate = of_choice("none", "tanh")
 
-    def forward(self, input: Tensor) -> Any:
-        """Return ``dropout(gelu(input))``."""
-        return self._call(gelu_dropout, input, approximate=self.approximate)
-
-    def extra_repr(self) -> str:
-        """Return the arguments."""
-        return f"{super().extra_repr()}, approximate={self.approximate!r}"
+    def __init__(
+        self,
+        p: float = 0.5,
+        *,
+        approximate: Approximate = "none",
+        mode: Mode = "inverted",
+    ) -> None:
+        super().__init__(p, mode=mode)
+        self.approximate = approximate

@@ -9,7 +9,7 @@ from fastdrop._base.arguments import Axes, as_axis_numbers
 from fastdrop._base.keys import Key
 from fastdrop._family.gaussian import GAUSSIAN, Noise
 from fastdrop.torch._arguments import broadcast, run
-from fastdrop.torch._modules import Module, named_axes
+from fastdrop.torch._modules import Option, Plain
 
 
 def gaussian_dropout(
@@ -35,24 +35,16 @@ def gaussian_dropout(
     return run(GAUSSIAN, (input,), request, broadcast(input, broadcast_dims))
 
 
-class GaussianDropout(Module):
+class GaussianDropout(Plain):
     """Multiply by normal noise in training: `functional.gaussian_dropout`.
 
     >>> fastdrop.torch.GaussianDropout(0.1, broadcast_dims=0)
     GaussianDropout(p=0.1, inplace=False, broadcast_dims=(0,))
     """
 
+    _function = staticmethod(gaussian_dropout)
+    broadcast_dims = Option((), as_axis_numbers)
+
     def __init__(self, p: float = 0.5, inplace: bool = False, *, broadcast_dims: Axes = ()) -> None:
         super().__init__(p, inplace)
-        self.broadcast_dims = as_axis_numbers(broadcast_dims, "broadcast_dims")
-
-    def forward(self, input: Tensor) -> Any:
-        """Multiply by noise in training; return `input` in evaluation."""
-        return self._call(
-            gaussian_dropout, input, inplace=self.inplace,
-            broadcast_dims=self.broadcast_dims,
-        )  # fmt: skip
-
-    def extra_repr(self) -> str:
-        """Return the arguments."""
-        return super().extra_repr() + named_axes(self.broadcast_dims)
+        self.broadcast_dims = broadcast_dims

@@ -10,7 +10,7 @@ from fastdrop._base.keys import NO_KEY, Key
 from fastdrop._family.patches import PatchMask, kept_tokens
 from fastdrop.torch._arguments import UNKNOWN_MASK, checked, ndim_of, refusal
 from fastdrop.torch._call import is_distributed, takes
-from fastdrop.torch._modules import Fused
+from fastdrop.torch._modules import Option, OutOfPlace
 from fastdrop.torch._patches import positions_of, taken
 
 
@@ -68,7 +68,7 @@ def patch_dropout(
     return y, positions, applied
 
 
-class PatchDropout(Fused):
+class PatchDropout(OutOfPlace):
     """Drop whole tokens in training, and shorten the sequences: `functional.patch_dropout`.
 
     >>> tokens, indices = fastdrop.torch.PatchDropout(0.5, prefix=1)(torch.ones(2, 5, 8))
@@ -78,15 +78,12 @@ class PatchDropout(Fused):
 
     _takes_rows = False
     _is_whole = True
+    prefix, ordered = Option(0, as_count), Option(True, as_flag)
 
     def __init__(self, p: float = 0.5, *, prefix: int = 0, ordered: bool = True) -> None:
         super().__init__(p)
-        self.prefix, self.ordered = as_count(prefix, "prefix"), as_flag(ordered, "ordered")
+        self.prefix, self.ordered = prefix, ordered
 
     def forward(self, input: Tensor) -> Any:
         """Return the tokens that stay and their positions."""
-        return self._call(patch_dropout, input, prefix=self.prefix, ordered=self.ordered)
-
-    def extra_repr(self) -> str:
-        """Return the arguments."""
-        return f"{super().extra_repr()}, prefix={self.prefix}, ordered={self.ordered}"
+        return self._call(patch_dropout, input, **self._options)

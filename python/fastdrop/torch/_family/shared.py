@@ -6,12 +6,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastdrop._base.arguments import as_flag
+from fastdrop._base.arguments import Mode, as_axis_number, as_flag, check_choice
 from fastdrop._base.keys import Key
 from fastdrop._base.masks import Mask
+from fastdrop._base.members import Per
 from fastdrop._family.shared import CHANNELS, CHANNELS_1D, CHANNELS_2D, CHANNELS_3D, LOCKED, PATH
-from fastdrop.torch._arguments import channels, mode_of, ndim_of, run
-from fastdrop.torch._modules import Module, Replacement
+from fastdrop.torch._arguments import axes_of, channels, mode_of, ndim_of, run
+from fastdrop.torch._modules import (
+    Module,
+    Option,
+    Plain,
+    Replacement,
+    of_channels,
+    of_choice,
+    of_mode,
+)
 
 
 def feature_dropout(
@@ -20,6 +29,8 @@ def feature_dropout(
     training: bool = True,
     inplace: bool = False,
     *,
+    mode: Mode = "inverted",
+    channel_axis: int = 1,
     key: Key | Tensor | None = None,
     generator: torch.Generator | None = None,
     mask: Mask | None = None,
@@ -32,7 +43,7 @@ def feature_dropout(
              [2., 2., 2.]]])
     """
     request = p, training, inplace, key, generator, mask, return_mask
-    return run(CHANNELS, (input,), request, channels(input))
+    return run(CHANNELS, (input,), request, channels(input, channel_axis), mode)
 
 
 def dropout1d(
@@ -41,6 +52,8 @@ def dropout1d(
     training: bool = True,
     inplace: bool = False,
     *,
+    mode: Mode = "inverted",
+    channel_axis: int = 1,
     key: Key | Tensor | None = None,
     generator: torch.Generator | None = None,
     mask: Mask | None = None,
@@ -57,7 +70,8 @@ def dropout1d(
             f"dropout1d: Expected 2D or 3D input, but received a {input.dim()}D input"
         )
     request = p, training, inplace, key, generator, mask, return_mask
-    return run(CHANNELS_1D, (input,), request, channels(input, input.dim() == 3))
+    axes = channels(input, channel_axis, input.dim() == 3)
+    return run(CHANNELS_1D, (input,), request, axes, mode)
 
 
 def dropout2d(
@@ -66,6 +80,8 @@ def dropout2d(
     training: bool = True,
     inplace: bool = False,
     *,
+    mode: Mode = "inverted",
+    channel_axis: int = 1,
     key: Key | Tensor | None = None,
     generator: torch.Generator | None = None,
     mask: Mask | None = None,
@@ -91,7 +107,7 @@ def dropout2d(
             stacklevel=2,
         )
     request = p, training, inplace, key, generator, mask, return_mask
-    return run(CHANNELS_2D, (input,), request, channels(input))
+    return run(CHANNELS_2D, (input,), request, channels(input, channel_axis), mode)
 
 
 def dropout3d(
@@ -100,6 +116,8 @@ def dropout3d(
     training: bool = True,
     inplace: bool = False,
     *,
+    mode: Mode = "inverted",
+    channel_axis: int = 1,
     key: Key | Tensor | None = None,
     generator: torch.Generator | None = None,
     mask: Mask | None = None,
@@ -117,7 +135,8 @@ def dropout3d(
             stacklevel=2,
         )
     request = p, training, inplace, key, generator, mask, return_mask
-    return run(CHANNELS_3D, (input,), request, channels(input, input.dim() == 5))
+    axes = channels(input, channel_axis, input.dim() == 5)
+    return run(CHANNELS_3D, (input,), request, axes, mode)
 
 
 def drop_path(
@@ -126,6 +145,8 @@ def drop_path(
     training: bool = True,
     inplace: bool = False,
     *,
+    per: Per = "sample",
+    batch_axis: int = 0,
     scale_by_keep: bool = True,
     key: Key | Tensor | None = None,
     generator: torch.Generator | None = None,
@@ -139,7 +160,9 @@ def drop_path(
             [2., 2., 2.]])
     """
     request = p, training, inplace, key, generator, mask, return_mask
-    shared = PATH.axes(tuple(input.shape), ("sample", 0)) if ndim_of(input) else ()
+    shape = tuple(input.shape) if ndim_of(input) else ()
+    check_choice(per, "per", "sample", "batch")
+    shared = axes_of(PATH, shape, (per, batch_axis)) if shape else ()
     return run(PATH, (input,), request, shared, mode_of(scale_by_keep))
 
 
@@ -149,6 +172,7 @@ def locked_dropout(
     training: bool = True,
     inplace: bool = False,
     *,
+    mode: Mode = "inverted",
     time_axis: int = 0,
     key: Key | Tensor | None = None,
     generator: torch.Generator | None = None,
@@ -161,71 +185,93 @@ def locked_dropout(
     tensor([[0., 2., 0., 0., 0., 2.],
             [0., 2., 0., 0., 0., 2.]])
     """
-    if not -ndim_of(input) <= time_axis < input.dim():
-        raise IndexError(f"time_axis must be an axis of input, got {time_axis}")
+    shape = tuple(input.shape) if ndim_of(input) else ()
     request = p, training, inplace, key, generator, mask, return_mask
-    return run(LOCKED, (input,), request, LOCKED.axes(tuple(input.shape), time_axis))
+    return run(LOCKED, (input,), request, axes_of(LOCKED, shape, time_axis), mode)
 
 
-class FeatureDropout(Module):
+class _Channels(Module):
+    """Dropout of channels."""
+
+    mode, channel_axis = of_mode(), of_channels()
+
+    def __init__(
+        self,
+        p: float = 0.5,
+        inplace: bool = False,
+        *,
+        mode: Mode = "inverted",
+        channel_axis: int = 1,
+    ) -> None:
+        super().__init__(p, inplace)
+        self.mode, self.channel_axis = mode, channel_axis
+
+
+class FeatureDropout(_Channels, Plain):
     """Drop channels of inputs of shape (N, C, ...) in training: `functional.feature_dropout`."""
 
-    def forward(self, input: Tensor) -> Any:
-        """Drop in training; return `input` in evaluation."""
-        return self._call(feature_dropout, input, inplace=self.inplace)
+    _function = staticmethod(feature_dropout)
 
 
-class Dropout1d(Replacement, nn.Dropout1d):
+class Dropout1d(_Channels, Replacement, nn.Dropout1d):
     """Drop channels of inputs of shape (N, C, L) or (C, L): `torch.nn.Dropout1d`."""
 
     _function = staticmethod(dropout1d)
+    channel_axis = of_channels(3)
 
 
-class Dropout2d(Replacement, nn.Dropout2d):
+class Dropout2d(_Channels, Replacement, nn.Dropout2d):
     """Drop channels of inputs of shape (N, C, H, W): `torch.nn.Dropout2d`."""
 
     _function = staticmethod(dropout2d)
+    channel_axis = of_channels(4)
 
 
-class Dropout3d(Replacement, nn.Dropout3d):
+class Dropout3d(_Channels, Replacement, nn.Dropout3d):
     """Drop channels of inputs of shape (N, C, D, H, W) or (C, D, H, W): `torch.nn.Dropout3d`."""
 
     _function = staticmethod(dropout3d)
+    channel_axis = of_channels(5)
 
 
-class LockedDropout(Module):
+class LockedDropout(Plain):
     """Drop the same elements at every time step in training: `functional.locked_dropout`."""
 
-    def __init__(self, p: float = 0.5, inplace: bool = False, *, time_axis: int = 0) -> None:
-        super().__init__(p, inplace)
-        self.time_axis = time_axis
-
-    def forward(self, input: Tensor) -> Any:
-        """Drop in training; return `input` in evaluation."""
-        return self._call(locked_dropout, input, inplace=self.inplace, time_axis=self.time_axis)
-
-    def extra_repr(self) -> str:
-        """Return the arguments."""
-        return f"{super().extra_repr()}, time_axis={self.time_axis}"
-
-
-class DropPath(Module):
-    """Drop the residual branch of a sample in training: `functional.drop_path`.
-
-    >>> fastdrop.torch.DropPath(0.1)
-    DropPath(p=0.1, inplace=False)
-    """
+    _function = staticmethod(locked_dropout)
+    mode, time_axis = of_mode(), Option(0, as_axis_number)
 
     def __init__(
-        self, p: float = 0.5, inplace: bool = False, *, scale_by_keep: bool = True
+        self,
+        p: float = 0.5,
+        inplace: bool = False,
+        *,
+        mode: Mode = "inverted",
+        time_axis: int = 0,
     ) -> None:
         super().__init__(p, inplace)
-        self.scale_by_keep = as_flag(scale_by_keep, "scale_by_keep")
+        self.mode, self.time_axis = mode, time_axis
 
-    def forward(self, input: Tensor) -> Any:
-        """Drop in training; return `input` in evaluation."""
-        return self._call(drop_path, input, inplace=self.inplace, scale_by_keep=self.scale_by_keep)
 
-    def extra_repr(self) -> str:
-        """Return the arguments."""
-        return super().extra_repr() + ("" if self.scale_by_keep else ", scale_by_keep=False")
+class DropPath(Plain):
+    """Drop the residual branch of a sample in training: `functional.drop_path`.
+
+    >>> fastdrop.torch.DropPath(0.1, scale_by_keep=False)
+    DropPath(p=0.1, inplace=False, scale_by_keep=False)
+    """
+
+    _function = staticmethod(drop_path)
+    per: Any = of_choice("sample", "batch")
+    batch_axis: Any = Option(0, as_axis_number)
+    scale_by_keep: Any = Option(True, as_flag)
+
+    def __init__(
+        self,
+        p: float = 0.5,
+        inplace: bool = False,
+        *,
+        per: Per = "sample",
+        batch_axis: int = 0,
+        scale_by_keep: bool = True,
+    ) -> None:
+        super().__init__(p, inplace)
+        self.per, self.batch_axis, self.scale_by_keep = per, batch_axis, scale_by_keep

@@ -10,14 +10,14 @@ from torch.func import functional_call
 from torch.nn.functional import embedding
 from torch.nn.utils import parametrize
 
-from fastdrop._base.arguments import shown
+from fastdrop._base.arguments import Mode, check_mode, shown
 from fastdrop._base.keys import NO_KEY, Key
 from fastdrop._base.masks import Mask, make_mask
 from fastdrop._family.weights import CONNECTIONS, WORDS
 from fastdrop.torch._arguments import UNKNOWN_MASK, Request, check_tensor, checked, refusal, run
 from fastdrop.torch._call import How, takes
 from fastdrop.torch._dispatch import children, kept_places, select_kept
-from fastdrop.torch._modules import Fused
+from fastdrop.torch._modules import Scaled
 
 
 def embedding_dropout(
@@ -26,6 +26,7 @@ def embedding_dropout(
     training: bool = True,
     *,
     indices: Tensor | None = None,
+    mode: Mode = "inverted",
     key: Key | Tensor | None = None,
     generator: torch.Generator | None = None,
     mask: Mask | None = None,
@@ -45,27 +46,30 @@ def embedding_dropout(
     if weight.dim() != 2:
         raise RuntimeError(f"weight must have 2 axes, (vocabulary, dimension), got {weight.dim()}")
     if indices is None:
-        return run(WORDS, (weight,), request, (1,))
+        return run(WORDS, (weight,), request, (1,), mode)
     check_tensor(indices, "indices")
     if indices.dtype not in (torch.int64, torch.int32):
         raise TypeError(f"indices must have dtype int64 or int32, got {indices.dtype}")
-    return _look_up(weight, indices, request)
+    return _look_up(weight, indices, request, mode)
 
 
-def _look_up(weight: Tensor, indices: Tensor, request: Request) -> Any:
+def _look_up(weight: Tensor, indices: Tensor, request: Request, mode: str) -> Any:
     """Return rows of a table whose words are dropped."""
     p, source = checked(request)
     _, training, _, _, _, mask, return_mask = request
     vocabulary = weight.shape[0]
+    check_mode(mode)
     if not training or (mask is None and p == 0.0):
-        y = embedding(indices, weight)
+        rate = p if mask is None else mask.p
+        evaluation = rate, training, False, None, None, None, False
+        y = run(WORDS, (embedding(indices, weight),), evaluation, (), mode)
         return (y, make_mask((vocabulary, 1), 0.0, NO_KEY)) if return_mask else y
     if indices.numel() > vocabulary:
-        dropped = run(WORDS, (weight,), request, (1,))
+        dropped = run(WORDS, (weight,), request, (1,), mode)
         table, recipe = dropped if return_mask else (dropped, None)
         y = embedding(indices, table)
     else:
-        how = How.of(WORDS, float(p) if mask is None else mask.p)
+        how = How.of(WORDS, float(p) if mask is None else mask.p, (), mode)
         width = 1 if mask is None else (1, *mask.shape)[-1]
         kept, recipe = kept_places(how, (vocabulary, width), source, weight)
         if return_mask and recipe is None:
@@ -79,6 +83,7 @@ def drop_connect(
     p: float = 0.5,
     training: bool = True,
     *,
+    mode: Mode = "inverted",
     key: Key | Tensor | None = None,
     generator: torch.Generator | None = None,
     mask: Mask | None = None,
@@ -92,7 +97,8 @@ def drop_connect(
     tensor([[0., 2., 0.],
             [0., 0., 2.]])
     """
-    return run(CONNECTIONS, (weight,), (p, training, False, key, generator, mask, return_mask))
+    request = p, training, False, key, generator, mask, return_mask
+    return run(CONNECTIONS, (weight,), request, (), mode)
 
 
 def weight_drop(
@@ -100,6 +106,7 @@ def weight_drop(
     p: float = 0.5,
     training: bool = True,
     *,
+    mode: Mode = "inverted",
     key: Key | Tensor | None = None,
     generator: torch.Generator | None = None,
     mask: Sequence[Mask] | None = None,
@@ -117,6 +124,7 @@ def weight_drop(
     """
     if isinstance(weights, Tensor) or not isinstance(weights, Sequence):
         raise TypeError(f"weights must be a sequence of tensors, got {type(weights).__name__}")
+    check_mode(mode)
     tensors = tuple(weights)
     if mask is not None:
         if not isinstance(mask, Sequence):
@@ -135,7 +143,7 @@ def weight_drop(
     if training and rate != 0.0 and mask is None and tensors:
         keys = children(source, tensors)
     results = [
-        run(CONNECTIONS, (weight,), (p, training, False, own, None, one, return_mask))
+        run(CONNECTIONS, (weight,), (p, training, False, own, None, one, return_mask), (), mode)
         for weight, own, one in zip(tensors, keys, given, strict=True)
     ]
     if not return_mask:
@@ -143,7 +151,7 @@ def weight_drop(
     return [y for y, _ in results], [recipe for _, recipe in results]
 
 
-class _OfWeights(Fused):
+class _OfWeights(Scaled):
     """Dropout of weights, which have no examples along axis 0."""
 
     _of_weights, _takes_rows = True, False
@@ -159,7 +167,7 @@ class EmbeddingDropout(_OfWeights):
 
     def forward(self, weight: Tensor, indices: Tensor | None = None) -> Any:
         """Return the table, or the rows of `indices`."""
-        return self._call(embedding_dropout, weight, indices=indices)
+        return self._call(embedding_dropout, weight, indices=indices, **self._options)
 
 
 class DropConnect(_OfWeights):
@@ -175,7 +183,7 @@ class DropConnect(_OfWeights):
 
     def forward(self, weight: Tensor) -> Any:
         """Drop in training; return `weight` in evaluation."""
-        return self._call(drop_connect, weight)
+        return self._call(drop_connect, weight, **self._options)
 
 
 class WeightDrop(_OfWeights):
@@ -193,6 +201,8 @@ class WeightDrop(_OfWeights):
         Names of parameters.
     p : float, default 0.5
         Probability to DROP a connection.
+    mode : {"inverted", "standard"}, default "inverted"
+        See `fastdrop.dropout`.
 
     Examples
     --------
@@ -203,25 +213,31 @@ class WeightDrop(_OfWeights):
     """
 
     def __init__(
-        self, module: nn.Module, weights: str | Sequence[str] = "weight_hh_l0", p: float = 0.5
+        self,
+        module: nn.Module,
+        weights: str | Sequence[str] = "weight_hh_l0",
+        p: float = 0.5,
+        *,
+        mode: Mode = "inverted",
     ) -> None:
-        super().__init__(p)
+        super().__init__(p, mode=mode)
         self.weights = _parameter_names(module, weights)
         self.wrapped = module
 
     def forward(self, *inputs: Any, **options: Any) -> Any:
         """Call the module."""
-        if not self.training:
+        if not self.training and self.mode == "inverted":
             return self.wrapped(*inputs, **options)
         dropped = self._call(
-            weight_drop, [self.wrapped.get_parameter(name) for name in self.weights]
+            weight_drop,
+            [self.wrapped.get_parameter(name) for name in self.weights],
+            **self._options,
         )
         given = dict(zip(self.weights, dropped, strict=True))
         return functional_call(self.wrapped, given, inputs, options)
 
-    def extra_repr(self) -> str:
-        """Return the arguments."""
-        return f"weights={self.weights}, {super().extra_repr()}"
+    def _first_arguments(self) -> list[str]:
+        return [f"weights={self.weights}", *super()._first_arguments()]
 
 
 def _parameter_names(module: nn.Module, names: str | Sequence[str]) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from fastdrop._base.keys import Key
 from fastdrop._base.masks import Mask
 from fastdrop._family.zoneout import ZONEOUT
 from fastdrop.torch._arguments import run
-from fastdrop.torch._modules import Combines
+from fastdrop.torch._modules import OutOfPlace
 
 
 def zoneout(
@@ -37,11 +37,13 @@ def zoneout(
     return run(ZONEOUT, (new, previous), request, (), "standard")
 
 
-class Zoneout(Combines):
+class Zoneout(OutOfPlace):
     """Keep the previous state of some units in training: `functional.zoneout`.
 
     In evaluation the state is the expectation.
     """
+
+    _takes_rows = False
 
     def forward(self, new: Tensor, previous: Tensor) -> Any:
         """Return the next state."""
