@@ -198,8 +198,11 @@ def of_torch(n: int) -> Iterator[Row]:
             name, lambda f=ours, x=inputs: f(*x),  # type: ignore[misc]
         )  # fmt: skip
 
-        def step(function: Any, leaves: Any = leaves) -> None:
-            torch.autograd.grad(function(*leaves).sum(), leaves)
+        # A gradient like those of the next layer: that of a sum has one element, repeated.
+        dy = torch.randn_like(ours(*inputs))
+
+        def step(function: Any, leaves: Any = leaves, dy: Any = dy) -> None:
+            torch.autograd.grad(function(*leaves), leaves, dy)
 
         yield (
             size, "formula", lambda f=obvious, step=step: step(f),  # type: ignore[misc]

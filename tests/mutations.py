@@ -767,8 +767,8 @@ MUTATIONS = [
     Mutation(
         "evaluation in torch scales fused members alone",
         "python/fastdrop/torch/_arguments.py",
-        '    changes = member.fuses or (mode == "standard" and not training)\n',
-        "    changes = member.fuses\n",
+        "        if member.fuses or (changes and rate != 0.0):\n",
+        "        if member.fuses:\n",
         (TORCH_MEMBERS + "every_option_gives_the_result_and_the_mask_of_arrays",),
         ("torch",),
     ),

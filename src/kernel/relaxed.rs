@@ -65,7 +65,6 @@ struct Shared {
     low: f64,
     least: f64,
     logit: f64,
-    order: u8,
 }
 
 impl Relaxed {
@@ -75,7 +74,7 @@ impl Relaxed {
         let (p, least) = if self.logit > 0.0 { (1.0, little) } else { (little, 1.0) };
         let steepness = 1.0 / self.temperature;
         let low = logit.max(0.0);
-        Shared { p: p / (1.0 + little), steepness, scale: 1.0 + little, low, least, logit, order: self.order }
+        Shared { p: p / (1.0 + little), steepness, scale: 1.0 + little, low, least, logit }
     }
 
     /// Whether it keeps all elements or none, because the logit is infinite.
@@ -90,16 +89,16 @@ impl Shared {
     /// k = (1 + exp(l)) / (1 + exp(a)), divided above and below by exp(max(l, 0)), so that nothing overflows but
     /// exp(a), where k is 0.
     #[inline(always)]
-    fn factor(&self, uniform: u64) -> (f64, f64) {
+    fn factor<const ORDER: u8>(&self, uniform: u64) -> (f64, f64) {
         let power = Arithmetic::exp2((self.logit + log2_odds(uniform)) * self.steepness - self.low);
         let inverse = 1.0 / (self.least + power);
         let k = self.scale * inverse;
-        if self.order == 0 {
+        if ORDER == 0 {
             return (k, k);
         }
         let z = if power < self.least { power * inverse } else { 1.0 - self.least * inverse };
         let slope = self.p - z * self.steepness;
-        if self.order == 1 {
+        if ORDER == 1 {
             return (k * slope, k);
         }
         let bend = self.p * (1.0 - self.p) - z * self.steepness * ((1.0 - z) * self.steepness);
@@ -138,27 +137,33 @@ unsafe fn run_in<R: Real>(memory: &Memory, relaxed: Relaxed, uniforms: &[u64], r
         }
         // SAFETY: the caller guarantees the run's elements.
         unsafe { run.layout(1).load(place(1), 1, &mut x[..len]) };
-        memory.level.run(Multiply { shared, uniforms: &few, x: &mut x });
+        let (x, uniforms) = (&mut x, &few);
+        match relaxed.order {
+            0 => memory.level.run(Multiply::<R, 0> { shared, uniforms, x }),
+            1 => memory.level.run(Multiply::<R, 1> { shared, uniforms, x }),
+            _ => memory.level.run(Multiply::<R, 2> { shared, uniforms, x }),
+        }
         // SAFETY: as above.
         unsafe { run.layout(0).store(&x[..len], place(0)) };
     }
 }
 
-/// Elements and their uniforms.
-struct Multiply<'a, R> {
+/// Elements and their uniforms. The number of derivatives is a constant, because a branch would keep the compiler from
+/// vectorizing the loop.
+struct Multiply<'a, R, const ORDER: u8> {
     shared: Shared,
     uniforms: &'a [u64; WORD],
     x: &'a mut [R; WORD],
 }
 
-impl<R: Real> Kernel for Multiply<'_, R> {
+impl<R: Real, const ORDER: u8> Kernel for Multiply<'_, R, ORDER> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, _: S) {
         let zero = R::default();
         for (x, uniform) in self.x.iter_mut().zip(self.uniforms) {
-            let (factor, k) = self.shared.factor(*uniform);
+            let (factor, k) = self.shared.factor::<ORDER>(*uniform);
             let product = *x * R::from_f64(factor);
             *x = if R::from_f64(k) == zero { zero } else { product };
         }
@@ -185,8 +190,9 @@ mod tests {
                 for i in 1..2000_u64 {
                     let uniform = i.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 3 | 1 << 60;
                     let [k, slope] = stated(logit, temperature, uniform);
-                    for (order, expected) in [(0, k), (1, slope)] {
-                        let (got, _) = Relaxed { logit, temperature, order }.shared().factor(uniform);
+                    let shared = Relaxed { logit, temperature, order: 0 }.shared();
+                    for (got, expected) in [(shared.factor::<0>(uniform).0, k), (shared.factor::<1>(uniform).0, slope)]
+                    {
                         assert!((got - expected).abs() <= 1e-10 * expected.abs().max(1e-3), "{got} for {expected}");
                     }
                 }
@@ -199,8 +205,10 @@ mod tests {
         for logit in [-745.0, -100.0, 0.0, 100.0, 745.0, 1e4] {
             for temperature in [1e-100, 1e-3, 1.0] {
                 for uniform in [0, 1, 1 << 63, !1, !0] {
-                    for order in 0..=2 {
-                        let (factor, k) = Relaxed { logit, temperature, order }.shared().factor(uniform);
+                    let shared = Relaxed { logit, temperature, order: 0 }.shared();
+                    let factors =
+                        [shared.factor::<0>(uniform), shared.factor::<1>(uniform), shared.factor::<2>(uniform)];
+                    for (order, (factor, k)) in factors.into_iter().enumerate() {
                         assert!(
                             k == 0.0 || k > 0.0 && !factor.is_nan(),
                             "{logit} {temperature} {uniform} {order}: {factor}"

@@ -154,15 +154,16 @@ def run(
     `shift` is the parameter of an activation.
     """
     first = "input" if member.names[0] == "x" else member.names[0]
-    for x, name in zip(inputs[1:], member.names[1:], strict=True):
-        _check_other(x, name)
+    if member.combines:
+        for x, name in zip(inputs[1:], member.names[1:], strict=True):
+            _check_other(x, name)
     p, source = checked(request, recipe=member.recipe)
     if mode is not None:
         check_mode(mode)
     _, training, inplace, _, _, mask, return_mask = request
     check_tensor(inputs[0], first)
-    changes = member.fuses or (mode == "standard" and not training)
-    if (training or changes) and not takes(inputs[0]):
+    changes = not training and mode == "standard"
+    if not takes(inputs[0]) and (training or changes or member.fuses):
         raise refusal(inputs[0], first)
     rate: float = p
     if mask is not None:
@@ -171,13 +172,14 @@ def run(
         source = mask.elements if isinstance(mask, Noise) else mask
     y: Any
     if training and (mask is not None or p != 0.0):
-        how = How.of(member, float(rate), shared, mode)
+        numbers = member.numbers(float(rate), mode)
         if shift:
-            how = how._replace(numbers=how.numbers._replace(shift=shift))
-        y = dispatch(how._replace(block=block), inputs, source, inplace, return_mask)
+            numbers = numbers._replace(shift=shift)
+        how = How(member.operation, float(rate), shared, numbers, block)
+        y = dispatch(how, inputs, source, inplace, return_mask)
     else:
         y = inputs[0]
-        if changes and (member.fuses or rate != 0.0):
+        if member.fuses or (changes and rate != 0.0):
             how = _evaluation(member, float(rate) if not training else 0.0, mode, shift)
             y = dispatch(how, inputs, no_key(), inplace)
         if return_mask:

@@ -221,14 +221,6 @@ def kept_places(
     return dispatch(how._replace(numbers=Numbers(1.0)), (ones,), source) != 0, None
 
 
-def select_kept(how: How, kept: Tensor, x: Tensor) -> Tensor:
-    """Keep the elements that a tensor of bool names, and scale them."""
-    if is_plain((x, kept)):
-        y: Tensor = eager(how, kept, (x,))
-        return y
-    return torch.where(kept, x * how.numbers.scale, 0.0)
-
-
 def no_key() -> Key | Tensor:
     """Return a key for calls that keep everything."""
     if torch.compiler.is_compiling():

@@ -16,7 +16,7 @@ from fastdrop._base.masks import Mask, make_mask
 from fastdrop._family.weights import CONNECTIONS, WORDS
 from fastdrop.torch._arguments import UNKNOWN_MASK, Request, check_tensor, checked, refusal, run
 from fastdrop.torch._call import How, takes
-from fastdrop.torch._dispatch import children, kept_places, select_kept
+from fastdrop.torch._dispatch import children, kept_places
 from fastdrop.torch._modules import Scaled
 
 
@@ -74,7 +74,8 @@ def _look_up(weight: Tensor, indices: Tensor, request: Request, mode: str) -> An
         kept, recipe = kept_places(how, (vocabulary, width), source, weight)
         if return_mask and recipe is None:
             raise UNKNOWN_MASK
-        y = select_kept(how, kept[indices], embedding(indices, weight))
+        rows = embedding(indices, weight)
+        y = torch.where(kept[indices], rows, 0.0) * how.numbers.scale
     return (y, recipe) if return_mask else y
 
 
