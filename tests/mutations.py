@@ -55,6 +55,9 @@ TRANSFORMERS = "tests/test_torch_transformers.py::test_"
 TORCH_FUSE = "tests/test_torch_fuse.py::test_"
 TORCH_COMPILED = "tests/test_torch_compiled.py::test_"
 TORCH_MEMBERS = "tests/test_torch_members.py::test_"
+DISTRIBUTED = (
+    "tests/test_torch_tools.py::test_a_distributed_tensor_gets_its_part_of_the_mask_of_the_whole"
+)
 TORCH_MEMORY = "tests/test_torch_memory.py::test_"
 TORCH_PROCESSES = "tests/test_torch_processes.py::test_"
 TORCH = "tests/test_torch_threads.py::test_"
@@ -778,6 +781,22 @@ MUTATIONS = [
         "tuple(lengths), channel_axis=axis\n",
         "tuple(lengths), channel_axis=1\n",
         (TORCH_MEMBERS + "every_option_gives_the_result_and_the_mask_of_arrays",),
+        ("torch",),
+    ),
+    Mutation(
+        "each rank drops the first connections of a distributed weight",
+        "python/fastdrop/torch/_connect.py",
+        "    region = whole, list(start), [x.shape[0], *w.shape]\n",
+        "    region = whole, [0, 0, 0], [x.shape[0], *w.shape]\n",
+        (DISTRIBUTED,),
+        ("torch",),
+    ),
+    Mutation(
+        "each rank keeps the tokens of the first sequences",
+        "python/fastdrop/torch/_family/patches.py",
+        "        positions = positions[rows]\n",
+        "        positions = positions[: x.shape[0]]\n",
+        (DISTRIBUTED,),
         ("torch",),
     ),
     Mutation(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import subprocess
 import sys
@@ -410,6 +411,9 @@ def _distributed(rank: int, path: str) -> None:
             ft.Dropout(0.5),
             lambda x: theirs.dropout(x, 0.5),
             lambda x: theirs.alpha_dropout(x * 1, 0.5, True, True),
+            lambda x: F.dropout(x, 0.5, training=False, mode="standard"),
+            lambda x: F.concrete_dropout(x, 0.5),
+            lambda x: F.concrete_dropout(x, placed(torch.tensor(0.5), x)),
         ]
         ft.install()
         for placement in (Shard(0), Shard(1), Replicate()):
@@ -432,6 +436,52 @@ def _distributed(rank: int, path: str) -> None:
                 y.square().sum().backward()
                 assert torch.equal(y.full_tensor(), drawn(function, x))
                 torch.testing.assert_close(part.grad.full_tensor(), whole.grad)
+        logit = torch.tensor(0.5, requires_grad=True)
+        drawn(F.concrete_dropout, x, logit).square().sum().backward()
+        for placement in (Shard(0), Replicate()):
+            part = distribute_tensor(x, mesh, [placement])
+            placed_logit = distribute_tensor(logit.detach(), mesh, [Replicate()]).requires_grad_()
+            drawn(F.concrete_dropout, part, placed_logit).square().sum().backward()
+            torch.testing.assert_close(placed_logit.grad.full_tensor(), logit.grad)
+        for placement in (Shard(0), Shard(2), Replicate()):
+            for options in ({"p": 0.5}, {"p": 0.5, "training": False}):
+                given = functools.partial(F.patch_dropout, prefix=1, **options)
+                whole = x.clone().requires_grad_()
+                part = distribute_tensor(x, mesh, [placement]).requires_grad_()
+                results = drawn(given, whole), drawn(given, part)
+                for y, one in zip(results[1], results[0], strict=True):
+                    assert torch.equal(y.full_tensor(), one)
+                for y, _ in results:
+                    y.square().sum().backward()
+                torch.testing.assert_close(part.grad.full_tensor(), whole.grad)
+        with pytest.raises(RuntimeError, match="must have all tokens, axis 1, on each rank"):
+            F.patch_dropout(distribute_tensor(x, mesh, [Shard(1)]))
+        weight = torch.randn(4, 6)
+        for own, of_weight in ((0, None), (None, 0), (1, 1), (None, None)):
+            for options in ({"key": KEY}, {}, {"mask": fd.Mask((5, 4, 6), 0.3, KEY)}):
+                leaves = [
+                    y.clone().requires_grad_() for y in (x[..., 0], weight, residual[0, :4, 0])
+                ]
+                places = [
+                    Replicate() if axis is None else Shard(axis)
+                    for axis in (own, of_weight, of_weight if of_weight == 0 else None)
+                ]
+                parts = [
+                    distribute_tensor(leaf.detach(), mesh, [place]).requires_grad_()
+                    for leaf, place in zip(leaves, places, strict=True)
+                ]
+                given = functools.partial(F.drop_connect_linear, p=0.3, **options)
+                whole, y = drawn(given, *leaves), drawn(given, *parts)
+                torch.testing.assert_close(y.full_tensor(), whole)
+                for result in (whole, y):
+                    result.square().sum().backward()
+                for leaf, one in zip(leaves, parts, strict=True):
+                    torch.testing.assert_close(one.grad.full_tensor(), leaf.grad)
+        with pytest.raises(RuntimeError, match="input and weight must be sharded as for a linear"):
+            F.drop_connect_linear(
+                distribute_tensor(x[..., 0], mesh, [Shard(1)]),
+                distribute_tensor(weight, mesh, [Replicate()]),
+            )
         compiled = torch.compile(lambda x: F.dropout(x, 0.5), backend="aot_eager", fullgraph=True)
         part = distribute_tensor(x, mesh, [Shard(1)]).requires_grad_()
         y = drawn(compiled, part)

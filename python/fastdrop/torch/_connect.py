@@ -16,7 +16,7 @@ from fastdrop import _core
 from fastdrop._base.masks import Mask, make_mask
 from fastdrop._family import connect
 from fastdrop.torch._autograd import below, below_autograd, parts_of, record, wants_gradient
-from fastdrop.torch._call import is_plain
+from fastdrop.torch._call import is_distributed, is_plain
 from fastdrop.torch._dispatch import decide
 from fastdrop.torch._keys import CallKeys
 from fastdrop.torch._operator import LIBRARY, words_for
@@ -48,6 +48,8 @@ def linear(
 ) -> tuple[Tensor, Any]:
     """Return the linear map of rows with kept connections, and the mask if it is known."""
     shape = (input.shape[0], *weight.shape)
+    if is_distributed(input) or is_distributed(weight):
+        return _on_ranks(input, weight, source, p, scale), None
     if is_plain((input, weight)):
         source = decide(source)
         mask = source if isinstance(source, Mask) else make_mask(shape, p, source)
@@ -63,6 +65,25 @@ def linear(
     words, region = parts_of(given) if isinstance(given, Mask) else (words_for(source), None)
     y = _connect("outputs", input, weight, words, p, region)
     return y if scale == 1.0 else y * scale, mask
+
+
+def _on_ranks(input: Tensor, weight: Tensor, source: Any, p: float, scale: float) -> Tensor:
+    """Map the local parts of DTensors, with their part of the whole mask."""
+    from fastdrop.torch import _distributed
+
+    whole = [input.shape[0], *weight.shape]
+    (x, w), start, placements = _distributed.factors(input, weight)
+    if isinstance(source, Mask):
+        words, (whole, inner, _) = parts_of(source)
+        start = tuple(a + b for a, b in zip(start, inner, strict=True))
+    else:
+        words = words_for(source)
+    region = whole, list(start), [x.shape[0], *w.shape]
+    if scale == 0.0:
+        y = x[:, :0] @ w[:, :0].T
+    else:
+        y = _connect("outputs", x, w, words, p, region) * scale
+    return _distributed.product(y, input, weight, placements)
 
 
 def _connect(

@@ -1,7 +1,9 @@
 """Parts of distributed tensors on a rank. Only a call on a distributed tensor loads this file."""
 
+import math
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard
 
@@ -22,10 +24,7 @@ def parts(inputs: tuple[Tensor, ...]) -> Parts:
     """
     for x in inputs:
         if not isinstance(x, DTensor):
-            raise RuntimeError(
-                "all tensors of a call must be DTensors if one is, got a torch.Tensor; use "
-                "distribute_tensor"
-            )
+            raise _mixed()
     x, *others = inputs
     if any(not isinstance(placement, (Shard, Replicate)) for placement in x.placements):
         raise RuntimeError(
@@ -38,6 +37,79 @@ def whole(y: Tensor, x: Any) -> DTensor:
     """Return the tensor of the shape and placements of `x` whose local part is `y`."""
     return DTensor.from_local(
         y, x.device_mesh, x.placements, run_check=False, shape=x.shape, stride=x.stride()
+    )
+
+
+def with_axis(y: Tensor, x: Any, length: int) -> DTensor:
+    """Do the same for a local part with `length` elements along axis 1, which no rank shards.
+
+    A local part without the other axes of `x` is the same on the ranks that shard these.
+    """
+    shape = (x.shape[0], length, *x.shape[2 : y.dim()])
+    placements = [
+        one if not isinstance(one, Shard) or one.dim < y.dim() else Replicate()
+        for one in x.placements
+    ]
+    stride = tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
+    return DTensor.from_local(
+        y, x.device_mesh, placements, run_check=False, shape=torch.Size(shape), stride=stride
+    )
+
+
+def replicated(y: Tensor, x: Any) -> DTensor:
+    """Return a tensor that all ranks of `x` have."""
+    mesh = x.device_mesh
+    return DTensor.from_local(y, mesh, [Replicate()] * mesh.ndim, run_check=False)
+
+
+class Factors(NamedTuple):
+    """Local parts of the factors of a product ``x @ weight.T``."""
+
+    local: tuple[Tensor, Tensor]
+    start: tuple[int, int, int]
+    """Position of the local part of the mask, of shape (examples, outputs, inputs)."""
+    placements: list[Any]
+    """Placements of the product."""
+
+
+_PRODUCTS: dict[tuple[Any, Any], tuple[Any, Any, Any]] = {
+    (Replicate(), Replicate()): (Replicate(), Replicate(), Replicate()),
+    (Shard(0), Replicate()): (Shard(0), Shard(0), Partial()),
+    (Replicate(), Shard(0)): (Shard(1), Partial(), Shard(0)),
+    (Shard(1), Shard(1)): (Partial(), Shard(1), Shard(1)),
+}
+"""Placements of a product and of both gradients, by those of the factors."""
+
+
+def factors(x: Any, weight: Any) -> Factors:
+    """Return the local parts of the factors of a linear map, with two axes each."""
+    for one in (x, weight):
+        if not isinstance(one, DTensor):
+            raise _mixed()
+    pairs = list(zip(x.placements, weight.placements, strict=True))
+    if not set(pairs) <= set(_PRODUCTS):
+        raise RuntimeError(
+            "input and weight must be sharded as for a linear map, by examples, outputs or "
+            f"inputs, got {x.placements} and {weight.placements}; redistribute one"
+        )
+    product, of_x, of_weight = zip(*(_PRODUCTS[pair] for pair in pairs), strict=True)
+    local = x.to_local(grad_placements=of_x), weight.to_local(grad_placements=of_weight)
+    (n, i), (o, _) = _place(x)[0], _place(weight)[0]
+    return Factors(local, (n, o, i), list(product))
+
+
+def product(y: Tensor, x: Any, weight: Any, placements: list[Any]) -> DTensor:
+    """Return the product whose local part is `y`."""
+    shape = torch.Size((x.shape[0], weight.shape[0]))
+    return DTensor.from_local(
+        y, x.device_mesh, placements, run_check=False, shape=shape, stride=(shape[1], 1)
+    )
+
+
+def _mixed() -> RuntimeError:
+    return RuntimeError(
+        "all tensors of a call must be DTensors if one is, got a torch.Tensor; use "
+        "distribute_tensor"
     )
 
 

@@ -19,10 +19,13 @@ LIBRARY.define(
 
 
 def positions_of(
-    input: Tensor, source: Any, p: float, prefix: int, ordered: bool
+    input: Tensor, batch: int, source: Any, p: float, prefix: int, ordered: bool
 ) -> tuple[Tensor, PatchMask | None]:
-    """Return the positions of the tokens that stay, and the mask if it is known."""
-    batch, tokens = input.shape[0], int(input.shape[1])
+    """Return the positions of the tokens that stay in a batch, and the mask if it is known.
+
+    `input` is the batch, or a part of it.
+    """
+    tokens = int(input.shape[1])
     if isinstance(source, PatchMask) or is_plain((input,)):
         known = isinstance(source, PatchMask)
         mask = source if known else PatchMask((batch, tokens), p, decide(source), prefix, ordered)

@@ -18,7 +18,7 @@ from fastdrop._family.concrete import (
     probability_of,
 )
 from fastdrop.torch._arguments import check_tensor, checked, refusal
-from fastdrop.torch._call import RELAXED, How, takes
+from fastdrop.torch._call import RELAXED, How, is_distributed, takes
 from fastdrop.torch._dispatch import dispatch
 from fastdrop.torch._modules import Module, check_probability
 
@@ -60,6 +60,10 @@ def concrete_dropout(
     else:
         number = as_number(logit, "logit")
         logit = torch.tensor(number, dtype=torch.float64, device=input.device)
+        if is_distributed(input):
+            from fastdrop.torch import _distributed
+
+            logit = _distributed.replicated(logit, input)
     if not training or number == -math.inf:
         kept = ConcreteMask(tuple(input.shape), -math.inf, temperature, NO_KEY)
         return (input, kept) if return_mask else input

@@ -41,8 +41,6 @@ def patch_dropout(
         raise RuntimeError(
             f"input must have at least 2 axes, (batch, tokens, ...), got {input.dim()}"
         )
-    if is_distributed(input):
-        raise RuntimeError("input of patch_dropout must not be a DTensor, got one")
     if training and not takes(input):
         raise refusal(input, "input")
     first, ordered = as_count(prefix, "prefix"), as_flag(ordered, "ordered")
@@ -54,18 +52,43 @@ def patch_dropout(
         p, first, ordered = mask.p, mask.prefix, mask.ordered
     p = p if training else 0.0
     kept_tokens(p, tokens, first)
+    x, rows = input, slice(None)
+    distributed = is_distributed(input)
+    if distributed:
+        x, rows = _own_part(input)
+    applied: PatchMask | None = None
+    y, kept = input, tokens
     if p == 0.0:
-        positions = torch.arange(tokens, device=input.device).repeat(batch, 1)
-        y = input
-        applied = PatchMask((batch, tokens), 0.0, NO_KEY, first, ordered) if return_mask else None
+        positions = torch.arange(tokens, device=input.device).repeat(x.shape[0], 1)
+        if return_mask:
+            applied = PatchMask((batch, tokens), 0.0, NO_KEY, first, ordered)
     else:
-        positions, applied = positions_of(input, source, float(p), first, ordered)
-        y = taken(input, positions)
+        positions, applied = positions_of(x, batch, source, float(p), first, ordered)
+        positions = positions[rows]
+        y, kept = taken(x, positions), positions.shape[1]
+    if distributed:
+        from fastdrop.torch import _distributed
+
+        positions = _distributed.with_axis(positions, input, kept)
+        y = y if p == 0.0 else _distributed.with_axis(y, input, kept)
     if not return_mask:
         return y, positions
     if applied is None:
         raise UNKNOWN_MASK
     return y, positions, applied
+
+
+def _own_part(input: Tensor) -> tuple[Tensor, slice]:
+    """Return the local part of a DTensor, and its rows in the whole batch."""
+    from fastdrop.torch import _distributed
+
+    (x,), start, shape = _distributed.parts((input,))
+    if shape[1] != input.shape[1]:
+        raise RuntimeError(
+            "input must have all tokens, axis 1, on each rank, got them sharded; redistribute it "
+            "first"
+        )
+    return x, slice(start[0], start[0] + shape[0])
 
 
 class PatchDropout(OutOfPlace):
