@@ -53,8 +53,9 @@ IDS = {
 }
 SUMS = (fd.DropConnectLinear,)
 """Members whose results are sums, which round."""
-OF_OTHER_DRAWS = (fd.GaussianDropout, fd.ConcreteDropout, fd.PatchDropout)
-"""Members whose exported programs do not draw with `torch.dropout`."""
+OF_OTHER_DRAWS = (fd.GaussianDropout, fd.ConcreteDropout, fd.PatchDropout, fd.WeightDrop)
+"""Members whose exported programs do not draw with `torch.dropout`, or draw one key for several
+tensors."""
 BLOCKS = (fd.DropBlock1d, fd.DropBlock2d, fd.DropBlock3d)
 
 
@@ -388,15 +389,18 @@ def test_autocast_changes_nothing(row: Member, training: bool) -> None:
 def test_compiled_functions_draw_the_masks_of_eager_ones(row: Member) -> None:
     """With a key or from the generator, backward as well."""
     inputs, layer = tensors(row, gradient=True), _Linear(row, torch.float32)
-    for options in ({"key": KEY_}, {}):
 
-        def run(*inputs: Any, options: Any = options) -> Any:
-            return call(row, inputs, layer=layer, **options)
+    def run(*inputs: Any) -> Any:
+        return call(row, inputs, layer=layer, key=KEY_), call(row, inputs, layer=layer)
 
-        compiled = torch.compile(run, fullgraph=True, backend="aot_eager")
-        results = [drawn(function, *inputs) for function in (run, compiled)]
-        torch.testing.assert_close(results[1], results[0])
-        gradients = [torch.autograd.grad(total(one), flat(inputs)) for one in results]
+    compiled = torch.compile(run, fullgraph=True, backend="aot_eager")
+    results = [drawn(function, *inputs) for function in (run, compiled)]
+    torch.testing.assert_close(results[1], results[0])
+    for which in range(2):
+        gradients = [
+            torch.autograd.grad(total(one[which]), flat(inputs), retain_graph=True)
+            for one in results
+        ]
         torch.testing.assert_close(*gradients)
 
 
@@ -447,10 +451,18 @@ class Around(nn.Module):
         return self.drop(first, *(second, third)[: self.inputs - 1])
 
 
+class Weights(nn.Module):
+    """A module that drops given weights; `WeightDrop` has its own."""
+
+    def forward(self, weights: Any) -> Any:
+        return F.weight_drop(weights, 0.4, self.training)
+
+
 def wrapped(row: Member) -> tuple[Any, Inputs]:
     """Return a row's module in a model, and inputs."""
     inputs = tensors(row)
-    return Around(module_of(row), len(inputs)), inputs
+    module = Weights() if row.layer is fd.WeightDrop else module_of(row)
+    return Around(module, len(inputs)), inputs
 
 
 @pytest.mark.parametrize("training", [False, True])
@@ -465,27 +477,28 @@ def test_modules_are_leaves_of_a_trace(row: Member, training: bool) -> None:
         assert_equal(drawn(traced, *inputs), drawn(model, *inputs))
 
 
-@pytest.mark.parametrize("installed", [False, True])
-@some(lambda row: row.layer not in (*BLOCKS, fd.WeightDrop))
-def test_exported_programs_have_the_operators_of_torch(row: Member, installed: bool) -> None:
+@every_row
+def test_exported_programs_have_the_operators_of_torch(row: Member) -> None:
     """A program that loads one may not know fastdrop; where it is installed, it draws its masks."""
     model, inputs = wrapped(row)
-    if installed:
-        ft.install()
-    for training in (True, False):
-        program = torch.export.export(model.train(training), inputs)
-        for one in (program, program.run_decompositions()):
-            assert not [node for node in one.graph.nodes if "fastdrop" in str(node.target)]
-            y = one.module()(*inputs)
-            if not training:
-                torch.testing.assert_close(y, model(*inputs))
-    program = torch.export.export(model.train(), inputs)
+    programs = [torch.export.export(model.train(training), inputs) for training in (False, True)]
+    torch.testing.assert_close(programs[0].module()(*inputs), model.eval()(*inputs))
+    for one in (*programs, programs[1].run_decompositions()):
+        assert not [node for node in one.graph.nodes if "fastdrop" in str(node.target)]
     ft.install()
-    y, expected = drawn(program.module(), *inputs), drawn(model, *inputs)
+    y, expected = drawn(programs[1].module(), *inputs), drawn(model.train(), *inputs)
     for one, other in zip(flat(y), flat(expected), strict=True):
         assert (one.shape, one.dtype) == (other.shape, other.dtype)
     if row.layer not in OF_OTHER_DRAWS:
         torch.testing.assert_close(y, expected)
+
+
+@some(lambda row: row.layer in (fd.Dropout, fd.AlphaDropout, fd.Zoneout) and not row.options)
+def test_programs_exported_while_installed_have_them_as_well(row: Member) -> None:
+    model, inputs = wrapped(row)
+    ft.install()
+    program = torch.export.export(model, inputs).run_decompositions()
+    assert not [node for node in program.graph.nodes if "fastdrop" in str(node.target)]
 
 
 @with_module
@@ -532,6 +545,18 @@ def test_set_keys_reaches_the_module(row: Member) -> None:
         others += zip(flat(model["drop"](*inputs)), flat(first), strict=True)
     assert any(not torch.equal(y, one) for y, one in others)
     ft.set_keys(model, None)
+
+
+@with_module
+def test_a_schedule_sets_p_of_the_module(row: Member) -> None:
+    module, inputs = module_of(row, 0.0), tensors(row)
+    schedule = fd.PSchedule(module, fd.schedules.Linear(0.0, 0.5, steps=1))
+    schedule.step()
+    schedule.step()
+    other = module_of(row, 0.5)
+    other.load_state_dict(module.state_dict())
+    assert module.p == other.p == 0.5
+    assert_equal(drawn(module, *inputs), drawn(other, *inputs))
 
 
 @some(lambda row: row.layer in (fd.EmbeddingDropout, fd.DropConnect))

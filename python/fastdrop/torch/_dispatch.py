@@ -15,7 +15,7 @@ from fastdrop import _core
 from fastdrop._base.keys import NO_KEY, Key
 from fastdrop._base.masks import Mask, inverse_keep, make_mask
 from fastdrop._base.members import Numbers, drawn_shape
-from fastdrop._family.blocks import BlockMask
+from fastdrop._family.blocks import BlockMask, block_mask
 from fastdrop.torch._autograd import ACTIVATIONS, by_operator, eager, parts_of
 from fastdrop.torch._call import RELAXED, How, is_distributed, is_plain, recipe_of
 from fastdrop.torch._keys import CallKeys, Share, SharedKey, draw, draw_key
@@ -92,7 +92,7 @@ def _transformed(how: How, inputs: tuple[Tensor, ...], source: Source) -> Any:
     if (is_drawn or keeps_all) and (
         distributed or torch.compiler.is_exporting() or _tracing() is not None
     ):
-        if not how.block and _tracing() is None:
+        if _tracing() is None:
             return _in_their_operators(how, *inputs)
         if type(source) is CallKeys:
             source = None  # the keys of a module stay in this process
@@ -187,6 +187,8 @@ def _in_their_operators(how: How, x: Tensor, *others: Tensor) -> Tensor:
     if operation == "noise" and 0.0 < p < 1.0:
         normals = torch.randn(drawn_shape(x.shape, shared), dtype=x.dtype, device=x.device)
         return x * (1.0 + math.sqrt(p / (1.0 - p)) * normals)
+    if how.block and p > 0.0:
+        return torch.where(_outside_of_blocks(how, x), x * scale, 0.0)
     if operation == "switch":
         kept = torch.dropout(torch.ones_like(x), p if scale else 1.0, True) != 0
         return torch.where(kept, x, others[0])
@@ -198,6 +200,20 @@ def _in_their_operators(how: How, x: Tensor, *others: Tensor) -> Tensor:
         kept = torch.dropout(x.new_ones(drawn_shape(x.shape, how.shared)), p, True) != 0
         x = torch.where(kept, x * scale + shift, fill)
     return sum(others, x)
+
+
+def _outside_of_blocks(how: How, x: Tensor) -> Tensor:
+    """Draw where blocks start, and return a tensor of bool, True where no block covers a place."""
+    channel_axis, *lengths = how.block
+    shape = drawn_shape(x.shape, how.shared)
+    blocks = block_mask(shape, how.p, NO_KEY, tuple(lengths), channel_axis=channel_axis)
+    seeds = blocks.seeds
+    covered = torch.dropout(x.new_ones(seeds.shape), seeds.p, True) == 0
+    for axis, size in enumerate(blocks.block):
+        if size > 1:
+            around = [0, 0] * (x.dim() - axis - 1) + [size - 1, size - 1]
+            covered = torch.constant_pad_nd(covered, around).unfold(axis, size, 1).any(-1)
+    return ~covered
 
 
 def dispatch_with_mask(how: How, x: Tensor) -> tuple[Tensor, Tensor]:
