@@ -68,9 +68,14 @@ def signature(function: ast.FunctionDef, method: bool = False) -> str:
         del arguments.args[0]
     for argument in [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs]:
         argument.annotation = None
-    if arguments.kwarg is not None and arguments.kwarg.arg == "unknown":
+    shared = arguments.kwarg is not None and arguments.kwarg.arg == "call"
+    if arguments.kwarg is not None and arguments.kwarg.arg in ("unknown", "call"):
         arguments.kwarg = None
-    return f"({ast.unparse(arguments)})"
+    text = ast.unparse(arguments)
+    if shared:  # keywords of all functions of JAX
+        star = "" if arguments.kwonlyargs else ", *"
+        text += f"{star}, key=None, deterministic=False, whole=None, start=None"
+    return f"({text})"
 
 
 class FromSource(SphinxDirective):

@@ -47,6 +47,7 @@ THREADS, INTERRUPTS, MEMORY, FUZZ, STATE, JAX = (
     for name in ("threads", "interrupts", "memory", "fuzz", "state", "jax")
 )
 ATTENTION = "tests/test_attention.py::test_"
+JAX_MEMBERS = "tests/test_jax_members.py::test_"
 JAX_ATTENTION = "tests/test_jax_attention.py::test_"
 TORCH_NATIVE = "tests/test_torch_native.py::test_"
 TORCH_RANDOM = "tests/test_torch_random.py::test_"
@@ -836,17 +837,49 @@ MUTATIONS = [
     Mutation(
         "each shard of an array draws the beginning of the mask",
         "python/fastdrop/jax/_partition.py",
-        "0 if whole[axis] == 1 else _index(mesh, names) * x.shape[front + axis]",
+        "index * (max(self.lengths[name]) // parts) if name is not None else 0",
         "0",
         (JAX + "a_compiled_function_of_a_sharded_array_gathers_nothing",),
         ("jax",),
+    ),
+    Mutation(
+        "devices with heads of their own draw the mask of the first",
+        "python/fastdrop/jax/_attend.py",
+        "_ROWS), _WEIGHTS)",
+        "_ROWS), (None,) * 4)",
+        (JAX_ATTENTION + "a_compiled_function_of_sharded_arrays_gathers_nothing[4]",),
+        ("jax",),
+    ),
+    Mutation(
+        "all tiles of a linear map draw the mask of the first",
+        "python/fastdrop/jax/_connect.py",
+        "jnp.stack([jnp.asarray(at, np.int32)",
+        "jnp.stack([np.int32(0)",
+        (JAX_MEMBERS + "connections_of_many_examples_are_those_of_arrays",),
+        ("jax",),
+    ),
+    Mutation(
+        "dropped blocks reach one element less",
+        "python/fastdrop/jax/_blocks.py",
+        "while reach < size:",
+        "while reach < size - 1:",
+        (JAX_MEMBERS + "results_are_those_of_arrays[DropBlock1d-3]",),
+        ("jax",),
+    ),
+    Mutation(
+        "modules of Equinox ignore their options",
+        "python/fastdrop/jax/equinox.py",
+        "{name: getattr(self, name) for name in self._options}",
+        "{}",
+        (JAX_MEMBERS + "modules_of_equinox_call_their_function[LockedDropout-1]",),
+        ("jax", "equinox"),
     ),
     Mutation(
         "the gradient of a logit is the value",
         "python/fastdrop/jax/_primitive.py",
         '{**parameters, "operation": OPERATIONS[order]}',
         "parameters",
-        ("tests/test_jax_members.py::test_the_gradient_of_a_logit_is_that_of_arrays",),
+        (JAX_MEMBERS + "the_gradient_of_a_logit_is_that_of_arrays",),
         ("jax",),
     ),
     Mutation(

@@ -76,7 +76,8 @@ def test_docstrings_show_what_happens(name: str) -> None:
         pytest.importorskip("transformers", reason="transformers is not installed")
     if name.startswith("fastdrop.jax"):
         names["jax"] = pytest.importorskip("jax", reason="JAX is not installed")
-        pytest.importorskip("flax", reason="Flax is not installed")
+        for library in ("flax", "equinox") if name != "fastdrop.jax" else ():
+            pytest.importorskip(library, reason=f"{library} is not installed")
         names["fastdrop"] = fd
     module = importlib.import_module(name)
     results = doctest.testmod(module, extraglobs=names, optionflags=FLAGS)
@@ -179,7 +180,8 @@ def test_the_reference_describes_every_public_name_once() -> None:
     pages = sorted((ROOT / "docs" / "reference").glob("*.md"))
     names = {f"fastdrop.{name}" for name in fd.__all__}
     names -= {"fastdrop.__version__", "fastdrop.schedules", "fastdrop.monte_carlo"}
-    modules = ["schedules", "monte_carlo", "dask", "sklearn", "jax", "jax.nnx", "jax.linen"]
+    modules = ["schedules", "monte_carlo", "dask", "sklearn", "jax"]
+    modules += ["jax.nnx", "jax.linen", "jax.equinox"]
     for module in [*modules, "torch", "torch.functional", "torch.transformers"]:
         names |= {f"fastdrop.{module}.{name}" for name in public(module)}
     names -= {"fastdrop.monte_carlo.MonteCarlo", "fastdrop.torch.functional"}  # are elsewhere
@@ -226,7 +228,8 @@ def _names(path: str) -> set[str]:
 def _doors() -> list[set[str]]:
     """Return the public names of each column of the table."""
     torch = _names("torch/functional.py") | _names("torch/__init__.py")
-    flax = {f"{kind}.{name}" for kind in ("nnx", "linen") for name in _names(f"jax/{kind}.py")}
+    flax, equinox = _names("jax/nnx.py") & _names("jax/linen.py"), _names("jax/equinox.py")
+    jax = _names("jax/__init__.py") | (flax & equinox) | {f"nnx.{name}" for name in flax}
     tree = ast.parse((ROOT / "python/fastdrop/dask.py").read_text(encoding="utf-8"))
     dask = next(
         ast.literal_eval(one.value)
@@ -238,7 +241,7 @@ def _doors() -> list[set[str]]:
         text = path.read_text(encoding="utf-8")
         rust |= set(re.findall(r"pub (?:fn|struct) (\w+)", text))
         rust |= set(re.findall(r"^    (\w+), \"\w+\", \[", text, re.MULTILINE))
-    return [set(fd.__all__), torch, _names("jax/__init__.py") | flax, set(dask), rust]
+    return [set(fd.__all__), torch, jax, set(dask), rust]
 
 
 def test_the_table_of_the_family_says_where_each_member_is() -> None:

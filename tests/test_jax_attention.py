@@ -417,6 +417,29 @@ def test_shards_compute_their_part_of_the_whole(case: str) -> None:
     assert close(tangent, along(lambda q: whole(q, k, v, bias)))
 
 
+@pytest.mark.parametrize("key_heads", [4, 2, 1])
+def test_a_compiled_function_of_sharded_arrays_gathers_nothing(key_heads: int) -> None:
+    """Batch and heads are sharded; forward and backward have the bits of one device."""
+    inputs = *arrays(key_heads=key_heads), normal(1, 4, 7, 9)
+    heads = P("i", None, "j")
+    specs = heads, *(2 * [heads if key_heads > 1 else P("i")]), P(None, "j")
+    shardings = [jax.sharding.NamedSharding(mesh(), spec) for spec in specs]
+    sharded = [jax.device_put(x, one) for x, one in zip(inputs, shardings, strict=True)]
+
+    @jax.jit
+    def f(*inputs: Any) -> Any:
+        y, backward = jax.vjp(lambda *x: attend(*x, is_causal=True), *inputs)
+        return y, backward(y)
+
+    assert "all-gather" not in f.lower(*sharded).compile().as_text()
+    y, (dq, *others) = f(*sharded)
+    whole, (of_query, *of_others) = f(*inputs)
+    assert equal(y, whole)
+    assert equal(dq, of_query)
+    assert all(map(close, others, of_others))
+    assert y.sharding.is_equivalent_to(shardings[0], 4)
+
+
 def test_a_part_without_a_batch_is_a_part_of_the_whole() -> None:
     q, k, v = arrays(batch=())
     y = attend(q, k, v, is_causal=True)

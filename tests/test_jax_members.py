@@ -1,7 +1,4 @@
-"""The family in JAX: each property for every row of `members.py` that JAX's door has.
-
-A row is in the door if the function of its name takes its options. Needs JAX.
-"""
+"""The family in JAX: each property for every row of `members.py`, without modes. Needs JAX."""
 
 from __future__ import annotations
 
@@ -22,6 +19,8 @@ jnp = jax.numpy
 
 import fastdrop as fd  # noqa: E402
 import fastdrop.jax as fj  # noqa: E402
+from fastdrop.jax import _connect  # noqa: E402
+from fastdrop.jax._call import Call  # noqa: E402
 from jax.test_util import check_grads  # noqa: E402
 from members import ROWS, Member  # noqa: E402
 
@@ -31,30 +30,46 @@ KEY = fd.Key(0)
 P = jax.sharding.PartitionSpec
 
 
+ELSEWHERE = {
+    "training": "deterministic, its opposite",
+    "rng": "key",
+    "mode": "kept elements are scaled in training, as in Flax and Equinox",
+    "mask": "its key draws it again",
+    "return_mask": "its key draws it again",
+    "out": "arrays of JAX do not change",
+    "unknown": "keywords that are refused",
+    "bernoulli": "jax.random.bernoulli",
+    "drop_path_rates": "takes no array",
+    "scaled_dot_product_attention": "dot_product_attention, which has tests of its own",
+}
+"""What NumPy's functions have and those of JAX lack, and what stands for it."""
+
+
 def function_of(row: Member) -> Any:
-    return getattr(fj, row.function.__name__, None)
+    return getattr(fj, row.function.__name__)
 
 
-def is_there(row: Member) -> bool:
-    """Return whether JAX's function takes the options of a row."""
-    function = function_of(row)
-    return function is not None and set(row.options) <= set(inspect.signature(function).parameters)
+def parameters_of(function: Any) -> list[str]:
+    """Return the names of all arguments, with those that all functions share."""
+    names = list(inspect.signature(function).parameters)
+    return [*names, *Call.__annotations__] if names[-1] == "call" else names
 
 
-DOOR = [row for row in ROWS if is_there(row)]
-IN_EVALUATION = (fd.ReluDropout, fd.GeluDropout, fd.DropoutAdd, fd.BiasDropoutAdd, fd.Zoneout)
-"""Members that do more than drop."""
-FLAX = (
-    "FeatureDropout", "LockedDropout", "DropPath", "AlphaDropout", "GaussianDropout", "DropoutAdd",
-    "ReluDropout", "GeluDropout", "Zoneout", "EmbeddingDropout", "DropConnect",
+DOOR = [row for row in ROWS if "mode" not in row.options and row.function.__name__ not in ELSEWHERE]
+FIRST = {row.layer: row for row in reversed(DOOR)}
+"""The first row of each member: for properties of the axes that share decisions, all rows run."""
+LINEAR = fd.DropConnectLinear
+IN_EVALUATION = (
+    fd.ReluDropout, fd.GeluDropout, fd.SiluDropout, fd.ActivationDropout, fd.DropoutAdd,
+    fd.BiasDropoutAdd, fd.Zoneout, LINEAR,
 )  # fmt: skip
-"""Members that are modules of Flax."""
-NONLINEAR = (fd.ReluDropout, fd.GeluDropout, fd.ConcreteDropout)
+"""Members that do more than drop."""
+NONLINEAR = (
+    fd.ReluDropout, fd.GeluDropout, fd.SiluDropout, fd.ActivationDropout, fd.ConcreteDropout, LINEAR
+)  # fmt: skip
 """Members whose gradient needs their input."""
-OF_PARTS = tuple(
-    row.layer for row in DOOR if "whole" in inspect.signature(function_of(row)).parameters
-)
-"""Members that draw a part of a whole."""
+OF_PARTS = tuple(row.layer for row in DOOR if row.layer not in (fd.WeightDrop, LINEAR))
+"""Members that draw a part of a whole of their input's shape."""
 
 
 def some(condition: Callable[[Member], bool]) -> Any:
@@ -70,25 +85,31 @@ def some(condition: Callable[[Member], bool]) -> Any:
 
 
 every_row = some(lambda row: True)
+every_member = some(lambda row: row is FIRST[row.layer])
 
 
 def arrays(row: Member, dtype: Any = "float32") -> Any:
-    return jax.tree.map(lambda x: jnp.asarray(x, dtype), row.inputs())
+    inputs = row.inputs()
+    if row.layer is LINEAR:
+        layer = row.make()
+        inputs = (*inputs, layer.weight, layer.bias)
+    return jax.tree.map(lambda x: jnp.asarray(x, dtype), inputs)
 
 
-def call(row: Member, inputs: Any, p: Any = 0.4, **options: Any) -> Any:
-    """Call JAX's function."""
+def call(row: Member, inputs: Any, p: Any = 0.4, function: Any = None, **options: Any) -> Any:
+    """Call a function, that of JAX if none is given."""
     options = {**row.options, **options}
     if row.layer is fd.ConcreteDropout:
         options.setdefault("logit", fd.ConcreteDropout(p).logit if isinstance(p, float) else p)
     else:
         options["p"] = p
-    return function_of(row)(*inputs, **options)
+    return (function or function_of(row))(*inputs, **options)
 
 
 def reference(row: Member, inputs: Any, p: float = 0.4, key: fd.Key = KEY, **options: Any) -> Any:
     """Call NumPy's function."""
-    return row.call(None, jax.tree.map(np.asarray, inputs), p, rng=key, **options)
+    inputs = jax.tree.map(np.asarray, inputs)
+    return call(row, inputs, p, row.function, **{"rng": key, **options})
 
 
 def assert_close(actual: Any, expected: Any) -> None:
@@ -109,20 +130,44 @@ def assert_close(actual: Any, expected: Any) -> None:
 # --- Values --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("compiled", [False, True])
-@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16", "float64"])
+def test_each_member_and_option_of_arrays_is_there() -> None:
+    """Or stands in the list, which has nothing else."""
+    used = set()
+    for name in fd.__all__:
+        function = getattr(fd, name)
+        named = ("p", "logit", "weight")
+        if not inspect.isfunction(function) or name.endswith("_backward"):
+            continue
+        parameters = inspect.signature(function).parameters
+        if not {*named} & {*parameters}:
+            continue
+        there = getattr(fj, name, None)
+        missing = {*parameters} - {*parameters_of(there)} if there else {name}
+        assert missing <= {*ELSEWHERE}, name
+        used |= missing
+    assert used | {"unknown"} == {*ELSEWHERE}
+
+
 @every_row
-def test_results_are_those_of_arrays(row: Member, dtype: str, compiled: bool) -> None:
+def test_results_are_those_of_arrays(row: Member) -> None:
+    inputs = arrays(row)
+    for p in (0.4, 1.0):
+        f = jax.jit(lambda inputs, key, p=p: call(row, inputs, p, key=key))
+        assert_close(f(inputs, fj.key(KEY)), reference(row, inputs, p))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])
+@every_member
+def test_results_of_each_dtype_are_those_of_arrays(row: Member, dtype: str) -> None:
     with jax.enable_x64(dtype == "float64"):
         inputs = arrays(row, dtype)
-        for p in (0.4, 1.0) if compiled else (0.4,):
-            f = lambda inputs, key, p=p: call(row, inputs, p, key=key)  # noqa: E731
-            f = jax.jit(f) if compiled else f
-            assert_close(f(inputs, fj.key(KEY)), reference(row, inputs, p))
+        f = jax.jit(lambda inputs, key: call(row, inputs, key=key))
+        assert_close(f(inputs, fj.key(KEY)), reference(row, inputs))
 
 
-@some(lambda row: row.layer is not fd.PatchDropout)  # its p decides a shape
+@some(lambda row: row is FIRST[row.layer] and row.layer is not fd.PatchDropout)
 def test_a_traced_p_gives_the_results_of_its_number(row: Member) -> None:
+    """The p of PatchDropout decides a shape."""
     inputs = arrays(row)
     f = jax.jit(lambda p: call(row, inputs, p, key=KEY))
     for p in (0.0, 0.25, 1.0):
@@ -135,7 +180,7 @@ def test_evaluation_is_that_of_arrays(row: Member) -> None:
     for dtype in ("float32", "bfloat16"):
         inputs = arrays(row, dtype)
         y = call(row, inputs, deterministic=True)
-        assert_close(y, row.call(None, jax.tree.map(np.asarray, inputs), training=False))
+        assert_close(y, reference(row, inputs, training=False))
 
 
 @some(lambda row: row.layer not in IN_EVALUATION)
@@ -179,16 +224,48 @@ def test_looked_up_words_are_those_of_the_dropped_table(dtype: str) -> None:
         fj.embedding_dropout(table, 0.5, indices=jnp.ones(3), key=KEY)
 
 
+def test_connections_of_many_examples_are_those_of_arrays(monkeypatch: Any) -> None:
+    """Computed some at a time, with the last ones left over; for a part of them as well."""
+    monkeypatch.setattr(_connect, "TILE", 2 * 3 * 5)
+    rng = np.random.default_rng(0)
+    x, weight, dy = (rng.standard_normal(s).astype("f4") for s in ((7, 5), (3, 5), (7, 3)))
+    y, backward = jax.vjp(lambda *x: fj.drop_connect_linear(*x, p=0.4, key=KEY), x, weight)
+    np.testing.assert_allclose(y, fd.drop_connect_linear(x, weight, p=0.4, rng=KEY), 1e-5, 1e-6)
+    expected = fd.drop_connect_linear_backward(dy, x, weight, 0.4, rng=KEY)
+    for gradient, one in zip(backward(dy), expected, strict=False):
+        np.testing.assert_allclose(gradient, one, 1e-5, 1e-6)
+    place: Any = {"whole": (7, 3, 5), "start": (2, 0, 0)}
+    part = fj.drop_connect_linear(x[2:], weight, p=0.4, key=KEY, **place)
+    np.testing.assert_allclose(part, y[2:], 1e-5, 1e-6)
+
+
+def test_the_loss_of_concrete_dropout_is_that_of_arrays() -> None:
+    weight = np.random.default_rng(0).standard_normal((4, 3)).astype("f4")
+    options = {"weight_regularizer": 0.3, "dropout_regularizer": 0.2}
+    for logit in (-3.0, 0.5, 80.0, np.inf, -np.inf):
+        f = lambda w, a: fj.concrete_regularization(w, a, 7, **options)  # noqa: E731
+        value, (dweight, dlogit) = jax.value_and_grad(f, (0, 1))(weight, jnp.float32(logit))
+        expected = fd.concrete_regularization(weight, logit, 7, **options)
+        np.testing.assert_allclose(value, expected[0], 1e-5)
+        np.testing.assert_allclose(dweight, expected[1], 1e-5)
+        if np.isfinite(logit):
+            np.testing.assert_allclose(dlogit, expected[2], 1e-5)
+    with pytest.raises(TypeError, match="inputs must be an int"):
+        fj.concrete_regularization(weight, 0.0, 7.5)
+
+
 # --- Transformations -----------------------------------------------------------------------------
 
 
-@every_row
+@every_member
 def test_gradients_are_those_of_finite_differences(row: Member) -> None:
     """Twice, forward and backward, for all inputs; away from ReLU's corner."""
     with jax.enable_x64(True):
         small = jax.tree.map(lambda x: x[..., :4] if x.ndim < 4 else x, arrays(row, float))
+        small = arrays(row, float) if row.layer is LINEAR else small
         inputs = jax.tree.map(lambda x: x + 0.01 * jnp.sign(x), small)
 
+        @jax.jit
         def run(*inputs: Any) -> Any:
             y = call(row, inputs, key=KEY)
             return [one for one in jax.tree.leaves(y) if jnp.issubdtype(one.dtype, jnp.floating)]
@@ -196,16 +273,17 @@ def test_gradients_are_those_of_finite_differences(row: Member) -> None:
         check_grads(run, inputs, order=2)
 
 
-@some(lambda row: row.layer not in (*NONLINEAR, fd.PatchDropout))  # which keeps its indices
+@some(lambda row: row.layer not in (*NONLINEAR, fd.PatchDropout) and row is FIRST[row.layer])
 def test_gradients_keep_the_key_alone(row: Member) -> None:
+    """PatchDropout keeps its indices."""
     inputs = arrays(row)
     _, backward = jax.vjp(lambda *inputs: call(row, inputs, key=KEY), *inputs)
     assert sum(np.asarray(leaf).nbytes for leaf in jax.tree.leaves(backward)) <= 64
 
 
-@some(lambda row: row.layer is not fd.PatchDropout)  # which keeps a token
+@some(lambda row: row is FIRST[row.layer] and row.layer is not fd.PatchDropout)
 def test_what_is_dropped_passes_no_nan_back(row: Member) -> None:
-    """Whether p is known when the function is compiled, or not."""
+    """Whether p is known when the function is compiled, or not. PatchDropout keeps a token."""
     inputs = arrays(row)
     for p in (1.0, jnp.float32(1.0)):
         if row.layer is fd.ConcreteDropout and not isinstance(p, float):
@@ -217,7 +295,7 @@ def test_what_is_dropped_passes_no_nan_back(row: Member) -> None:
         assert not np.isnan(first).any()
 
 
-@every_row
+@every_member
 def test_batches_share_a_mask_unless_they_have_keys(row: Member) -> None:
     inputs = arrays(row)
     batch = jax.tree.map(lambda x: jnp.stack([x, 2 * x]), inputs)
@@ -265,9 +343,17 @@ def test_a_logit_has_two_derivatives() -> None:
 def test_a_compiled_function_of_sharded_arrays_gathers_nothing(row: Member) -> None:
     """Forward and backward; each device draws its part of the mask of the whole."""
     mesh = jax.make_mesh((4,), ("i",), axis_types=(jax.sharding.AxisType.Auto,))
-    inputs = jax.tree.map(lambda x: jnp.concatenate([x] * 4) if x.ndim > 1 else x, arrays(row))
     split, kept = (jax.sharding.NamedSharding(mesh, spec) for spec in (P("i"), P()))
-    sharded = jax.tree.map(lambda x: jax.device_put(x, split if x.ndim > 1 else kept), inputs)
+    first, *others = arrays(row)
+    if row.layer is not LINEAR:
+        others = [jnp.concatenate([x] * 4) if x.ndim > 1 else x for x in others]
+    first = jax.tree.map(lambda x: jnp.concatenate([x] * 4), first)
+    inputs = (first, *others)
+    whole = row.layer is LINEAR
+    sharded = jax.tree.map(
+        lambda x: jax.device_put(x, kept if x.ndim < 2 or (whole and x is not first) else split),
+        inputs,
+    )
 
     def run(inputs: Any, key: Any) -> Any:
         y, backward = jax.vjp(lambda inputs: call(row, inputs, key=key), inputs)
@@ -276,55 +362,138 @@ def test_a_compiled_function_of_sharded_arrays_gathers_nothing(row: Member) -> N
     f = jax.jit(run)
     assert "all-gather" not in f.lower(sharded, fj.key(KEY)).compile().as_text()
     y, gradients = f(sharded, fj.key(KEY))
-    expected, others = run(inputs, fj.key(KEY))
+    expected, of_whole = f(inputs, fj.key(KEY))
     assert_close(y, expected)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-5, 1e-6), gradients, others)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-5, 2e-6), gradients, of_whole)
 
 
-# --- Flax ----------------------------------------------------------------------------------------
+# --- Modules -------------------------------------------------------------------------------------
+
+of_modules = some(lambda row: row.layer not in (fd.Dropout, LINEAR))
 
 
-@some(lambda row: row.layer is not fd.Dropout and row.layer.__name__ in FLAX)
+def logit_of(module: Any, row: Member) -> dict[str, Any]:
+    """Return the logit that a module learns, for a call of its function."""
+    return {"logit": module.logit[...]} if row.layer is fd.ConcreteDropout else {}
+
+
+@of_modules
 def test_modules_of_nnx_call_their_function(row: Member) -> None:
     nnx = pytest.importorskip("flax.nnx", reason="Flax is not installed")
     from fastdrop.jax import nnx as modules
 
     kind, inputs = getattr(modules, row.layer.__name__), arrays(row)
     module = kind(0.4, **row.options, rngs=nnx.Rngs(dropout=fj.key(KEY)))
-    root = module.rngs.key[...]
+    root, learned = module.rngs.key[...], logit_of(module, row)
     for n in range(2):
-        assert_close(module(*inputs), call(row, inputs, key=jax.random.fold_in(root, n)))
+        assert_close(module(*inputs), call(row, inputs, key=jax.random.fold_in(root, n), **learned))
     own = nnx.jit(lambda module, inputs: module(*inputs, rngs=fj.key(KEY)))(module, inputs)
-    assert_close(own, call(row, inputs, key=KEY))
+    assert_close(own, call(row, inputs, key=KEY, **learned))
     module.eval()
     assert_close(module(*inputs), call(row, inputs, deterministic=True))
     with pytest.raises(ValueError, match=f"no `rngs` argument was provided to {kind.__name__}"):
         kind(0.4, **row.options)(*inputs)
+    with pytest.raises(TypeError, match=r"no argument 'wrong'|unexpected keyword"):
+        kind(0.4, **row.options, wrong=1)
 
 
-@some(lambda row: row.layer is not fd.Dropout and row.layer.__name__ in FLAX)
+@of_modules
 def test_modules_of_linen_call_their_function(row: Member) -> None:
     pytest.importorskip("flax.linen", reason="Flax is not installed")
     from fastdrop.jax import linen as modules
 
     module, inputs = getattr(modules, row.layer.__name__)(0.4, **row.options), arrays(row)
     streams = {"dropout": fj.key(KEY)}
-    y = module.apply({}, *inputs, deterministic=False, rngs=streams)
-    assert_close(module.apply({}, *inputs, deterministic=False, rngs=streams), y)
-    assert not np.array_equal(y, module.apply({}, *inputs, deterministic=True))
-    own = module.apply({}, *inputs, deterministic=False, rng=fj.key(KEY))
-    assert_close(own, call(row, inputs, key=KEY))
-    in_evaluation = module.apply({}, *inputs, deterministic=True)
+    variables = module.init({"params": jax.random.key(0)}, *inputs, deterministic=True)
+    learned = {"logit": variables["params"]["logit"]} if variables else {}
+    y = module.apply(variables, *inputs, deterministic=False, rngs=streams)
+    assert_close(module.apply(variables, *inputs, deterministic=False, rngs=streams), y)
+    in_evaluation = module.apply(variables, *inputs, deterministic=True)
+    assert not np.array_equal(jax.tree.leaves(y)[0], jax.tree.leaves(in_evaluation)[0])
     assert_close(in_evaluation, call(row, inputs, deterministic=True))
+    own = module.apply(variables, *inputs, deterministic=False, rng=fj.key(KEY))
+    assert_close(own, call(row, inputs, key=KEY, **learned))
+
+
+@some(
+    lambda row: (
+        row.layer is not LINEAR and not {"channel_axis", "batch_axis", "per"} & {*row.options}
+    )
+)
+def test_modules_of_equinox_call_their_function(row: Member) -> None:
+    """For each example, as other modules of Equinox do."""
+    eqx = pytest.importorskip("equinox", reason="Equinox is not installed")
+    from fastdrop.jax import equinox as modules
+
+    module = getattr(modules, row.layer.__name__)(0.4, **row.options)
+    inputs, learned = arrays(row), logit_of(module, row)
+    of_examples = isinstance(module, modules._OfExample)
+    one = tuple(x[0] for x in inputs) if of_examples else inputs
+    batch = tuple(x[:1] for x in inputs) if of_examples else inputs
+    key = fj.key(KEY)
+    expected, in_evaluation = (
+        jax.tree.map(lambda y: y[0] if of_examples else y, call(row, batch, **options))
+        for options in ({"key": key, **learned}, {"deterministic": True})
+    )
+    f = eqx.filter_jit(lambda module, inputs, key: module(*inputs, key=key))
+    assert_close(f(module, one, key), expected)
+    assert_close(eqx.nn.inference_mode(module)(*one), in_evaluation)
+    assert_close(module(*one, inference=True), in_evaluation)
+    with pytest.raises(TypeError, match=r"^key must be a fastdrop.Key or a JAX key, got None"):
+        module(*one)
+
+
+def test_sequences_of_equinox_give_their_modules_keys() -> None:
+    eqx = pytest.importorskip("equinox", reason="Equinox is not installed")
+    from fastdrop.jax import equinox as modules
+
+    model = eqx.nn.Sequential([modules.Dropout(0.4), modules.Dropout2d(0.3)])
+    keys, x = jax.random.split(fj.key(KEY), 2), jnp.ones((2, 5, 4, 3))
+    y = jax.vmap(lambda x, key: model(x, key=key))(x, keys)
+    for n, key in enumerate(KEY.split(2)):
+        first, second = key.split(2)
+        once = fd.dropout(np.ones((5, 4, 3), np.float32), 0.4, rng=first)
+        np.testing.assert_allclose(y[n], fd.dropout2d(once[None], 0.3, rng=second)[0], 1e-6)
+
+
+def test_linear_modules_drop_connections_of_their_weights() -> None:
+    """Each library's own linear module in evaluation, and the function of arrays in training."""
+    nnx = pytest.importorskip("flax.nnx", reason="Flax is not installed")
+    linen = pytest.importorskip("flax.linen", reason="Flax is not installed")
+    from fastdrop.jax import linen as of_linen
+    from fastdrop.jax import nnx as of_nnx
+
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((3, 6)), "float32")
+    module = of_nnx.DropConnectLinear(6, 4, 0.3, rngs=nnx.Rngs(0))
+    kernel, bias = np.asarray(module.kernel[...]), np.asarray(module.bias[...])
+    expected = fd.drop_connect_linear(x, kernel.T, bias, 0.3, rng=KEY)
+    np.testing.assert_allclose(module(x, rngs=fj.key(KEY)), expected, 1e-5, 1e-6)
+    np.testing.assert_allclose(module(x, deterministic=True), nnx.Linear.__call__(module, x), 1e-5)
+    variables = {"params": {"kernel": kernel, "bias": bias}}
+    layer = of_linen.DropConnectLinear(4, 0.3)
+    y = layer.apply(variables, x, deterministic=False, rng=fj.key(KEY))
+    np.testing.assert_allclose(y, expected, 1e-5, 1e-6)
+    plain = linen.Dense(4).apply(variables, x)
+    np.testing.assert_allclose(layer.apply(variables, x, deterministic=True), plain, 1e-5, 1e-6)
+    made = layer.init(jax.random.key(0), x, deterministic=True)
+    assert jax.tree.map(jnp.shape, made) == jax.tree.map(jnp.shape, variables)
+
+    eqx = pytest.importorskip("equinox", reason="Equinox is not installed")
+    from fastdrop.jax import equinox as of_equinox
+
+    own = of_equinox.DropConnectLinear(6, 4, 0.3, key=jax.random.key(0))
+    expected = fd.drop_connect_linear(x[:1], own.weight, own.bias, 0.3, rng=KEY)
+    np.testing.assert_allclose(own(x[0], key=KEY), expected[0], 1e-5, 1e-6)
+    np.testing.assert_allclose(own(x[0], inference=True), eqx.nn.Linear.__call__(own, x[0]), 1e-5)
 
 
 # --- Bad input -----------------------------------------------------------------------------------
 
 
-@every_row
+@every_member
 def test_bad_arguments_are_named(row: Member) -> None:
     inputs = arrays(row)
-    name = next(iter(inspect.signature(function_of(row)).parameters))
+    name = parameters_of(function_of(row))[0]
     integers = jax.tree.map(lambda x: x.astype(int), inputs[0])
     name = "weight" if name == "weights" else name
     with pytest.raises(TypeError, match=rf"^{name} must have dtype .*, got int32"):
@@ -337,8 +506,14 @@ def test_bad_arguments_are_named(row: Member) -> None:
         for p in (-0.1, float("nan")):
             with pytest.raises(ValueError, match=r"^p must be a number in \[0, 1\], got"):
                 call(row, inputs, p, key=KEY)
+    with pytest.raises(
+        TypeError, match=r"^\w+ has no argument 'rngs': key=fd.Key\(seed\) is meant"
+    ):
+        call(row, inputs, rngs=3)
+    if row.layer is LINEAR:
+        return
     for n, other in enumerate(inputs[1:], 1):
         bad = jnp.zeros((*other.shape[:-1], other.shape[-1] + 1))
-        name = list(inspect.signature(function_of(row)).parameters)[n]
+        name = parameters_of(function_of(row))[n]
         with pytest.raises(ValueError, match=rf"^{name} must broadcast to shape .*, got"):
             call(row, (*inputs[:n], bad, *inputs[n + 1 :]), key=KEY)

@@ -413,9 +413,12 @@ _NAMES = [
     ("rng", "rng takes seeds, keys and Generators", "seed key generator random_state prng rngs"),
     ("rng", "rng takes seeds, keys and Generators", "random_seed rng_key rng_collection random"),
     ("key", "key=fd.Key(seed) is meant", "seed rng generator random_state prng random_seed"),
+    ("key", "key=fd.Key(seed) is meant", "rngs rng_key dropout_rng"),
     ("dropout_p", "dropout_p is the probability to DROP", "p rate dropout_rate dropout prob"),
     ("dropout_key", "dropout_key=fd.Key(seed) is meant", "rng dropout_rng seed dropout_seed prng"),
     ("dropout_key", "each weight has its own decision", "broadcast_dropout broadcast_dims"),
+    ("deterministic", "deterministic is its opposite", "training train is_training is_train"),
+    ("deterministic", "deterministic=True drops nothing", "inference test is_test eval"),
     ("training", "training is its opposite", "deterministic inference test is_test eval"),
     ("training", "training=True drops", "train is_training is_train train_mode phase"),
     ("broadcast_dims", "broadcast_dims names all other axes, which share decisions", "axis axes"),
@@ -440,12 +443,17 @@ def _meant(name: str, names: list[str]) -> str:
     return f"is {close[0]} meant?" if close else f"it has {', '.join(names)}"
 
 
-def refuse(unknown: Iterable[str], function: Callable[..., Any]) -> NoReturn:
-    """Raise TypeError for a keyword that `function` does not have, naming the likely one."""
+def refuse(
+    unknown: Iterable[str], function: Callable[..., Any], more: Iterable[str] = ()
+) -> NoReturn:
+    """Raise TypeError for a keyword that `function` does not have, naming the likely one.
+
+    `more` are keywords that it takes and does not name.
+    """
     layer = getattr(function, "__self__", None)
     owner = function.__name__ if layer is None else f"a call of {type(layer).__name__}"
     *names, _ = inspect.signature(function).parameters  # the last collects unknown keywords
-    _refuse(next(iter(unknown)), names, owner)
+    _refuse(next(iter(unknown)), [*names, *more], owner)
 
 
 def _refuse(name: str, names: list[str], owner: str) -> NoReturn:

@@ -33,7 +33,7 @@ _MEMBERS = {
         RELU, GELU, GELU_TANH, SILU, LEAKY_RELU, ELU, TANH, SIGMOID, RELU6, HARDSWISH,
     )
 }  # fmt: skip
-_PARAMETERS = {"leaky_relu": ("negative_slope", 0.01), "elu": ("alpha", 1.0)}
+PARAMETERS = {"leaky_relu": ("negative_slope", 0.01), "elu": ("alpha", 1.0)}
 """Name and default of an activation's parameter, which is the `shift` of its operation."""
 
 
@@ -44,7 +44,7 @@ def activation_member(
     if not (isinstance(activation, str) and activation in _MEMBERS):
         names = ", ".join(map(repr, _MEMBERS))
         raise ValueError(f"activation must be one of {names}, got {shown(activation)}")
-    name, parameter = _PARAMETERS.get(activation, ("", 0.0))
+    name, parameter = PARAMETERS.get(activation, ("", 0.0))
     for given, value in (("negative_slope", negative_slope), ("alpha", alpha)):
         if value is None:
             continue
@@ -57,7 +57,7 @@ def activation_member(
 def _record(activation: str, negative_slope: float | None, alpha: float | None) -> Member:
     """Return the record of an activation with its parameter."""
     member, parameter = activation_member(activation, negative_slope, alpha)
-    return _with_parameter(activation, parameter) if activation in _PARAMETERS else member
+    return _with_parameter(activation, parameter) if activation in PARAMETERS else member
 
 
 @lru_cache(64)

@@ -7,7 +7,7 @@ compiled core draws the decisions; this module spreads them over the blocks.
 import math
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, ClassVar, Never, SupportsFloat
+from typing import Any, ClassVar, NamedTuple, Never, SupportsFloat
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -129,13 +129,7 @@ def seed_rate(p: float, lengths: tuple[int, ...], block: tuple[int, ...]) -> flo
     """
     if p in (0.0, 1.0) or 0 in lengths:
         return p
-    cover, weight = np.ones(1), np.ones(1)
-    for length, size in zip(lengths, block, strict=True):
-        place = np.arange(length)
-        first, last = np.maximum(place - size + 1, 0), np.minimum(place, length - size)
-        number, count = np.unique(last - first + 1, return_counts=True)
-        cover = np.multiply.outer(cover, number).reshape(-1)
-        weight = np.multiply.outer(weight, count / length).reshape(-1)
+    cover, weight = coverage(lengths, block)
     most = -math.log1p(-p)  # if every element were covered once
     low, high = most / float(cover.max()), most
     with np.errstate(under="ignore"):
@@ -148,15 +142,36 @@ def seed_rate(p: float, lengths: tuple[int, ...], block: tuple[int, ...]) -> flo
     return -math.expm1(-high)
 
 
-def block_mask(
-    shape: tuple[int, ...],
-    p: float,
-    key: Key,
-    block: tuple[int, ...],
-    shared: bool = False,
-    channel_axis: int = 1,
-) -> BlockMask:
-    """Return the mask for arrays of this shape."""
+def coverage(
+    lengths: tuple[int, ...], block: tuple[int, ...]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return numbers of blocks that can cover an element, and the fraction of elements for each."""
+    cover, weight = np.ones(1), np.ones(1)
+    for length, size in zip(lengths, block, strict=True):
+        place = np.arange(length)
+        first, last = np.maximum(place - size + 1, 0), np.minimum(place, length - size)
+        number, count = np.unique(last - first + 1, return_counts=True)
+        cover = np.multiply.outer(cover, number).reshape(-1)
+        weight = np.multiply.outer(weight, count / length).reshape(-1)
+    return cover, weight
+
+
+class Places(NamedTuple):
+    """Where blocks start in arrays of a shape."""
+
+    shape: tuple[int, ...]
+    """Shape of the decisions whether a block starts."""
+    sizes: tuple[int, ...]
+    """Lengths of a block along all axes."""
+    lengths: tuple[int, ...]
+    block: tuple[int, ...]
+    """Lengths of a map and of a block along the axes of a map."""
+
+
+def block_places(
+    shape: tuple[int, ...], block: tuple[int, ...], shared: bool = False, channel_axis: int = 1
+) -> Places:
+    """Return where blocks, clipped to the size of a map, start."""
     ndim = len(block) + 2
     axes = channel_axes(ndim)(shape, channel_axis)
     lengths = tuple(shape[axis] for axis in axes)
@@ -167,7 +182,21 @@ def block_mask(
         sizes[axis] = size
     if shared:
         places[as_axis(channel_axis, ndim, "channel_axis")] = 1
-    return BlockMask(make_mask(tuple(places), seed_rate(p, lengths, clipped), key), tuple(sizes), p)
+    return Places(tuple(places), tuple(sizes), lengths, clipped)
+
+
+def block_mask(
+    shape: tuple[int, ...],
+    p: float,
+    key: Key,
+    block: tuple[int, ...],
+    shared: bool = False,
+    channel_axis: int = 1,
+) -> BlockMask:
+    """Return the mask for arrays of this shape."""
+    places = block_places(shape, block, shared, channel_axis)
+    rate = seed_rate(p, places.lengths, places.block)
+    return BlockMask(make_mask(places.shape, rate, key), places.sizes, p)
 
 
 def _blocks(ndim: int) -> Member:

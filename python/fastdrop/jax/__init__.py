@@ -27,15 +27,19 @@ if jax.__version_info__ < (0, 9):  # their XLA asks handlers for metadata in ano
     raise ImportError(f"fastdrop.jax needs jax 0.9 or newer, got {jax.__version__}")
 
 from fastdrop.jax._attention import dot_product_attention
+from fastdrop.jax._blocks import drop_block1d, drop_block2d, drop_block3d
 from fastdrop.jax._combined import (
+    activation_dropout,
     alpha_dropout,
     bias_dropout_add,
     dropout_add,
     feature_alpha_dropout,
     gelu_dropout,
     relu_dropout,
+    silu_dropout,
     zoneout,
 )
+from fastdrop.jax._connect import drop_connect_linear
 from fastdrop.jax._elements import (
     drop_path,
     dropout,
@@ -48,15 +52,21 @@ from fastdrop.jax._elements import (
 )
 from fastdrop.jax._keys import restored, words_of
 from fastdrop.jax._patches import patch_dropout
-from fastdrop.jax._relaxed import concrete_dropout
+from fastdrop.jax._relaxed import concrete_dropout, concrete_regularization
 from fastdrop.jax._weights import drop_connect, embedding_dropout, weight_drop
 
 __all__ = [
+    "activation_dropout",
     "alpha_dropout",
     "bias_dropout_add",
     "concrete_dropout",
+    "concrete_regularization",
     "dot_product_attention",
+    "drop_block1d",
+    "drop_block2d",
+    "drop_block3d",
     "drop_connect",
+    "drop_connect_linear",
     "drop_path",
     "dropout",
     "dropout1d",
@@ -72,6 +82,7 @@ __all__ = [
     "locked_dropout",
     "patch_dropout",
     "relu_dropout",
+    "silu_dropout",
     "weight_drop",
     "zoneout",
 ]

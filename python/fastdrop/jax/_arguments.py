@@ -13,7 +13,7 @@ from jax.export import is_symbolic_dim
 import fastdrop as fd
 from fastdrop._base.arguments import MOST_AXES, as_shape, probability
 from fastdrop.jax._keys import is_ours, words_of
-from fastdrop.jax._primitive import UNKNOWN
+from fastdrop.jax._partition import UNKNOWN
 
 
 def as_rate(p: Any, name: str = "p") -> tuple[Array | None, float | None]:

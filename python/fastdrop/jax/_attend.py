@@ -14,7 +14,8 @@ import jax
 from jax import numpy as jnp
 from jax.interpreters import ad
 
-from fastdrop.jax._primitive import apply, mask_ranks, primitive, split, summed, varying
+from fastdrop.jax._partition import Axes, mask_ranks
+from fastdrop.jax._primitive import apply, primitive, split, summed, varying
 
 
 def _ranks(
@@ -30,6 +31,19 @@ def _tangent_ranks(count: int, *, moves_bias: bool, **options: Any) -> tuple[int
 
 def _gradient_ranks(count: int, **options: Any) -> tuple[int, ...]:
     return (4, 4, 3, *_ranks(count - 3, **options))
+
+
+_HEADS = ("b", None, "h", None)
+_ROWS = _HEADS[:3]
+_WEIGHTS = ("b", "h", None, None)
+
+
+def _axes(*, bias: bool, **_: Any) -> Axes:
+    return Axes((_HEADS,) * 3 + (_WEIGHTS,) * bias, (_HEADS, _ROWS), _WEIGHTS)
+
+
+def _gradient_axes(results: tuple[Any, ...], *, bias: bool, **_: Any) -> Axes:
+    return Axes((_HEADS, _HEADS, _ROWS, *_axes(bias=bias).operands), results, _WEIGHTS)
 
 
 def _computed(x: Any) -> Any:
@@ -141,10 +155,16 @@ def _with(fixed: Any, others: Any, *moving: Any, **options: Any) -> Any:
 
 # --- Rules ---------------------------------------------------------------------------------------
 
-attend = primitive("attention", _ranks, _results)
+attend = primitive("attention", _ranks, _results, axes=_axes)
 _tangent = primitive("attention_tangent", _tangent_ranks, _tangents, _unfused_tangent)
-_backward = primitive("attention_backward", _gradient_ranks, _gradients)
-_bias_backward = primitive("attention_bias_gradient", _gradient_ranks, _bias_gradient)
+_backward = primitive(
+    "attention_backward", _gradient_ranks, _gradients,
+    axes=functools.partial(_gradient_axes, (_HEADS,) * 3),
+)  # fmt: skip
+_bias_backward = primitive(
+    "attention_bias_gradient", _gradient_ranks, _bias_gradient,
+    axes=functools.partial(_gradient_axes, (_WEIGHTS,)),
+)  # fmt: skip
 
 
 def _moving(operands: Any, tangents: Any, bias: bool) -> tuple[int, list[Any]]:

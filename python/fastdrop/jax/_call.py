@@ -1,8 +1,8 @@
 """Calls of all members: their checks, and what they draw with."""
 
 import functools
-from collections.abc import Sequence
-from typing import Any, NamedTuple, TypeAlias
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypedDict
 
 import jax
 import numpy as np
@@ -10,15 +10,38 @@ from jax import Array
 from jax import numpy as jnp
 
 from fastdrop import _core
-from fastdrop._base.arguments import DTYPES, as_flag
+from fastdrop._base.arguments import DTYPES, as_flag, refuse
 from fastdrop._base.masks import inverse_keep
 from fastdrop._base.members import NO_AXES, OPERATIONS, Member, drawn_shape
-from fastdrop.jax import _partition as _partition  # registers its rule
 from fastdrop.jax._arguments import as_key, as_place, as_rate, drawn_words, known_at_last
 from fastdrop.jax._primitive import apply, varying
 
-Request: TypeAlias = tuple[Any, Any, bool, Any, Any]
-"""The arguments that all functions share: p, key, deterministic, whole and start."""
+
+class Call(TypedDict, total=False):
+    """Keywords that all functions share."""
+
+    key: Any
+    deterministic: bool
+    whole: Sequence[int] | None
+    start: Any
+
+
+class Request(NamedTuple):
+    """What all functions are called with."""
+
+    p: Any
+    key: Any = None
+    deterministic: bool = False
+    whole: Sequence[int] | None = None
+    start: Any = None
+
+
+def request_of(function: Callable[..., Any], p: Any, call: Call) -> Request:
+    """Return the request of a call, and refuse other keywords."""
+    known = Call.__annotations__
+    if any(name not in known for name in call):
+        refuse([name for name in call if name not in known], function, tuple(known))
+    return Request(p, **call)
 
 
 class Draw(NamedTuple):

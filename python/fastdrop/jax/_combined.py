@@ -3,8 +3,9 @@
 Each is a composition of linear calls, so XLA fuses the rest with what surrounds it.
 """
 
-from collections.abc import Sequence
-from typing import Any
+import functools
+from collections.abc import Callable
+from typing import Any, Unpack
 
 import jax
 from jax import Array
@@ -12,21 +13,15 @@ from jax import numpy as jnp
 
 from fastdrop._base.arguments import Axes
 from fastdrop._base.members import Member
+from fastdrop._family.activations import PARAMETERS, SIGMOID, SILU, Activation, activation_member
 from fastdrop._family.alpha import ALPHA, CHANNELS_ALPHA, SELU_LIMIT, alpha_numbers
 from fastdrop._family.fused import ADD, BIAS_ADD, RELU, Approximate, gelu_member
 from fastdrop._family.zoneout import ZONEOUT
-from fastdrop.jax._call import Request, as_inputs, decide
+from fastdrop.jax._call import Call, Request, as_inputs, decide, request_of
 
 
 def alpha_dropout(
-    x: Any,
-    p: Any = 0.5,
-    *,
-    key: Any = None,
-    deterministic: bool = False,
-    broadcast_dims: Axes = (),
-    whole: Sequence[int] | None = None,
-    start: Any = None,
+    x: Any, p: Any = 0.5, *, broadcast_dims: Axes = (), **call: Unpack[Call]
 ) -> Array:
     r"""Set elements to SELU's lower limit, and keep mean 0 and variance 1.
 
@@ -40,18 +35,11 @@ def alpha_dropout(
     >>> np.asarray(y).round(3)
     array([ 0.779,  0.779,  0.779, -0.779], dtype=float32)
     """
-    return _alpha(ALPHA, x, (p, key, deterministic, whole, start), broadcast_dims)
+    return _alpha(ALPHA, x, request_of(alpha_dropout, p, call), broadcast_dims)
 
 
 def feature_alpha_dropout(
-    x: Any,
-    p: Any = 0.5,
-    *,
-    key: Any = None,
-    deterministic: bool = False,
-    channel_axis: int = 1,
-    whole: Sequence[int] | None = None,
-    start: Any = None,
+    x: Any, p: Any = 0.5, *, channel_axis: int = 1, **call: Unpack[Call]
 ) -> Array:
     """Set whole channels to SELU's lower limit, and keep mean 0 and variance 1.
 
@@ -63,19 +51,10 @@ def feature_alpha_dropout(
     array([[[-0.779, -0.779, -0.779],
             [ 0.779,  0.779,  0.779]]], dtype=float32)
     """
-    return _alpha(CHANNELS_ALPHA, x, (p, key, deterministic, whole, start), channel_axis)
+    return _alpha(CHANNELS_ALPHA, x, request_of(feature_alpha_dropout, p, call), channel_axis)
 
 
-def zoneout(
-    new: Any,
-    previous: Any,
-    p: Any = 0.5,
-    *,
-    key: Any = None,
-    deterministic: bool = False,
-    whole: Sequence[int] | None = None,
-    start: Any = None,
-) -> Array:
+def zoneout(new: Any, previous: Any, p: Any = 0.5, **call: Unpack[Call]) -> Array:
     r"""Keep the previous state of some units; if deterministic, take the expectation.
 
     .. math:: h_i = m_i \, new_i + (1 - m_i) \, previous_i, \qquad m_i \sim Bernoulli(1 - p)
@@ -90,24 +69,16 @@ def zoneout(
     Array([0., 1., 0., 0., 0., 1.], dtype=float32)
     """
     (new, previous), dtype = as_inputs(ZONEOUT, new, previous)
-    draw = decide((p, key, deterministic, whole, start), new.shape, name="new")
+    request = request_of(zoneout, p, call)
+    draw = decide(request, new.shape, name="new")
     previous = jnp.broadcast_to(previous, new.shape)
-    if deterministic:
+    if request.deterministic:
         rate: Any = draw.p if draw.rate is None else draw.rate.astype(new.real.dtype)
         return _cast((1 - rate) * new + rate * previous, dtype)
     return _cast(draw(new, "keep") + draw(previous, "complement"), dtype)
 
 
-def dropout_add(
-    x: Any,
-    residual: Any,
-    p: Any = 0.5,
-    *,
-    key: Any = None,
-    deterministic: bool = False,
-    whole: Sequence[int] | None = None,
-    start: Any = None,
-) -> Array:
+def dropout_add(x: Any, residual: Any, p: Any = 0.5, **call: Unpack[Call]) -> Array:
     r"""Apply dropout to an array and add another: the end of a residual block.
 
     .. math:: y_i = residual_i + m_i \, x_i / (1 - p), \qquad m_i \sim Bernoulli(1 - p)
@@ -120,20 +91,10 @@ def dropout_add(
     Array([10., 12., 10., 10., 10., 12.], dtype=float32)
     """
     (x, residual), dtype = as_inputs(ADD, x, residual)
-    return _cast(residual + decide((p, key, deterministic, whole, start), x.shape)(x), dtype)
+    return _cast(residual + decide(request_of(dropout_add, p, call), x.shape)(x), dtype)
 
 
-def bias_dropout_add(
-    x: Any,
-    bias: Any,
-    residual: Any,
-    p: Any = 0.5,
-    *,
-    key: Any = None,
-    deterministic: bool = False,
-    whole: Sequence[int] | None = None,
-    start: Any = None,
-) -> Array:
+def bias_dropout_add(x: Any, bias: Any, residual: Any, p: Any = 0.5, **call: Unpack[Call]) -> Array:
     r"""Add a bias, drop, and add another array.
 
     .. math:: y_i = residual_i + m_i \, (x_i + bias_i) / (1 - p), \qquad m_i \sim Bernoulli(1 - p)
@@ -146,19 +107,11 @@ def bias_dropout_add(
            [0., 0.]], dtype=float32)
     """
     (x, bias, residual), dtype = as_inputs(BIAS_ADD, x, bias, residual)
-    draw = decide((p, key, deterministic, whole, start), x.shape)
+    draw = decide(request_of(bias_dropout_add, p, call), x.shape)
     return _cast(residual + draw(x + bias), dtype)
 
 
-def relu_dropout(
-    x: Any,
-    p: Any = 0.5,
-    *,
-    key: Any = None,
-    deterministic: bool = False,
-    whole: Sequence[int] | None = None,
-    start: Any = None,
-) -> Array:
+def relu_dropout(x: Any, p: Any = 0.5, **call: Unpack[Call]) -> Array:
     r"""Rectify and drop.
 
     .. math:: y_i = m_i \, \max(x_i, 0) / (1 - p), \qquad m_i \sim Bernoulli(1 - p)
@@ -169,21 +122,11 @@ def relu_dropout(
     >>> fastdrop.jax.relu_dropout(jax.numpy.array([1.0, 2.0, -3.0, 4.0]), 0.5, key=fd.Key(1))
     Array([0., 4., 0., 0.], dtype=float32)
     """
-    (x,), dtype = as_inputs(RELU, x)
-    # A dropped element never reaches the activation, so its gradient is 0 even where x is NaN.
-    draw = decide((p, key, deterministic, whole, start), x.shape)
-    return _cast(jax.nn.relu(draw(x)), dtype)
+    return _activated(RELU, x, request_of(relu_dropout, p, call), jax.nn.relu)
 
 
 def gelu_dropout(
-    x: Any,
-    p: Any = 0.5,
-    *,
-    key: Any = None,
-    deterministic: bool = False,
-    approximate: Approximate = "none",
-    whole: Sequence[int] | None = None,
-    start: Any = None,
+    x: Any, p: Any = 0.5, *, approximate: Approximate = "none", **call: Unpack[Call]
 ) -> Array:
     r"""Apply the Gaussian error linear unit, and drop.
 
@@ -197,10 +140,78 @@ def gelu_dropout(
     >>> fastdrop.jax.gelu_dropout(x, 0.5, key=fd.Key(1)).round(4)
     Array([0.   , 3.909, 0.   , 0.   ], dtype=float32)
     """
-    (x,), dtype = as_inputs(gelu_member(approximate), x)
-    draw = decide((p, key, deterministic, whole, start), x.shape)
-    # Masked first, for the reason in relu_dropout; the activation of 0 is 0.
-    y = jax.nn.gelu(draw(x, "keep"), approximate=approximate == "tanh")
+    member = gelu_member(approximate)
+    request = request_of(gelu_dropout, p, call)
+    return _activated(member, x, request, _ACTIVATIONS[member.operation])
+
+
+def silu_dropout(x: Any, p: Any = 0.5, **call: Unpack[Call]) -> Array:
+    r"""Apply the sigmoid-weighted linear unit (SiLU, Swish), and drop.
+
+    .. math:: y_i = m_i \, x_i / (1 + e^{-x_i}) / (1 - p), \qquad m_i \sim Bernoulli(1 - p)
+
+    See Elfwing et al., "Sigmoid-weighted linear units for neural network function approximation in
+    reinforcement learning", Neural Networks 2018. `x` is real. All parameters are as for `dropout`.
+
+    >>> x = jax.numpy.array([1.0, 2.0, -3.0, 4.0])
+    >>> fastdrop.jax.silu_dropout(x, 0.5, key=fd.Key(1)).round(2)
+    Array([0.  , 3.52, 0.  , 0.  ], dtype=float32)
+    """
+    return _activated(SILU, x, request_of(silu_dropout, p, call), jax.nn.silu)
+
+
+def activation_dropout(
+    x: Any,
+    p: Any = 0.5,
+    *,
+    activation: Activation,
+    negative_slope: float | None = None,
+    alpha: float | None = None,
+    **call: Unpack[Call],
+) -> Array:
+    r"""Apply an activation, and drop.
+
+    .. math:: y_i = m_i \, f(x_i) / (1 - p), \qquad m_i \sim Bernoulli(1 - p)
+
+    `activation`, `negative_slope` and `alpha` are as for `fastdrop.activation_dropout`. `x` is
+    real. Other parameters are as for `dropout`.
+
+    >>> x = jax.numpy.array([1.0, 2.0, -3.0, 4.0])
+    >>> fastdrop.jax.activation_dropout(x, 0.5, activation="tanh", key=fd.Key(1)).round(4)
+    Array([0.   , 1.9281, 0.   , 0.   ], dtype=float32)
+    """
+    member, parameter = activation_member(activation, negative_slope, alpha)
+    function = _ACTIVATIONS[activation]
+    if activation in PARAMETERS:
+        function = functools.partial(function, **{PARAMETERS[activation][0]: parameter})
+    return _activated(member, x, request_of(activation_dropout, p, call), function)
+
+
+_ACTIVATIONS: dict[str, Callable[..., Array]] = {
+    "relu": jax.nn.relu,
+    "gelu": functools.partial(jax.nn.gelu, approximate=False),
+    "gelu_tanh": jax.nn.gelu,
+    "silu": jax.nn.silu,
+    "leaky_relu": jax.nn.leaky_relu,
+    "elu": jax.nn.elu,
+    "tanh": jnp.tanh,
+    "sigmoid": jax.nn.sigmoid,
+    "relu6": jax.nn.relu6,
+    "hardswish": jax.nn.hard_swish,
+}
+"""Functions of the operations."""
+
+
+def _activated(
+    member: Member, x: Any, request: Request, activation: Callable[[Array], Array]
+) -> Array:
+    """Apply an activation, and drop."""
+    (x,), dtype = as_inputs(member, x)
+    draw = decide(request, x.shape)
+    # A dropped element never reaches the activation, so its gradient is 0 even where x is NaN.
+    y = activation(draw(x, "keep"))
+    if member is SIGMOID:  # the others are 0 at 0
+        y = draw(y, "keep")
     return _cast(y * draw.scale, dtype)
 
 
@@ -214,9 +225,8 @@ def _alpha(member: Member, x: Any, request: Request, option: Any) -> Array:
     draw = decide(request, x.shape, member.axes(x.shape, option))
     if draw.keeps is not None:
         return jnp.asarray(given) if draw.keeps else _cast(draw(x), dtype)
-    scale, shift, fill = _numbers(draw.rate) if draw.p is None else alpha_numbers(draw.p)
-    fixed = jnp.where(draw.dropped(), fill, shift).astype(x.dtype)
-    return _cast(draw(x, "keep") * scale + fixed, dtype)
+    scale, _, fill = _numbers(draw.rate) if draw.p is None else alpha_numbers(draw.p)
+    return _cast(draw(x - SELU_LIMIT, "keep") * scale + fill, dtype)
 
 
 def _numbers(rate: Any) -> tuple[Any, Any, Any]:

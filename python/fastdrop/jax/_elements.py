@@ -1,11 +1,11 @@
 """Dropout of elements, channels, time steps and samples, and normal noise: linear members."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Never, Unpack
 
 from jax import Array
 
-from fastdrop._base.arguments import Axes, as_flag
+from fastdrop._base.arguments import Axes, as_flag, refuse
 from fastdrop._base.members import Per
 from fastdrop._family.dropout import DROPOUT
 from fastdrop._family.gaussian import GAUSSIAN
@@ -17,7 +17,7 @@ from fastdrop._family.shared import (
     LOCKED,
     PATH,
 )
-from fastdrop.jax._call import drop
+from fastdrop.jax._call import Call, Request, drop, request_of
 
 
 def dropout(
@@ -29,6 +29,7 @@ def dropout(
     broadcast_dims: Axes = (),
     whole: Sequence[int] | None = None,
     start: Any = None,
+    **unknown: Never,
 ) -> Array:
     r"""Drop elements with probability `p`, and divide the others by 1 - p.
 
@@ -71,19 +72,12 @@ def dropout(
     >>> bool((y == fastdrop.jax.dropout(x, 0.5, key=fd.Key(0))[1:]).all())
     True
     """
-    return drop(DROPOUT, x, (p, key, deterministic, whole, start), broadcast_dims)
+    if unknown:
+        refuse(unknown, dropout)
+    return drop(DROPOUT, x, Request(p, key, deterministic, whole, start), broadcast_dims)
 
 
-def feature_dropout(
-    x: Any,
-    p: Any = 0.5,
-    *,
-    key: Any = None,
-    deterministic: bool = False,
-    channel_axis: int = 1,
-    whole: Sequence[int] | None = None,
-    start: Any = None,
-) -> Array:
+def feature_dropout(x: Any, p: Any = 0.5, *, channel_axis: int = 1, **call: Unpack[Call]) -> Array:
     """Drop whole channels of inputs with any number of other axes.
 
     See Tompson et al., "Efficient object localization using convolutional networks", CVPR 2015.
@@ -94,19 +88,10 @@ def feature_dropout(
     Array([[[0., 0., 0.],
             [2., 2., 2.]]], dtype=float32)
     """
-    return drop(CHANNELS, x, (p, key, deterministic, whole, start), channel_axis)
+    return drop(CHANNELS, x, request_of(feature_dropout, p, call), channel_axis)
 
 
-def dropout1d(
-    x: Any,
-    p: Any = 0.5,
-    *,
-    key: Any = None,
-    deterministic: bool = False,
-    channel_axis: int = 1,
-    whole: Sequence[int] | None = None,
-    start: Any = None,
-) -> Array:
+def dropout1d(x: Any, p: Any = 0.5, *, channel_axis: int = 1, **call: Unpack[Call]) -> Array:
     """Drop whole channels of sequences: `feature_dropout` for `x` with three axes.
 
     `x` has shape (batch, channels, length).
@@ -115,19 +100,10 @@ def dropout1d(
     >>> y.mean(axis=2)
     Array([[0., 2., 0., 0.]], dtype=float32)
     """
-    return drop(CHANNELS_1D, x, (p, key, deterministic, whole, start), channel_axis)
+    return drop(CHANNELS_1D, x, request_of(dropout1d, p, call), channel_axis)
 
 
-def dropout2d(
-    x: Any,
-    p: Any = 0.5,
-    *,
-    key: Any = None,
-    deterministic: bool = False,
-    channel_axis: int = 1,
-    whole: Sequence[int] | None = None,
-    start: Any = None,
-) -> Array:
+def dropout2d(x: Any, p: Any = 0.5, *, channel_axis: int = 1, **call: Unpack[Call]) -> Array:
     """Drop whole channels of images: `feature_dropout` for `x` with four axes.
 
     `x` has shape (batch, channels, height, width).
@@ -136,19 +112,10 @@ def dropout2d(
     >>> y.mean(axis=(2, 3))
     Array([[0., 2., 0., 0.]], dtype=float32)
     """
-    return drop(CHANNELS_2D, x, (p, key, deterministic, whole, start), channel_axis)
+    return drop(CHANNELS_2D, x, request_of(dropout2d, p, call), channel_axis)
 
 
-def dropout3d(
-    x: Any,
-    p: Any = 0.5,
-    *,
-    key: Any = None,
-    deterministic: bool = False,
-    channel_axis: int = 1,
-    whole: Sequence[int] | None = None,
-    start: Any = None,
-) -> Array:
+def dropout3d(x: Any, p: Any = 0.5, *, channel_axis: int = 1, **call: Unpack[Call]) -> Array:
     """Drop whole channels of volumes: `feature_dropout` for `x` with five axes.
 
     `x` has shape (batch, channels, depth, height, width).
@@ -157,19 +124,10 @@ def dropout3d(
     >>> y.mean(axis=(2, 3, 4))
     Array([[0., 2., 0., 0.]], dtype=float32)
     """
-    return drop(CHANNELS_3D, x, (p, key, deterministic, whole, start), channel_axis)
+    return drop(CHANNELS_3D, x, request_of(dropout3d, p, call), channel_axis)
 
 
-def locked_dropout(
-    x: Any,
-    p: Any = 0.5,
-    *,
-    key: Any = None,
-    deterministic: bool = False,
-    time_axis: int = 0,
-    whole: Sequence[int] | None = None,
-    start: Any = None,
-) -> Array:
+def locked_dropout(x: Any, p: Any = 0.5, *, time_axis: int = 0, **call: Unpack[Call]) -> Array:
     """Drop the same elements at all time steps of sequences.
 
     See Gal and Ghahramani, "A theoretically grounded application of dropout in recurrent neural
@@ -181,20 +139,17 @@ def locked_dropout(
     <BLANKLINE>
            [[0., 2., 0., 0.]]], dtype=float32)
     """
-    return drop(LOCKED, x, (p, key, deterministic, whole, start), time_axis)
+    return drop(LOCKED, x, request_of(locked_dropout, p, call), time_axis)
 
 
 def drop_path(
     x: Any,
     p: Any = 0.5,
     *,
-    key: Any = None,
-    deterministic: bool = False,
     per: Per = "sample",
     scale_by_keep: bool = True,
     batch_axis: int = 0,
-    whole: Sequence[int] | None = None,
-    start: Any = None,
+    **call: Unpack[Call],
 ) -> Array:
     """Drop whole samples of a batch: the branches of a residual network (stochastic depth).
 
@@ -209,18 +164,11 @@ def drop_path(
            [0., 0.]], dtype=float32)
     """
     work = "scale" if as_flag(scale_by_keep, "scale_by_keep") else "keep"
-    return drop(PATH, x, (p, key, deterministic, whole, start), (per, batch_axis), work)
+    return drop(PATH, x, request_of(drop_path, p, call), (per, batch_axis), work)
 
 
 def gaussian_dropout(
-    x: Any,
-    p: Any = 0.5,
-    *,
-    key: Any = None,
-    deterministic: bool = False,
-    broadcast_dims: Axes = (),
-    whole: Sequence[int] | None = None,
-    start: Any = None,
+    x: Any, p: Any = 0.5, *, broadcast_dims: Axes = (), **call: Unpack[Call]
 ) -> Array:
     r"""Multiply by normal noise with the mean and variance of dropout.
 
@@ -234,4 +182,4 @@ def gaussian_dropout(
     >>> np.asarray(y).round(3)
     array([0.314, 0.455, 0.604, 0.342], dtype=float32)
     """
-    return drop(GAUSSIAN, x, (p, key, deterministic, whole, start), broadcast_dims, "noise")
+    return drop(GAUSSIAN, x, request_of(gaussian_dropout, p, call), broadcast_dims, "noise")

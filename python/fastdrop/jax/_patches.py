@@ -1,7 +1,6 @@
 """Dropout of whole tokens, which shortens sequences."""
 
-from collections.abc import Sequence
-from typing import Any, SupportsIndex
+from typing import Any, SupportsIndex, Unpack
 
 import jax
 from jax import Array
@@ -10,20 +9,12 @@ from jax import numpy as jnp
 from fastdrop._base.arguments import as_count, as_flag, probability
 from fastdrop._family.patches import kept_tokens
 from fastdrop.jax._arguments import drawn_words
-from fastdrop.jax._call import Draw, as_elements, decide
+from fastdrop.jax._call import Call, Draw, as_elements, decide, request_of
 from fastdrop.jax._primitive import uniforms, varying
 
 
 def patch_dropout(
-    x: Any,
-    p: float = 0.5,
-    *,
-    key: Any = None,
-    deterministic: bool = False,
-    prefix: SupportsIndex = 0,
-    ordered: bool = True,
-    whole: Sequence[int] | None = None,
-    start: Any = None,
+    x: Any, p: float = 0.5, *, prefix: SupportsIndex = 0, ordered: bool = True, **call: Unpack[Call]
 ) -> tuple[Array, Array]:
     r"""Drop whole tokens of sequences, and return the shorter sequences and their positions.
 
@@ -74,9 +65,7 @@ def patch_dropout(
     batch, tokens = x.shape[:2]
     kept = kept_tokens(rate, tokens, first)
     # One decision for each token; for p = 1 as well, where one token stays.
-    draw = decide(
-        (min(rate, 0.5), key, deterministic, whole, start), x.shape, tuple(range(2, x.ndim))
-    )
+    draw = decide(request_of(patch_dropout, min(rate, 0.5), call), x.shape, tuple(range(2, x.ndim)))
     if draw.keeps is not None:
         return x, jnp.broadcast_to(jnp.arange(tokens), (batch, tokens))
     if draw.whole[1] != tokens:

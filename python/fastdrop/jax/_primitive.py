@@ -14,9 +14,7 @@ from jax import numpy as jnp
 from jax.interpreters import ad, batching, mlir, xla
 
 from fastdrop import _core
-
-UNKNOWN = -1
-"""A length in `whole` that is only known at run time: the next of the operand `lengths`."""
+from fastdrop.jax._partition import Axes, Names, mask_ranks, partition
 
 OPERATIONS = ("scale", "keep", "complement", "noise", "relaxed", "relaxed'", "relaxed''")
 """Work of `apply`, by the numbers of the handler. For the last three, which follow one another as
@@ -44,12 +42,15 @@ def _axes_of(kind: Any) -> frozenset[Any]:
     return axes
 
 
-def primitive(name: str, ranks: Any, results: Any = None, function: Any = None) -> Any:
+def primitive(
+    name: str, ranks: Any, results: Any = None, function: Any = None, axes: Any = None
+) -> Any:
     """Make a primitive whose operands may have leading batch axes, of the result's length or 1.
 
     `ranks` returns the number of other axes of each operand, from the parameters. `results` returns
     shapes and dtypes without the batch axes, from operands and parameters; if not given, there is
-    one result like the first operand. `function` computes the result where no handler does.
+    one result like the first operand. `function` computes the result where no handler does. `axes`
+    returns the `Axes` of a call whose arrays may be sharded.
     """
     made = jax.extend.core.Primitive(f"fastdrop_{name}")
     made.multiple_results = results is not None
@@ -75,10 +76,12 @@ def primitive(name: str, ranks: Any, results: Any = None, function: Any = None) 
     made.def_impl(functools.partial(xla.apply_primitive, made))
     made.def_abstract_eval(abstract)
     batching.primitive_batchers[made] = batched
-    if function is None:
-        mlir.register_lowering(made, lowering(name), platform="cpu")
+    lower = mlir.lower_fun(function, made.multiple_results) if function else lowering(name)
+    platform = None if function else "cpu"
+    if axes is None:
+        mlir.register_lowering(made, lower, platform=platform)
     else:
-        mlir.register_lowering(made, mlir.lower_fun(function, made.multiple_results))
+        partition(made, lower, axes, platform)
     return made
 
 
@@ -125,13 +128,6 @@ def _ranks(count: int, *, p: float | None, whole: tuple[int, ...], **_: Any) -> 
     return (len(whole), *mask_ranks(p, whole))[:count]
 
 
-def mask_ranks(p: float | None, whole: tuple[int, ...]) -> tuple[int, ...]:
-    """Return the numbers of axes of words, lengths, p and start; the last may be absent."""
-    lengths = (1,) if UNKNOWN in whole else ()
-    numbers = () if p is not None else (0,)
-    return (1, *lengths, *numbers, 1)
-
-
 def _uniforms_ranks(count: int, *, whole: tuple[int, ...], **_: Any) -> tuple[int, ...]:
     return mask_ranks(0.5, whole)[:count]
 
@@ -140,7 +136,13 @@ def _uniforms_results(*operands: Any, shape: tuple[int, ...], **_: Any) -> Any:
     return [((*shape, 2), np.uint32)]
 
 
-apply = primitive("dropout", _ranks)
+def _axes(*, whole: tuple[int, ...], **_: Any) -> Axes:
+    names: Names = tuple(f"e{axis}" for axis in range(len(whole)))
+    drawn = tuple(None if n == 1 else name for n, name in zip(whole, names, strict=True))
+    return Axes((names,), (names,), drawn)
+
+
+apply = primitive("dropout", _ranks, axes=_axes)
 uniforms = primitive("uniforms", _uniforms_ranks, _uniforms_results)
 blocks = primitive("blocks", lambda count, *, tag: (1, 0))
 

@@ -1,27 +1,19 @@
 """Concrete dropout, whose probability can be learned."""
 
-from collections.abc import Sequence
-from typing import Any
+from typing import Any, Never, SupportsIndex, Unpack
 
 import jax
 import numpy as np
 from jax import Array
 from jax import numpy as jnp
 
-from fastdrop._base.arguments import as_number
-from fastdrop._family.concrete import CONCRETE, as_temperature
-from fastdrop.jax._call import Draw, applied, as_elements, decide
+from fastdrop._base.arguments import as_count, as_number, refuse
+from fastdrop._family.concrete import CONCRETE, MOST_ODDS, as_temperature
+from fastdrop.jax._call import Call, Draw, applied, as_elements, decide, request_of
 
 
 def concrete_dropout(
-    x: Any,
-    logit: Any,
-    *,
-    temperature: float = 0.1,
-    key: Any = None,
-    deterministic: bool = False,
-    whole: Sequence[int] | None = None,
-    start: Any = None,
+    x: Any, logit: Any, *, temperature: float = 0.1, **call: Unpack[Call]
 ) -> Array:
     r"""Drop elements at random in a relaxed way, so that the probability to drop has a gradient.
 
@@ -53,35 +45,73 @@ def concrete_dropout(
     """
     x = as_elements(x, CONCRETE.names[0])
     temperature = as_temperature(temperature)
-    number = None if isinstance(logit, Array) else as_number(logit, "logit")
-    if number is None and (logit.shape != () or not jnp.issubdtype(logit.dtype, jnp.floating)):
-        raise TypeError(f"logit must be a number or an array of shape () of float, got {logit}")
+    logit, number = _as_logit(logit)
     limits = {-np.inf: 0.0, np.inf: 1.0}
     p = 0.5 if number is None else limits.get(number, 0.5)
-    draw = decide((p, key, deterministic, whole, start), x.shape)
+    draw = decide(request_of(concrete_dropout, p, call), x.shape)
     if draw.keeps is not None:
         y: Array = draw(x)
         return y
-    if number is None:
-        logit = logit if logit.dtype == jnp.float64 else logit.astype(np.float32)
     if jnp.iscomplexobj(x):
         parts = [_relaxed(draw, part, logit, number, temperature) for part in (x.real, x.imag)]
         return jax.lax.complex(*parts)
     return _relaxed(draw, x, logit, number, temperature)
 
 
+def concrete_regularization(
+    weight: Any,
+    logit: Any,
+    inputs: SupportsIndex,
+    *,
+    weight_regularizer: float = 1e-6,
+    dropout_regularizer: float = 1e-5,
+    **unknown: Never,
+) -> Array:
+    r"""Return a layer's loss term, without which concrete dropout could learn to drop nothing.
+
+    .. math:: R = \frac{w}{1 - p} \sum W^2 + d \, K (p \log p + (1 - p) \log(1 - p))
+
+    All arguments are as for `fastdrop.concrete_regularization`; `logit` may also be an array, as
+    for `concrete_dropout`. The result, of shape (), has gradients with respect to `weight` and
+    `logit`.
+
+    >>> loss = jax.grad(fastdrop.jax.concrete_regularization)
+    >>> loss(jax.numpy.ones((2, 3)), 0.0, 3)[0, 0].round(9)
+    Array(4.e-06, dtype=float32)
+    """
+    if unknown:
+        refuse(unknown, concrete_regularization)
+    array = as_elements(weight, "weight")
+    given, number = _as_logit(logit)
+    count = as_number(as_count(inputs, "inputs"), "inputs", 0.0)
+    w = as_number(weight_regularizer, "weight_regularizer", 0.0)
+    d = as_number(dropout_regularizer, "dropout_regularizer", 0.0)
+    wide = jnp.promote_types(array.real.dtype, np.float32)
+    a = jnp.asarray(number, wide) if given is None else given.astype(wide)
+    finite = jnp.clip(a, -jnp.finfo(wide).max, jnp.finfo(wide).max)
+    # Limited in value, but not in its gradient.
+    most = MOST_ODDS + (finite - jax.lax.stop_gradient(finite))
+    odds = jnp.exp(jnp.where(finite > MOST_ODDS, most, finite))
+    p, kept = jax.nn.sigmoid(finite), jax.nn.sigmoid(-finite)
+    entropy = p * jax.nn.log_sigmoid(finite) + kept * jax.nn.log_sigmoid(-finite)
+    squares = sum((part.astype(wide) ** 2).sum() for part in (array.real, array.imag))
+    loss: Array = w * squares * (1.0 + odds) + d * count * entropy
+    return loss
+
+
+def _as_logit(logit: Any) -> tuple[Array | None, float | None]:
+    """Return a logit as an array that may be traced, or else as a number."""
+    if not isinstance(logit, Array):
+        return None, as_number(logit, "logit")
+    if logit.shape != () or not jnp.issubdtype(logit.dtype, jnp.floating):
+        raise TypeError(f"logit must be a number or an array of shape () of float, got {logit}")
+    return logit if logit.dtype == jnp.float64 else logit.astype(np.float32), None
+
+
 def _relaxed(draw: Draw, x: Array, logit: Any, number: float | None, temperature: float) -> Array:
     words, key, lengths, start = draw.operands
     y: Array = applied(
-        x,
-        words,
-        key,
-        lengths,
-        logit if number is None else None,
-        start,
-        p=number,
-        whole=draw.whole,
-        operation="relaxed",
+        x, words, key, lengths, logit, start, p=number, whole=draw.whole, operation="relaxed",
         temperature=temperature,
-    )
+    )  # fmt: skip
     return y

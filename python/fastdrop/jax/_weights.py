@@ -1,7 +1,7 @@
 """Dropout of weights: words of a table, connections, recurrent weights. All are linear."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Never, Unpack
 
 import jax
 import numpy as np
@@ -9,20 +9,14 @@ from jax import Array
 from jax import numpy as jnp
 
 import fastdrop as fd
+from fastdrop._base.arguments import refuse
 from fastdrop._family.weights import CONNECTIONS, WORDS
 from fastdrop.jax._arguments import as_key
-from fastdrop.jax._call import as_elements, decide, drop
+from fastdrop.jax._call import Call, as_elements, decide, drop, request_of
 
 
 def embedding_dropout(
-    weight: Any,
-    p: Any = 0.5,
-    *,
-    indices: Any = None,
-    key: Any = None,
-    deterministic: bool = False,
-    whole: Sequence[int] | None = None,
-    start: Any = None,
+    weight: Any, p: Any = 0.5, *, indices: Any = None, **call: Unpack[Call]
 ) -> Array:
     """Drop whole words: rows of an embedding table.
 
@@ -58,7 +52,7 @@ def embedding_dropout(
     Array([[2., 2.],
            [0., 0.]], dtype=float32)
     """
-    request = p, key, deterministic, whole, start
+    request = request_of(embedding_dropout, p, call)
     if indices is None:
         return drop(WORDS, weight, request)
     table = as_elements(weight, "weight")
@@ -75,15 +69,7 @@ def embedding_dropout(
     return jnp.where(scale != 0, rows * scale, 0).astype(rows.dtype)
 
 
-def drop_connect(
-    weight: Any,
-    p: Any = 0.5,
-    *,
-    key: Any = None,
-    deterministic: bool = False,
-    whole: Sequence[int] | None = None,
-    start: Any = None,
-) -> Array:
+def drop_connect(weight: Any, p: Any = 0.5, **call: Unpack[Call]) -> Array:
     """Drop connections: single weights, with one mask for all examples of a call.
 
     See Wan et al., "Regularization of neural networks using DropConnect", ICML 2013. `weight` has
@@ -93,7 +79,7 @@ def drop_connect(
     Array([[0., 2., 0.],
            [0., 0., 2.]], dtype=float32)
     """
-    return drop(CONNECTIONS, weight, (p, key, deterministic, whole, start))
+    return drop(CONNECTIONS, weight, request_of(drop_connect, p, call))
 
 
 def weight_drop(
@@ -102,6 +88,7 @@ def weight_drop(
     *,
     key: Any = None,
     deterministic: bool = False,
+    **unknown: Never,
 ) -> list[Array]:
     """Drop connections of several recurrent weights, once for all time steps of a sequence.
 
@@ -114,6 +101,8 @@ def weight_drop(
     Array([[0., 0.],
            [2., 0.]], dtype=float32)
     """
+    if unknown:
+        refuse(unknown, weight_drop)
     if isinstance(weights, (str, bytes)) or not isinstance(weights, Sequence):
         raise TypeError(f"weights must be a sequence of arrays, got {type(weights).__name__}")
     as_key(key)

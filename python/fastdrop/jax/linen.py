@@ -7,12 +7,14 @@
 (4,)
 """
 
-from collections.abc import Callable, Sequence
-from typing import Any
+import inspect
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 import fastdrop.jax
-from fastdrop._base.members import Per
-from fastdrop._family.fused import Approximate
+from fastdrop._family.concrete import logit_of
+from fastdrop.jax._flax import dot_product_attention
+from fastdrop.jax._modules import NO_DEFAULT, options_of
 
 try:
     from flax import linen
@@ -22,18 +24,33 @@ except ImportError as error:
     raise ImportError("fastdrop.jax.linen needs flax, which is not installed") from error
 
 __all__ = [
+    "ActivationDropout",
     "AlphaDropout",
+    "BiasDropoutAdd",
+    "ConcreteDropout",
+    "DropBlock1d",
+    "DropBlock2d",
+    "DropBlock3d",
     "DropConnect",
+    "DropConnectLinear",
     "DropPath",
     "Dropout",
+    "Dropout1d",
+    "Dropout2d",
+    "Dropout3d",
     "DropoutAdd",
     "EmbeddingDropout",
+    "FeatureAlphaDropout",
     "FeatureDropout",
     "GaussianDropout",
     "GeluDropout",
     "LockedDropout",
+    "PatchDropout",
     "ReluDropout",
+    "SiluDropout",
+    "WeightDrop",
     "Zoneout",
+    "dot_product_attention",
 ]
 
 
@@ -62,214 +79,181 @@ class Dropout(linen.Dropout):
 
 
 class _Member(linen.Module):
-    """A member, whose options are attributes."""
+    """A member. Parameters of its function after `p` are attributes.
+
+    Others are as for `Dropout`. A call takes what the function takes before `p`, and keywords.
+    """
 
     rate: float
     deterministic: bool | None = None
     rng_collection: str = "dropout"
 
-    def _call(
-        self, function: Callable[..., Array], inputs: tuple[Any, ...], deterministic: bool | None,
-        rng: Any, **options: Any,
-    ) -> Array:  # fmt: skip
-        fixed = linen.merge_param("deterministic", self.deterministic, deterministic)
-        if rng is None and not fixed and self.rate not in (0.0, 1.0):
-            rng = self.make_rng(self.rng_collection)
-        return function(*inputs, self.rate, key=rng, deterministic=fixed, **options)
+    _function: ClassVar[Callable[..., Any]]
+    _options: ClassVar[dict[str, inspect.Parameter]]
+
+    def __init_subclass__(cls, of: Callable[..., Any] | None = None, **options: Any) -> None:
+        if of is not None:
+            cls._function, cls._options = staticmethod(of), options_of(of)
+            cls.__annotations__ = dict.fromkeys(cls._options, Any)
+            for name, option in cls._options.items():
+                # Fields after one with a default need one.
+                setattr(cls, name, None if option.default is NO_DEFAULT else option.default)
+        super().__init_subclass__(**options)
+
+    @linen.compact
+    def __call__(self, *inputs: Any, deterministic: bool | None = None, rng: Any = None) -> Any:
+        """Return what the function returns."""
+        options = {name: getattr(self, name) for name in self._options}
+        return _called(self, type(self)._function, deterministic, rng, inputs, options)
 
 
-class AlphaDropout(_Member):
-    """Set elements to SELU's lower limit; the module of `fastdrop.jax.alpha_dropout`.
+def _called(
+    module: Any, function: Callable[..., Any], deterministic: bool | None, rng: Any,
+    inputs: tuple[Any, ...], options: dict[str, Any],
+) -> Any:  # fmt: skip
+    """Call a function with the probability and the key of a module."""
+    fixed = linen.merge_param("deterministic", module.deterministic, deterministic)
+    if rng is None and not fixed and module.rate not in (0.0, 1.0):
+        rng = module.make_rng(module.rng_collection)
+    if "logit" not in options:
+        options = {"p": module.rate, **options}
+    return function(*inputs, key=rng, deterministic=fixed, **options)
 
-    ``broadcast_dims`` is as for the function, and other parameters as for `Dropout`.
+
+class FeatureDropout(_Member, of=fastdrop.jax.feature_dropout):
+    """Drop whole channels; see `fastdrop.jax.feature_dropout`."""
+
+
+class Dropout1d(_Member, of=fastdrop.jax.dropout1d):
+    """Drop whole channels of sequences; see `fastdrop.jax.dropout1d`."""
+
+
+class Dropout2d(_Member, of=fastdrop.jax.dropout2d):
+    """Drop whole channels of images; see `fastdrop.jax.dropout2d`."""
+
+
+class Dropout3d(_Member, of=fastdrop.jax.dropout3d):
+    """Drop whole channels of volumes; see `fastdrop.jax.dropout3d`."""
+
+
+class LockedDropout(_Member, of=fastdrop.jax.locked_dropout):
+    """Drop the same elements at all time steps; see `fastdrop.jax.locked_dropout`."""
+
+
+class DropPath(_Member, of=fastdrop.jax.drop_path):
+    """Drop whole samples; see `fastdrop.jax.drop_path`."""
+
+
+class DropBlock1d(_Member, of=fastdrop.jax.drop_block1d):
+    """Drop stretches of sequences; see `fastdrop.jax.drop_block1d`."""
+
+
+class DropBlock2d(_Member, of=fastdrop.jax.drop_block2d):
+    """Drop blocks of images; see `fastdrop.jax.drop_block2d`."""
+
+
+class DropBlock3d(_Member, of=fastdrop.jax.drop_block3d):
+    """Drop blocks of volumes; see `fastdrop.jax.drop_block3d`."""
+
+
+class AlphaDropout(_Member, of=fastdrop.jax.alpha_dropout):
+    """Set elements to SELU's lower limit; see `fastdrop.jax.alpha_dropout`."""
+
+
+class FeatureAlphaDropout(_Member, of=fastdrop.jax.feature_alpha_dropout):
+    """Set whole channels to SELU's lower limit; see `fastdrop.jax.feature_alpha_dropout`."""
+
+
+class GaussianDropout(_Member, of=fastdrop.jax.gaussian_dropout):
+    """Multiply by normal noise; see `fastdrop.jax.gaussian_dropout`."""
+
+
+class DropoutAdd(_Member, of=fastdrop.jax.dropout_add):
+    """Drop, and add another array; see `fastdrop.jax.dropout_add`."""
+
+
+class BiasDropoutAdd(_Member, of=fastdrop.jax.bias_dropout_add):
+    """Add a bias, drop, and add another array; see `fastdrop.jax.bias_dropout_add`."""
+
+
+class ReluDropout(_Member, of=fastdrop.jax.relu_dropout):
+    """Rectify and drop; see `fastdrop.jax.relu_dropout`."""
+
+
+class GeluDropout(_Member, of=fastdrop.jax.gelu_dropout):
+    """Apply the Gaussian error linear unit, and drop; see `fastdrop.jax.gelu_dropout`."""
+
+
+class SiluDropout(_Member, of=fastdrop.jax.silu_dropout):
+    """Apply the sigmoid-weighted linear unit, and drop; see `fastdrop.jax.silu_dropout`."""
+
+
+class ActivationDropout(_Member, of=fastdrop.jax.activation_dropout):
+    """Apply an activation, and drop; see `fastdrop.jax.activation_dropout`."""
+
+
+class Zoneout(_Member, of=fastdrop.jax.zoneout):
+    """Keep the previous state of some units; see `fastdrop.jax.zoneout`."""
+
+
+class EmbeddingDropout(_Member, of=fastdrop.jax.embedding_dropout):
+    """Drop whole words of a table; see `fastdrop.jax.embedding_dropout`."""
+
+
+class DropConnect(_Member, of=fastdrop.jax.drop_connect):
+    """Drop single weights; see `fastdrop.jax.drop_connect`."""
+
+
+class WeightDrop(_Member, of=fastdrop.jax.weight_drop):
+    """Drop connections of several recurrent weights; see `fastdrop.jax.weight_drop`."""
+
+
+class PatchDropout(_Member, of=fastdrop.jax.patch_dropout):
+    """Drop whole tokens, which shortens sequences; see `fastdrop.jax.patch_dropout`."""
+
+
+class ConcreteDropout(linen.Module):
+    """Drop with a probability that is learned; the module of `fastdrop.jax.concrete_dropout`.
+
+    The parameter "logit" is in the beginning that of ``rate``. Others are as for `Dropout`. For the
+    loss, see `fastdrop.jax.concrete_regularization`.
     """
 
-    broadcast_dims: Sequence[int] = ()
+    rate: float = 0.1
+    temperature: float = 0.1
+    deterministic: bool | None = None
+    rng_collection: str = "dropout"
 
     @linen.compact
     def __call__(self, inputs: Any, deterministic: bool | None = None, rng: Any = None) -> Array:
         """Return what the function returns."""
-        return self._call(
-            fastdrop.jax.alpha_dropout,
-            (inputs,),
-            deterministic,
-            rng,
-            broadcast_dims=self.broadcast_dims,
-        )
+        logit = self.param("logit", lambda key: jnp.asarray(logit_of(self.rate), jnp.float32))
+        options = {"logit": logit, "temperature": self.temperature}
+        function = fastdrop.jax.concrete_dropout
+        y: Array = _called(self, function, deterministic, rng, (inputs,), options)
+        return y
 
 
-class DropConnect(_Member):
-    """Drop single weights; the module of `fastdrop.jax.drop_connect`.
+class DropConnectLinear(linen.Module):
+    """Map linearly, with connections dropped; the module of `fastdrop.jax.drop_connect_linear`.
 
-    The parameters are those of `Dropout` without ``broadcast_dims``.
+    The parameters "kernel", of shape (inputs, features), and "bias" are those of ``linen.Dense``,
+    and so are ``use_bias``, ``kernel_init`` and ``bias_init``. Others are as for `Dropout`.
     """
+
+    features: int
+    rate: float = 0.5
+    deterministic: bool | None = None
+    rng_collection: str = "dropout"
+    use_bias: bool = True
+    kernel_init: Any = linen.initializers.lecun_normal()
+    bias_init: Any = linen.initializers.zeros_init()
 
     @linen.compact
     def __call__(self, inputs: Any, deterministic: bool | None = None, rng: Any = None) -> Array:
-        """Return what the function returns."""
-        return self._call(fastdrop.jax.drop_connect, (inputs,), deterministic, rng)
-
-
-class DropPath(_Member):
-    """Drop whole samples; the module of `fastdrop.jax.drop_path`.
-
-    ``per``, ``scale_by_keep`` and ``batch_axis`` are as for the function, and other parameters as
-    for `Dropout`.
-    """
-
-    per: Per = "sample"
-    scale_by_keep: bool = True
-    batch_axis: int = 0
-
-    @linen.compact
-    def __call__(self, inputs: Any, deterministic: bool | None = None, rng: Any = None) -> Array:
-        """Return what the function returns."""
-        return self._call(
-            fastdrop.jax.drop_path,
-            (inputs,),
-            deterministic,
-            rng,
-            per=self.per,
-            scale_by_keep=self.scale_by_keep,
-            batch_axis=self.batch_axis,
-        )
-
-
-class DropoutAdd(_Member):
-    """Drop, and add another array; the module of `fastdrop.jax.dropout_add`.
-
-    The parameters are those of `Dropout` without ``broadcast_dims``.
-    """
-
-    @linen.compact
-    def __call__(
-        self, x: Any, residual: Any, deterministic: bool | None = None, rng: Any = None
-    ) -> Array:
-        """Return what the function returns."""
-        return self._call(
-            fastdrop.jax.dropout_add,
-            (
-                x,
-                residual,
-            ),
-            deterministic,
-            rng,
-        )
-
-
-class EmbeddingDropout(_Member):
-    """Drop whole words of a table; the module of `fastdrop.jax.embedding_dropout`.
-
-    The parameters are those of `Dropout` without ``broadcast_dims``.
-    """
-
-    @linen.compact
-    def __call__(self, inputs: Any, deterministic: bool | None = None, rng: Any = None) -> Array:
-        """Return what the function returns."""
-        return self._call(fastdrop.jax.embedding_dropout, (inputs,), deterministic, rng)
-
-
-class FeatureDropout(_Member):
-    """Drop whole channels; the module of `fastdrop.jax.feature_dropout`.
-
-    ``channel_axis`` is as for the function, and other parameters as for `Dropout`.
-    """
-
-    channel_axis: int = 1
-
-    @linen.compact
-    def __call__(self, inputs: Any, deterministic: bool | None = None, rng: Any = None) -> Array:
-        """Return what the function returns."""
-        return self._call(
-            fastdrop.jax.feature_dropout,
-            (inputs,),
-            deterministic,
-            rng,
-            channel_axis=self.channel_axis,
-        )
-
-
-class GaussianDropout(_Member):
-    """Multiply by normal noise; the module of `fastdrop.jax.gaussian_dropout`.
-
-    ``broadcast_dims`` is as for the function, and other parameters as for `Dropout`.
-    """
-
-    broadcast_dims: Sequence[int] = ()
-
-    @linen.compact
-    def __call__(self, inputs: Any, deterministic: bool | None = None, rng: Any = None) -> Array:
-        """Return what the function returns."""
-        return self._call(
-            fastdrop.jax.gaussian_dropout,
-            (inputs,),
-            deterministic,
-            rng,
-            broadcast_dims=self.broadcast_dims,
-        )
-
-
-class GeluDropout(_Member):
-    """Apply the Gaussian error linear unit, and drop; the module of `fastdrop.jax.gelu_dropout`.
-
-    ``approximate`` is as for the function, and other parameters as for `Dropout`.
-    """
-
-    approximate: Approximate = "none"
-
-    @linen.compact
-    def __call__(self, inputs: Any, deterministic: bool | None = None, rng: Any = None) -> Array:
-        """Return what the function returns."""
-        return self._call(
-            fastdrop.jax.gelu_dropout, (inputs,), deterministic, rng, approximate=self.approximate
-        )
-
-
-class LockedDropout(_Member):
-    """Drop the same elements at all time steps; the module of `fastdrop.jax.locked_dropout`.
-
-    ``time_axis`` is as for the function, and other parameters as for `Dropout`.
-    """
-
-    time_axis: int = 0
-
-    @linen.compact
-    def __call__(self, inputs: Any, deterministic: bool | None = None, rng: Any = None) -> Array:
-        """Return what the function returns."""
-        return self._call(
-            fastdrop.jax.locked_dropout, (inputs,), deterministic, rng, time_axis=self.time_axis
-        )
-
-
-class ReluDropout(_Member):
-    """Rectify and drop; the module of `fastdrop.jax.relu_dropout`.
-
-    The parameters are those of `Dropout` without ``broadcast_dims``.
-    """
-
-    @linen.compact
-    def __call__(self, inputs: Any, deterministic: bool | None = None, rng: Any = None) -> Array:
-        """Return what the function returns."""
-        return self._call(fastdrop.jax.relu_dropout, (inputs,), deterministic, rng)
-
-
-class Zoneout(_Member):
-    """Keep the previous state of some units; the module of `fastdrop.jax.zoneout`.
-
-    The parameters are those of `Dropout` without ``broadcast_dims``.
-    """
-
-    @linen.compact
-    def __call__(
-        self, new: Any, previous: Any, deterministic: bool | None = None, rng: Any = None
-    ) -> Array:
-        """Return what the function returns."""
-        return self._call(
-            fastdrop.jax.zoneout,
-            (
-                new,
-                previous,
-            ),
-            deterministic,
-            rng,
-        )
+        """Map inputs of shape (..., inputs)."""
+        kernel = self.param("kernel", self.kernel_init, (jnp.shape(inputs)[-1], self.features))
+        bias = self.param("bias", self.bias_init, (self.features,)) if self.use_bias else None
+        function = fastdrop.jax.drop_connect_linear
+        y: Array = _called(self, function, deterministic, rng, (inputs, kernel.T, bias), {})
+        return y

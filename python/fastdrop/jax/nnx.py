@@ -7,12 +7,14 @@
 Array([2., 2., 0., 2.], dtype=float32)
 """
 
-from collections.abc import Callable, Sequence
+import inspect
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import fastdrop.jax
-from fastdrop._base.members import Per
-from fastdrop._family.fused import Approximate
+from fastdrop._family.concrete import logit_of
+from fastdrop.jax._flax import dot_product_attention
+from fastdrop.jax._modules import checked, options_of
 
 try:
     from flax import nnx
@@ -22,18 +24,33 @@ except ImportError as error:
     raise ImportError("fastdrop.jax.nnx needs flax, which is not installed") from error
 
 __all__ = [
+    "ActivationDropout",
     "AlphaDropout",
+    "BiasDropoutAdd",
+    "ConcreteDropout",
+    "DropBlock1d",
+    "DropBlock2d",
+    "DropBlock3d",
     "DropConnect",
+    "DropConnectLinear",
     "DropPath",
     "Dropout",
+    "Dropout1d",
+    "Dropout2d",
+    "Dropout3d",
     "DropoutAdd",
     "EmbeddingDropout",
+    "FeatureAlphaDropout",
     "FeatureDropout",
     "GaussianDropout",
     "GeluDropout",
     "LockedDropout",
+    "PatchDropout",
     "ReluDropout",
+    "SiluDropout",
+    "WeightDrop",
     "Zoneout",
+    "dot_product_attention",
 ]
 
 
@@ -99,301 +116,203 @@ class Dropout(nnx.Dropout):
 
 
 class _Member(nnx.Dropout):
-    """A member, whose options are attributes."""
+    """A member. Arguments after `rate` that its function takes as well are attributes.
 
-    _function: ClassVar[Callable[..., Array]]
-    _options: ClassVar[tuple[str, ...]] = ()
+    All others are as for `Dropout`; `broadcast_dims` is an argument where the function has it. A
+    call takes what the function takes before `p`.
+    """
+
+    _function: ClassVar[Callable[..., Any]]
+    _options: ClassVar[dict[str, inspect.Parameter]]
+
+    def __init_subclass__(cls, of: Callable[..., Any] | None = None, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if of is not None:
+            cls._function, cls._options = staticmethod(of), options_of(of)
 
     def __init__(
         self,
         rate: float,
-        *,
+        *positional: Any,
         deterministic: bool | None = False,
         rng_collection: str = "dropout",
         rngs: Any = None,
+        **options: Any,
     ) -> None:
         super().__init__(
             rate, deterministic=deterministic, rng_collection=rng_collection, rngs=rngs
         )
+        options = {**dict(zip(self._options, positional, strict=False)), **options}
+        for name, value in checked(type(self), self._options, options).items():
+            setattr(self, name, value)
 
-    def _call(self, inputs: tuple[Any, ...], deterministic: bool | None, rngs: Any) -> Array:
-        deterministic = _is_deterministic(self, deterministic)
-        draws = not deterministic and self.rate not in (0.0, 1.0)
-        key = _key_of(self, rngs) if draws else None
+    def __call__(self, *inputs: Any, deterministic: bool | None = None, rngs: Any = None) -> Any:
+        """Return what the function returns."""
         options = {name: getattr(self, name) for name in self._options}
-        function = type(self)._function
-        return function(*inputs, self.rate, key=key, deterministic=deterministic, **options)
+        return _called(self, type(self)._function, deterministic, rngs, inputs, options)
 
 
-class FeatureDropout(_Member):
-    """Drop whole channels; the module of `fastdrop.jax.feature_dropout`.
+def _called(
+    module: Any, function: Callable[..., Any], deterministic: bool | None, rngs: Any,
+    inputs: tuple[Any, ...], options: dict[str, Any],
+) -> Any:  # fmt: skip
+    """Call a function with the probability and the key of a module."""
+    deterministic = _is_deterministic(module, deterministic)
+    draws = not deterministic and module.rate not in (0.0, 1.0)
+    key = _key_of(module, rngs) if draws else None
+    options = {"key": key, "deterministic": deterministic, **options}
+    if "logit" not in options:
+        options["p"] = module.rate
+    return function(*inputs, **options)
 
-    ``channel_axis`` is as for the function, and other parameters as for `Dropout`.
+
+class FeatureDropout(_Member, of=fastdrop.jax.feature_dropout):
+    """Drop whole channels; see `fastdrop.jax.feature_dropout`."""
+
+
+class Dropout1d(_Member, of=fastdrop.jax.dropout1d):
+    """Drop whole channels of sequences; see `fastdrop.jax.dropout1d`."""
+
+
+class Dropout2d(_Member, of=fastdrop.jax.dropout2d):
+    """Drop whole channels of images; see `fastdrop.jax.dropout2d`."""
+
+
+class Dropout3d(_Member, of=fastdrop.jax.dropout3d):
+    """Drop whole channels of volumes; see `fastdrop.jax.dropout3d`."""
+
+
+class LockedDropout(_Member, of=fastdrop.jax.locked_dropout):
+    """Drop the same elements at all time steps; see `fastdrop.jax.locked_dropout`."""
+
+
+class DropPath(_Member, of=fastdrop.jax.drop_path):
+    """Drop whole samples; see `fastdrop.jax.drop_path`."""
+
+
+class DropBlock1d(_Member, of=fastdrop.jax.drop_block1d):
+    """Drop stretches of sequences; see `fastdrop.jax.drop_block1d`."""
+
+
+class DropBlock2d(_Member, of=fastdrop.jax.drop_block2d):
+    """Drop blocks of images; see `fastdrop.jax.drop_block2d`."""
+
+
+class DropBlock3d(_Member, of=fastdrop.jax.drop_block3d):
+    """Drop blocks of volumes; see `fastdrop.jax.drop_block3d`."""
+
+
+class AlphaDropout(_Member, of=fastdrop.jax.alpha_dropout):
+    """Set elements to SELU's lower limit; see `fastdrop.jax.alpha_dropout`."""
+
+
+class FeatureAlphaDropout(_Member, of=fastdrop.jax.feature_alpha_dropout):
+    """Set whole channels to SELU's lower limit; see `fastdrop.jax.feature_alpha_dropout`."""
+
+
+class GaussianDropout(_Member, of=fastdrop.jax.gaussian_dropout):
+    """Multiply by normal noise; see `fastdrop.jax.gaussian_dropout`."""
+
+
+class DropoutAdd(_Member, of=fastdrop.jax.dropout_add):
+    """Drop, and add another array; see `fastdrop.jax.dropout_add`."""
+
+
+class BiasDropoutAdd(_Member, of=fastdrop.jax.bias_dropout_add):
+    """Add a bias, drop, and add another array; see `fastdrop.jax.bias_dropout_add`."""
+
+
+class ReluDropout(_Member, of=fastdrop.jax.relu_dropout):
+    """Rectify and drop; see `fastdrop.jax.relu_dropout`."""
+
+
+class GeluDropout(_Member, of=fastdrop.jax.gelu_dropout):
+    """Apply the Gaussian error linear unit, and drop; see `fastdrop.jax.gelu_dropout`."""
+
+
+class SiluDropout(_Member, of=fastdrop.jax.silu_dropout):
+    """Apply the sigmoid-weighted linear unit, and drop; see `fastdrop.jax.silu_dropout`."""
+
+
+class ActivationDropout(_Member, of=fastdrop.jax.activation_dropout):
+    """Apply an activation, and drop; see `fastdrop.jax.activation_dropout`."""
+
+
+class Zoneout(_Member, of=fastdrop.jax.zoneout):
+    """Keep the previous state of some units; see `fastdrop.jax.zoneout`."""
+
+
+class EmbeddingDropout(_Member, of=fastdrop.jax.embedding_dropout):
+    """Drop whole words of a table; see `fastdrop.jax.embedding_dropout`."""
+
+
+class DropConnect(_Member, of=fastdrop.jax.drop_connect):
+    """Drop single weights; see `fastdrop.jax.drop_connect`."""
+
+
+class WeightDrop(_Member, of=fastdrop.jax.weight_drop):
+    """Drop connections of several recurrent weights; see `fastdrop.jax.weight_drop`."""
+
+
+class PatchDropout(_Member, of=fastdrop.jax.patch_dropout):
+    """Drop whole tokens, which shortens sequences; see `fastdrop.jax.patch_dropout`."""
+
+
+class ConcreteDropout(nnx.Dropout):
+    """Drop with a probability that is learned; the module of `fastdrop.jax.concrete_dropout`.
+
+    ``logit`` is an ``nnx.Param``, in the beginning that of ``rate``. Add `regularization` to the
+    loss. Other parameters are as for `Dropout`.
     """
 
-    _function = staticmethod(fastdrop.jax.feature_dropout)
-    _options = ("channel_axis",)
+    def __init__(self, rate: float = 0.1, *, temperature: float = 0.1, **options: Any) -> None:
+        super().__init__(rate, **options)
+        self.temperature = temperature
+        self.logit = nnx.Param(jnp.asarray(logit_of(rate), jnp.float32))
+
+    def __call__(
+        self, inputs: Any, *, deterministic: bool | None = None, rngs: Any = None
+    ) -> Array:
+        """Return what the function returns."""
+        options = {"logit": self.logit[...], "temperature": self.temperature}
+        function = fastdrop.jax.concrete_dropout
+        y: Array = _called(self, function, deterministic, rngs, (inputs,), options)
+        return y
+
+    def regularization(self, weight: Any, inputs: int, **options: Any) -> Array:
+        """Return `fastdrop.jax.concrete_regularization` of the layer after the dropout."""
+        return fastdrop.jax.concrete_regularization(weight, self.logit[...], inputs, **options)
+
+
+class DropConnectLinear(nnx.Linear):
+    """Map linearly, with connections dropped; the module of `fastdrop.jax.drop_connect_linear`.
+
+    Parameters after `rate` are those of `Dropout` and of ``nnx.Linear``; ``kernel`` has the shape
+    (in_features, out_features).
+    """
 
     def __init__(
         self,
-        rate: float,
+        in_features: int,
+        out_features: int,
+        rate: float = 0.5,
         *,
-        channel_axis: int = 1,
         deterministic: bool | None = False,
         rng_collection: str = "dropout",
-        rngs: Any = None,
+        rngs: Any,
+        **options: Any,
     ) -> None:
-        super().__init__(
+        super().__init__(in_features, out_features, rngs=rngs, **options)
+        self.drop = Dropout(
             rate, deterministic=deterministic, rng_collection=rng_collection, rngs=rngs
         )
-        self.channel_axis = channel_axis
 
     def __call__(
         self, inputs: Any, *, deterministic: bool | None = None, rngs: Any = None
     ) -> Array:
-        """Return what the function returns."""
-        return self._call((inputs,), deterministic, rngs)
-
-
-class LockedDropout(_Member):
-    """Drop the same elements at all time steps; the module of `fastdrop.jax.locked_dropout`.
-
-    ``time_axis`` is as for the function, and other parameters as for `Dropout`.
-    """
-
-    _function = staticmethod(fastdrop.jax.locked_dropout)
-    _options = ("time_axis",)
-
-    def __init__(
-        self,
-        rate: float,
-        *,
-        time_axis: int = 0,
-        deterministic: bool | None = False,
-        rng_collection: str = "dropout",
-        rngs: Any = None,
-    ) -> None:
-        super().__init__(
-            rate, deterministic=deterministic, rng_collection=rng_collection, rngs=rngs
-        )
-        self.time_axis = time_axis
-
-    def __call__(
-        self, inputs: Any, *, deterministic: bool | None = None, rngs: Any = None
-    ) -> Array:
-        """Return what the function returns."""
-        return self._call((inputs,), deterministic, rngs)
-
-
-class DropPath(_Member):
-    """Drop whole samples; the module of `fastdrop.jax.drop_path`.
-
-    ``per``, ``scale_by_keep`` and ``batch_axis`` are as for the function, and other parameters as
-    for `Dropout`.
-    """
-
-    _function = staticmethod(fastdrop.jax.drop_path)
-    _options = ("per", "scale_by_keep", "batch_axis")
-
-    def __init__(
-        self,
-        rate: float,
-        *,
-        per: Per = "sample",
-        scale_by_keep: bool = True,
-        batch_axis: int = 0,
-        deterministic: bool | None = False,
-        rng_collection: str = "dropout",
-        rngs: Any = None,
-    ) -> None:
-        super().__init__(
-            rate, deterministic=deterministic, rng_collection=rng_collection, rngs=rngs
-        )
-        self.per = per
-        self.scale_by_keep = scale_by_keep
-        self.batch_axis = batch_axis
-
-    def __call__(
-        self, inputs: Any, *, deterministic: bool | None = None, rngs: Any = None
-    ) -> Array:
-        """Return what the function returns."""
-        return self._call((inputs,), deterministic, rngs)
-
-
-class AlphaDropout(_Member):
-    """Set elements to SELU's lower limit; the module of `fastdrop.jax.alpha_dropout`.
-
-    ``broadcast_dims`` is as for the function, and other parameters as for `Dropout`.
-    """
-
-    _function = staticmethod(fastdrop.jax.alpha_dropout)
-    _options = ("broadcast_dims",)
-
-    def __init__(
-        self,
-        rate: float,
-        *,
-        broadcast_dims: Sequence[int] = (),
-        deterministic: bool | None = False,
-        rng_collection: str = "dropout",
-        rngs: Any = None,
-    ) -> None:
-        super().__init__(
-            rate, deterministic=deterministic, rng_collection=rng_collection, rngs=rngs
-        )
-        self.broadcast_dims = broadcast_dims
-
-    def __call__(
-        self, inputs: Any, *, deterministic: bool | None = None, rngs: Any = None
-    ) -> Array:
-        """Return what the function returns."""
-        return self._call((inputs,), deterministic, rngs)
-
-
-class GaussianDropout(_Member):
-    """Multiply by normal noise; the module of `fastdrop.jax.gaussian_dropout`.
-
-    ``broadcast_dims`` is as for the function, and other parameters as for `Dropout`.
-    """
-
-    _function = staticmethod(fastdrop.jax.gaussian_dropout)
-    _options = ("broadcast_dims",)
-
-    def __init__(
-        self,
-        rate: float,
-        *,
-        broadcast_dims: Sequence[int] = (),
-        deterministic: bool | None = False,
-        rng_collection: str = "dropout",
-        rngs: Any = None,
-    ) -> None:
-        super().__init__(
-            rate, deterministic=deterministic, rng_collection=rng_collection, rngs=rngs
-        )
-        self.broadcast_dims = broadcast_dims
-
-    def __call__(
-        self, inputs: Any, *, deterministic: bool | None = None, rngs: Any = None
-    ) -> Array:
-        """Return what the function returns."""
-        return self._call((inputs,), deterministic, rngs)
-
-
-class DropoutAdd(_Member):
-    """Drop, and add another array; the module of `fastdrop.jax.dropout_add`.
-
-    The parameters are those of `Dropout` without ``broadcast_dims``.
-    """
-
-    _function = staticmethod(fastdrop.jax.dropout_add)
-
-    def __call__(
-        self, x: Any, residual: Any, *, deterministic: bool | None = None, rngs: Any = None
-    ) -> Array:
-        """Return what the function returns."""
-        return self._call(
-            (
-                x,
-                residual,
-            ),
-            deterministic,
-            rngs,
-        )
-
-
-class ReluDropout(_Member):
-    """Rectify and drop; the module of `fastdrop.jax.relu_dropout`.
-
-    The parameters are those of `Dropout` without ``broadcast_dims``.
-    """
-
-    _function = staticmethod(fastdrop.jax.relu_dropout)
-
-    def __call__(
-        self, inputs: Any, *, deterministic: bool | None = None, rngs: Any = None
-    ) -> Array:
-        """Return what the function returns."""
-        return self._call((inputs,), deterministic, rngs)
-
-
-class GeluDropout(_Member):
-    """Apply the Gaussian error linear unit, and drop; the module of `fastdrop.jax.gelu_dropout`.
-
-    ``approximate`` is as for the function, and other parameters as for `Dropout`.
-    """
-
-    _function = staticmethod(fastdrop.jax.gelu_dropout)
-    _options = ("approximate",)
-
-    def __init__(
-        self,
-        rate: float,
-        *,
-        approximate: Approximate = "none",
-        deterministic: bool | None = False,
-        rng_collection: str = "dropout",
-        rngs: Any = None,
-    ) -> None:
-        super().__init__(
-            rate, deterministic=deterministic, rng_collection=rng_collection, rngs=rngs
-        )
-        self.approximate = approximate
-
-    def __call__(
-        self, inputs: Any, *, deterministic: bool | None = None, rngs: Any = None
-    ) -> Array:
-        """Return what the function returns."""
-        return self._call((inputs,), deterministic, rngs)
-
-
-class Zoneout(_Member):
-    """Keep the previous state of some units; the module of `fastdrop.jax.zoneout`.
-
-    The parameters are those of `Dropout` without ``broadcast_dims``.
-    """
-
-    _function = staticmethod(fastdrop.jax.zoneout)
-
-    def __call__(
-        self, new: Any, previous: Any, *, deterministic: bool | None = None, rngs: Any = None
-    ) -> Array:
-        """Return what the function returns."""
-        return self._call(
-            (
-                new,
-                previous,
-            ),
-            deterministic,
-            rngs,
-        )
-
-
-class EmbeddingDropout(_Member):
-    """Drop whole words of a table; the module of `fastdrop.jax.embedding_dropout`.
-
-    The parameters are those of `Dropout` without ``broadcast_dims``.
-    """
-
-    _function = staticmethod(fastdrop.jax.embedding_dropout)
-
-    def __call__(
-        self, inputs: Any, *, deterministic: bool | None = None, rngs: Any = None
-    ) -> Array:
-        """Return what the function returns."""
-        return self._call((inputs,), deterministic, rngs)
-
-
-class DropConnect(_Member):
-    """Drop single weights; the module of `fastdrop.jax.drop_connect`.
-
-    The parameters are those of `Dropout` without ``broadcast_dims``.
-    """
-
-    _function = staticmethod(fastdrop.jax.drop_connect)
-
-    def __call__(
-        self, inputs: Any, *, deterministic: bool | None = None, rngs: Any = None
-    ) -> Array:
-        """Return what the function returns."""
-        return self._call((inputs,), deterministic, rngs)
+        """Map inputs of shape (..., in_features)."""
+        bias = None if self.bias is None else self.bias[...]
+        arrays = inputs, self.kernel[...].T, bias
+        function = fastdrop.jax.drop_connect_linear
+        y: Array = _called(self.drop, function, deterministic, rngs, arrays, {})
+        return y
