@@ -1,13 +1,16 @@
-"""The family beside NumPy or PyTorch: noise, fused operations, bits, a mask for each example.
+"""The family beside NumPy, PyTorch or JAX: noise, fused operations, bits, a mask for each example.
 
-    python benches/family.py [--torch] [--rounds 9] [--seconds 0.02]
+    python benches/family.py [--torch | --jax] [--rounds 9] [--seconds 0.02]
 
 Each row has the ratios of times from the same rounds, in both directions. float32, one thread;
 fastdrop writes into a given output where NumPy does. With `--torch`, members that PyTorch lacks
-stand beside the obvious formula, forward, and forward and backward.
+stand beside the obvious formula, forward, and forward and backward. With `--jax`, all members stand
+beside the obvious formula, compiled: the value, and value and gradients.
 """
 
 import argparse
+import math
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -220,20 +223,148 @@ def _concrete(x: Any, logit: Any) -> Any:
     return x * (1 - z) / (1 - p)
 
 
+def of_jax(n: int) -> Iterator[Row]:
+    """Yield members beside the obvious formula in JAX."""
+    import fastdrop.jax as fj
+    import jax
+    from jax import nn
+    from jax import numpy as jnp
+
+    rows, p, side = n // 256, 0.1, max(16, int((n / 64) ** 0.5))
+    normal = lambda *shape: jax.random.normal(jax.random.key(1), shape)  # noqa: E731
+    x, r, bias, table = normal(rows, 256), normal(rows, 256), normal(256), normal(rows, 256)
+    volumes = normal(rows // 16, 4, 4, 16, 16)
+    images, sequences = volumes.reshape(-1, 16, 16, 16), volumes.reshape(-1, 16, 256)
+    tokens, words = normal(n // 65536, 256, 256), jnp.arange(rows // 4) * 3 % rows
+    weight, examples, logit = normal(side, side), normal(64, side), jnp.float32(-1.0)
+
+    def drop(key: Any, x: Any, shape: Any = None) -> Any:
+        return jnp.where(jax.random.bernoulli(key, 1 - p, shape or x.shape), x / (1 - p), 0)
+
+    def channels(key: Any, x: Any) -> Any:
+        return drop(key, x, (*x.shape[:2], *(1,) * (x.ndim - 2)))
+
+    def alpha(key: Any, x: Any, shape: Any = None) -> Any:
+        limit = -1.7580993408473766
+        scale = ((1 - p) * (1 + p * limit**2)) ** -0.5
+        keep = jax.random.bernoulli(key, 1 - p, shape or x.shape)
+        return scale * jnp.where(keep, x, limit) - scale * p * limit
+
+    def blocks(key: Any, x: Any) -> Any:
+        """Drop blocks as the paper does, without its factor."""
+        sides = x.shape[2:]
+        places = [length - 2 for length in sides]
+        rate = p / 3 ** len(sides) * math.prod(sides) / math.prod(places)
+        seeds = jax.random.bernoulli(key, rate, x.shape)
+        window = (1, 1, *(3,) * len(sides))
+        covered = jax.lax.reduce_window(seeds, False, jnp.logical_or, window, (1,) * x.ndim, "SAME")
+        return jnp.where(covered, 0, x / (1 - p))
+
+    def relaxed(key: Any, x: Any, logit: Any) -> Any:
+        u, rate, little = jax.random.uniform(key, x.shape), nn.sigmoid(logit), 1e-7
+        z = jnp.log(rate + little) - jnp.log(1 - rate + little)
+        z = nn.sigmoid((z + jnp.log(u + little) - jnp.log(1 - u + little)) / 0.1)
+        return x * (1 - z) / (1 - rate)
+
+    def patches(key: Any, x: Any) -> Any:
+        order = jnp.argsort(jax.random.uniform(key, x.shape[:2]), 1)
+        kept = jnp.sort(order[:, : int((1 - p) * x.shape[1])], 1)
+        return jnp.take_along_axis(x, kept[..., None], 1)
+
+    def linear(key: Any, x: Any, w: Any) -> Any:
+        return jnp.einsum("noi,ni->no", drop(key, jnp.broadcast_to(w, (len(x), *w.shape))), x)
+
+    formulas: dict[str, tuple[Any, Any, Any]] = {
+        "dropout": ((x,), drop, {}),
+        "feature_dropout": ((images,), channels, {}),
+        "dropout1d": ((sequences,), channels, {}),
+        "dropout2d": ((images,), channels, {}),
+        "dropout3d": ((volumes,), channels, {}),
+        "locked_dropout": (
+            (sequences,), lambda k, x: drop(k, x, (1, *x.shape[1:])), {}
+        ),
+        "drop_path": ((images,), lambda k, x: drop(k, x, (len(x), 1, 1, 1)), {}),
+        "gaussian_dropout": (
+            (x,),
+            lambda k, x: x * (1 + (p / (1 - p)) ** 0.5 * jax.random.normal(k, x.shape)),
+            {},
+        ),
+        "alpha_dropout": ((x,), alpha, {}),
+        "feature_alpha_dropout": (
+            (images,), lambda k, x: alpha(k, x, (*x.shape[:2], 1, 1)), {}
+        ),
+        "drop_block1d": ((sequences,), blocks, {"block_size": 3}),
+        "drop_block2d": ((images,), blocks, {"block_size": 3}),
+        "drop_block3d": ((volumes,), blocks, {"block_size": 3}),
+        "dropout_add": ((x, r), lambda k, x, r: r + drop(k, x), {}),
+        "bias_dropout_add": ((x, bias, r), lambda k, x, b, r: r + drop(k, x + b), {}),
+        "relu_dropout": ((x,), lambda k, x: drop(k, nn.relu(x)), {}),
+        "gelu_dropout": ((x,), lambda k, x: drop(k, nn.gelu(x, approximate=False)), {}),
+        "silu_dropout": ((x,), lambda k, x: drop(k, nn.silu(x)), {}),
+        "activation_dropout": (
+            (x,), lambda k, x: drop(k, nn.sigmoid(x)), {"activation": "sigmoid"}
+        ),
+        "zoneout": (
+            (x, r), lambda k, x, r: jnp.where(jax.random.bernoulli(k, p, x.shape), r, x), {}
+        ),
+        "embedding_dropout": (
+            (table,),
+            lambda k, w: drop(k, w, (rows, 1))[words],
+            {"indices": words},
+        ),
+        "drop_connect": ((x,), drop, {}),
+        "weight_drop": (
+            ([x, r],), lambda k, w: list(map(drop, jax.random.split(k), w)), {}
+        ),
+        "patch_dropout": ((tokens,), patches, {}),
+        "concrete_dropout": ((x, logit), relaxed, {"p": None}),
+        "drop_connect_linear": ((examples, weight), linear, {}),
+    }  # fmt: skip
+    theirs, own = jax.random.key(0), fj.key(0)
+    for name, (inputs, formula, options) in formulas.items():
+        given = {name: value for name, value in {"p": p, **options}.items() if value is not None}
+        member = getattr(fj, name)
+        ours = lambda k, *x, f=member, o=given: f(*x, key=k, **o)  # noqa: E731
+        for what, form in (("", lambda f: f), (", and gradients", _with_gradients)):
+            f, g = jax.jit(form(formula)), jax.jit(form(ours))
+            yield (
+                f"2^{n.bit_length() - 1}", "formula",
+                lambda f=f, x=inputs: jax.block_until_ready(f(theirs, *x)),  # type: ignore[misc]
+                name + what,
+                lambda g=g, x=inputs: jax.block_until_ready(g(own, *x)),  # type: ignore[misc]
+            )  # fmt: skip
+
+
+def _with_gradients(function: Any) -> Any:
+    """Return a function of the sum of all results and its gradients."""
+    import jax
+
+    def total(inputs: Any, key: Any) -> Any:
+        several = jax.tree.leaves(function(key, *inputs))
+        return sum(y.sum() for y in several if y.dtype == np.float32)
+
+    return lambda key, *inputs: jax.value_and_grad(total)(inputs, key)
+
+
 def main() -> None:
     """Run the command line."""
-    parser = argparse.ArgumentParser(description="Compare the family with NumPy or PyTorch.")
+    parser = argparse.ArgumentParser(description="Compare the family with other libraries.")
     parser.add_argument("--torch", action="store_true", help="compare with PyTorch")
+    parser.add_argument("--jax", action="store_true", help="compare with JAX")
     parser.add_argument("--rounds", type=int, default=9, help="turns (default: %(default)s)")
     parser.add_argument(
         "--seconds", type=float, default=0.02, help="of a turn, at least (default: %(default)s)"
     )
     options = parser.parse_args()
     fd.set_num_threads(1)
-    peer = "PyTorch" if options.torch else "NumPy"
+    peer = "PyTorch" if options.torch else "JAX" if options.jax else "NumPy"
     table = Table("elements", peer, "fastdrop", f"{peer} / fastdrop", f"fastdrop / {peer}")
-    if options.torch:
-        rows = [row for exponent in (16, 20) for row in of_torch(1 << exponent)]
+    if options.jax:  # before it starts
+        one = " --xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
+        os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + one
+    if options.torch or options.jax:
+        of = of_torch if options.torch else of_jax
+        rows = [row for exponent in (16, 20) for row in of(1 << exponent)]
     else:
         rows = [*noise(1 << 17), *noise(1 << 22)]
         for exponent in (20, 24):

@@ -58,6 +58,8 @@ class Draw(NamedTuple):
     whole: tuple[int, ...] = ()
     drawn: tuple[int, ...] = ()
     """Shape of the decisions."""
+    shares: bool = False
+    """Whether elements share decisions."""
 
     def __call__(self, x: Any, operation: str = "scale") -> Any:
         """Return `x` with the elements that are dropped, or kept by "complement", set to 0."""
@@ -66,7 +68,7 @@ class Draw(NamedTuple):
         words, key, lengths, start = self.operands
         return applied(
             x, words, key, lengths, self.rate, start, p=self.p, whole=self.whole,
-            operation=operation,
+            operation=operation, drawn=self.drawn if self.shares else None,
         )  # fmt: skip
 
     @property
@@ -77,10 +79,6 @@ class Draw(NamedTuple):
         if self.p is not None:
             return inverse_keep(self.p)
         return jnp.where(self.rate == 1, 0, 1 / (1 - jnp.where(self.rate == 1, 0, self.rate)))
-
-    def dropped(self) -> Any:
-        """Return True where an element is dropped, in the shape of the decisions."""
-        return self(jnp.ones(self.drawn, np.float32), "complement") != 0
 
 
 def decide(
@@ -101,10 +99,12 @@ def decide(
     known, lengths = known_at_last(drawn_shape(shape, tuple(axes)))
     if start is not None and axes:
         start = jnp.where(np.isin(np.arange(len(place)), axes), 0, start)
-    return Draw(None, rate, fixed, (words, key, lengths, start), known, drawn)
+    return Draw(None, rate, fixed, (words, key, lengths, start), known, drawn, bool(axes))
 
 
-@functools.partial(jax.jit, static_argnames=("p", "whole", "operation", "temperature"), inline=True)
+@functools.partial(
+    jax.jit, static_argnames=("p", "whole", "operation", "temperature", "drawn"), inline=True
+)
 def applied(
     x: Any,
     words: Any,
@@ -117,11 +117,32 @@ def applied(
     whole: tuple[int, ...],
     operation: str,
     temperature: float | None = None,
+    drawn: tuple[int, ...] | None = None,
 ) -> Any:
-    """Bind the primitive, whose `rate` is a logit for relaxed decisions."""
+    """Bind the primitive, whose `rate` is a logit for relaxed decisions.
+
+    If decisions are shared, `drawn` is their shape: the primitive then computes their factors, and
+    XLA fuses the product with what surrounds it.
+    """
     others = [operand for operand in (lengths, rate, start) if operand is not None]
-    operands = varying(x, drawn_words(words, key), *others)
-    return apply.bind(*operands, p=p, whole=whole, operation=operation, temperature=temperature)
+
+    def made(x: Any) -> Any:
+        operands = varying(x, drawn_words(words, key), *others)
+        return apply.bind(*operands, p=p, whole=whole, operation=operation, temperature=temperature)
+
+    if drawn is None:
+        return made(x)
+
+    @jax.checkpoint  # factors are drawn again for the gradient
+    def product(x: Any) -> Any:
+        return multiplied(x, made(jnp.ones(drawn, jnp.promote_types(x.real.dtype, np.float32))))
+
+    return product(x)
+
+
+def multiplied(x: Any, factors: Any) -> Any:
+    """Return products, rounded once, and 0 where a factor is 0."""
+    return jnp.where(factors != 0, (x * factors).astype(x.dtype), 0)
 
 
 def as_elements(x: Any, name: str, takes_complex: bool = True) -> Array:

@@ -77,7 +77,10 @@ def patch_dropout(
         least = jnp.sort(least, axis=1)
     always = jnp.broadcast_to(jnp.arange(first), (batch, first))
     indices = jnp.concatenate([always, least], axis=1)
-    return jnp.take_along_axis(x, indices.reshape(*indices.shape, *(1,) * (x.ndim - 2)), 1), indices
+    kept_of_x = x.at[jnp.arange(batch)[:, None], indices].get(
+        mode="promise_in_bounds", unique_indices=True, indices_are_sorted=ordered
+    )
+    return kept_of_x, indices
 
 
 def _uniforms(draw: Draw, shape: tuple[int, int]) -> Array:

@@ -9,7 +9,7 @@ from jax import numpy as jnp
 
 from fastdrop._base.arguments import as_count, as_number, refuse
 from fastdrop._family.concrete import CONCRETE, MOST_ODDS, as_temperature
-from fastdrop.jax._call import Call, Draw, applied, as_elements, decide, request_of
+from fastdrop.jax._call import Call, applied, as_elements, decide, multiplied, request_of
 
 
 def concrete_dropout(
@@ -49,13 +49,25 @@ def concrete_dropout(
     limits = {-np.inf: 0.0, np.inf: 1.0}
     p = 0.5 if number is None else limits.get(number, 0.5)
     draw = decide(request_of(concrete_dropout, p, call), x.shape)
+    y: Array
     if draw.keeps is not None:
-        y: Array = draw(x)
+        y = draw(x)
         return y
-    if jnp.iscomplexobj(x):
-        parts = [_relaxed(draw, part, logit, number, temperature) for part in (x.real, x.imag)]
-        return jax.lax.complex(*parts)
-    return _relaxed(draw, x, logit, number, temperature)
+    words, drawn, lengths, start = draw.operands
+
+    def relaxed(x: Array) -> Any:
+        return applied(
+            x, words, drawn, lengths, logit, start, p=number, whole=draw.whole,
+            operation="relaxed", temperature=temperature,
+        )  # fmt: skip
+
+    if number is None:  # the gradient of the logit needs the factors
+        y = multiplied(x, relaxed(jnp.ones(x.shape, jnp.promote_types(x.real.dtype, np.float32))))
+    elif jnp.iscomplexobj(x):
+        y = jax.lax.complex(relaxed(x.real), relaxed(x.imag))
+    else:
+        y = relaxed(x)
+    return y
 
 
 def concrete_regularization(
@@ -106,12 +118,3 @@ def _as_logit(logit: Any) -> tuple[Array | None, float | None]:
     if logit.shape != () or not jnp.issubdtype(logit.dtype, jnp.floating):
         raise TypeError(f"logit must be a number or an array of shape () of float, got {logit}")
     return logit if logit.dtype == jnp.float64 else logit.astype(np.float32), None
-
-
-def _relaxed(draw: Draw, x: Array, logit: Any, number: float | None, temperature: float) -> Array:
-    words, key, lengths, start = draw.operands
-    y: Array = applied(
-        x, words, key, lengths, logit, start, p=number, whole=draw.whole, operation="relaxed",
-        temperature=temperature,
-    )  # fmt: skip
-    return y
