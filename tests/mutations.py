@@ -876,9 +876,9 @@ MUTATIONS = [
     ),
     Mutation(
         "the gradient of a logit is the value",
-        "python/fastdrop/jax/_primitive.py",
-        '{**parameters, "operation": OPERATIONS[order]}',
-        "parameters",
+        "python/fastdrop/jax/_relaxed.py",
+        "k, k * (p - z / t) * change",
+        "k, k * change",
         (JAX_MEMBERS + "the_gradient_of_a_logit_is_that_of_arrays",),
         ("jax",),
     ),

@@ -140,7 +140,7 @@ def applied(
     return product(x)
 
 
-def multiplied(x: Any, factors: Any) -> Any:
+def multiplied(x: Array, factors: Array) -> Array:
     """Return products, rounded once, and 0 where a factor is 0."""
     return jnp.where(factors != 0, (x * factors).astype(x.dtype), 0)
 

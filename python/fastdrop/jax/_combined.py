@@ -225,8 +225,16 @@ def _alpha(member: Member, x: Any, request: Request, option: Any) -> Array:
     draw = decide(request, x.shape, member.axes(x.shape, option))
     if draw.keeps is not None:
         return jnp.asarray(given) if draw.keeps else _cast(draw(x), dtype)
-    scale, _, fill = _numbers(draw.rate) if draw.p is None else alpha_numbers(draw.p)
-    return _cast(draw(x - SELU_LIMIT, "keep") * scale + fill, dtype)
+    scale, shift, fill = _numbers(draw.rate) if draw.p is None else alpha_numbers(draw.p)
+    if not draw.shares:
+        return _cast(draw(x - SELU_LIMIT, "keep") * scale + fill, dtype)
+
+    @jax.checkpoint  # decisions are drawn again for the gradient
+    def affine(x: Array) -> Array:
+        kept = draw(jnp.ones(draw.drawn, x.dtype), "keep")
+        return jnp.where(kept != 0, x * scale + shift, fill)
+
+    return _cast(affine(x), dtype)
 
 
 def _numbers(rate: Any) -> tuple[Any, Any, Any]:

@@ -72,9 +72,10 @@ def patch_dropout(
         raise ValueError(f"whole must have the tokens of x, {tokens}, got {draw.whole[1]}")
     high, low = jnp.moveaxis(_uniforms(draw, (batch, tokens))[:, first:, ::-1], -1, 0)
     places = jnp.broadcast_to(jnp.arange(first, tokens), high.shape)
-    least = jax.lax.sort((high, low, places), dimension=1, num_keys=2)[2][:, : kept - first]
+    in_order = jax.lax.sort((high, low, places), dimension=1, num_keys=2, is_stable=False)
+    least = in_order[2][:, : kept - first]
     if ordered:
-        least = jnp.sort(least, axis=1)
+        least = jnp.sort(least, axis=1, stable=False)
     always = jnp.broadcast_to(jnp.arange(first), (batch, first))
     indices = jnp.concatenate([always, least], axis=1)
     kept_of_x = x.at[jnp.arange(batch)[:, None], indices].get(

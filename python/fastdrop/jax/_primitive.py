@@ -16,11 +16,8 @@ from jax.interpreters import ad, batching, mlir, xla
 from fastdrop import _core
 from fastdrop.jax._partition import Axes, Names, mask_ranks, partition
 
-OPERATIONS = ("scale", "keep", "complement", "noise", "relaxed", "relaxed'", "relaxed''")
-"""Work of `apply`, by the numbers of the handler. For the last three, which follow one another as
-derivatives, the logit of p is in the place of p."""
-
-FIRST_RELAXED = 4
+OPERATIONS = ("scale", "keep", "complement", "noise", "relaxed")
+"""Work of `apply`, by the numbers of the handler. For the last, p is a logit."""
 
 for _name, _handler in _core.xla_handlers().items():
     jax.ffi.register_ffi_target(f"fastdrop.{_name}", _handler, platform="cpu")
@@ -148,26 +145,10 @@ blocks = primitive("blocks", lambda count, *, tag: (1, 0))
 
 
 def _jvp(primals: Any, tangents: Any, **parameters: Any) -> Any:
-    # Only x and a logit have tangents: p is constant, and the rest are integers.
-    x, *others = primals
+    # Only x has a tangent: p and logits are constant, and the rest are integers.
+    tangent = ad.instantiate_zeros(tangents[0])
     y = apply.bind(*primals, **parameters)
-    parts = []
-    if not isinstance(tangents[0], ad.Zero):
-        parts.append(apply.bind(tangents[0], *others, **parameters))
-    order = OPERATIONS.index(parameters["operation"]) + 1
-    slope = next((t for t in tangents[1:] if _is_of_logit(t)), None)
-    if order > FIRST_RELAXED and slope is not None:
-        if order == len(OPERATIONS):
-            raise TypeError("concrete dropout must be differentiated by its logit at most twice")
-        wide = x.astype(jnp.promote_types(x.dtype, np.float32))
-        steeper = apply.bind(wide, *others, **{**parameters, "operation": OPERATIONS[order]})
-        slope = slope.reshape(*slope.shape, *(1,) * (x.ndim - slope.ndim))
-        parts.append((steeper * slope.astype(wide.dtype)).astype(y.dtype))
-    return y, sum(parts[1:], parts[0])
-
-
-def _is_of_logit(tangent: Any) -> bool:
-    return not isinstance(tangent, ad.Zero) and tangent.dtype != jax.dtypes.float0
+    return y, apply.bind(*varying(tangent, *primals[1:]), **parameters)
 
 
 def _transpose(cotangent: Any, x: Any, *others: Any, **parameters: Any) -> Any:

@@ -1,5 +1,6 @@
 """Concrete dropout, whose probability can be learned."""
 
+import functools
 from typing import Any, Never, SupportsIndex, Unpack
 
 import jax
@@ -22,7 +23,7 @@ def concrete_dropout(
               p = \sigma(l)
 
     See Gal, Hron and Kendall, "Concrete dropout", NIPS 2017. The mask is that of NumPy's function,
-    also for its gradients with respect to `logit`, of which there are two.
+    also for its gradients with respect to `logit`.
 
     Parameters
     ----------
@@ -49,25 +50,44 @@ def concrete_dropout(
     limits = {-np.inf: 0.0, np.inf: 1.0}
     p = 0.5 if number is None else limits.get(number, 0.5)
     draw = decide(request_of(concrete_dropout, p, call), x.shape)
-    y: Array
     if draw.keeps is not None:
-        y = draw(x)
-        return y
-    words, drawn, lengths, start = draw.operands
+        return jnp.asarray(draw(x))
+    if number is None:
+        wide = jnp.promote_types(x.real.dtype, np.float32)
+        return multiplied(
+            x, _factors((x.shape, wide, draw.whole, temperature), logit, draw.operands)
+        )
+    relaxed = functools.partial(_relaxed, draw.operands, None, number, draw.whole, temperature)
+    parts = [relaxed(x.real), relaxed(x.imag)] if jnp.iscomplexobj(x) else [relaxed(x)]
+    return parts[0] if len(parts) == 1 else jax.lax.complex(*parts)
 
-    def relaxed(x: Array) -> Any:
-        return applied(
-            x, words, drawn, lengths, logit, start, p=number, whole=draw.whole,
-            operation="relaxed", temperature=temperature,
-        )  # fmt: skip
 
-    if number is None:  # the gradient of the logit needs the factors
-        y = multiplied(x, relaxed(jnp.ones(x.shape, jnp.promote_types(x.real.dtype, np.float32))))
-    elif jnp.iscomplexobj(x):
-        y = jax.lax.complex(relaxed(x.real), relaxed(x.imag))
-    else:
-        y = relaxed(x)
-    return y
+def _relaxed(
+    operands: Any, logit: Any, number: float | None, whole: Any, temperature: float, x: Array
+) -> Any:
+    words, key, lengths, start = operands
+    return applied(
+        x, words, key, lengths, logit, start, p=number, whole=whole, operation="relaxed",
+        temperature=temperature,
+    )  # fmt: skip
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _factors(options: Any, logit: Any, operands: Any) -> Any:
+    """Return the factors k = (1 - z) / (1 - p), with derivatives with respect to the logit."""
+    shape, dtype, whole, temperature = options
+    return _relaxed(operands, logit, None, whole, temperature, jnp.ones(shape, dtype))
+
+
+@_factors.defjvp
+def _(options: Any, primals: Any, tangents: Any) -> Any:
+    """Return dk = k (p - z / t); z is read from k, which costs no second draw."""
+    (logit, _), (change, _) = primals, tangents
+    k = _factors(options, *primals)
+    p, kept = (jax.nn.sigmoid(x).astype(k.dtype) for x in (logit, -logit))
+    z = 1 - k * kept
+    z = jnp.where(z < 4 * jnp.finfo(k.dtype).eps, 0, z)  # only rounding
+    return k, k * (p - z / options[3]) * change.astype(k.dtype)
 
 
 def concrete_regularization(
