@@ -93,13 +93,19 @@ def functions(path: Path) -> dict[str, ast.FunctionDef]:
 
 
 def imports(path: Path) -> list[tuple[str, str]]:
-    """Return the names that a file imports from the package, each with its module."""
-    return [
+    """Return the names that a file imports from the package, now or later, each with its module."""
+    body = ast.parse(path.read_text(encoding="utf-8")).body
+    found = [
         (one.module or "", name.name)
-        for one in ast.parse(path.read_text(encoding="utf-8")).body
+        for one in body
         if isinstance(one, ast.ImportFrom) and (one.module or "").startswith("fastdrop")
         for name in one.names
     ]
+    for one in body:
+        if isinstance(one, ast.Assign) and ast.unparse(one.targets[0]) == "_LATER":
+            later = ast.literal_eval(one.value)
+            found += [(module, name) for module, names in later.items() for name in names]
+    return found
 
 
 def parameters(function: ast.FunctionDef) -> Iterator[tuple[str, str, bool]]:

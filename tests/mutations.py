@@ -665,6 +665,27 @@ MUTATIONS = [
         ),
     ),
     Mutation(
+        "threadpoolctl does not learn of the threads when it is imported later",
+        "python/fastdrop/_config.py",
+        "                _register(module)\n",
+        "                pass\n",
+        ("tests/test_config.py::test_a_later_import_of_threadpoolctl_finds_the_threads",),
+    ),
+    Mutation(
+        "the package imports numpy.random",
+        "python/fastdrop/_config.py",
+        "from fastdrop import _core\n",
+        "import numpy.random\nfrom fastdrop import _core\n",
+        ("tests/test_config.py::test_import_takes_few_modules_beyond_numpy",),
+    ),
+    Mutation(
+        "a pickle names the file of a class",
+        "python/fastdrop/_base/masks.py",
+        '        thing.__module__ = "fastdrop"\n',
+        "        pass\n",
+        ("tests/test_config.py::test_names_that_are_imported_later_are_public",),
+    ),
+    Mutation(
         "a layer has no attributes while they are restored",
         "python/fastdrop/_base/layers.py",
         "    vars(thing).update(before)\n",

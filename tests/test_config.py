@@ -69,6 +69,38 @@ def test_threadpoolctl_sees_and_limits_the_threads() -> None:
         assert fd.get_num_threads() == 3
 
 
+def test_a_later_import_of_threadpoolctl_finds_the_threads() -> None:
+    """Where `fastdrop` came first, and did not import threadpoolctl itself."""
+    done = run(
+        "import fastdrop as fd, threadpoolctl; fd.set_num_threads(3)\n"
+        "with threadpoolctl.threadpool_limits(2): print(fd.get_num_threads())"
+    )
+    assert (done.returncode, done.stdout) == (0, "2\n"), done.stderr
+
+
+def test_import_takes_few_modules_beyond_numpy() -> None:
+    """All modules of the family and the libraries they need take a third of NumPy's own time."""
+    done = run(
+        "import sys, numpy; before = {*sys.modules}; import fastdrop\n"
+        "print(*sys.modules.keys() - before)"
+    )
+    imported = set(done.stdout.split())
+    assert "fastdrop._family.dropout" in imported, done.stderr
+    assert len(imported) <= 24, sorted(imported)
+    assert imported.isdisjoint({"hashlib", "numpy.random", "threadpoolctl", "fastdrop.schedules"})
+
+
+def test_names_that_are_imported_later_are_public() -> None:
+    """Before their first use, and for pickles of what they make."""
+    done = run("import fastdrop as fd; print([n for n in fd.__all__ if not hasattr(fd, n)])")
+    assert done.stdout == "[]\n", done.stderr
+    done = run(
+        "import pickle, fastdrop._family.blocks as blocks, fastdrop as fd\n"
+        "print(b'_family' in pickle.dumps([blocks.BlockMask, blocks.DropBlock1d, fd.drop_block1d]))"
+    )
+    assert done.stdout == "False\n", done.stderr
+
+
 @pytest.mark.skipif(
     not str(_core.__file__).endswith(".abi3.so"), reason="not built for the stable ABI"
 )

@@ -274,7 +274,7 @@ def test_an_option_set_later_acts_as_one_given_at_once(member: Member) -> None:
     """Would catch a constructor that keeps what follows from an option, and not the option."""
     required = {
         name: member.options[name]
-        for name, default in member.layer._options.items()
+        for name, default in member.layer._options().items()
         if default is inspect.Parameter.empty and name in member.options
     }
     made, layer = member.make(rng=0), member.layer(*member.arguments, p=0.4, rng=0, **required)

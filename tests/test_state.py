@@ -234,7 +234,7 @@ def test_an_edited_pickle_of_a_layer_is_refused_or_works(member: Member) -> None
     layer(*member.inputs())
     state = layer.__getstate__()
     kind: Any = type(layer)
-    given = {name: state[name] for name in kind._options if name in state}
+    given = {name: state[name] for name in kind._options() if name in state}
     for name in state:
         for one, other in zip(wrong_values(), wrong_values(), strict=True):
             read, refusal = outcome(partial(unset, kind, {**state, name: one}))

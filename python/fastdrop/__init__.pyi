@@ -26,17 +26,19 @@ _Floats: TypeAlias = (
 _F = TypeVar("_F", bound=np.inexact[Any])
 _M = TypeVar("_M", bound=Keep)
 
-from fastdrop import monte_carlo as monte_carlo
-from fastdrop import schedules as schedules
 from fastdrop._base.keys import Key as Key
 from fastdrop._base.layers import ElementwiseLayer as ElementwiseLayer
 from fastdrop._base.layers import Layer as Layer
 from fastdrop._base.masks import Mask as Mask
+from fastdrop._base.masks import publish as publish
 from fastdrop._config import get_num_threads as get_num_threads
 from fastdrop._config import set_num_threads as set_num_threads
 from fastdrop._config import show_config as show_config
 from fastdrop._config import threads as threads
 from fastdrop._core import __version__ as __version__
+from fastdrop._family.dropout import Dropout as Dropout
+from fastdrop import monte_carlo as monte_carlo
+from fastdrop import schedules as schedules
 from fastdrop._family.activations import ActivationDropout as ActivationDropout
 from fastdrop._family.activations import SiluDropout as SiluDropout
 from fastdrop._family.activations import activation_dropout_backward as activation_dropout_backward
@@ -56,7 +58,6 @@ from fastdrop._family.concrete import concrete_dropout_backward as concrete_drop
 from fastdrop._family.concrete import concrete_regularization as concrete_regularization
 from fastdrop._family.connect import DropConnectLinear as DropConnectLinear
 from fastdrop._family.connect import drop_connect_linear_backward as drop_connect_linear_backward
-from fastdrop._family.dropout import Dropout as Dropout
 from fastdrop._family.fused import BiasDropoutAdd as BiasDropoutAdd
 from fastdrop._family.fused import DropoutAdd as DropoutAdd
 from fastdrop._family.fused import GeluDropout as GeluDropout
@@ -84,6 +85,42 @@ from fastdrop._family.zoneout import zoneout_backward as zoneout_backward
 from fastdrop.monte_carlo import MonteCarlo as MonteCarlo
 from fastdrop.schedules import PSchedule as PSchedule
 
+@overload
+def dropout(
+    x: NDArray[_F], p: float = ..., *, training: bool = ..., mode: Mode = ...,
+    broadcast_dims: Axes = ..., rng: RNG = ..., mask: Keep | None = ..., return_mask:
+    Literal[False] = ..., out: Array | None = ..., **unknown: Never
+) -> NDArray[_F]: ...
+@overload
+def dropout(
+    x: _Floats, p: float = ..., *, training: bool = ..., mode: Mode = ..., broadcast_dims:
+    Axes = ..., rng: RNG = ..., mask: Keep | None = ..., return_mask: Literal[False] = ...,
+    out: Array | None = ..., **unknown: Never
+) -> Array: ...
+@overload
+def dropout(
+    x: NDArray[_F], p: float = ..., *, training: bool = ..., mode: Mode = ...,
+    broadcast_dims: Axes = ..., rng: RNG = ..., mask: None = ..., return_mask:
+    Literal[True], out: Array | None = ..., **unknown: Never
+) -> tuple[NDArray[_F], Mask]: ...
+@overload
+def dropout(
+    x: _Floats, p: float = ..., *, training: bool = ..., mode: Mode = ..., broadcast_dims:
+    Axes = ..., rng: RNG = ..., mask: None = ..., return_mask: Literal[True], out: Array |
+    None = ..., **unknown: Never
+) -> tuple[Array, Mask]: ...
+@overload
+def dropout(
+    x: _Floats, p: float = ..., *, training: bool = ..., mode: Mode = ..., broadcast_dims:
+    Axes = ..., rng: RNG = ..., mask: _M, return_mask: Literal[True], out: Array | None =
+    ..., **unknown: Never
+) -> tuple[Array, _M]: ...
+@overload
+def dropout(
+    x: _Floats, p: float = ..., *, training: bool = ..., mode: Mode = ..., broadcast_dims:
+    Axes = ..., rng: RNG = ..., mask: Keep | None = ..., return_mask: bool = ..., out: Array
+    | None = ..., **unknown: Never
+) -> Any: ...
 @overload
 def activation_dropout(
     x: NDArray[_F], p: float = ..., *, activation: Activation, negative_slope: float | None
@@ -425,42 +462,6 @@ def drop_connect_linear(
     x: _Floats, weight: _Floats, bias: ArrayLike | None = ..., p: float = ..., *, training:
     bool = ..., mode: Mode = ..., rng: RNG = ..., mask: Mask | None = ..., return_mask: bool
     = ..., **unknown: Never
-) -> Any: ...
-@overload
-def dropout(
-    x: NDArray[_F], p: float = ..., *, training: bool = ..., mode: Mode = ...,
-    broadcast_dims: Axes = ..., rng: RNG = ..., mask: Keep | None = ..., return_mask:
-    Literal[False] = ..., out: Array | None = ..., **unknown: Never
-) -> NDArray[_F]: ...
-@overload
-def dropout(
-    x: _Floats, p: float = ..., *, training: bool = ..., mode: Mode = ..., broadcast_dims:
-    Axes = ..., rng: RNG = ..., mask: Keep | None = ..., return_mask: Literal[False] = ...,
-    out: Array | None = ..., **unknown: Never
-) -> Array: ...
-@overload
-def dropout(
-    x: NDArray[_F], p: float = ..., *, training: bool = ..., mode: Mode = ...,
-    broadcast_dims: Axes = ..., rng: RNG = ..., mask: None = ..., return_mask:
-    Literal[True], out: Array | None = ..., **unknown: Never
-) -> tuple[NDArray[_F], Mask]: ...
-@overload
-def dropout(
-    x: _Floats, p: float = ..., *, training: bool = ..., mode: Mode = ..., broadcast_dims:
-    Axes = ..., rng: RNG = ..., mask: None = ..., return_mask: Literal[True], out: Array |
-    None = ..., **unknown: Never
-) -> tuple[Array, Mask]: ...
-@overload
-def dropout(
-    x: _Floats, p: float = ..., *, training: bool = ..., mode: Mode = ..., broadcast_dims:
-    Axes = ..., rng: RNG = ..., mask: _M, return_mask: Literal[True], out: Array | None =
-    ..., **unknown: Never
-) -> tuple[Array, _M]: ...
-@overload
-def dropout(
-    x: _Floats, p: float = ..., *, training: bool = ..., mode: Mode = ..., broadcast_dims:
-    Axes = ..., rng: RNG = ..., mask: Keep | None = ..., return_mask: bool = ..., out: Array
-    | None = ..., **unknown: Never
 ) -> Any: ...
 @overload
 def bias_dropout_add(

@@ -1,8 +1,9 @@
 """The installation and its settings: threads, SIMD level, versions."""
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal, SupportsIndex, overload
+from typing import Any, Literal, SupportsIndex, overload
 
 from fastdrop import _core
 from fastdrop._base.arguments import as_count
@@ -49,12 +50,8 @@ def threads(n: SupportsIndex) -> Iterator[None]:
         set_num_threads(before)
 
 
-def _register() -> None:
-    """Let threadpoolctl, if it is installed, report and limit the threads."""
-    try:
-        import threadpoolctl
-    except ImportError:
-        return
+def _register(threadpoolctl: Any) -> None:
+    """Let threadpoolctl report and limit the threads."""
 
     class Controller(threadpoolctl.LibController):  # type: ignore[misc]
         user_api = internal_api = "fastdrop"
@@ -74,7 +71,31 @@ def _register() -> None:
         threadpoolctl.register(Controller)
 
 
-_register()
+class _Finder:
+    """Registers when the program imports threadpoolctl, which takes 2 ms that few programs need."""
+
+    def find_spec(self, name: str, path: object = None, target: object = None) -> Any:
+        if name != "threadpoolctl":
+            return None
+        from importlib.util import find_spec
+
+        sys.meta_path.remove(self)
+        spec = find_spec(name)
+        if spec is not None and spec.loader is not None:
+            execute = spec.loader.exec_module
+
+            def exec_module(module: Any) -> None:
+                execute(module)
+                _register(module)
+
+            spec.loader.exec_module = exec_module  # type: ignore[method-assign]
+        return spec
+
+
+if "threadpoolctl" in sys.modules:
+    _register(sys.modules["threadpoolctl"])
+else:
+    sys.meta_path.insert(0, _Finder())
 
 
 @overload

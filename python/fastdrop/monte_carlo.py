@@ -95,6 +95,8 @@ class MonteCarlo:
     True
     """
 
+    __module__ = "fastdrop"
+
     @explained
     def __init__(
         self,

@@ -202,6 +202,8 @@ class PSchedule:
     0.5 0.5 0.5
     """
 
+    __module__ = "fastdrop"
+
     @explained
     def __init__(
         self,

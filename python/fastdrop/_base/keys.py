@@ -1,6 +1,5 @@
 """Keys, and the seeds they are drawn from: all entropy that fastdrop uses enters here."""
 
-import hashlib
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -193,4 +192,6 @@ def number_of(name: object) -> int:
     """Return the number that a layer's name folds into a key: its BLAKE2b hash of 8 bytes."""
     if not isinstance(name, str):
         raise TypeError(f"layers must have names of type str, got {name!r}")
+    import hashlib  # takes 2 ms, and few programs need it
+
     return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little")

@@ -8,9 +8,8 @@ import inspect
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Never, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, Never, Self
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -36,6 +35,7 @@ from fastdrop._base.arguments import (
 )
 from fastdrop._base.gradients import InputOf
 from fastdrop._base.keys import NO_KEY, RNG, STREAM_VERSION, Key, as_key
+from fastdrop._base.masks import publish
 from fastdrop._base.members import NO_AXES, Member, scaled
 from fastdrop._base.plans import Plan, apply_recipe, evaluate, plan_of_recipe
 from fastdrop._base.states import as_state, call_keys, check_stream, checked_state, split_state
@@ -107,8 +107,7 @@ _CHECKS: dict[str, Callable[[Any, str], Any]] = {
 """Checks of attributes when they are set."""
 
 
-@dataclass(frozen=True)
-class Samples:
+class Samples(NamedTuple):
     """The keys of a layer during one run of a Monte Carlo model.
 
     Axis 0 of an input has one equal part per key; its length is a multiple of `rows`. With
@@ -159,24 +158,18 @@ class Layer(Generic[Recipe]):
     _member: ClassVar[Member]
     _is_ours: ClassVar[bool] = True  # whether fastdrop defines the class
     _of_weights: ClassVar[bool] = False  # whether inputs are weights, with no examples along axis 0
-    _options: ClassVar[dict[str, Any]] = {}  # the constructor's options and their defaults
     _samples: Samples | None = None
     if TYPE_CHECKING:
         mode: Any
 
     def __init_subclass__(cls) -> None:
-        """Make `forward` the call, and record the constructor's options for `repr`."""
+        """Make `forward` the call, and let the constructor explain unknown options."""
         cls._is_ours = cls.__module__.startswith("fastdrop.")
+        publish(cls)
         if cls._is_ours and "__init__" in vars(cls):
             cls.__init__ = explained(cls.__init__)  # type: ignore[method-assign]
         if "__call__" in vars(cls):
             cls.forward = cls.__call__  # type: ignore[attr-defined]
-        parameters = list(inspect.signature(cls.__init__).parameters.values())[1:]
-        cls._options = {
-            parameter.name: parameter.default
-            for parameter in parameters
-            if parameter.name not in ("p", "rng")
-        }
 
     def __init__(self, p: float, rng: RNG) -> None:
         self.p = p
@@ -195,11 +188,20 @@ class Layer(Generic[Recipe]):
 
     @classmethod
     @cache
+    def _options(cls) -> dict[str, Any]:
+        """Return the options of the constructor, and their defaults."""
+        parameters = list(inspect.signature(cls.__init__).parameters.values())[1:]
+        return {one.name: one.default for one in parameters if one.name not in ("p", "rng")}
+
+    @classmethod
+    @cache
     def _known(cls) -> set[str]:
         """Return the names of attributes that can be set: options, properties and variables."""
         names = {name for name in dir(cls) if name[0] != "_" and not callable(getattr(cls, name))}
         for base in cls.__mro__:
-            names.update(vars(base).get("_options", ()), inspect.get_annotations(base))
+            names.update(inspect.get_annotations(base))
+            if issubclass(base, Layer):
+                names.update(base._options())
         return {name for name in names if name[0] != "_"}
 
     @property
@@ -431,15 +433,16 @@ class Layer(Generic[Recipe]):
     @classmethod
     def _checked(cls, state: Mapping[str, Any]) -> dict[str, Any]:
         """Return the attributes that the constructor makes of a pickled state's options."""
-        given, _ = split_state(state, tuple(cls._options))
-        made = cls(p=0.0, rng=NO_KEY, **dict(zip(cls._options, given, strict=True)))
-        return {name: getattr(made, name) for name in cls._options}
+        options = cls._options()
+        given, _ = split_state(state, tuple(options))
+        made = cls(p=0.0, rng=NO_KEY, **dict(zip(options, given, strict=True)))
+        return {name: getattr(made, name) for name in options}
 
     def _shown(self) -> dict[str, Any]:
         """Return the options that `repr` shows: `inplace`, and all that differ from the default."""
         return {
             name: getattr(self, name)
-            for name, default in self._options.items()
+            for name, default in self._options().items()
             if hasattr(self, name) and (name == "inplace" or getattr(self, name) != default)
         }
 

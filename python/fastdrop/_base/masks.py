@@ -45,10 +45,19 @@ class Recipe(Protocol):
         """Apply the recipe to an array, as its function does in training."""
 
 
+def publish(thing: Any) -> None:
+    """Make a class or function of fastdrop belong to the package: pickles do not name its file."""
+    if thing.__module__.startswith("fastdrop.") and thing.__name__[0] != "_":
+        thing.__module__ = "fastdrop"
+
+
 class Drawable:
     """Lets NumPy convert a recipe to an array by drawing it."""
 
     __slots__ = ()
+
+    def __init_subclass__(cls) -> None:
+        publish(cls)
 
     def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> Array:
         if copy is False:

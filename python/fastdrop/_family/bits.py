@@ -37,6 +37,8 @@ class BitGenerator(np.random.BitGenerator):
     True
     """
 
+    __module__ = "fastdrop"
+
     def __init__(self, seed: RNG = None, **unknown: Never) -> None:
         if unknown:
             refuse(unknown, BitGenerator)
