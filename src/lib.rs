@@ -1,4 +1,6 @@
 #![doc = include_str!("README.md")]
+// docs.rs says which feature an item needs.
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
 #[cfg(not(target_pointer_width = "64"))]
 compile_error!("fastdrop indexes elements with 64 bits, and needs a 64-bit CPU");

@@ -104,8 +104,8 @@ fn uniforms<'py>(shape: &Bound<'py, PyTuple>, key: PyRef<'py, key::PyKey>) -> Py
 }
 
 /// The compiled part of fastdrop. Private: use the package's own names.
-// State shared between calls is atomic, locked or set once, but CI has no free-threaded interpreter to test it.
-#[pymodule(gil_used = true)]
+// State that calls share is atomic, locked or set once (docs/unsafe.md, "Without the GIL").
+#[pymodule(gil_used = false)]
 fn _core(module: &Bound<'_, PyModule>) -> PyResult<()> {
     // Reports a bad setting in the environment at import, not in the middle of a run.
     Level::current()?;

@@ -14,6 +14,7 @@ mod torch;
 use std::cell::Cell;
 use std::ffi::{CStr, c_void};
 use std::ptr::null_mut;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 
 use pyo3::prelude::*;
@@ -44,14 +45,18 @@ static REGISTERED: [AtomicPtr<c_void>; 5] = [const { AtomicPtr::new(null_mut()) 
 /// How many of them are of calls.
 const CALLS: usize = 3;
 
+/// Held while kernels are registered or removed: one thread at a time opens and closes the libraries.
+static REGISTERING: Mutex<()> = Mutex::new(());
+
 /// The dispatch keys of the kernels of `dropout` and the like in Python.
 static IN_PYTHON: AtomicU64 = AtomicU64::new(0);
 
 /// Registers the kernels, or, without a number, removes those of calls: the others stay, for the gradients of calls from
 /// before. `in_python` is the set with the dispatch key of the kernel of `dropout` in Python. Returns whether all are there:
-/// torch may lack functions that they need. Must not be called by two threads at once.
+/// torch may lack functions that they need.
 #[pyfunction]
 pub(super) fn native_kernels(in_python: Option<u64>) -> bool {
+    let _alone = REGISTERING.lock();
     let Some(torch) = TORCH.get_or_init(Torch::find) else {
         return false;
     };

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicPtr, Ordering};
 
 use pyo3::prelude::*;
 
+use super::REGISTERING;
 use super::torch::{Failure, Handle, Kernel, Owned, Random, TORCH, Tensor, Torch};
 use crate::operand::Element;
 use crate::python::arguments::DETACH;
@@ -20,9 +21,10 @@ static RANDOM: OnceLock<Option<Random>> = OnceLock::new();
 static REGISTERED: AtomicPtr<c_void> = AtomicPtr::new(null_mut());
 
 /// Registers the kernels, or removes them. Returns whether they are there: torch may lack functions that they need, as
-/// those before 2.13 do. Must not be called by two threads at once.
+/// those before 2.13 do.
 #[pyfunction]
 pub(in crate::python) fn native_random(wanted: bool) -> bool {
+    let _alone = REGISTERING.lock();
     let (Some(torch), Some(_)) = (TORCH.get_or_init(Torch::find), RANDOM.get_or_init(Random::find)) else {
         return false;
     };
