@@ -61,6 +61,7 @@ DISTRIBUTED = (
 )
 TORCH_MEMORY = "tests/test_torch_memory.py::test_"
 TORCH_PROCESSES = "tests/test_torch_processes.py::test_"
+REPORT = "tests/test_torch_report.py::test_"
 TORCH = "tests/test_torch_threads.py::test_"
 FORK = THREADS + "a_fork_keeps_bits_and_gets_helpers_of_its_own"
 
@@ -1214,6 +1215,30 @@ MUTATIONS = [
         '    if not words <= {"1", *options}:\n',
         "    if not words:\n",
         (TORCH_PROCESSES + "a_wrong_value_in_the_environment_is_named_in_a_sentence",),
+        modules=("torch",),
+    ),
+    Mutation(
+        "a report runs with the model's own buffers",
+        "python/fastdrop/torch/_report.py",
+        "copies.setdefault(id(x), x.detach().clone())",
+        "x",
+        (REPORT + "a_report_leaves_everything_as_it_was",),
+        modules=("torch",),
+    ),
+    Mutation(
+        "a report counts its calls with a module's keys",
+        "python/fastdrop/torch/_report.py",
+        "                vars(module).pop(KEYS, None)\n",
+        "",
+        (REPORT + "a_report_leaves_everything_as_it_was",),
+        modules=("torch",),
+    ),
+    Mutation(
+        "the step without dropout drops attention's weights",
+        "python/fastdrop/torch/_report.py",
+        'if name != "dropout_p"}',
+        "if name}",
+        (REPORT + "a_step_is_timed_with_each_dropout_and_without_any",),
         modules=("torch",),
     ),
 ]

@@ -48,6 +48,7 @@ from fastdrop.torch._install import (
 )
 from fastdrop.torch._keys import key_tensor
 from fastdrop.torch._models import replace, restore, set_keys
+from fastdrop.torch._report import report
 
 __all__ = [
     "ActivationDropout",
@@ -84,6 +85,7 @@ __all__ = [
     "is_installed",
     "key_tensor",
     "replace",
+    "report",
     "restore",
     "set_keys",
     "uninstall",
