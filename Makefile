@@ -37,7 +37,7 @@ lint:  ## Check formatting, lints and types
 	pyright tests/typed.py
 	MYPYPATH=tests mypy --follow-imports=silent docs/conf.py docs/drawings.py docs/notebook.py docs/directives.py
 	MYPYPATH=tests mypy --follow-imports=silent fuzz/extension.py
-	cd benches && MYPYPATH=../examples mypy peers.py calls.py family.py sweep.py instructions.py training_step.py torch_step.py attention.py jax_dropout.py dask_throughput.py
+	cd benches && MYPYPATH=../examples mypy peers.py calls.py family.py sweep.py instructions.py training_step.py torch_step.py torch_libraries.py attention.py jax_dropout.py dask_throughput.py
 	cd examples && python -m mypy.stubtest fastdrop._core --mypy-config-file ../pyproject.toml
 
 .PHONY: test
@@ -106,8 +106,10 @@ bench-smoke:  ## Run every benchmark once, only to see that it works
 .PHONY: torch-smoke
 torch-smoke:  ## Run what needs PyTorch once, only to see that it works
 	python benches/torch_step.py --quick --rounds 2
+	python benches/torch_libraries.py --rounds 1 --models lstm --no-compile
 	python benches/attention.py --rounds 1 --cases 0
 	python examples/torch_finetune.py --quick
+	python examples/torch_train.py --quick
 	OMP_NUM_THREADS=1 torchrun --standalone --nproc-per-node 2 examples/ranks_torch.py --quick
 
 .PHONY: jax-smoke

@@ -1234,10 +1234,10 @@ MUTATIONS = [
         modules=("torch",),
     ),
     Mutation(
-        "the step without dropout drops attention's weights",
+        "the step without dropout drops paths",
         "python/fastdrop/torch/_report.py",
-        'if name != "dropout_p"}',
-        "if name}",
+        '0.0 if case == "no_dropout" else p',
+        "p",
         (REPORT + "a_step_is_timed_with_each_dropout_and_without_any",),
         modules=("torch",),
     ),

@@ -552,10 +552,7 @@ def _without_dropout(name: str) -> Callable[..., Any]:
         return lambda input, p, train: input
 
     def attend(*inputs: Any, **options: Any) -> Any:
-        options = {name: x for name, x in options.items() if name != "dropout_p"}
-        return _install._theirs(
-            name, *inputs[:4], *((0.0, *inputs[5:]) if inputs[4:] else ()), **options
-        )
+        return _install._theirs(name, *inputs[:4], 0.0, *inputs[5:], **options)
 
     return attend
 
