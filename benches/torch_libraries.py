@@ -23,7 +23,7 @@ os.environ.setdefault("TQDM_DISABLE", "1")
 
 import fastdrop.torch as ft
 import torch
-from fastdrop._bench import machine, ratio, take_turns
+from fastdrop._bench import Times, machine, ratio, take_turns
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
 import torch_step
@@ -63,11 +63,10 @@ def written_model(name: str, p: float) -> tuple[Any, Callable[[], Any]]:
 def torch_steps(make: Callable[[float], Any], p: float, compiled: bool) -> dict[str, Step]:
     """Return steps by their names; "fastdrop" in a name means that it is installed."""
     steps: dict[str, Step] = {}
-    for prefix in ("", "compiled ") if compiled else ("",):
-        for case, rate in (("torch", p), ("fastdrop", p), ("none", 0.0)):
-            torch.manual_seed(0)
-            model, call = make(rate)
-            steps[prefix + case] = step_of(model, call, bool(prefix))
+    for case, rate in (("torch", p), ("fastdrop", p), ("none", 0.0)):
+        torch.manual_seed(0)
+        model, call = make(rate)
+        steps[case] = step_of(model, call, compiled)
     return steps
 
 
@@ -75,6 +74,20 @@ def switch(case: str) -> None:
     """Install for the cases that are fastdrop's."""
     if ("fastdrop" in case) != ft.is_installed():
         (ft.install if "fastdrop" in case else ft.uninstall)()
+
+
+def timed(steps: dict[str, Step], rounds: int, compiled: bool) -> Times:
+    """Time the steps in turns; those of `torch.compile` compile again where kernels changed."""
+
+    def before(case: str) -> None:
+        switch(case)
+        for _ in range(2 * compiled):
+            steps[case]()
+
+    seconds = 0.5 if compiled else 0.1
+    return take_turns(
+        steps, rounds=rounds, seconds=seconds, clock=torch_step.clock(), before=before
+    )
 
 
 # --- JAX -----------------------------------------------------------------------------------------
@@ -149,9 +162,9 @@ def jax_steps(name: str, p: float) -> dict[str, Step]:
         return lambda: jax.block_until_ready(train(w, key))
 
     return {
-        "jax flax": step(p, bernoulli, jax.random.key(0)),
-        "jax fastdrop": step(p, ours, jax.random.key(0)),
-        "jax none": step(0.0, bernoulli, jax.random.key(0)),
+        "torch": step(p, bernoulli, jax.random.key(0)),
+        "fastdrop": step(p, ours, jax.random.key(0)),
+        "none": step(0.0, bernoulli, jax.random.key(0)),
     }
 
 
@@ -167,13 +180,11 @@ def main() -> None:
     options = parser.parse_args()
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
-    torch._dynamo.config.recompile_limit = 64
-    # Compiled code stays when the kernels change: each step runs with those it was compiled with.
-    torch._dynamo.reset_code_caches = lambda: None
     print(f"{machine()}, torch {torch.__version__}\n")
-    print("| model | ms | torch / fastdrop | none / fastdrop | compiled: torch / fastdrop "
-          "| none / fastdrop | JAX: Flax / fastdrop | none / fastdrop |")  # fmt: skip
-    print("| --- " * 8 + "|")
+    columns = ["model", "ms", "torch / fastdrop", "none / fastdrop"]
+    for tool, theirs in () if options.no_compile else (("compiled", "torch"), ("JAX", "Flax")):
+        columns += [f"{tool}: {theirs} / fastdrop", "none / fastdrop"]
+    print(f"| {' | '.join(columns)} |\n{'| --- ' * len(columns)}|")
     for name in options.models or [*TASKS, *written]:
         if name in TASKS:
             p, shown = TASKS[name].p, f"{TASKS[name].versions}: {TASKS[name].description}"
@@ -182,22 +193,18 @@ def main() -> None:
             p, shown = 0.1, f"{name}: {torch_step.MODELS[name][3]}"
             make = lambda rate, name=name: written_model(name, rate)  # noqa: E731
         torch_step.progress(name)
-        compiled = not options.no_compile
-        # Code around a model in strings, or of unknown sizes, is what torch.compile does not take.
-        steps = torch_steps(make, p, compiled and name not in ("sentences", "gnn"))
-        steps |= jax_steps(name, p) if compiled else {}
-        for case in [*steps] * 2:  # compiles again after the first change of kernels
-            switch(case)
-            steps[case]()
-        times = take_turns(
-            steps, rounds=options.rounds, seconds=0.1, clock=torch_step.clock(), before=switch
-        )
-        cells = [f"{sorted(times['none'])[options.rounds // 2] * 1e3:.3g}"]
-        for prefix, theirs in (("", "torch"), ("compiled ", "torch"), ("jax ", "flax")):
-            for other in (theirs, "none"):
-                known = prefix + other in times
-                cells.append(f"{ratio(times, prefix + other, prefix + 'fastdrop'):.2f}"
-                             if known else "")  # fmt: skip
+        all_times = [timed(torch_steps(make, p, False), options.rounds, False)]
+        if not options.no_compile:
+            # torch.compile takes neither strings nor a graph whose number of edges changes.
+            taken = name not in ("sentences", "gnn")
+            rounds = min(3, options.rounds)
+            all_times.append(timed(torch_steps(make, p, True), rounds, True) if taken else {})
+            steps = jax_steps(name, p)
+            all_times.append(timed(steps, options.rounds, False) if steps else {})
+        cells = [f"{sorted(all_times[0]['none'])[options.rounds // 2] * 1e3:.3g}"]
+        for times in all_times:
+            cells += [f"{ratio(times, other, 'fastdrop'):.2f}" if times else ""
+                      for other in ("torch", "none")]  # fmt: skip
         print(f"| {shown} | {' | '.join(cells)} |", flush=True)
         switch("none")
 

@@ -216,7 +216,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("names", nargs="*", choices=[*RECIPES, []], help="models; all by default")
-    parser.add_argument("--epochs", type=int, default=10, help="passes over the data")
+    parser.add_argument("--epochs", type=int, default=5, help="passes over the data")
     parser.add_argument("--quick", action="store_true", help="few steps, to see it work")
     options = parser.parse_args()
     logging_off()

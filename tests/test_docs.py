@@ -31,6 +31,7 @@ WITHOUT_EXAMPLES = {
     "docs/contributing.md",
     "docs/family.md",
     "docs/guide/index.md",
+    "docs/libraries.md",
     "docs/performance.md",
     "docs/more.md",
     "docs/reliability.md",

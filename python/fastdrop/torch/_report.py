@@ -258,11 +258,12 @@ def _untouched(model: nn.Module) -> Iterator[_Untouched]:
 @contextmanager
 def _as_installed_now() -> Iterator[None]:
     """Let the body install and uninstall, and restore what was installed."""
-    before = _install._installed
+    before, _install._log.disabled = _install._installed, True
     try:
         yield
     finally:
         _switch(before is not None, before)
+        _install._log.disabled = False
 
 
 def _switch(on: bool, options: Any = None) -> None:
