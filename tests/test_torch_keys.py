@@ -383,6 +383,8 @@ def test_ranks_draw_their_parts_of_the_mask_of_the_batch(
     run = torch.compile(model, backend="aot_eager", fullgraph=True) if compiled else model
     for ranks in (2, 3):
         for rank in range(ranks):
+            if compiled and (ranks, rank) not in ((2, 1), (3, 1)):
+                continue  # each is compiled again
             n = 12 // ranks
             mine = slice(rank, None, ranks) if interleaved else slice(rank * n, (rank + 1) * n)
             x = batch[mine].clone().requires_grad_()
