@@ -807,6 +807,14 @@ MUTATIONS = [
         ("torch",),
     ),
     Mutation(
+        "the gradient of concrete dropout's logit forgets the gradient of the result",
+        "python/fastdrop/torch/_autograd.py",
+        "        return in_core(how, source, (dy, logit, terms)), terms\n",
+        "        return in_core(how, source, (dy, logit, terms)), terms / dy\n",
+        (TORCH_MEMBERS + "gradients_are_those_of_finite_differences[ConcreteDropout]",),
+        ("torch",),
+    ),
+    Mutation(
         "each rank drops the first connections of a distributed weight",
         "python/fastdrop/torch/_connect.py",
         "    region = whole, list(start), [x.shape[0], *w.shape]\n",

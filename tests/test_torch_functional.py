@@ -620,3 +620,20 @@ def test_quantised_tensors_are_refused() -> None:
 def test_tensors_on_other_devices_are_refused() -> None:
     with pytest.raises(RuntimeError, match="one device"):
         F.dropout_add(torch.ones(2), torch.ones(2, device="meta"))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("logit", [-1.0, 3.0, 800.0, torch.inf, -torch.inf])
+def test_concrete_gradients_that_can_be_differentiated_are_the_same(dtype: Any, logit: Any) -> None:
+    """They take two draws, the others one; of layouts and gradients of every kind."""
+    a = torch.tensor(logit, requires_grad=True)
+    for x in (torch.randn(70, 30).t(), torch.randn(()), torch.randn(0, 4)):
+        x = x.to(dtype).requires_grad_()
+        y = F.concrete_dropout(x, a, key=fd.Key(3))
+        for dy in (torch.randn(y.shape).to(dtype), torch.ones((), dtype=dtype).expand(y.shape)):
+            one, other = (
+                torch.autograd.grad(y, [x, a], dy, retain_graph=True, create_graph=create)
+                for create in (False, True)
+            )
+            assert torch.equal(one[0], other[0])
+            torch.testing.assert_close(one[1], other[1])

@@ -86,6 +86,10 @@ pub(crate) enum Operation<'a> {
     /// `x` times a function of a drawn uniform.
     #[cfg_attr(not(feature = "python"), allow(dead_code, reason = "only calls from Python relax decisions"))]
     Relaxed(Relaxed),
+    /// The same with the first input, a gradient. The second input becomes the terms of the logit's gradient: it times the
+    /// gradient and the derivative of the function.
+    #[cfg_attr(not(feature = "python"), allow(dead_code, reason = "only calls from Python relax decisions"))]
+    Slopes(Relaxed),
     /// Stores the drawn values: keep bits as bytes, numbers rounded to the element type, normals or uniforms in a
     /// contiguous array.
     Store,
@@ -115,6 +119,7 @@ impl Operation<'_> {
         match self {
             Self::Formula(formula, _) => formula.inputs(),
             Self::Noise { .. } | Self::Relaxed(_) | Self::Below { .. } => 1,
+            Self::Slopes(_) => 2,
             Self::Store | Self::Flags { .. } | Self::Check(_) | Self::Pack | Self::Count(_) => 0,
         }
     }
@@ -133,7 +138,8 @@ impl Operation<'_> {
     ///
     /// # Safety
     /// The run's elements must be readable and writeable, by this thread alone. An input's elements
-    /// must be those of the output, or not overlap them.
+    /// must be those of the output, or not overlap them. The second input of `Slopes` is written: its
+    /// elements must overlap no others.
     #[inline]
     pub(crate) unsafe fn run(&self, memory: &Memory, drawn: Drawn<'_>, run: &Run<'_>) {
         // SAFETY: the obligations are the same.
@@ -164,6 +170,10 @@ impl Operation<'_> {
                         select::run(memory, 1.0, words, offset, run);
                     }
                     (None, Drawn::Uniforms(uniforms)) => relaxed::run(memory, relaxed, uniforms, run),
+                    _ => unreachable!("decisions are relaxed by uniforms"),
+                },
+                Self::Slopes(relaxed) => match drawn {
+                    Drawn::Uniforms(uniforms) => relaxed::run_slopes(memory, relaxed, uniforms, run),
                     _ => unreachable!("decisions are relaxed by uniforms"),
                 },
                 Self::Store => match drawn {

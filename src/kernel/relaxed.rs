@@ -148,6 +148,73 @@ unsafe fn run_in<R: Real>(memory: &Memory, relaxed: Relaxed, uniforms: &[u64], r
     }
 }
 
+/// Multiplies gradients by the factors of their uniforms, and makes the second input the terms of the logit's gradient.
+///
+/// # Safety
+/// See [`super::Operation::run`].
+pub(super) unsafe fn run_slopes(memory: &Memory, relaxed: Relaxed, uniforms: &[u64], run: &Run<'_>) {
+    assert!(uniforms.len() == run.len || uniforms.len() == 1);
+    // SAFETY: the obligations are the same.
+    unsafe {
+        if run.operands.is_double() {
+            run_slopes_in::<f64>(memory, relaxed, uniforms, run);
+        } else {
+            run_slopes_in::<f32>(memory, relaxed, uniforms, run);
+        }
+    }
+}
+
+/// # Safety
+/// See [`run_slopes`]; R must be the float that the elements are computed in.
+unsafe fn run_slopes_in<R: Real>(memory: &Memory, relaxed: Relaxed, uniforms: &[u64], run: &Run<'_>) {
+    debug_assert_eq!(run.operands.element().parts(), 1);
+    let shared = relaxed.shared();
+    let (mut dy, mut x, mut few) = ([R::default(); WORD], [R::default(); WORD], [0; WORD]);
+    for at in (0..run.len).step_by(WORD) {
+        let len = WORD.min(run.len - at);
+        let place = |which: usize| run.address(which).wrapping_offset(at as isize * run.steps[which]);
+        match uniforms {
+            [one] => few = [*one; WORD],
+            several => few[..len].copy_from_slice(&several[at..at + len]),
+        }
+        // SAFETY: the caller guarantees the run's elements.
+        unsafe {
+            run.layout(1).load(place(1), 1, &mut dy[..len]);
+            run.layout(2).load(place(2), 1, &mut x[..len]);
+        }
+        memory.level.run(Both { shared, uniforms: &few, dy: &mut dy, x: &mut x });
+        // SAFETY: as above; those of the second input are this call's own.
+        unsafe {
+            run.layout(0).store(&dy[..len], place(0));
+            run.layout(2).store(&x[..len], place(2));
+        }
+    }
+}
+
+/// Gradients, elements and their uniforms.
+struct Both<'a, R> {
+    shared: Shared,
+    uniforms: &'a [u64; WORD],
+    dy: &'a mut [R; WORD],
+    x: &'a mut [R; WORD],
+}
+
+impl<R: Real> Kernel for Both<'_, R> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) {
+        let zero = R::default();
+        for ((dy, x), uniform) in self.dy.iter_mut().zip(self.x.iter_mut()).zip(self.uniforms) {
+            let (slope, k) = self.shared.factor::<1>(*uniform);
+            let (term, product) = (*dy * *x * R::from_f64(slope), *dy * R::from_f64(k));
+            let dropped = R::from_f64(k) == zero;
+            *x = if dropped { zero } else { term };
+            *dy = if dropped { zero } else { product };
+        }
+    }
+}
+
 /// Elements and their uniforms. The number of derivatives is a constant, because a branch would keep the compiler from
 /// vectorizing the loop.
 struct Multiply<'a, R, const ORDER: u8> {

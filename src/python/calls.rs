@@ -59,7 +59,9 @@ impl Kept<'_, '_> {
         match (self, operation) {
             (Self::Constant(keep), _) => Source::Constant(*keep),
             (Self::Drawn(mask), Operation::Noise { .. }) => Source::normals(mask.key(), mask.origin()),
-            (Self::Drawn(mask), Operation::Relaxed(_)) => Source::uniforms(mask.key(), mask.origin()),
+            (Self::Drawn(mask), Operation::Relaxed(_) | Operation::Slopes(_)) => {
+                Source::uniforms(mask.key(), mask.origin())
+            }
             (Self::Drawn(mask), _) => Source::keep_bits(mask),
             // SAFETY: the caller guarantees the array.
             (Self::Given(given), _) => Source::Given(unsafe { MaskArray::new(given.first) }),

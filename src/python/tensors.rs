@@ -199,7 +199,13 @@ pub(super) fn forward_tensors<'py>(
     fresh: bool,
     threads: usize,
 ) -> PyResult<()> {
-    let formula = if [NOISE, RELAXED].contains(&operation) { Formula::Select } else { formula_of(operation)? };
+    // Relaxed decisions take a second input for the terms of the logit's gradient, which the call writes.
+    let slopes = operation == RELAXED && inputs.len() == 2;
+    let formula = match operation {
+        _ if slopes => Formula::Add,
+        NOISE | RELAXED => Formula::Select,
+        _ => formula_of(operation)?,
+    };
     let mut views = Inputs::new();
     checked_inputs(&mut views, formula, inputs.iter(), |views, object, name| {
         views.push(number(view(object, name)?, name)?);
@@ -224,7 +230,7 @@ pub(super) fn forward_tensors<'py>(
     };
     let (element, out) = (target.format.element, Output { view: target, fresh });
     let drawing = match &keep {
-        Keep::Drawn(mask) => drawing(operation, mask.probability().get(), numbers),
+        Keep::Drawn(mask) => drawing(operation, mask.probability().get(), numbers, slopes),
         _ => None,
     };
     let run = || match drawing {
@@ -236,11 +242,14 @@ pub(super) fn forward_tensors<'py>(
 }
 
 /// The operation of this name, if it draws more than keep bits.
-fn drawing(operation: &str, p: f64, numbers: Numbers) -> Option<Operation<'static>> {
+fn drawing(operation: &str, p: f64, numbers: Numbers, slopes: bool) -> Option<Operation<'static>> {
     let Numbers { scale, shift, fill } = numbers;
     match operation {
         NOISE if p > 0.0 && scale != 0.0 => Some(Operation::Noise { std: (p / (1.0 - p)).sqrt() }),
-        RELAXED => Some(Operation::Relaxed(Relaxed { logit: scale, temperature: shift, order: fill as u8 })),
+        RELAXED => {
+            let relaxed = Relaxed { logit: scale, temperature: shift, order: fill as u8 };
+            Some(if slopes { Operation::Slopes(relaxed) } else { Operation::Relaxed(relaxed) })
+        }
         _ => None,
     }
 }

@@ -191,15 +191,32 @@ def _relaxed_gradients(
 ) -> list[Tensor | None]:
     """Return the gradients of relaxed decisions with respect to input and logit."""
     x, logit = inputs
-    dx = with_same_mask(how, source, words, (dy, logit)) if needs[0] else None
-    if not needs[1]:
-        return [dx, None]
     wide = torch.promote_types(x.dtype, torch.float32)
-    product = dy.to(wide) * x.to(wide)
-    call = _steeper(how)._replace(dtype=wide)
-    terms = with_same_mask(call, source, words, (product, logit))
+    dx = terms = None
+    if all(needs) and words is None and how.numbers.fill == 0.0 and not _grad_enabled():
+        dx, terms = _both_in_core(how, source, dy, x.to(wide), logit)
+    if terms is None:
+        dx = with_same_mask(how, source, words, (dy, logit)) if needs[0] else None
+        if not needs[1]:
+            return [dx, None]
+        product = dy.to(wide) * x.to(wide)
+        call = _steeper(how)._replace(dtype=wide)
+        terms = with_same_mask(call, source, words, (product, logit))
     total = terms.sum(dtype=torch.float64)
     return [dx, total.to(logit.dtype).reshape(logit.shape)]
+
+
+def _both_in_core(
+    how: How, source: Any, dy: Tensor, x: Tensor, logit: Tensor
+) -> tuple[Tensor | None, Tensor | None]:
+    """Return the gradient for the input and the terms of that for the logit, drawn once."""
+    if not is_plain((dy, x, logit)) or not logit.isfinite():
+        return None, None
+    terms = x.clone(memory_format=torch.contiguous_format)
+    try:
+        return in_core(how, source, (dy, logit, terms)), terms
+    except BufferError:  # a tensor without memory of its own
+        return None, None
 
 
 def _relaxed_tangent(

@@ -35,7 +35,8 @@ DTYPES = frozenset(getattr(torch, name) for name in REAL_DTYPES)
 
 RELAXED = "relaxed"
 """Operation of concrete dropout. Its second input is the logit; its numbers are 1, the temperature,
-and how many derivatives with respect to the logit it takes."""
+and how many derivatives with respect to the logit it takes. A third input is overwritten: it times
+the first and the derivative."""
 
 _PLAIN = (Tensor, torch.nn.Parameter)
 
@@ -152,7 +153,8 @@ def in_core(how: How, source: Any, inputs: tuple[Tensor, ...], inplace: bool = F
     out, fresh = (x, False) if inplace else empty_like(x, dtype_of(how, inputs))
     operation, p, shared, numbers, block, _ = how
     if operation == RELAXED:
-        (_, logit), inputs = inputs, inputs[:1]
+        x, logit, *terms = inputs
+        inputs = (x, *terms)
         numbers = numbers._replace(scale=float(logit.detach()))
     if block or type(source) is BlockMask:
         source = recipe_of(how, source, x.shape).to_numpy()
