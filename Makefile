@@ -32,7 +32,7 @@ lint:  ## Check formatting, lints and types
 	ruff format --check .
 	ruff check .
 	lint-imports --no-cache
-	mypy python/fastdrop examples
+	mypy python/fastdrop python/_fastdrop_autoload examples
 	mypy --strict tests/typed.py
 	pyright tests/typed.py
 	MYPYPATH=tests mypy --follow-imports=silent docs/conf.py docs/drawings.py docs/notebook.py docs/directives.py
