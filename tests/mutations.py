@@ -907,8 +907,8 @@ MUTATIONS = [
     Mutation(
         "the gradient of a logit is the value",
         "python/fastdrop/jax/_relaxed.py",
-        "k, k * (p - z / t) * change",
-        "k, k * change",
+        "k, k * (p - z / options[3])",
+        "k, k * 1.0",
         (JAX_MEMBERS + "the_gradient_of_a_logit_is_that_of_arrays",),
         ("jax",),
     ),
