@@ -231,7 +231,10 @@ def of_jax(n: int) -> Iterator[Row]:
     from jax import numpy as jnp
 
     rows, p, side = n // 256, 0.1, max(16, int((n / 64) ** 0.5))
-    normal = lambda *shape: jax.random.normal(jax.random.key(1), shape)  # noqa: E731
+
+    def normal(*shape: int) -> Any:
+        return jax.random.normal(jax.random.key(1), shape)
+
     x, r, bias, table = normal(rows, 256), normal(rows, 256), normal(256), normal(rows, 256)
     volumes = normal(rows // 16, 4, 4, 16, 16)
     images, sequences = volumes.reshape(-1, 16, 16, 16), volumes.reshape(-1, 16, 256)
@@ -325,8 +328,11 @@ def of_jax(n: int) -> Iterator[Row]:
         given = {name: value for name, value in {"p": p, **options}.items() if value is not None}
         member = getattr(fj, name)
         ours = lambda k, *x, f=member, o=given: f(*x, key=k, **o)  # noqa: E731
-        for what, form in (("", lambda f: f), (", and gradients", _with_gradients)):
-            f, g = jax.jit(form(formula)), jax.jit(form(ours))
+        for what, pair in (
+            ("", (formula, ours)),
+            (", and gradients", (_with_gradients(formula), _with_gradients(ours))),
+        ):
+            f, g = map(jax.jit, pair)
             yield (
                 f"2^{n.bit_length() - 1}", "formula",
                 lambda f=f, x=inputs: jax.block_until_ready(f(theirs, *x)),  # type: ignore[misc]
