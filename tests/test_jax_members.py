@@ -151,12 +151,12 @@ def test_each_member_and_option_of_arrays_is_there() -> None:
 @every_row
 def test_results_are_those_of_arrays(row: Member) -> None:
     inputs = arrays(row)
-    for p in (0.4, 1.0):
+    for p in (0.4, 1.0) if row is FIRST[row.layer] else (0.4,):
         f = jax.jit(lambda inputs, key, p=p: call(row, inputs, p, key=key))
         assert_close(f(inputs, fj.key(KEY)), reference(row, inputs, p))
 
 
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float64"])
 @every_member
 def test_results_of_each_dtype_are_those_of_arrays(row: Member, dtype: str) -> None:
     with jax.enable_x64(dtype == "float64"):
@@ -322,22 +322,27 @@ def test_the_gradient_of_a_logit_is_that_of_arrays(dtype: str) -> None:
         assert_close(ours[0], dx)
         np.testing.assert_allclose(ours[1], dlogit, rtol=1e-4)
     logits = jnp.array([-1.0, 0.5])
-    each = jax.vmap(jax.grad(loss, 1), (None, 0))(x, logits)
+    each = jax.jit(jax.vmap(jax.grad(loss, 1), (None, 0)))(x, logits)
     for one, logit in zip(each, logits, strict=True):
-        np.testing.assert_allclose(one, jax.grad(loss, 1)(x, logit), rtol=1e-5)
+        np.testing.assert_allclose(one, gradient(x, logit)[1], rtol=1e-5)
 
 
 def test_a_logit_has_derivatives_of_any_order() -> None:
     """Also where each example has a key of its own."""
-    keys = jax.random.split(fj.key(KEY), 2)
     with jax.enable_x64(True):
         x = jnp.linspace(-1.0, 1.0, 20)
-        run = lambda x, a: fj.concrete_dropout(x, a, temperature=0.5, key=KEY)  # noqa: E731
-        check_grads(jax.jit(run), (x, jnp.float64(-0.5)), order=3)
-        loss = lambda a, key: fj.concrete_dropout(x, a, temperature=0.5, key=key).sum()  # noqa: E731
-        each = jax.vmap(jax.grad(loss), (None, 0))(-0.5, keys)
+        orders = [lambda a, key: (fj.concrete_dropout(x, a, temperature=0.5, key=key) ** 2).sum()]
+        for _ in range(3):
+            orders.append(jax.grad(orders[-1]))
+        compiled = [jax.jit(f) for f in orders]
+        a, key, step = jnp.float64(-0.5), fj.key(KEY), 1e-5
+        for f, derivative in zip(compiled[:-1], compiled[1:], strict=True):
+            difference = (f(a + step, key) - f(a - step, key)) / (2 * step)
+            np.testing.assert_allclose(derivative(a, key), difference, 1e-6)
+        keys = jax.random.split(key, 2)
+        each = jax.jit(jax.vmap(orders[1], (None, 0)))(a, keys)
         for n in range(2):
-            np.testing.assert_allclose(each[n], jax.grad(loss)(-0.5, KEY.split(2)[n]), 1e-12)
+            np.testing.assert_allclose(each[n], compiled[1](a, keys[n]), 1e-12)
 
 
 # --- Sharded arrays ------------------------------------------------------------------------------
@@ -373,7 +378,7 @@ def test_a_compiled_function_of_sharded_arrays_gathers_nothing(row: Member) -> N
 
 # --- Modules -------------------------------------------------------------------------------------
 
-of_modules = some(lambda row: row.layer not in (fd.Dropout, LINEAR))
+of_modules = some(lambda row: row is FIRST[row.layer] and row.layer not in (fd.Dropout, LINEAR))
 
 
 def logit_of(module: Any, row: Member) -> dict[str, Any]:
