@@ -14,7 +14,9 @@ from pathlib import Path
 MOST = 2_000_000
 """Size in bytes that no wheel may exceed."""
 FILES = ("licenses/LICENSE-THIRD-PARTY", "sboms/fastdrop.cyclonedx.json")
-TAGS = re.compile(r"cp3\d+t?-(abi3t?|cp3\d+t?)-(.*manylinux_2_17_|musllinux_1_2_|macosx_|win_).*")
+TAGS = re.compile(r"cp3\d+t?-(abi3t?|cp3\d+t?)-(.*manylinux_2_\d+_|musllinux_1_2_|macosx_|win_).*")
+UNWINDER = b"libgcc_s.so.1"
+"""What a module for glibc must link: exceptions of torch pass through it, so both need the same."""
 
 
 def fault(path: Path, without: list[str]) -> str | None:
@@ -32,6 +34,12 @@ def fault(path: Path, without: list[str]) -> str | None:
             for text in without:
                 if text.encode() in wheel.read(name):
                     return f"names {text} in {name}"
+            if (
+                name.endswith(".so")
+                and "manylinux" in path.name
+                and UNWINDER not in wheel.read(name)
+            ):
+                return f"has an unwinder of its own in {name}"
     return None
 
 
