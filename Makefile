@@ -2,6 +2,8 @@
 .DEFAULT_GOAL := help
 # The features of the crate that need no Python.
 FEATURES := num-complex,ndarray,rand_core
+# Crates of their own, with dependencies of their own.
+APART := fuzz examples/candle
 
 .PHONY: help
 help:  ## Show this
@@ -14,14 +16,14 @@ develop:  ## Install the package with all tools, editable
 .PHONY: format
 format:  ## Format Rust and Python
 	cargo fmt
-	cargo fmt --manifest-path fuzz/Cargo.toml
+	for crate in $(APART); do cargo fmt --manifest-path $$crate/Cargo.toml || exit 1; done
 	ruff format .
 	ruff check --fix .
 
 .PHONY: lint
 lint:  ## Check formatting, lints and types
 	cargo fmt --check
-	cargo fmt --check --manifest-path fuzz/Cargo.toml
+	for crate in $(APART); do cargo fmt --check --manifest-path $$crate/Cargo.toml || exit 1; done
 	cargo clippy --all-targets -- -D warnings
 	cargo clippy --all-targets --features $(FEATURES) -- -D warnings
 	cargo clippy --features python -- -D warnings
@@ -145,7 +147,11 @@ notebook:  ## Make a notebook of the tutorial in results/, and run its cells
 
 .PHONY: wheel
 wheel:  ## Build the wheel for this platform into dist/
-	maturin build --release --locked --out dist
+	.ci/wheel --out dist
+
+.PHONY: release-dry
+release-dry:  ## Build and check all that a release publishes, as far as this machine can, into dist/release (half an hour)
+	.ci/release
 
 .PHONY: sdist
 sdist:  ## Build the source distribution into dist/
