@@ -202,7 +202,7 @@ def of_torch(n: int) -> Iterator[Row]:
         )  # fmt: skip
 
         # A gradient like those of the next layer: that of a sum has one element, repeated.
-        dy = torch.randn_like(ours(*inputs))
+        dy = torch.randn_like(ours(*inputs))  # type: ignore[operator]
 
         def step(function: Any, leaves: Any = leaves, dy: Any = dy) -> None:
             torch.autograd.grad(function(*leaves), leaves, dy)
