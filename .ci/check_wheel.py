@@ -1,4 +1,4 @@
-"""Check wheels: size, files, tags, and no path of the machine that built them.
+"""Check wheels: size, files, tags, README, and no path of the machine that built them.
 
 `python .ci/check_wheel.py WHEEL... [--without PATH...]` prints a line for each wheel, or the first
 fault. Needs nothing but Python.
@@ -15,6 +15,7 @@ MOST = 2_000_000
 """Size in bytes that no wheel may exceed."""
 FILES = ("licenses/LICENSE-THIRD-PARTY", "sboms/fastdrop.cyclonedx.json")
 TAGS = re.compile(r"cp3\d+t?-(abi3t?|cp3\d+t?)-(.*manylinux_2_\d+_|musllinux_1_2_|macosx_|win_).*")
+README = Path(__file__).parent.parent / "README.md"
 UNWINDER = b"libgcc_s.so.1"
 """What a module for glibc must link: exceptions of torch pass through it, so both need the same."""
 
@@ -30,6 +31,10 @@ def fault(path: Path, without: list[str]) -> str | None:
         for file in FILES:
             if not any(name.endswith(f".dist-info/{file}") for name in names):
                 return f"lacks {file}"
+        metadata = next(name for name in names if name.endswith(".dist-info/METADATA"))
+        description = wheel.read(metadata).decode().split("\n\n", 1)[-1]
+        if description.strip() != README.read_text(encoding="utf-8").strip():
+            return "describes itself by another text than README.md"
         for name in names:
             for text in without:
                 if text.encode() in wheel.read(name):
