@@ -175,6 +175,22 @@ def test_the_arguments_are_those_of_jax_in_their_order() -> None:
         assert (ours[name].kind, ours[name].default) == (theirs[name].kind, theirs[name].default)
 
 
+@pytest.mark.parametrize("batch", [(), (2,), (2, 3)])
+def test_flax_attends_as_by_its_own_function_and_with_the_mask_of_the_key(batch: Any) -> None:
+    nnx = pytest.importorskip("flax.nnx", reason="Flax is not installed")
+    from fastdrop.jax.nnx import dot_product_attention as ours
+
+    q, k, v = arrays(batch=batch, key_heads=4)
+    bias, mask = normal(4, 7, 9), normal(*batch, 1, 7, 9, seed=5) > -1
+    both = {"bias": bias, "mask": mask, "deterministic": True}
+    assert close(ours(q, k, v, **both), nnx.dot_product_attention(q, k, v, **both))
+    dropped = ours(q, k, v, dropout_rng=KEY, dropout_rate=0.3)
+    one = [x.reshape(-1, *x.shape[-3:]) for x in (q, k, v)]
+    assert equal(dropped, attend(*one).reshape(dropped.shape))
+    with pytest.raises(TypeError, match="module must be None"):
+        ours(q, k, v, module=nnx.Dropout(0.1))
+
+
 def test_queries_that_see_no_key_give_zero() -> None:
     q, k, v = arrays()
     mask = jnp.ones((7, 9), bool).at[2].set(False)
