@@ -28,7 +28,7 @@ enum Work {
     /// All are multiplied by normal noise.
     Noise,
     /// All are multiplied by relaxed decisions, which have the logit of p in place of p.
-    Relaxed { temperature: f64, order: u8 },
+    Relaxed { temperature: f64 },
 }
 
 impl Work {
@@ -46,7 +46,7 @@ impl Work {
             (Some(1), None) => Self::Keep,
             (Some(2), None) => Self::Complement,
             (Some(3), None) => Self::Noise,
-            (Some(order @ 4..=6), Some(temperature)) => Self::Relaxed { temperature, order: (order - 4) as u8 },
+            (Some(4), Some(temperature)) => Self::Relaxed { temperature },
             _ => return Err(unexpected("operation")),
         };
         Ok((work, 1 + i64::from(temperature.is_some())))
@@ -62,8 +62,8 @@ impl Work {
             }
             Self::Keep | Self::Noise => (bits, Operation::select(1.0)),
             Self::Complement => (bits, Operation::Formula(Formula::Complement, Numbers::scale(1.0))),
-            Self::Relaxed { temperature, order } => {
-                let relaxed = Relaxed { logit: p, temperature, order };
+            Self::Relaxed { temperature } => {
+                let relaxed = Relaxed { logit: p, temperature, order: 0 };
                 (Source::uniforms(mask.key(), mask.origin()), Operation::Relaxed(relaxed))
             }
         })

@@ -70,8 +70,7 @@ fn unexpected(what: &str) -> Failure {
 /// `operation`, an int64:
 /// - 1 to leave kept elements as they are, 2 to leave the dropped ones and set the kept ones to 0;
 /// - 3 to multiply by normal noise;
-/// - 4 to 6 to multiply by relaxed decisions, or their first or second derivative with respect to the logit of p, which
-///   stands in the place of p; their `temperature` is a double.
+/// - 4 to multiply by relaxed decisions, which have the logit of p in the place of p; their `temperature` is a double.
 ///
 /// # Safety
 /// See [`handle`].
