@@ -77,7 +77,7 @@ def switch(case: str) -> None:
 
 
 def timed(steps: dict[str, Step], rounds: int, compiled: bool) -> Times:
-    """Time the steps in turns; those of `torch.compile` compile again where kernels changed."""
+    """Alternate the steps, and time each. `torch.compile` compiles again where kernels changed."""
 
     def before(case: str) -> None:
         switch(case)

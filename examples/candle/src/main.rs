@@ -57,7 +57,7 @@ fn normals(shape: (usize, usize), key: Key) -> Result<Tensor> {
     Tensor::from_vec(numbers, shape, &Device::Cpu)
 }
 
-/// Mean cross-entropy of two arms of a spiral, after each of the steps, and the share of points that are told apart.
+/// Mean cross-entropy of two arms of a spiral, after each of the steps, and the share of points in the right arm.
 fn train(key: Key, steps: u64) -> Result<(Vec<f32>, f32)> {
     const POINTS: usize = 512;
     const HIDDEN: usize = 256;
@@ -119,7 +119,7 @@ fn train(key: Key, steps: u64) -> Result<(Vec<f32>, f32)> {
 fn main() -> Result<()> {
     let key = Key::from_seed(0);
 
-    // The same elements are dropped forward and backward, also in a transposed tensor.
+    // The backward pass drops the elements that the forward pass dropped, in a transposed tensor too.
     let x = Var::from_tensor(&normals((64, 96), key)?)?;
     let y = dropout(&x.t()?, 0.5, key)?;
     let gradient = y.sum_all()?.backward()?.remove(&x).expect("x takes part");

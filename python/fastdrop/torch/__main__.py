@@ -32,9 +32,9 @@ def main() -> None:
     given = parser.parse_args()
     if given.module:
         if find_spec(given.program.partition(".")[0]) is None:
-            parser.error(f"there is no module {given.program!r}")
+            parser.error(f"program must be a module that can be imported, got {given.program!r}")
     elif not Path(given.program).exists():
-        parser.error(f"there is no file {given.program!r}")
+        parser.error(f"program must be a file that exists, got {given.program!r}")
 
     options = from_environment() or {"attention": False, "random": False}
     options = {name: wanted or getattr(given, name) for name, wanted in options.items()}

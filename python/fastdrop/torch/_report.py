@@ -90,10 +90,10 @@ def report(model: nn.Module, *inputs: Any, **named: Any) -> Report:
     inside attention and recurrent modules: by torch's dropout, by fastdrop, or by random numbers of
     the library's own. For what fastdrop does not compute, it names what to use.
 
-    It also times a step of training, which is the forward pass and the gradients of all parameters,
-    with torch's dropout, with fastdrop's, and at p = 0, in turns. The loss is the result's ``loss``
-    if it has one, otherwise the mean square of its tensors. The time of fastdrop's is that of what
-    is installed, or of ``install()``, and of what `replace` and `fuse` changed.
+    It also times a step of training, which is the forward pass and the gradients of all parameters.
+    Steps with torch's dropout, with fastdrop's and at p = 0 alternate. The loss is the result's
+    ``loss`` if it has one, otherwise the mean square of its tensors. The time of fastdrop's is that
+    of what is installed, or of ``install()``, and of what `replace` and `fuse` changed.
 
     Parameters, gradients, buffers, modes, keys, and the states of generators stay as they are, and
     so does what is installed. Hooks run. Compiled functions are compiled again on their next call.
@@ -234,7 +234,7 @@ _TURN, _ALL = 0.05, 4.0
 
 
 def _timed(model: nn.Module, inputs: Any, named: Any) -> Times:
-    """Time steps of training in turns."""
+    """Alternate the kinds of step, and time each."""
     settings = _install._installed
     parameters = [x for x in model.parameters() if x.requires_grad]
     changed = {one: vars(one)["forward"] for one in model.modules()
