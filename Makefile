@@ -3,7 +3,7 @@
 # The features of the crate that need no Python.
 FEATURES := num-complex,ndarray,rand_core
 # Crates of their own, with dependencies of their own.
-APART := fuzz examples/candle
+APART := fuzz examples/candle examples/burn
 
 .PHONY: help
 help:  ## Show this
