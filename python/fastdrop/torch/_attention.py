@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
+from torch.autograd.function import _SingleLevelFunction
 from torch.nn import functional
 from torch.nn.attention.bias import CausalBias
 
@@ -390,7 +391,7 @@ def _gradients(
     return gradients
 
 
-class _Operator(torch.autograd.Function):
+class _Operator(_SingleLevelFunction):
     """The operator in the graph of autograd."""
 
     @staticmethod
@@ -411,7 +412,7 @@ class _Operator(torch.autograd.Function):
         return None, *gradients[:3], gradients[3] if wanted else None, *(None,) * 7
 
 
-class _OperatorBackward(torch.autograd.Function):
+class _OperatorBackward(_SingleLevelFunction):
     """The operator of the gradients in the graph of autograd."""
 
     @staticmethod

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch._functorch.utils import enable_single_level_autograd_function
 from torch.autograd import forward_ad
+from torch.autograd.function import _SingleLevelFunction
 from torch.nn import functional
 
 from fastdrop import _core
@@ -66,7 +67,7 @@ def _announced(how: How, source: Any, inputs: tuple[Tensor, ...]) -> bool:
     )
 
 
-class Recorded(torch.autograd.Function):
+class Recorded(_SingleLevelFunction):
     """A call in the graph of autograd.
 
     In eager mode `source` is the key or the mask. For the operator, `source` is the region, `words`
@@ -327,16 +328,15 @@ def arguments_of(
 
 
 def record(function: Any, *arguments: Any) -> Any:
-    """Apply an `autograd.Function` at the level of `torch.func` that torch has dispatched to."""
-    apply = super(torch.autograd.Function, function).apply
+    """Apply a `_SingleLevelFunction` at the level of `torch.func` that torch has dispatched to."""
     if _transforms_are_active():
         with enable_single_level_autograd_function():
-            return apply(*arguments)
-    return apply(*arguments)
+            return function.apply(*arguments)
+    return function.apply(*arguments)
 
 
 def below(keyset: Any, operator: Any, arguments: tuple[Any, ...]) -> Any:
-    """Call an operator below autograd, from the `autograd.Function` that records it."""
+    """Call an operator below autograd, from the function that records it."""
     if _transforms_are_active():
         # An outer transform also records this call, so turn on the gradients that autograd has
         # turned off here.

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
+from torch.autograd.function import _SingleLevelFunction
 
 from fastdrop import _core
 from fastdrop._base.masks import Mask, make_mask
@@ -114,7 +115,7 @@ def _on_cpu(
         return torch.from_numpy(_COMPUTE[wanted](one, other, mask))
 
 
-class _Connected(torch.autograd.Function):
+class _Connected(_SingleLevelFunction):
     """A call in the graph of autograd."""
 
     @staticmethod

@@ -85,7 +85,9 @@ def children(source: Source, inputs: tuple[Tensor, ...]) -> list[Source]:
 def _transformed(how: How, inputs: tuple[Tensor, ...], source: Source) -> Any:
     """Return the result of a call that does not go straight to the core."""
     is_drawn = source is None or type(source) is CallKeys
-    keeps_all = how.p == 0.0 and not isinstance(source, (*_MASKS, torch.Generator))
+    # Tensors come first: from 2.15 on, Dynamo does not trace whether one is a Generator.
+    is_free = isinstance(source, Tensor) or not isinstance(source, (*_MASKS, torch.Generator))
+    keeps_all = how.p == 0.0 and is_free
     distributed = any(is_distributed(x) for x in inputs)
     if distributed and not keeps_all:
         return _on_ranks(how, inputs, source)
