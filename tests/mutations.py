@@ -67,6 +67,13 @@ FORK = THREADS + "a_fork_keeps_bits_and_gets_helpers_of_its_own"
 
 MUTATIONS = [
     Mutation(
+        "any torch is taken",
+        "python/fastdrop/torch/__init__.py",
+        "if not _core.take_tensors(torch.Tensor):",
+        "if _core.take_tensors(torch.Tensor) is None:",
+        ("tests/test_config.py::test_a_torch_that_lacks_what_is_needed_is_refused_by_its_version",),
+    ),
+    Mutation(
         "a forked child takes its parent's pool",
         "src/threads/pool.rs",
         "            && entry.process == process\n",

@@ -114,6 +114,16 @@ def test_a_free_threaded_interpreter_refuses_a_module_of_the_stable_abi() -> Non
     assert "ImportError: this build of fastdrop needs a CPython with the GIL, got" in done.stderr
 
 
+def test_a_torch_that_lacks_what_is_needed_is_refused_by_its_version() -> None:
+    """At the import, where each call would otherwise fail on its tensors."""
+    done = run(
+        "import sys, types\n"
+        "sys.modules['torch'] = types.SimpleNamespace(Tensor=object, __version__='2.9.1')\n"
+        "import fastdrop.torch"
+    )
+    assert "ImportError: fastdrop.torch needs PyTorch 2.10 or newer, got 2.9.1" in done.stderr
+
+
 def test_completion_shows_public_names() -> None:
     assert dir(fd) == sorted(fd.__all__)
 

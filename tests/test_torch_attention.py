@@ -13,7 +13,6 @@ from support import KEY, as_key
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 
 import fastdrop.torch as ft  # noqa: E402
-from fastdrop.torch import _call  # noqa: E402
 from test_torch_functional import DTYPES, as_numpy, as_tensor  # noqa: E402
 from torch import nn  # noqa: E402
 from torch.autograd import forward_ad  # noqa: E402
@@ -554,16 +553,6 @@ def test_bad_input_is_named(changes: Any, sentence: str) -> None:
     with pytest.raises((ValueError, TypeError, RuntimeError), match=sentence):
         attend(**arguments)
     assert torch.equal(torch.get_rng_state(), state)
-
-
-def test_torch_before_its_c_interface_gives_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    inputs = tensors((2, 4, 6, 5), (2, 4, 9, 5), (2, 4, 9, 3), (6, 9), dtype=torch.bfloat16)
-    results = []
-    for takes_tensors in (True, False):
-        monkeypatch.setattr(_call, "_takes_tensors", takes_tensors)
-        y = attend(*inputs, P, dropout_key=KEY_)
-        results.append((y, *torch.autograd.grad(y.sum(), inputs)))
-    assert all(map(torch.equal, *results))
 
 
 def test_dual_numbers_go_with_graphs() -> None:

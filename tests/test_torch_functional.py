@@ -104,18 +104,6 @@ def test_large_results_have_the_layout_of_small_ones(monkeypatch: pytest.MonkeyP
     z.sum().backward()
 
 
-def test_the_protocols_of_numpy_do_where_the_c_functions_are_missing(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    expected = [F.gelu_dropout(torch.ones(50, dtype=dtype), 0.3, key=KEY_) for dtype in DTYPES]
-    monkeypatch.setattr(_call, "_takes_tensors", False)
-    for dtype, result in zip(DTYPES, expected, strict=True):
-        x = torch.ones(50, dtype=dtype, requires_grad=True)
-        y = F.gelu_dropout(x, 0.3, key=KEY_)
-        assert torch.equal(y, result)
-        y.sum().backward()
-
-
 # Gradients
 
 

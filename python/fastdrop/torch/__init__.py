@@ -14,9 +14,14 @@ torch's generator: `torch.manual_seed` repeats a run, and checkpointing draws th
 """
 
 try:
-    import torch  # noqa: F401
+    import torch
 except ImportError as error:
     raise ImportError("fastdrop.torch needs PyTorch, which is not installed") from error
+
+from fastdrop import _core
+
+if not _core.take_tensors(torch.Tensor):
+    raise ImportError("fastdrop.torch needs PyTorch 2.10 or newer, got " + torch.__version__)
 
 from fastdrop.torch import functional
 from fastdrop.torch._family.activations import ActivationDropout, SiluDropout

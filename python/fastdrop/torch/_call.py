@@ -10,7 +10,6 @@ import os
 import sys
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch._subclasses import FakeTensor
@@ -40,7 +39,6 @@ the first and the derivative."""
 
 _PLAIN = (Tensor, torch.nn.Parameter)
 
-_takes_tensors = _core.take_tensors(Tensor)
 _alias = operator.attrgetter("data")
 _forward = _core.forward_tensors
 _threads = torch.get_num_threads
@@ -158,11 +156,8 @@ def in_core(how: How, source: Any, inputs: tuple[Tensor, ...], inplace: bool = F
         numbers = numbers._replace(scale=float(logit.detach()))
     if block or type(source) is BlockMask:
         source = recipe_of(how, source, x.shape).to_numpy()
-    target: Any = out
-    if not _takes_tensors:
-        inputs, target = tuple(_as_array(x) for x in inputs), _as_array(out)
-        source = _as_array(source) if isinstance(source, Tensor) else source
-    elif x.numel() >= _core.DETACH:
+    target = out
+    if x.numel() >= _core.DETACH:
         # Aliases keep the memory alive: other threads may meanwhile take it from the tensors.
         inputs = (x.data,) if len(inputs) == 1 else tuple(map(_alias, inputs))
         target = inputs[0] if inplace else out  # no other thread has a new result
@@ -173,14 +168,7 @@ def in_core(how: How, source: Any, inputs: tuple[Tensor, ...], inplace: bool = F
 
 def lent(*tensors: Any) -> tuple[Any, ...]:
     """Return what the core reads and writes: aliases, because others may empty the tensors."""
-    alias = _alias if _takes_tensors else _as_array
-    return tuple([None if x is None else alias(x) for x in tensors])
-
-
-def _as_array(x: Tensor) -> Any:
-    """Return the memory of a tensor as an array; bfloat16 as uint16."""
-    x = x.detach()
-    return x.view(torch.int16).numpy().view(np.uint16) if x.dtype is torch.bfloat16 else x.numpy()
+    return tuple([None if x is None else x.data for x in tensors])
 
 
 def dtype_of(
