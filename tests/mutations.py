@@ -961,7 +961,7 @@ MUTATIONS = [
     ),
     Mutation(
         "fusing ignores the hooks of an activation",
-        "python/fastdrop/torch/_fuse.py",
+        "python/fastdrop/torch/_fused.py",
         "    if _is_observed(activation):\n",
         "    if activation is None:\n",
         (TORCH_FUSE + "hooks_see_what_they_saw",),
@@ -969,7 +969,7 @@ MUTATIONS = [
     ),
     Mutation(
         "fusing leaves alone what an activation changes in place",
-        "python/fastdrop/torch/_fuse.py",
+        "python/fastdrop/torch/_fused.py",
         "type(before) not in _PRODUCERS or",
         "before is None or",
         (TORCH_FUSE + "an_activation_in_place_changes_what_others_hold",),
@@ -977,7 +977,7 @@ MUTATIONS = [
     ),
     Mutation(
         "compiled models are not fused",
-        "python/fastdrop/torch/_fuse.py",
+        "python/fastdrop/torch/_fused.py",
         'getattr(forward, "func", None) is not _forward',
         "not isinstance(forward, _Replaced)",
         (TORCH_FUSE + "compiled_models_are_fused_and_draw_the_same_masks[mlp-1]",),
@@ -985,18 +985,18 @@ MUTATIONS = [
     ),
     Mutation(
         "a fused residual belongs to one Monte Carlo sample",
-        "python/fastdrop/torch/_fuse.py",
-        "if keys is not None and keys.parts is not None:",
-        "if keys is not None and keys.parts is keys:",
+        "python/fastdrop/torch/_fused.py",
+        "and keys is not None and keys.parts is not None:",
+        "and keys is not None and keys.parts is keys:",
         (TORCH_FUSE + "monte_carlo_samples_are_those_of_the_modules",),
         ("torch",),
     ),
     Mutation(
         "a fused encoder leaves torch's fast path",
-        "python/fastdrop/torch/_fuse.py",
-        "    if not layer.training or _has_own_blocks(layer):\n"
+        "python/fastdrop/torch/_fused.py",
+        "    if not layer.training or has_own_blocks(layer):\n"
         "        return type(layer).forward(layer, src,",
-        "    if _has_own_blocks(layer):\n        return type(layer).forward(layer, src,",
+        "    if has_own_blocks(layer):\n        return type(layer).forward(layer, src,",
         (TORCH_FUSE + "torchs_fast_path_computes_a_fused_encoder",),
         ("torch",),
     ),
@@ -1042,15 +1042,15 @@ MUTATIONS = [
     ),
     Mutation(
         "a fused sum has another layout",
-        "python/fastdrop/torch/_fuse.py",
-        "x.shape != residual.shape or x.stride() != residual.stride()",
-        "x.shape != residual.shape",
+        "python/fastdrop/torch/_fused.py",
+        "x.shape == residual.shape and x.stride() == residual.stride()",
+        "x.shape == residual.shape",
         (TORCH_FUSE + "code_is_left_alone_where_fusion_would_change_what_it_does",),
         ("torch",),
     ),
     Mutation(
         "fusing makes calls on small tensors slower",
-        "python/fastdrop/torch/_fuse.py",
+        "python/fastdrop/torch/_fused.py",
         "not native.ready or x.numel() >= LEAST",
         "x.numel() >= 0",
         (TORCH_FUSE + "small_tensors_are_fused_only_where_it_is_faster",),

@@ -17,7 +17,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 
 import fastdrop.torch as ft  # noqa: E402
-from fastdrop.torch import _arguments, _fuse, _keys  # noqa: E402
+from fastdrop.torch import _arguments, _fused, _keys  # noqa: E402
 from fastdrop.torch._autograd import native  # noqa: E402
 from fastdrop.torch._family import activations as of_activations  # noqa: E402
 from fastdrop.torch._family import fused as of_fused  # noqa: E402
@@ -32,20 +32,20 @@ pytestmark = pytest.mark.once
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the fused functions that were called, in order."""
     names: list[str] = []
-    whole = _fuse.drop
+    whole = _fused.drop
 
     def counted(module: Any, keys: Any, function: Any, *inputs: Any, **options: Any) -> Any:
         names.append(function.__name__)
         return whole(module, keys, function, *inputs, **options)
 
-    monkeypatch.setattr(_fuse, "drop", counted)
+    monkeypatch.setattr(_fused, "drop", counted)
     return names
 
 
 @pytest.fixture(autouse=True)
 def _small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let small tensors be fused."""
-    monkeypatch.setattr(_fuse, "LEAST", 0)
+    monkeypatch.setattr(_fused, "LEAST", 0)
 
 
 def mlp(activation: Any = None, dropout: Any = None) -> Any:
@@ -177,7 +177,7 @@ def test_small_tensors_are_fused_only_where_it_is_faster(
             (False, 1 << 20, every),
         ):  # fmt: skip
             patch.setattr(native, "ready", ready)
-            patch.setattr(_fuse, "LEAST", least)
+            patch.setattr(_fused, "LEAST", least)
             calls.clear()
             check(fused, build(), x)
             assert calls == expected
@@ -617,7 +617,7 @@ def functions(calls: list[str], monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     for module in (of_activations, of_fused):
         monkeypatch.setattr(module, "run", counted)
-    monkeypatch.setattr(_fuse, "drop", _keys.drop)
+    monkeypatch.setattr(_fused, "drop", _keys.drop)
     return calls
 
 

@@ -12,7 +12,7 @@ torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 transformers = pytest.importorskip("transformers", reason="transformers is not installed")
 
 import fastdrop.torch as ft  # noqa: E402
-from fastdrop.torch import _fuse  # noqa: E402
+from fastdrop.torch import _fused  # noqa: E402
 from fastdrop.torch.transformers import register  # noqa: E402
 
 pytestmark = [
@@ -201,7 +201,7 @@ def test_a_missing_library_is_named(version: str | None, monkeypatch: pytest.Mon
 @pytest.mark.parametrize("name", ["BERT", "T5"])
 def test_fused_models_draw_and_learn_as_before(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Their blocks add what they drop; T5's also activate it."""
-    monkeypatch.setattr(_fuse, "LEAST", 0)  # tensors are small
+    monkeypatch.setattr(_fused, "LEAST", 0)  # tensors are small
     made, results = model(name, "eager").train(), []
     with ft.installed():
         results.append(loss_and_gradients(made, inputs(name)))

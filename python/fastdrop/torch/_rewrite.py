@@ -19,7 +19,7 @@ import ast
 import copy
 import inspect
 from collections.abc import Callable, Iterator
-from functools import lru_cache
+from functools import lru_cache, partial
 from tokenize import TokenError
 from types import CellType, CodeType, FunctionType
 from typing import Any, NamedTuple
@@ -50,10 +50,6 @@ class Site(NamedTuple):
     """The activation's other arguments."""
 
 
-Role = Callable[[ast.expr], str]
-"""Function of the callee of a call: "dropout" or "activation", or nothing."""
-
-
 class Rewritten(NamedTuple):
     """A function that was rewritten, or the reason why it was not."""
 
@@ -63,12 +59,13 @@ class Rewritten(NamedTuple):
 
 
 def rewrite(
-    function: Any, role: Callable[[str], Role], helpers: dict[str, Callable[..., Any]]
+    function: Any, role: Callable[[str, ast.expr], str], helpers: dict[str, Callable[..., Any]]
 ) -> Rewritten:
     """Return a function in which dropout is fused where `role` finds it.
 
-    `role` takes the name of the first argument, the module. `helpers` are the functions that the
-    code calls, by name.
+    `role` tells what the callee of a call does: "dropout", "activation", or nothing. It also takes
+    the name of the first argument, the module. `helpers` are the functions that the code calls, by
+    name.
     """
     if not isinstance(function, FunctionType):
         return Rewritten(None, [], "its container's forward is not a function of Python")
@@ -90,7 +87,7 @@ def rewrite(
     ast.increment_lineno(tree, code.co_firstlineno - 2)
     if not _same(_compiled(copy.deepcopy(tree), code, imported, ()), code):
         return Rewritten(None, [], "its container's forward is not what its source says")
-    rewriter = _Rewriter(tree, role(arguments[0].arg), arguments[0].arg)
+    rewriter = _Rewriter(tree, role, arguments[0].arg)
     rewriter.rewrite()
     if not rewriter.sites:
         return Rewritten(None, [])
@@ -184,8 +181,10 @@ def is_simple(node: ast.AST | None) -> bool:
 class _Rewriter:
     """One pass over a function for activations, and one for residuals."""
 
-    def __init__(self, tree: ast.FunctionDef, role: Role, module: str) -> None:
-        self._tree, self._role, self._module = tree, role, module
+    def __init__(
+        self, tree: ast.FunctionDef, role: Callable[[str, ast.expr], str], module: str
+    ) -> None:
+        self._tree, self._module, self._role = tree, module, partial(role, module)
         self.sites: list[Site] = []
         self._pending: ast.expr | None = None
         names = [node for node in ast.walk(tree) if isinstance(node, ast.Name)]
