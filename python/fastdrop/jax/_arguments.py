@@ -20,9 +20,14 @@ def as_rate(p: Any, name: str = "p") -> tuple[Array | None, float | None]:
     """Return p as an array that may be traced, or else as a number."""
     if not isinstance(p, Array):
         return None, probability(p, name)
-    if p.shape != () or not jnp.issubdtype(p.dtype, jnp.floating):
-        raise TypeError(f"{name} must be a number or an array of shape () of float, got {p}")
-    return jax.lax.stop_gradient(p if p.dtype == jnp.float64 else p.astype(jnp.float32)), None
+    return jax.lax.stop_gradient(as_scalar(p, name)), None
+
+
+def as_scalar(number: Array, name: str) -> Array:
+    """Return an array of one number in float32 or float64."""
+    if number.shape != () or not jnp.issubdtype(number.dtype, jnp.floating):
+        raise TypeError(f"{name} must be a number or an array of shape () of float, got {number}")
+    return number if number.dtype == jnp.float64 else number.astype(jnp.float32)
 
 
 def as_place(

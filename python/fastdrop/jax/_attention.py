@@ -11,6 +11,7 @@ from jax import Array
 from jax import numpy as jnp
 from jax.export import is_symbolic_dim
 
+from fastdrop import _core
 from fastdrop._base.arguments import (
     REAL_DTYPES,
     as_finite,
@@ -19,12 +20,19 @@ from fastdrop._base.arguments import (
     either,
     refuse,
 )
-from fastdrop.jax._arguments import as_key, as_place, as_rate, drawn_words, known_at_last
+from fastdrop.jax._arguments import (
+    as_key,
+    as_place,
+    as_rate,
+    as_scalar,
+    drawn_words,
+    known_at_last,
+)
 from fastdrop.jax._attend import attend
 from fastdrop.jax._primitive import varying
 
-_WIDEST = 256
-"""The most features that the core takes."""
+_WIDEST: int = _core.WIDEST
+"""The most features of a query or a value."""
 
 
 def dot_product_attention(
@@ -250,9 +258,7 @@ def _as_factor(scale: Any, query: Array) -> tuple[Array, float]:
         return query, 1.0 / math.sqrt(max(1, query.shape[-1]))
     if not isinstance(scale, Array):
         return query, as_finite(scale, "scale")
-    if scale.shape != () or not jnp.issubdtype(scale.dtype, jnp.floating):
-        raise TypeError(f"scale must be a number or an array of shape () of float, got {scale}")
-    return query * scale.astype(query.dtype), 1.0
+    return query * as_scalar(scale, "scale").astype(query.dtype), 1.0
 
 
 class _Positions:

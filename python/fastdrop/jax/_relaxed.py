@@ -10,6 +10,7 @@ from jax import numpy as jnp
 
 from fastdrop._base.arguments import as_count, as_number, refuse
 from fastdrop._family.concrete import CONCRETE, MOST_ODDS, as_temperature
+from fastdrop.jax._arguments import as_scalar
 from fastdrop.jax._call import Call, applied, as_elements, decide, multiplied, request_of
 
 
@@ -135,6 +136,4 @@ def _as_logit(logit: Any) -> tuple[Array | None, float | None]:
     """Return a logit as an array that may be traced, or else as a number."""
     if not isinstance(logit, Array):
         return None, as_number(logit, "logit")
-    if logit.shape != () or not jnp.issubdtype(logit.dtype, jnp.floating):
-        raise TypeError(f"logit must be a number or an array of shape () of float, got {logit}")
-    return logit if logit.dtype == jnp.float64 else logit.astype(np.float32), None
+    return as_scalar(logit, "logit"), None
