@@ -375,9 +375,9 @@ MUTATIONS = [
     ),
     Mutation(
         "a compiled part of attention draws the mask of the first",
-        "python/fastdrop/torch/_attention.py",
-        "make_mask(whole, settings.p, key).region(start, shape)",
-        "make_mask(shape, settings.p, key)",
+        "python/fastdrop/torch/_operator.py",
+        "make_mask(whole, p, key_of(words)).region(start, shape)",
+        "make_mask(shape, p, key_of(words))",
         (TORCH_ATTENTION + "a_part_draws_its_part_of_the_whole",),
         modules=("torch",),
     ),
@@ -424,7 +424,7 @@ MUTATIONS = [
     Mutation(
         "installed attention takes over evaluation under transforms",
         "python/fastdrop/torch/_install.py",
-        "dropout_p > 0.0 or (_installed is not None and _installed[1])",
+        "dropout_p > 0.0 or (_installed is not None and _installed.attention)",
         "True",
         (TORCH_ATTENTION + "installed_attention_under_vmap_is_the_function[same]",),
         modules=("torch",),
@@ -783,7 +783,7 @@ MUTATIONS = [
     ),
     Mutation(
         "a connection's gradient takes the other tensor",
-        "python/fastdrop/torch/_connect.py",
+        "python/fastdrop/_family/connect.py",
         '    "inputs": (("outputs", "dy", "second"), ("weights", "first", "dy")),\n',
         '    "inputs": (("outputs", "dy", "second"), ("weights", "dy", "dy")),\n',
         (TORCH_MEMBERS + "gradients_are_those_of_finite_differences",),

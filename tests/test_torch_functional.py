@@ -17,7 +17,8 @@ from support import BFLOAT16, KEY, as_key, assert_same
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 
 import fastdrop.torch as ft  # noqa: E402
-from fastdrop.torch import _call, _operator  # noqa: E402
+from fastdrop import _core  # noqa: E402
+from fastdrop.torch import _call  # noqa: E402
 
 pytestmark = [
     pytest.mark.once,
@@ -548,7 +549,7 @@ def test_what_only_claims_to_be_a_tensor_is_refused() -> None:
     pretender = Mock(spec=torch.Tensor)
     assert isinstance(pretender, torch.Tensor)
     with pytest.raises(TypeError, match="key must be a tensor, got Mock"):
-        _operator.key_of(pretender)
+        _core.tensor_key(pretender)
 
 
 @pytest.mark.parametrize(

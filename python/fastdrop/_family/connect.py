@@ -256,6 +256,17 @@ def _narrow(x: Array, dtype: np.dtype[Any]) -> Array:
     return (x if dtype.kind == "c" else x.real).astype(dtype, copy=False)
 
 
+GRADIENTS = {
+    "outputs": (("inputs", "dy", "second"), ("weights", "dy", "first")),
+    "inputs": (("outputs", "dy", "second"), ("weights", "first", "dy")),
+    "weights": (("outputs", "second", "dy"), ("inputs", "first", "dy")),
+}
+"""The call for the gradient with respect to each input: what is wanted, and of which arrays.
+
+Outputs are computed from x and W, gradients of inputs from dy and W, those of weights from both.
+"""
+
+
 class _Tiles:
     """The weights of all examples, a few examples or outputs at a time, in one buffer."""
 

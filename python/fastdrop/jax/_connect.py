@@ -14,7 +14,7 @@ from jax import Array
 from jax import numpy as jnp
 from jax.interpreters import ad
 
-from fastdrop._family.connect import TILE
+from fastdrop._family.connect import GRADIENTS, TILE
 from fastdrop.jax._arguments import drawn_words
 from fastdrop.jax._call import Call, as_elements, decide, request_of
 from fastdrop.jax._partition import Axes, mask_ranks
@@ -84,16 +84,6 @@ def drop_connect_linear(
     y = y.reshape(*x.shape[:-1], len(weight))
     return (y + others[0] if others else y).astype(dtype)
 
-
-_GRADIENTS = {
-    "outputs": (("inputs", "dy", "second"), ("weights", "dy", "first")),
-    "inputs": (("outputs", "dy", "second"), ("weights", "first", "dy")),
-    "weights": (("outputs", "second", "dy"), ("inputs", "first", "dy")),
-}
-"""The call for the gradient with respect to each input: what is wanted, and of which arrays.
-
-Outputs are computed from x and W, gradients of inputs from dy and W, those of weights from both.
-"""
 
 _SUMMED = {"outputs": -1, "inputs": -2, "weights": -3}
 """The axis of (examples, outputs, inputs) that is summed over."""
@@ -184,7 +174,7 @@ def _transpose(cotangents: Any, first: Any, second: Any, *others: Any, **paramet
     wanted = parameters.pop("wanted")
     gradients: list[Any] = [None, None]
     known = {"dy": dy, "first": first, "second": second}
-    for n, (x, call) in enumerate(zip((first, second), _GRADIENTS[wanted], strict=True)):
+    for n, (x, call) in enumerate(zip((first, second), GRADIENTS[wanted], strict=True)):
         if ad.is_undefined_primal(x):
             gradients[n] = ad.Zero(x.aval)
             if not isinstance(dy, ad.Zero):

@@ -194,8 +194,3 @@ def _evaluation(member: Member, p: float, mode: str | None, shift: float) -> How
     if member.expectation is not None and 0.0 < p < 1.0:
         return How(member.expectation, 0.0, (), Numbers(scale, p))
     return How(member.operation, 0.0, (), Numbers(scale, shift))
-
-
-UNKNOWN_MASK = RuntimeError(
-    "return_mask must be False in a compiled or transformed function, got True"
-)

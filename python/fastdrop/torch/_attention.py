@@ -30,16 +30,24 @@ from fastdrop.torch._autograd import (
     record,
     wants_gradient,
 )
-from fastdrop.torch._call import How, empty, empty_like, is_distributed, is_plain, lent
+from fastdrop.torch._call import (
+    NO_MASK,
+    How,
+    empty,
+    empty_like,
+    is_distributed,
+    is_plain,
+    leaves_process,
+    lent,
+)
 from fastdrop.torch._dispatch import Source, decide, dispatch, no_key
-from fastdrop.torch._operator import LIBRARY, key_of, words_for
+from fastdrop.torch._operator import LIBRARY, key_of, mask_part, words_for
 
 WIDEST: int = _core.WIDEST
 """The most features of a query, a key or a value."""
 
 _grad_enabled = torch.is_grad_enabled
 _threads = torch.get_num_threads
-_tracing = torch._C._get_tracing_state
 
 
 class Settings(NamedTuple):
@@ -78,7 +86,7 @@ def attention(
             raise TypeError(f"{name} must have the dtype of query, {query.dtype}, got {x.dtype}")
     causal = causal_offset(is_causal, query.shape[-2], key.shape[-2])
     drawn = source is None or p == 0.0
-    if drawn and (torch.compiler.is_exporting() or _tracing() is not None):
+    if drawn and leaves_process():
         return _exported((query, key, value, bias), p, causal, scale, grouped)
     factor = 1.0 / math.sqrt(max(1, query.shape[-1])) if scale is None else scale
     settings = Settings(p, factor, causal)
@@ -157,9 +165,7 @@ def attend(
         y = _eager(settings, recipe, inputs)
         return (y, recipe) if return_mask else y
     if return_mask:
-        raise RuntimeError(
-            "return_mask must be False in a compiled or transformed function, got True"
-        )
+        raise RuntimeError(NO_MASK)
     if forward_ad._current_level >= 0 or any(map(is_distributed, tensors)):
         how = How.of(DROPOUT, settings.p)
         return _unfused(settings, lambda weights: dispatch(how, (weights,), source), *inputs)
@@ -352,11 +358,9 @@ def _parsed(
 
 
 def _recipe(settings: Settings, words: Tensor, region: Any, inputs: Any) -> Mask:
-    key = key_of(words.contiguous())
     if region is None:
-        return make_mask(_weights(*inputs[:2]), settings.p, key)
-    whole, start, shape = (tuple(lengths) for lengths in region)
-    return make_mask(whole, settings.p, key).region(start, shape)
+        return make_mask(_weights(*inputs[:2]), settings.p, key_of(words))
+    return mask_part(words, settings.p, region)
 
 
 def _on_cpu(*arguments: Any) -> tuple[Tensor, Tensor]:

@@ -32,6 +32,9 @@ KEPT = 2**28
 
 DTYPES = frozenset(getattr(torch, name) for name in REAL_DTYPES)
 
+NO_MASK = "return_mask must be False in a compiled or transformed function, got True"
+"""Error of calls whose mask cannot be told."""
+
 RELAXED = "relaxed"
 """Operation of concrete dropout. Its second input is the logit; its numbers are 1, the temperature,
 and how many derivatives with respect to the logit it takes. A third input is overwritten: it times
@@ -104,6 +107,11 @@ def is_distributed(x: Tensor) -> bool:
     """Return whether a tensor is a DTensor."""
     loaded = sys.modules.get("torch.distributed.tensor")
     return loaded is not None and isinstance(x, loaded.DTensor)
+
+
+def leaves_process() -> bool:
+    """Return whether torch records a call for a program that leaves this process."""
+    return torch.compiler.is_exporting() or _tracing() is not None
 
 
 def is_plain(inputs: tuple[Tensor, ...]) -> bool:

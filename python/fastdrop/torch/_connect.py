@@ -13,14 +13,12 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.autograd.function import _SingleLevelFunction
 
-from fastdrop import _core
 from fastdrop._base.masks import Mask, make_mask
 from fastdrop._family import connect
 from fastdrop.torch._autograd import below, below_autograd, parts_of, record, wants_gradient
 from fastdrop.torch._call import is_distributed, is_plain
-from fastdrop.torch._dispatch import decide
-from fastdrop.torch._keys import CallKeys
-from fastdrop.torch._operator import LIBRARY, words_for
+from fastdrop.torch._dispatch import decide, torch_draws
+from fastdrop.torch._operator import LIBRARY, key_of, mask_part, words_for
 
 LIBRARY.define(
     "connect(str wanted, Tensor first, Tensor second, Tensor key, float p, SymInt[]? whole, "
@@ -35,13 +33,6 @@ _COMPUTE = {
 }
 """What is wanted, from the two others: outputs of (x, weight), gradients of inputs of (dy, weight),
 and of weights of (dy, x)."""
-
-_GRADIENTS = {
-    "outputs": (("inputs", "dy", "second"), ("weights", "dy", "first")),
-    "inputs": (("outputs", "dy", "second"), ("weights", "first", "dy")),
-    "weights": (("outputs", "second", "dy"), ("inputs", "first", "dy")),
-}
-"""The call for the gradient with respect to each input: what is wanted, and of which tensors."""
 
 
 def linear(
@@ -58,8 +49,7 @@ def linear(
         mask = None
     if scale == 0.0:  # zeros, with gradients of zeros
         return input[:, :0] @ weight[:, :0].T, mask
-    leaves = torch.compiler.is_exporting() or torch._C._get_tracing_state() is not None
-    if leaves and mask is None and (source is None or type(source) is CallKeys):
+    if mask is None and torch_draws(source):
         kept = torch.dropout(torch.ones(shape, device=input.device), p, True) != 0
         return torch.einsum("noi,ni->no", torch.where(kept, weight * scale, 0.0), input), None
     given = mask or source
@@ -104,12 +94,10 @@ def _mask_shape(wanted: str, first: Tensor, second: Tensor) -> tuple[int, int, i
 def _on_cpu(
     wanted: str, first: Tensor, second: Tensor, words: Tensor, p: float, *region: Any
 ) -> Tensor:
-    key, shape = _core.tensor_key(words.contiguous()), _mask_shape(wanted, first, second)
     if region[0] is None:
-        mask = make_mask(shape, p, key)
+        mask = make_mask(_mask_shape(wanted, first, second), p, key_of(words))
     else:
-        whole, start, extent = (tuple(lengths) for lengths in region)
-        mask = make_mask(whole, p, key).region(start, extent)
+        mask = mask_part(words, p, region)
     one, other = (x.detach().contiguous().numpy() for x in (first, second))
     with np.errstate(all="ignore"):
         return torch.from_numpy(_COMPUTE[wanted](one, other, mask))
@@ -138,7 +126,7 @@ class _Connected(_SingleLevelFunction):
         gradients = [
             _connect(which, known[one], known[other], words, p, region) if needed else None
             for (which, one, other), needed in zip(
-                _GRADIENTS[wanted], ctx.needs_input_grad[5:], strict=True
+                connect.GRADIENTS[wanted], ctx.needs_input_grad[5:], strict=True
             )
         ]
         return (None,) * 5 + tuple(gradients)

@@ -17,7 +17,15 @@ from fastdrop._base.masks import Mask, inverse_keep, make_mask
 from fastdrop._base.members import Numbers, drawn_shape
 from fastdrop._family.blocks import BlockMask, block_mask
 from fastdrop.torch._autograd import ACTIVATIONS, by_operator, eager, parts_of
-from fastdrop.torch._call import RELAXED, How, is_distributed, is_plain, recipe_of
+from fastdrop.torch._call import (
+    NO_MASK,
+    RELAXED,
+    How,
+    is_distributed,
+    is_plain,
+    leaves_process,
+    recipe_of,
+)
 from fastdrop.torch._keys import CallKeys, Share, SharedKey, draw, draw_key
 from fastdrop.torch._operator import words_for
 
@@ -48,9 +56,7 @@ def dispatch(
         how, source = how._replace(shared=tuple({0, *how.shared})), source.key
     if not is_plain(inputs):
         if return_mask:
-            raise RuntimeError(
-                "return_mask must be False in a compiled or transformed function, got True"
-            )
+            raise RuntimeError(NO_MASK)
         y = _transformed(how, inputs, source)
         return x.copy_(y) if inplace else y
     if type(source) is CallKeys and source.share is not None:
@@ -69,15 +75,19 @@ def decide(source: Source) -> Any:
     return _key_of(source) if isinstance(source, Tensor) else source
 
 
+def torch_draws(source: Source) -> bool:
+    """Return whether torch draws for a call: in a program that leaves this process, by default."""
+    return (source is None or type(source) is CallKeys) and leaves_process()
+
+
 def children(source: Source, inputs: tuple[Tensor, ...]) -> list[Source]:
     """Return a source for each of several tensors: the children of a call's key."""
     count = range(len(inputs))
     if is_plain(inputs):
         key = decide(source)
         return [key.fold_in(n) for n in count]
-    leaves = torch.compiler.is_exporting() or _tracing() is not None
-    if leaves and (source is None or type(source) is CallKeys):
-        return [None for _ in count]  # a program that leaves this process draws with torch
+    if torch_draws(source):
+        return [None for _ in count]
     words = words_for(source)
     return [torch.ops.fastdrop.child_key(words, n) for n in count]
 
@@ -91,9 +101,7 @@ def _transformed(how: How, inputs: tuple[Tensor, ...], source: Source) -> Any:
     distributed = any(is_distributed(x) for x in inputs)
     if distributed and not keeps_all:
         return _on_ranks(how, inputs, source)
-    if (is_drawn or keeps_all) and (
-        distributed or torch.compiler.is_exporting() or _tracing() is not None
-    ):
+    if (is_drawn or keeps_all) and (distributed or leaves_process()):
         if _tracing() is None:
             return _in_their_operators(how, *inputs)
         if type(source) is CallKeys:

@@ -25,8 +25,7 @@ from fastdrop.torch._models import _function_of, _Replaced
 from fastdrop.torch._modules import Module
 
 _INSTALL, _RANDOM, _REPLACE = "install()", "install(random=True)", "replace(model)"
-_Settings = Any
-"""What `install` keeps: None, or a tuple of its library, `attention` and `random`."""
+_Settings = _install.Installed | None
 
 _DROPOUTS = tuple(name for name in _install._KERNELS if name != _install._WITH_WEIGHTS)
 ATTENTION = _install._ATTENTION
@@ -102,7 +101,7 @@ def _row(
             can_be_replaced = call != ATTENTION and _function_of(module) is not None
             use = f"{_INSTALL} or {_REPLACE}" if can_be_replaced else _INSTALL
     elif takes_it and call.rstrip("_") in _COVERED:
-        if settings is not None and settings[2]:
+        if settings is not None and settings.random:
             by = "fastdrop"
         else:
             member = _member(type(module).__name__, call, shape)

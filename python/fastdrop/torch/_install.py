@@ -7,7 +7,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.compiler.config
@@ -31,9 +31,17 @@ from fastdrop.torch._operator import LIBRARY
 
 _aten = torch.ops.aten
 _log = logging.getLogger("fastdrop.torch")
-_installed: tuple[torch.library.Library, bool, bool] | None = None
-"""The kernels that torch has, and whether those of attention without dropout and those of random
-numbers are among them."""
+
+
+class Installed(NamedTuple):
+    """The kernels that torch has, and the options of `install`."""
+
+    library: torch.library.Library
+    attention: bool
+    random: bool
+
+
+_installed: Installed | None = None
 
 _KEYS = ("CPU", "AutogradCPU", "FuncTorchDynamicLayerFrontMode")
 """Dispatch keys: below autograd, with it, and under the transforms of `torch.func`."""
@@ -82,7 +90,7 @@ def install(*, attention: bool = False, random: bool = False) -> None:
     global _installed
     attention, random = as_flag(attention, "attention"), as_flag(random, "random")
     if _installed is not None:
-        attention, random = attention or _installed[1], random or _installed[2]
+        attention, random = attention or _installed.attention, random or _installed.random
         if _installed[1:] == (attention, random):
             return
         uninstall()
@@ -101,7 +109,7 @@ def install(*, attention: bool = False, random: bool = False) -> None:
                 library.impl(name, _KERNELS[name], key)
         if random:
             _random.register(library)
-    _installed = library, attention, random
+    _installed = Installed(library, attention, random)
     type(torch.compiler.config).cache_key_tag = property(_tag)
     add_pass()
     _forget()
@@ -150,7 +158,7 @@ def uninstall() -> None:
     if _installed is not None:
         native.ready = _core.native_kernels(None)
         _random.unregister()
-        _installed[0]._destroy()
+        _installed.library._destroy()
         _installed = None
         del type(torch.compiler.config).cache_key_tag
         torch.compiler.config.cache_key_tag = _MARK.sub("", torch.compiler.config.cache_key_tag)
@@ -173,7 +181,7 @@ def installed(*, attention: bool = False, random: bool = False) -> Iterator[None
         if _installed is not before:
             uninstall()
         if before is not None:
-            install(attention=before[1], random=before[2])
+            install(attention=before.attention, random=before.random)
 
 
 _MARK = re.compile(r" with fastdrop \S+$")
@@ -187,7 +195,7 @@ def _tag(config: Any) -> str:
     The tag is a property, because the user may set it at any time.
     """
     tag = _MARK.sub("", config.__getattr__("cache_key_tag"))
-    kernels = "attention" if _installed is not None and _installed[1] else "dropout"
+    kernels = "attention" if _installed is not None and _installed.attention else "dropout"
     return f"{tag} with fastdrop {_core.__version__}/{kernels}"
 
 
@@ -351,7 +359,7 @@ def _attention(
 ) -> Any:
     """Compute attention of any p."""
     inputs = query, key, value, attn_mask
-    wanted = dropout_p > 0.0 or (_installed is not None and _installed[1])
+    wanted = dropout_p > 0.0 or (_installed is not None and _installed.attention)
     if not (wanted and _takes_attention(inputs, is_causal, enable_gqa)):
         arguments = *inputs, dropout_p, is_causal
         return _theirs(_ATTENTION, *arguments, scale=scale, enable_gqa=enable_gqa)

@@ -17,13 +17,12 @@ from torch.utils.checkpoint import CheckpointPolicy
 
 from fastdrop import _core
 from fastdrop._base.keys import Key
-from fastdrop._base.masks import make_mask
+from fastdrop._base.masks import Mask, make_mask
 from fastdrop._base.members import Numbers
 from fastdrop.torch._autograd import Recorded, below_autograd, by_operator, record, wants_gradient
 from fastdrop.torch._call import RELAXED, How, dtype_of, in_core
 from fastdrop.torch._keys import CallKeys, draw, key_tensor, words_of_call
 
-key_of = _core.tensor_key
 _transforms_are_active = torch._C._are_functorch_transforms_active
 
 _SCHEMA = (
@@ -44,6 +43,18 @@ LIBRARY.define(
     "take_key(Tensor keys, int place) -> Tensor", tags=(torch.Tag.nondeterministic_seeded,)
 )
 _places = itertools.count()
+
+
+def key_of(words: Tensor) -> Key:
+    """Return the key of an operator's argument."""
+    key: Key = _core.tensor_key(words.contiguous())
+    return key
+
+
+def mask_part(words: Tensor, p: float, region: Any) -> Mask:
+    """Return the mask of an operator's arguments; `parts_of` is the inverse."""
+    whole, start, shape = (tuple(lengths) for lengths in region)
+    return make_mask(whole, p, key_of(words)).region(start, shape)
 
 
 def words_for(source: Key | Tensor | CallKeys | torch.Generator | None) -> Tensor:
@@ -96,11 +107,8 @@ def _parsed(
 
 def _on_cpu(*arguments: Any) -> Tensor:
     how, words, region, inputs = _parsed(*arguments)
-    key = key_of(words.contiguous())
-    if region is None:
-        return in_core(how, key, inputs)
-    whole, start, shape = (tuple(lengths) for lengths in region)
-    return in_core(how, make_mask(whole, how.p, key).region(start, shape), inputs)
+    source = key_of(words) if region is None else mask_part(words, how.p, region)
+    return in_core(how, source, inputs)
 
 
 def _with_autograd(keyset: Any, *arguments: Any) -> Any:
@@ -162,7 +170,7 @@ def _take_in_order(keys: Tensor, place: int) -> Tensor:
 
 
 def _child_key(words: Tensor, index: int) -> Tensor:
-    return key_tensor(key_of(words.contiguous()).fold_in(index))
+    return key_tensor(key_of(words).fold_in(index))
 
 
 def _child_keys(info: Any, in_dims: Any, words: Tensor, index: int) -> tuple[Tensor, int]:

@@ -5,12 +5,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastdrop import _core
 from fastdrop._family.patches import PatchMask, kept_tokens
 from fastdrop.torch._call import is_plain
-from fastdrop.torch._dispatch import decide
-from fastdrop.torch._keys import CallKeys
-from fastdrop.torch._operator import LIBRARY, words_for
+from fastdrop.torch._dispatch import decide, torch_draws
+from fastdrop.torch._operator import LIBRARY, key_of, words_for
 
 LIBRARY.define(
     "patches(Tensor key, SymInt batch, int tokens, float p, int prefix, bool ordered) -> Tensor",
@@ -30,8 +28,7 @@ def positions_of(
         known = isinstance(source, PatchMask)
         mask = source if known else PatchMask((batch, tokens), p, decide(source), prefix, ordered)
         return torch.from_numpy(mask.indices()), mask
-    leaves = torch.compiler.is_exporting() or torch._C._get_tracing_state() is not None
-    if leaves and (source is None or type(source) is CallKeys):
+    if torch_draws(source):
         kept = kept_tokens(p, tokens, prefix) - prefix
         chosen = torch.rand(batch, tokens - prefix).argsort(1)[:, :kept]
         chosen = prefix + (chosen.sort(1)[0] if ordered else chosen)
@@ -51,8 +48,8 @@ def taken(input: Tensor, positions: Tensor) -> Tensor:
 
 
 def _draw(words: Tensor, batch: int, tokens: int, p: float, prefix: int, ordered: bool) -> Tensor:
-    key = _core.tensor_key(words.contiguous())
-    return torch.from_numpy(PatchMask((batch, tokens), p, key, prefix, ordered).indices())
+    mask = PatchMask((batch, tokens), p, key_of(words), prefix, ordered)
+    return torch.from_numpy(mask.indices())
 
 
 def _draw_each(info: Any, in_dims: Any, words: Tensor, *others: Any) -> tuple[Tensor, int]:

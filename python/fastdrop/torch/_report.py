@@ -216,14 +216,14 @@ def _as_installed_now() -> Iterator[None]:
         _install._log.disabled = False
 
 
-def _switch(on: bool, options: Any = None) -> None:
+def _switch(on: bool, options: _install.Installed | None) -> None:
     """Install, with the options of an earlier `install`, or uninstall."""
     if not on:
         _install.uninstall()
     elif options is None:
         _install.install()
     else:
-        _install.install(attention=options[1], random=options[2])
+        _install.install(attention=options.attention, random=options.random)
 
 
 # --- What a step costs ---------------------------------------------------------------------------

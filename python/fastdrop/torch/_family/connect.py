@@ -10,8 +10,8 @@ from fastdrop._base.keys import NO_KEY, Key
 from fastdrop._base.masks import Mask, make_mask
 from fastdrop._base.members import scaled
 from fastdrop._family.weights import CONNECTIONS
-from fastdrop.torch._arguments import UNKNOWN_MASK, check_tensor, checked, refusal, run
-from fastdrop.torch._call import takes
+from fastdrop.torch._arguments import check_tensor, checked, refusal, run
+from fastdrop.torch._call import NO_MASK, takes
 from fastdrop.torch._connect import linear
 from fastdrop.torch._modules import Module, check_probability, of_mode
 
@@ -80,7 +80,7 @@ def drop_connect_linear(
     if not return_mask:
         return y
     if applied is None:
-        raise UNKNOWN_MASK
+        raise RuntimeError(NO_MASK)
     return y, applied
 
 

@@ -8,8 +8,8 @@ from torch import Tensor
 from fastdrop._base.arguments import as_count, as_flag
 from fastdrop._base.keys import NO_KEY, Key
 from fastdrop._family.patches import PatchMask, kept_tokens
-from fastdrop.torch._arguments import UNKNOWN_MASK, checked, ndim_of, refusal
-from fastdrop.torch._call import is_distributed, takes
+from fastdrop.torch._arguments import checked, ndim_of, refusal
+from fastdrop.torch._call import NO_MASK, is_distributed, takes
 from fastdrop.torch._modules import Option, OutOfPlace
 from fastdrop.torch._patches import positions_of, taken
 
@@ -74,7 +74,7 @@ def patch_dropout(
     if not return_mask:
         return y, positions
     if applied is None:
-        raise UNKNOWN_MASK
+        raise RuntimeError(NO_MASK)
     return y, positions, applied
 
 

@@ -14,8 +14,8 @@ from fastdrop._base.arguments import Mode, check_mode, shown
 from fastdrop._base.keys import NO_KEY, Key
 from fastdrop._base.masks import Mask, make_mask
 from fastdrop._family.weights import CONNECTIONS, WORDS
-from fastdrop.torch._arguments import UNKNOWN_MASK, Request, check_tensor, checked, refusal, run
-from fastdrop.torch._call import How, takes
+from fastdrop.torch._arguments import Request, check_tensor, checked, refusal, run
+from fastdrop.torch._call import NO_MASK, How, takes
 from fastdrop.torch._dispatch import children, kept_places
 from fastdrop.torch._modules import Scaled
 
@@ -73,7 +73,7 @@ def _look_up(weight: Tensor, indices: Tensor, request: Request, mode: str) -> An
         width = 1 if mask is None else (1, *mask.shape)[-1]
         kept, recipe = kept_places(how, (vocabulary, width), source, weight)
         if return_mask and recipe is None:
-            raise UNKNOWN_MASK
+            raise RuntimeError(NO_MASK)
         rows = embedding(indices, weight)
         y = torch.where(kept[indices], rows, 0.0) * how.numbers.scale
     return (y, recipe) if return_mask else y
