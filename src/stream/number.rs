@@ -38,10 +38,11 @@ impl Distribution {
         Self::Uniform { from, width: to - from, most: below.max(from), digits }
     }
 
-    /// Exponential numbers of this rate, never 0: a number that would round to 0 is the smallest one with which the CPU
-    /// computes in any mode.
+    /// Exponential numbers of this rate, never 0 unless it is infinite: a number that would round to 0 is the smallest one
+    /// with which the CPU computes in any mode.
     pub(crate) fn exponential(element: Element, rate: f64) -> Self {
         let least = match element {
+            _ if rate == f64::INFINITY => 0.0,
             // A conversion to float16 makes subnormal numbers in any mode.
             Element::F16 => 2f64.powi(-24),
             Element::F64 => f64::MIN_POSITIVE,

@@ -175,8 +175,12 @@ def _normal(
 ) -> Tensor:
     _check_std(std)
     tensors = [x for x in (mean, std) if isinstance(x, Tensor)]
-    shape = torch.broadcast_shapes(*(x.shape for x in tensors))
-    return _scaled(tensors[0].new_empty(shape), mean, std, generator)
+    return _scaled(tensors[0].new_empty(_broadcast(tensors)), mean, std, generator)
+
+
+def _broadcast(tensors: list[Tensor]) -> torch.Size:
+    """Return their common shape, or raise torch's error, which differs from `broadcast_shapes`'."""
+    return torch.broadcast_tensors(*tensors)[0].shape
 
 
 def _scaled(z: Tensor, mean: Any, std: Any, generator: Generator) -> Tensor:
@@ -188,8 +192,7 @@ def _normal_out(
 ) -> Tensor:
     _check_std(std)
     if isinstance(std, Tensor):
-        shapes = [x.shape for x in (mean, std) if isinstance(x, Tensor)]
-        _maybe_resize_out(out, torch.broadcast_shapes(*shapes))
+        _maybe_resize_out(out, _broadcast([x for x in (mean, std) if isinstance(x, Tensor)]))
     return out.copy_(_scaled(torch.empty_like(out), mean, std, generator))
 
 
