@@ -60,6 +60,7 @@ DISTRIBUTED = (
     "tests/test_torch_tools.py::test_a_distributed_tensor_gets_its_part_of_the_mask_of_the_whole"
 )
 TORCH_MEMORY = "tests/test_torch_memory.py::test_"
+TORCH_INSTALL = "tests/test_torch_install.py::test_"
 TORCH_PROCESSES = "tests/test_torch_processes.py::test_"
 REPORT = "tests/test_torch_report.py::test_"
 TORCH = "tests/test_torch_threads.py::test_"
@@ -382,6 +383,46 @@ MUTATIONS = [
         modules=("torch",),
     ),
     Mutation(
+        "a thread uninstalls what another one installs",
+        "python/fastdrop/torch/_install.py",
+        "    with _lock:\n        if _installed is None:\n",
+        "    if True:\n        if _installed is None:\n",
+        (TORCH_INSTALL + "threads_may_install_and_uninstall_at_once",),
+        modules=("torch",),
+    ),
+    Mutation(
+        "a block of one thread ends those of others",
+        "python/fastdrop/torch/_install.py",
+        "if place < len(_blocks):",
+        "if False:",
+        (TORCH_INSTALL + "the_last_of_overlapping_blocks_restores_what_was_installed",),
+        modules=("torch",),
+    ),
+    Mutation(
+        "a forked child waits for a thread of its parent that installs",
+        "python/fastdrop/torch/_install.py",
+        'if hasattr(os, "register_at_fork"):',
+        "if False:",
+        (TORCH_PROCESSES + "a_forked_child_does_not_wait_for_threads_it_lacks[before]",),
+        modules=("torch",),
+    ),
+    Mutation(
+        "exponential numbers of an infinite rate are not 0",
+        "src/stream/number.rs",
+        "            _ if rate == f64::INFINITY => 0.0,\n",
+        "",
+        (TORCH_RANDOM + "bounds_hold_in_every_dtype",),
+        modules=("torch",),
+    ),
+    Mutation(
+        "normal numbers of two shapes have an error of their own",
+        "python/fastdrop/torch/_random.py",
+        "torch.broadcast_tensors(*tensors)[0].shape",
+        "torch.broadcast_shapes(*(x.shape for x in tensors))",
+        (TORCH_RANDOM + "errors_are_torchs_and_draw_nothing[shapes of normal]",),
+        modules=("torch",),
+    ),
+    Mutation(
         "installed attention has no weights for who asks",
         "python/fastdrop/torch/_install.py",
         'return frame.f_locals["self"] in (packet, packet.default)',
@@ -424,7 +465,7 @@ MUTATIONS = [
     Mutation(
         "installed attention takes over evaluation under transforms",
         "python/fastdrop/torch/_install.py",
-        "dropout_p > 0.0 or (_installed is not None and _installed.attention)",
+        "dropout_p > 0.0 or _with_attention()",
         "True",
         (TORCH_ATTENTION + "installed_attention_under_vmap_is_the_function[same]",),
         modules=("torch",),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -141,6 +143,40 @@ def test_uninstalling_gives_back_the_masks_of_torch() -> None:
     assert not torch.equal(before, inside)
     assert torch.equal(drawn(theirs.dropout, x, 0.5), before)
     ft.uninstall()
+
+
+def test_threads_may_install_and_uninstall_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a lock, an operator is left with a kernel that another thread removed."""
+    x = torch.ones(8)
+    before = drawn(theirs.dropout, x, 0.5)
+
+    def work(number: int) -> None:
+        for turn in range(10):
+            [ft.install, ft.uninstall, lambda: ft.install(random=True)][(number + turn) % 3]()
+            with ft.installed(attention=turn % 2 == 0):
+                assert set(theirs.dropout(x, 0.5).tolist()) <= {0.0, 2.0}
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(16) as pool:
+            list(pool.map(work, range(16)))
+    finally:
+        sys.setswitchinterval(interval)
+        ft.uninstall()
+    assert torch.equal(drawn(theirs.dropout, x, 0.5), before)
+
+
+def test_the_last_of_overlapping_blocks_restores_what_was_installed() -> None:
+    """Blocks overlap if threads or generators begin them."""
+    first, second, third = ft.installed(), ft.installed(random=True), ft.installed()
+    for block in (first, second, third):
+        block.__enter__()
+    for block in (second, first):
+        block.__exit__(None, None, None)
+        assert ft.is_installed()
+    third.__exit__(None, None, None)
+    assert not ft.is_installed()
 
 
 def test_a_process_knows_what_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:

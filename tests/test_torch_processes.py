@@ -137,7 +137,7 @@ def test_ranks_draw_shards_of_one_mask_or_masks_of_their_own(tmp_path: Any) -> N
 
 
 FORK = """
-import os, signal, sys
+import os, signal, sys, threading, time
 import torch
 torch.set_num_threads(2)
 x = torch.randn(1 << 21)
@@ -146,11 +146,19 @@ if sys.argv[1] == "before":
     import fastdrop.torch
     import fastdrop as fd
     fastdrop.torch.functional.dropout(x, 0.5)
+    changing = threading.Event()
+    def change():
+        with fastdrop.torch._install._lock:
+            changing.set()
+            time.sleep(0.2)
+    threading.Thread(target=change).start()
+    changing.wait()
 child = os.fork()
 if child == 0:
     signal.alarm(60)
     import fastdrop.torch
     import fastdrop as fd
+    fastdrop.torch.install()
     y = fastdrop.torch.functional.dropout(x, 0.5, key=fd.Key(0))
     expected = fd.dropout(x.numpy(), 0.5, rng=fd.Key(0))
     os._exit(int((y.numpy() != expected).any()))
@@ -160,7 +168,7 @@ sys.exit(os.waitpid(child, 0)[1])
 
 @pytest.mark.parametrize("imported", ["before", "after"])
 def test_a_forked_child_does_not_wait_for_threads_it_lacks(imported: str) -> None:
-    """OpenMP's runtime would: its threads stay with the parent."""
+    """OpenMP's runtime would: its threads stay with the parent, as does one that installs."""
     done = subprocess.run([sys.executable, "-c", FORK, imported], timeout=120, check=False)
     assert done.returncode == 0
 

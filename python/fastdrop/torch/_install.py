@@ -4,6 +4,7 @@ import logging
 import os
 import re
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -43,6 +44,14 @@ class Installed(NamedTuple):
 
 _installed: Installed | None = None
 
+_lock = threading.RLock()
+"""Held by what changes `_installed`, and by forks: no child inherits half of a change."""
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release
+    )
+
 _KEYS = ("CPU", "AutogradCPU", "FuncTorchDynamicLayerFrontMode")
 """Dispatch keys: below autograd, with it, and under the transforms of `torch.func`."""
 
@@ -60,7 +69,8 @@ def install(*, attention: bool = False, random: bool = False) -> None:
     `torch.manual_seed`, but differ from torch's. Compiled functions are compiled again on their
     next call; inductor then joins dropout with the activation before it or the residual after it.
     Exported programs contain torch's operators, and draw with what is installed where they run.
-    The logger "fastdrop.torch" names, at level INFO, the operators that were taken over.
+    The logger "fastdrop.torch" names, at level INFO, the operators that were taken over. Threads
+    may install and uninstall at once.
 
     Forked children inherit this, spawned processes do not. With the environment variable
     FASTDROP_TORCH_INSTALL, processes that import torch install by themselves: "1", "attention",
@@ -87,13 +97,20 @@ def install(*, attention: bool = False, random: bool = False) -> None:
     >>> torch.equal(fastdrop.torch.functional.dropout(torch.ones(4), 0.5), y)
     True
     """
-    global _installed
     attention, random = as_flag(attention, "attention"), as_flag(random, "random")
-    if _installed is not None:
-        attention, random = attention or _installed.attention, random or _installed.random
-        if _installed[1:] == (attention, random):
-            return
-        uninstall()
+    with _lock:
+        if _installed is not None:
+            attention, random = attention or _installed.attention, random or _installed.random
+            if _installed[1:] == (attention, random):
+                return
+            uninstall()
+        _register(attention, random)
+    _log.info("fastdrop computes on the CPU: %s", ", ".join(_names(attention, random)))
+
+
+def _register(attention: bool, random: bool) -> None:
+    """Give torch the kernels."""
+    global _installed
     library = torch.library.Library("aten", "IMPL")
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="(?s).*[Oo]verriding a previously registered")
@@ -113,7 +130,6 @@ def install(*, attention: bool = False, random: bool = False) -> None:
     type(torch.compiler.config).cache_key_tag = property(_tag)
     add_pass()
     _forget()
-    _log.info("fastdrop computes on the CPU: %s", ", ".join(_names(attention, random)))
 
 
 def _names(attention: bool, random: bool) -> list[str]:
@@ -155,7 +171,9 @@ def from_environment() -> dict[str, bool] | None:
 def uninstall() -> None:
     """Undo `install`; do nothing if fastdrop is not installed."""
     global _installed
-    if _installed is not None:
+    with _lock:
+        if _installed is None:
+            return
         native.ready = _core.native_kernels(None)
         _random.unregister()
         _installed.library._destroy()
@@ -170,18 +188,43 @@ def uninstall() -> None:
 def installed(*, attention: bool = False, random: bool = False) -> Iterator[None]:
     """Install for a with block. What was installed before is installed afterwards.
 
+    Where blocks of several threads overlap, the last to end restores that.
+
     >>> with fastdrop.torch.installed():
     ...     y = torch.nn.functional.dropout(torch.ones(4), 0.5)
     """
-    before = _installed
-    install(attention=attention, random=random)
+    with _lock:
+        found = [_installed]
+        install(attention=attention, random=random)
+        _blocks.append(found)
     try:
         yield
     finally:
-        if _installed is not before:
-            uninstall()
-        if before is not None:
-            install(attention=before.attention, random=before.random)
+        with _lock:
+            place = next(number for number, one in enumerate(_blocks) if one is found)
+            del _blocks[place]
+            if place < len(_blocks):
+                _blocks[place][:] = found
+            else:
+                _restore(found[0])
+
+
+_blocks: list[list[Installed | None]] = []
+"""What each block of `installed` found, of all threads, in the order in which they began."""
+
+
+def _restore(before: Installed | None) -> None:
+    """Install what was installed before."""
+    if _installed is not before:
+        uninstall()
+    if before is not None:
+        install(attention=before.attention, random=before.random)
+
+
+def _with_attention() -> bool:
+    """Return whether fastdrop computes attention without dropout as well."""
+    settings = _installed  # read once, because another thread may uninstall
+    return settings is not None and settings.attention
 
 
 _MARK = re.compile(r" with fastdrop \S+$")
@@ -195,7 +238,7 @@ def _tag(config: Any) -> str:
     The tag is a property, because the user may set it at any time.
     """
     tag = _MARK.sub("", config.__getattr__("cache_key_tag"))
-    kernels = "attention" if _installed is not None and _installed.attention else "dropout"
+    kernels = "attention" if _with_attention() else "dropout"
     return f"{tag} with fastdrop {_core.__version__}/{kernels}"
 
 
@@ -359,7 +402,7 @@ def _attention(
 ) -> Any:
     """Compute attention of any p."""
     inputs = query, key, value, attn_mask
-    wanted = dropout_p > 0.0 or (_installed is not None and _installed.attention)
+    wanted = dropout_p > 0.0 or _with_attention()
     if not (wanted and _takes_attention(inputs, is_causal, enable_gqa)):
         arguments = *inputs, dropout_p, is_causal
         return _theirs(_ATTENTION, *arguments, scale=scale, enable_gqa=enable_gqa)
