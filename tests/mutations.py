@@ -383,6 +383,22 @@ MUTATIONS = [
         modules=("torch",),
     ),
     Mutation(
+        "a report trains a scripted model",
+        "python/fastdrop/torch/_report.py",
+        "        yield copy.deepcopy(model)\n",
+        "        yield model\n",
+        (REPORT + "scripted_modules_are_reported_and_stay_as_they_are[True]",),
+        modules=("torch",),
+    ),
+    Mutation(
+        "ranks of a sharded model take steps as they have time",
+        "python/fastdrop/torch/_report.py",
+        "    if _is_sharded(model):\n",
+        "    if False:\n",
+        (REPORT + "ranks_of_a_sharded_model_take_the_same_number_of_steps",),
+        modules=("torch",),
+    ),
+    Mutation(
         "a thread uninstalls what another one installs",
         "python/fastdrop/torch/_install.py",
         "    with _lock:\n        if _installed is None:\n",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -282,6 +283,49 @@ def test_alike_rows_are_printed_once() -> None:
     assert "*.* (12)" in text
     assert "ms" in str(ft.report(nn.Sequential(nn.Linear(16, 2), nn.Dropout()), X))
     assert "No dropout was found." in str(ft.report(nn.Linear(2, 2)))
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_scripted_modules_are_reported_and_stay_as_they_are(whole: bool) -> None:
+    scripted = torch.jit.script(nn.Sequential(nn.BatchNorm1d(6), nn.Dropout(0.3)))
+    model = scripted if whole else nn.Sequential(nn.Linear(16, 16), scripted)
+    model.eval()
+    children = list(model.modules())
+    before = {name: x.clone() for name, x in model.state_dict().items()}
+    report = ft.report(model, X)
+    assert [(one.call, one.p, one.use) for one in report.found] == [("dropout", 0.3, "install()")]
+    assert_equal(list(model.state_dict().values()), list(before.values()))
+    assert not any(one.training for one in model.modules())
+    assert list(model.modules()) == children
+    assert ft.report(model).found == ()
+    ft.fuse(model)
+
+
+def test_ranks_of_a_sharded_model_take_the_same_number_of_steps(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each step waits for the other ranks, whose times differ."""
+    monkeypatch.setattr(_report, "_ALL", 4.0)
+
+    class Sharded(nn.Linear):
+        __module__ = "torch.distributed.fsdp"
+        pause = 0.0
+
+        def forward(self, x: Any) -> Any:
+            calls.append(x)
+            end = time.process_time() + self.pause
+            while time.process_time() < end:
+                pass
+            return super().forward(x)
+
+    counts = []
+    for pause in (0.0, 0.01):
+        calls: list[Any] = []
+        model = Sharded(16, 16)
+        model.pause = pause
+        ft.report(model, X)
+        counts.append(len(calls))
+    assert counts[0] == counts[1]
 
 
 def test_wrappers_are_taken_off_and_lazy_models_refused() -> None:

@@ -225,6 +225,8 @@ def _rewritten_forward(module: Any, names: tuple[frozenset[str], frozenset[str]]
 
 def _has_code_of_its_own(module: nn.Module) -> bool:
     """Return whether a module's class has a `forward`, and it is not torch's."""
+    if isinstance(module, torch.jit.ScriptModule):
+        return False
     owner: str = getattr(type(module).forward, "__module__", None) or ""
     return not owner.startswith(("torch.", "fastdrop."))
 

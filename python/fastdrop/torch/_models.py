@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from torch import Tensor, nn
+from torch import Tensor, jit, nn
 from torch.fx import Proxy
 from torch.nn.modules.dropout import _DropoutNd
 
@@ -92,6 +92,8 @@ def restore(model: Model) -> Model:
 
 def _can_be_given_forward(module: nn.Module) -> bool:
     """Return whether the module's `forward` is that of its class, or ours."""
+    if isinstance(module, jit.ScriptModule):  # whose class has no function `forward`
+        return False
     forward = vars(module).get("forward")
     is_own = getattr(forward, "__func__", None) is type(module).forward
     return is_own or isinstance(forward, (_Replaced, _Keyed, type(None)))

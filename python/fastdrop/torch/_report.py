@@ -3,7 +3,9 @@
 `_draws` finds what draws. Here are the tables, the times, and what keeps the model as it is.
 """
 
+import copy
 import dataclasses
+import math
 import random
 import re
 import time
@@ -19,6 +21,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from fastdrop._base.arguments import shown
 from fastdrop._base.layers import put_back
 from fastdrop.torch import _install
+from fastdrop.torch._call import is_distributed
 from fastdrop.torch._draws import ATTENTION, Found, eagerly, kernels, ran, read
 from fastdrop.torch._models import KEYS, _Keyed, _Replaced
 
@@ -129,7 +132,7 @@ def report(model: nn.Module, *inputs: Any, **named: Any) -> Report:
     if any(nn.parameter.is_lazy(x) for x in (*model.parameters(), *model.buffers())):
         raise ValueError("model must have all its parameters, got lazy ones: call it once before")
     inputs, named = tree_map_only(Tensor, _copy, (inputs, named))
-    with _as_installed_now(), _untouched(model) as untouched:
+    with _as_installed_now(), _copied_scripts(model) as model, _untouched(model) as untouched:
         found = ran(model, inputs, named, untouched.keep)
         times = _timed(model, inputs, named)
     return Report(found, times, ran=True)
@@ -170,9 +173,31 @@ class _Untouched:
 
 
 @contextmanager
+def _copied_scripts(model: nn.Module) -> Iterator[nn.Module]:
+    """Let copies run in place of scripted modules, whose state Python cannot keep."""
+    if isinstance(model, torch.jit.ScriptModule):
+        yield copy.deepcopy(model)
+        return
+    before = [(one._modules, dict(one._modules)) for one in _plain_modules(model)]
+    try:
+        for children, originals in before:
+            for name, child in originals.items():
+                if isinstance(child, torch.jit.ScriptModule):
+                    children[name] = copy.deepcopy(child)
+        yield model
+    finally:
+        for children, originals in before:
+            children.update(originals)
+
+
+def _plain_modules(model: nn.Module) -> list[nn.Module]:
+    return [one for one in model.modules() if not isinstance(one, torch.jit.ScriptModule)]
+
+
+@contextmanager
 def _untouched(model: nn.Module) -> Iterator[_Untouched]:
     """Put the model into training mode with buffers of its own; restore everything afterwards."""
-    states, modules = _Untouched(), list(model.modules())
+    states, modules = _Untouched(), _plain_modules(model)
     before = [(module, dict(vars(module)), dict(module._buffers)) for module in modules]
     renormed = [x for module in modules if getattr(module, "max_norm", None) is not None
                 for x in module.parameters(recurse=False)]  # fmt: skip
@@ -267,6 +292,8 @@ def _timed(model: nn.Module, inputs: Any, named: Any) -> Times:
             return min([step() for _ in range(repeats)][repeats > 1 :])  # the first fills caches
 
     seconds = max(run(case, 3) for case in Times._fields)
+    if _is_sharded(model):
+        seconds = math.inf  # ranks must take the same number of steps, whatever their times
     repeats = max(1, min(20, int(_TURN / seconds))) if seconds > 0.0 else 20
     rounds = max(3, min(15, int(_ALL / (3 * repeats * max(seconds, 1e-4)))))
     times: dict[str, list[float]] = {case: [] for case in Times._fields}
@@ -275,6 +302,14 @@ def _timed(model: nn.Module, inputs: Any, named: Any) -> Times:
             case = Times._fields[(number + turn) % 3]
             times[case].append(run(case, repeats + 1))
     return Times(*(tuple(times[case]) for case in Times._fields))
+
+
+def _is_sharded(model: nn.Module) -> bool:
+    """Return whether each step of a model waits for other ranks."""
+    kinds = (type(one).__module__ for one in model.modules())
+    return any(kind.startswith("torch.distributed.") for kind in kinds) or any(
+        is_distributed(x) for x in model.parameters()
+    )
 
 
 def _without_dropout(name: str) -> Callable[..., Any]:
