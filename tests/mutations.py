@@ -1234,6 +1234,22 @@ MUTATIONS = [
         ("torch",),
     ),
     Mutation(
+        "compiled code calls operators by torch's dispatcher",
+        "python/fastdrop/torch/_direct.py",
+        'if node.get_device().type == "cpu":',
+        'if node.get_device().type == "meta":',
+        (TORCH_COMPILED + "compiled_code_calls_kernels_without_the_dispatcher",),
+        ("torch",),
+    ),
+    Mutation(
+        "compiled code draws shared decisions again for the gradient",
+        "python/fastdrop/torch/_dispatch.py",
+        "    if is_plain_mask and torch.compiler.is_compiling():",
+        "    if is_plain_mask and torch.compiler.is_exporting():",
+        (TORCH_COMPILED + "compiled_code_draws_shared_decisions_once_and_each_once",),
+        ("torch",),
+    ),
+    Mutation(
         "a fused sum has the layout of the residual",
         "python/fastdrop/torch/_compiled.py",
         "zip((*one.shape, *one.stride()), (*other.shape, *other.stride()), strict=True)",

@@ -11,6 +11,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 
+import fastdrop as fd  # noqa: E402
 import fastdrop.torch as ft  # noqa: E402
 from fastdrop.torch import _operator  # noqa: E402
 from fastdrop.torch._autograd import ACTIVATIONS  # noqa: E402
@@ -362,3 +363,36 @@ def test_fused_code_comes_from_the_caches_on_disk(operations: list[str]) -> None
         step(torch.compile(function), x)
         assert operations == ["relu"]
         assert counters["autograd_cache_hit"] == hits
+
+
+# --- Calls in compiled code -----------------------------------------------------------------------
+
+
+def written(function: Callable[..., Any], *inputs: Any) -> str:
+    """Return the code that inductor writes for a function and its gradient."""
+    from torch._inductor.utils import run_and_get_code
+
+    def step() -> None:
+        torch.compile(function, fullgraph=True)(*inputs).sum().backward()
+
+    return "".join(run_and_get_code(step)[1])
+
+
+def test_compiled_code_calls_kernels_without_the_dispatcher() -> None:
+    x, weight = (torch.randn(8, 4, requires_grad=True) for _ in range(2))
+    code = written(lambda x, w: ft.functional.drop_connect_linear(drop(x), w), x, weight)
+    for name, count in (("draw_key", 2), ("forward", 2), ("connect", 3)):
+        assert code.count(f"torch.ops.fastdrop.{name}.default.kernel(") == count
+        assert f"torch.ops.fastdrop.{name}.default(" not in code
+
+
+def test_compiled_code_draws_shared_decisions_once_and_each_once() -> None:
+    """The gradient reads them, and the compiler joins what they apply to with its neighbours."""
+    x = torch.randn(8, 4, 16, 16, requires_grad=True)
+    code = written(lambda x: ft.functional.dropout2d(x), x)
+    assert code.count("torch.ops.fastdrop.forward.default.kernel(") == 1
+    key, small = fd.Key(3), ft.functional.dropout2d(torch.ones(2, 3, 1, 1), key=fd.Key(3))
+    y = torch.compile(lambda x: ft.functional.dropout2d(x, key=ft.key_tensor(key)))(
+        torch.ones(2, 3, 5, 5)
+    )
+    assert torch.equal(y, small.expand(2, 3, 5, 5))

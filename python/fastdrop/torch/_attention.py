@@ -40,6 +40,7 @@ from fastdrop.torch._call import (
     leaves_process,
     lent,
 )
+from fastdrop.torch._direct import call_directly
 from fastdrop.torch._dispatch import Source, decide, dispatch, no_key
 from fastdrop.torch._operator import LIBRARY, key_of, mask_part, words_for
 
@@ -476,6 +477,7 @@ for _name, _kernel, _function, _inputs in (
 ):
     _operator = getattr(torch.ops.fastdrop, _name)
     LIBRARY.impl(_name, _kernel, "CPU")
+    call_directly(_name, _kernel)
     LIBRARY.impl(_name, _recorded(_function, _operator, _inputs), "Autograd", with_keyset=True)
     torch.library.register_vmap(f"fastdrop::{_name}", _each(_operator), lib=LIBRARY)
 

@@ -17,6 +17,7 @@ from fastdrop._base.masks import Mask, make_mask
 from fastdrop._family import connect
 from fastdrop.torch._autograd import below, below_autograd, parts_of, record, wants_gradient
 from fastdrop.torch._call import is_distributed, is_plain
+from fastdrop.torch._direct import call_directly
 from fastdrop.torch._dispatch import decide, torch_draws
 from fastdrop.torch._operator import LIBRARY, key_of, mask_part, words_for
 
@@ -169,6 +170,7 @@ def _batched(info: Any, in_dims: Any, wanted: str, *arguments: Any) -> tuple[Ten
 
 
 LIBRARY.impl("connect", _on_cpu, "CPU")
+call_directly("connect", _on_cpu)
 LIBRARY.impl("connect", _with_autograd, "Autograd", with_keyset=True)
 torch.library.register_vmap("fastdrop::connect", _batched, lib=LIBRARY)
 

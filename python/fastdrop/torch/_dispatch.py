@@ -110,7 +110,18 @@ def _transformed(how: How, inputs: tuple[Tensor, ...], source: Source) -> Any:
         return _in_share(how, inputs, False, source, source.share)
     if isinstance(source, _MASKS):
         return by_operator(how, *parts_of(source), inputs)
-    return by_operator(how, words_for(source), None, inputs)
+    words = words_for(source)
+    is_plain_mask = how.operation == "select" and how.shared and not how.block
+    if is_plain_mask and torch.compiler.is_compiling():
+        return _by_small_mask(how, words, *inputs)
+    return by_operator(how, words, None, inputs)
+
+
+def _by_small_mask(how: How, words: Tensor, x: Tensor) -> Tensor:
+    """Draw one decision for all that share it; the compiler joins the rest with neighbours."""
+    ones = torch.ones(drawn_shape(x.shape, how.shared), device=x.device)
+    kept = by_operator(how._replace(shared=(), numbers=Numbers(1.0)), words, None, (ones,)) != 0
+    return torch.where(kept, x * how.numbers.scale, 0.0)
 
 
 def _on_ranks(how: How, inputs: tuple[Tensor, ...], source: Source) -> Tensor:

@@ -21,6 +21,7 @@ from fastdrop._base.masks import Mask, make_mask
 from fastdrop._base.members import Numbers
 from fastdrop.torch._autograd import Recorded, below_autograd, by_operator, record, wants_gradient
 from fastdrop.torch._call import RELAXED, How, dtype_of, in_core
+from fastdrop.torch._direct import call_directly
 from fastdrop.torch._keys import CallKeys, draw, key_tensor, words_of_call
 
 _transforms_are_active = torch._C._are_functorch_transforms_active
@@ -105,8 +106,8 @@ def _parsed(
     return how, words, None if whole is None else (whole, start, shape), inputs
 
 
-def _on_cpu(*arguments: Any) -> Tensor:
-    how, words, region, inputs = _parsed(*arguments)
+def _on_cpu(*arguments: Any, **dtype: Any) -> Tensor:
+    how, words, region, inputs = _parsed(*arguments, **dtype)
     source = key_of(words) if region is None else mask_part(words, how.p, region)
     return in_core(how, source, inputs)
 
@@ -186,6 +187,13 @@ LIBRARY.impl("draw_key", _draw_in_order, "CompositeExplicitAutograd")
 LIBRARY.impl("child_key", _child_key, "CompositeExplicitAutograd")
 LIBRARY.impl("call_key", _take_at_place, "CompositeImplicitAutograd")
 LIBRARY.impl("take_key", _take_in_order, "CompositeExplicitAutograd")
+for _name, _kernel in (
+    ("forward", _on_cpu),
+    ("draw_key", _draw_in_order),
+    ("child_key", _child_key),
+    ("take_key", _take_in_order),
+):
+    call_directly(_name, _kernel)
 torch.library.register_vmap("fastdrop::forward", _batched, lib=LIBRARY)
 torch.library.register_vmap("fastdrop::child_key", _child_keys, lib=LIBRARY)
 

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from fastdrop._family.patches import PatchMask, kept_tokens
 from fastdrop.torch._call import is_plain
+from fastdrop.torch._direct import call_directly
 from fastdrop.torch._dispatch import decide, torch_draws
 from fastdrop.torch._operator import LIBRARY, key_of, words_for
 
@@ -58,6 +59,7 @@ def _draw_each(info: Any, in_dims: Any, words: Tensor, *others: Any) -> tuple[Te
 
 
 LIBRARY.impl("patches", _draw, "CompositeExplicitAutograd")
+call_directly("patches", _draw)
 torch.library.register_vmap("fastdrop::patches", _draw_each, lib=LIBRARY)
 
 
