@@ -129,6 +129,23 @@ def test_a_wrong_p_asks_whether_a_fraction_was_meant(p: Any, got: str) -> None:
         assert str(error.value) == f"p must be a number in [0, 1], {got}"
 
 
+def test_long_arguments_are_cut_in_messages() -> None:
+    long: Any = list(range(10_000))
+    for call in (
+        lambda: fd.dropout(X, training=long),
+        lambda: fd.dropout(X, broadcast_dims=[long]),
+        lambda: fd.Mask([long], 0.5, as_key(KEY)),
+        lambda: fd.Mask(3, 0.5, long),
+        lambda: fd.Key.from_bytes(long),
+        lambda: fd.set_num_threads(long),
+        lambda: fd.drop_block2d(np.ones((1, 1, 4, 4)), 0.5, [long, 1]),
+        lambda: fd.feature_dropout(X, channel_axis=long),
+    ):
+        with pytest.raises((TypeError, ValueError)) as error:
+            call()
+        assert len(str(error.value)) < 700
+
+
 MODES = [
     ("train", ": training=True drops"),
     ("eval", ": use training=False"),

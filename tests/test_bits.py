@@ -30,6 +30,8 @@ def test_words_are_those_of_the_stream() -> None:
 def test_a_seed_is_that_of_a_key() -> None:
     assert fd.BitGenerator(7).random_raw() == fd.BitGenerator(KEY).random_raw()
     assert fd.BitGenerator().random_raw() != fd.BitGenerator().random_raw()
+    with pytest.raises(TypeError, match=r"seed must be an int .*, got 'one'"):
+        fd.BitGenerator("one")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("drawn", [0, 1, 63, 64, 65, 129])

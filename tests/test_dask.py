@@ -149,6 +149,16 @@ def test_bad_input_is_named(arguments: Any, message: str) -> None:
         lazy.dropout(*arguments)
 
 
+def test_an_unknown_keyword_says_what_is_meant() -> None:
+    x = da.ones(3, chunks=1, dtype=np.float32)
+    with pytest.raises(TypeError, match="dropout has no argument 'seed': rng takes seeds"):
+        lazy.dropout(x, seed=1)
+    with pytest.raises(
+        TypeError, match=r"dropout has no argument 'out': it has x, p, .*return_mask$"
+    ):
+        lazy.dropout(x, out=x)
+
+
 # Workers
 
 

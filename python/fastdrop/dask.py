@@ -30,6 +30,7 @@ from fastdrop._base.arguments import (
     check_broadcast,
     float_array,
     probability,
+    refuse_name,
     shown,
 )
 from fastdrop._base.keys import NO_KEY, RNG
@@ -151,9 +152,8 @@ def _lazy(member: Member) -> Callable[..., Any]:
         rate = probability(p)
         training, return_mask = as_flag(training, "training"), as_flag(return_mask, "return_mask")
         like = float_array(np.empty((0,) * x.ndim, x.dtype), "x")
-        unknown = sorted(options.keys() - defaults.keys())
-        if unknown:
-            raise TypeError(f"{member.name}() got unexpected keyword arguments {unknown}")
+        for unknown in options.keys() - defaults.keys():
+            refuse_name(unknown, list(defaults), member.name)
         function(like, rate, training=False, **options)  # checks the options
         if mask is None:
             drawn = drawn_shape(x.shape, member.axes(x.shape, member.option(defaults | options)))

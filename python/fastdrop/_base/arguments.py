@@ -153,7 +153,7 @@ def float_dtype(dtype: DTypeLike) -> np.dtype[Any]:
     try:
         made = np.dtype(dtype)
     except (TypeError, ValueError, SyntaxError):
-        raise TypeError(f"dtype must be {DTYPES}, got {dtype!r}") from None
+        raise TypeError(f"dtype must be {DTYPES}, got {shown(dtype)}") from None
     empty = np.empty(0, dtype=made)
     if empty.dtype != made or not works_on(empty):
         raise TypeError(f"dtype must be {DTYPES}, got {made}")
@@ -236,9 +236,11 @@ def as_positive(number: Any, name: str) -> float:
     return _number(number, must, lambda value: 0.0 < value < math.inf)
 
 
-def as_number(value: Any, name: str, least: float = -math.inf, most: float = math.inf) -> float:
-    """Return a number in [least, most] as a double."""
-    must = f"{name} must be a number in [{least:g}, {most:g}]"
+def as_number(
+    value: Any, name: str, least: float = -math.inf, most: float = math.inf, interval: str = ""
+) -> float:
+    """Return a number in [least, most] as a double; `interval` is how a message writes this."""
+    must = f"{name} must be a number in {interval or f'[{least:g}, {most:g}]'}"
     return _number(value, must, lambda number: least <= number <= most)
 
 
@@ -271,7 +273,7 @@ def as_count(n: Any, name: str, least: int = 0) -> int:
     try:
         number = operator.index(n)
     except TypeError:
-        raise TypeError(f"{name} must be an int of at least {least}, got {n!r}") from None
+        raise TypeError(f"{name} must be an int of at least {least}, got {shown(n)}") from None
     if number < least:
         raise ValueError(f"{name} must be an int of at least {least}, got {shown(number)}")
     return number
@@ -310,7 +312,9 @@ def as_shape(shape: Any, name: str) -> tuple[int, ...]:
     try:
         lengths = tuple(itertools.islice(iter(shape), MOST_AXES + 1))
     except TypeError:
-        raise TypeError(f"{name} must be an int or a sequence of ints, got {shape!r}") from None
+        raise TypeError(
+            f"{name} must be an int or a sequence of ints, got {shown(shape)}"
+        ) from None
     if len(lengths) > MOST_AXES:
         raise ValueError(f"{name} must have at most {MOST_AXES} axes, got more")
     return tuple(as_unsigned(length, name) for length in lengths)
@@ -321,7 +325,8 @@ def as_lengths(lengths: Lengths, ndim: int, name: str) -> tuple[int, ...]:
     several = as_shape(lengths, name)
     one = len(several) == 1 and hasattr(lengths, "__index__")
     if len(several) != ndim and not one:
-        raise ValueError(f"{name} must be an int or a sequence of {ndim} ints, got {lengths!r}")
+        got = shown(lengths)
+        raise ValueError(f"{name} must be an int or a sequence of {ndim} ints, got {got}")
     checked = tuple(as_count(length, name, 1) for length in several)
     return checked * ndim if one else checked
 
@@ -331,7 +336,7 @@ def as_axis_number(axis: Any, name: str) -> int:
     try:
         return operator.index(axis)
     except TypeError:
-        raise TypeError(f"{name} must be an int, got {axis!r}") from None
+        raise TypeError(f"{name} must be an int, got {shown(axis)}") from None
 
 
 def as_axis_numbers(axes: Axes, name: str) -> tuple[int, ...]:
@@ -346,7 +351,7 @@ def as_axis_numbers(axes: Axes, name: str) -> tuple[int, ...]:
     try:
         return tuple(operator.index(axis) for axis in itertools.islice(axes, MOST_AXES + 1))  # type: ignore[arg-type]
     except TypeError:
-        raise TypeError(f"{name} must be an int or a sequence of ints, got {axes!r}") from None
+        raise TypeError(f"{name} must be an int or a sequence of ints, got {shown(axes)}") from None
 
 
 def as_axis(axis: Any, ndim: int, name: str) -> int:
@@ -363,7 +368,7 @@ def as_axes(axes: Axes, ndim: int, name: str) -> tuple[int, ...]:
     """Return distinct axes of an array with `ndim` axes, counted from the start."""
     several = tuple(as_axis(axis, ndim, name) for axis in as_axis_numbers(axes, name))
     if len(set(several)) != len(several):
-        raise ValueError(f"{name} must not name an axis twice, got {axes!r}")
+        raise ValueError(f"{name} must not name an axis twice, got {shown(axes)}")
     return several
 
 
@@ -375,7 +380,7 @@ def as_flag(value: object, name: str) -> bool:
     if value is True or value is False:
         return value
     if not isinstance(value, np.bool_):
-        raise TypeError(f"{name} must be True or False, got {value!r}")
+        raise TypeError(f"{name} must be True or False, got {shown(value)}")
     return bool(value)
 
 
@@ -454,10 +459,11 @@ def refuse(
     layer = getattr(function, "__self__", None)
     owner = function.__name__ if layer is None else f"a call of {type(layer).__name__}"
     *names, _ = inspect.signature(function).parameters  # the last collects unknown keywords
-    _refuse(next(iter(unknown)), [*names, *more], owner)
+    refuse_name(next(iter(unknown)), [*names, *more], owner)
 
 
-def _refuse(name: str, names: list[str], owner: str) -> NoReturn:
+def refuse_name(name: str, names: list[str], owner: str) -> NoReturn:
+    """Raise TypeError for a keyword that `owner` does not have, naming the likely one."""
     raise TypeError(f"{owner} has no argument {name!r}: {_meant(name, names)}")
 
 
@@ -479,7 +485,7 @@ def explained(function: Function) -> Function:
     def call(self: Any, *arguments: Any, **options: Any) -> Any:
         for name in options:
             if name not in names:
-                _refuse(name, names[1:], type(self).__name__)
+                refuse_name(name, names[1:], type(self).__name__)
         return function(self, *arguments, **options)
 
     return call  # type: ignore[return-value]

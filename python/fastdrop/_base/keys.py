@@ -80,9 +80,9 @@ class Key(_core.Key):
         True
         """
         if not isinstance(data, bytes):
-            raise TypeError(f"data must be 16 bytes, got {data!r}")
+            raise TypeError(f"data must be 16 bytes, got {shown(data)}")
         if len(data) != 16:
-            raise ValueError(f"data must be 16 bytes, got {data!r}")
+            raise ValueError(f"data must be 16 bytes, got {shown(data)}")
         return _new(cls, data)
 
     def fold_in(self, index: SupportsIndex) -> Self:
@@ -127,7 +127,7 @@ def as_key(rng: RNG) -> Key:
 def check_key(key: object) -> None:
     """Raise TypeError unless `key` is a Key."""
     if type(key) is not Key:
-        raise TypeError(f"key must be a Key, got {key!r}")
+        raise TypeError(f"key must be a Key, got {shown(key)}")
 
 
 def check_rng(rng: RNG) -> None:
@@ -191,7 +191,7 @@ def _is_torch(seed: object) -> bool:
 def number_of(name: object) -> int:
     """Return the number that a layer's name folds into a key: its BLAKE2b hash of 8 bytes."""
     if not isinstance(name, str):
-        raise TypeError(f"layers must have names of type str, got {name!r}")
+        raise TypeError(f"layers must have names of type str, got {shown(name)}")
     import hashlib  # takes 2 ms, and few programs need it
 
     return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little")

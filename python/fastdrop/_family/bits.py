@@ -8,7 +8,7 @@ import numpy as np
 
 from fastdrop import _core
 from fastdrop._base.arguments import as_count, refuse, shown
-from fastdrop._base.keys import RNG, as_key, check_key
+from fastdrop._base.keys import RNG, Key, check_key
 
 _PERIOD, _JUMP = 2**65, 2**48
 
@@ -42,7 +42,7 @@ class BitGenerator(np.random.BitGenerator):
     def __init__(self, seed: RNG = None, **unknown: Never) -> None:
         if unknown:
             refuse(unknown, BitGenerator)
-        key = as_key(seed)
+        key = seed if isinstance(seed, Key) else Key(seed)
         super().__init__(np.random.SeedSequence(int.from_bytes(bytes(key), "little")))
         self._bits = _core.Bits(key, self.capsule)
 

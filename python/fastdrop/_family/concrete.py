@@ -155,10 +155,7 @@ def _factors(
 
 def as_temperature(temperature: SupportsFloat) -> float:
     """Return a temperature in (0, 1]: above 1, most decisions would be near one half."""
-    number = as_number(temperature, "temperature", 0.0, 1.0)
-    if number < np.finfo(np.float64).tiny:
-        raise ValueError(f"temperature must be a number in (0, 1], got {temperature!r}")
-    return number
+    return as_number(temperature, "temperature", np.finfo(np.float64).tiny, 1.0, "(0, 1]")
 
 
 def _draw(shape: tuple[int, ...], p: float, key: Key, option: tuple[float, float]) -> ConcreteMask:
