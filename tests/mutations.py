@@ -1329,6 +1329,21 @@ MUTATIONS = [
         (REPORT + "a_step_is_timed_with_each_dropout_and_without_any",),
         modules=("torch",),
     ),
+    Mutation(
+        "a message repeats a long argument",
+        "python/fastdrop/_base/arguments.py",
+        "must be True or False, got {shown(value)}",
+        "must be True or False, got {value!r}",
+        ("tests/test_arguments.py::test_long_arguments_are_cut_in_messages",),
+    ),
+    Mutation(
+        "a function of tensors lets Python compare a p that is no number",
+        "python/fastdrop/torch/_arguments.py",
+        '    except TypeError:\n        raise TypeError(f"{prefix}p',
+        '    except ZeroDivisionError:\n        raise TypeError(f"{prefix}p',
+        ("tests/test_torch_functional.py::test_bad_input_is_named",),
+        modules=("torch",),
+    ),
 ]
 
 

@@ -541,7 +541,7 @@ X = torch.ones(2, 4, 6, 5)
         ({"scale": "x"}, "scale must be a finite number, got 'x'"),
         (
             {"dropout_key": KEY_, "generator": torch.Generator()},
-            "only one of dropout_key, generator and dropout_mask must be given",
+            "at most one of dropout_key, generator and dropout_mask must be given",
         ),
         ({"query": X[0, 0], "return_mask": True}, "must have the same 3 or 4 axes"),
     ],

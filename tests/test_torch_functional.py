@@ -557,6 +557,8 @@ def test_what_only_claims_to_be_a_tensor_is_refused() -> None:
     [
         ((torch.ones(2), 1.5), {}, ValueError, r"p must be a number in \[0, 1\], got 1.5"),
         ((torch.ones(2), float("nan")), {}, ValueError, r"p must be a number in \[0, 1\], got nan"),
+        ((torch.ones(2), "0.5"), {}, TypeError, r"p must be a number in \[0, 1\], got '0.5'"),
+        ((torch.ones(2), None), {}, TypeError, r"p must be a number in \[0, 1\], got None"),
         ((np.ones(2),), {}, TypeError, "input must be a tensor, got ndarray"),
         ((torch.ones(2).int(),), {}, TypeError, "input must have dtype .*, got torch.int32"),
         ((torch.ones(2, dtype=torch.complex64),), {}, TypeError, "got torch.complex64"),
@@ -564,7 +566,7 @@ def test_what_only_claims_to_be_a_tensor_is_refused() -> None:
         ((torch.ones(2),), {"key": 3}, TypeError, "key must be a Key or a tensor of 2 int64"),
         ((torch.ones(2),), {"key": torch.ones(2)}, TypeError, "2 int64 on the CPU, got one of"),
         ((torch.ones(2),), {"key": fd.Key(0), "generator": torch.Generator()}, ValueError,
-         "only one of key, generator and mask must be given"),
+         "at most one of key, generator and mask must be given"),
         ((torch.ones(2),), {"generator": np.random.default_rng(0)}, TypeError,
          "generator must be a torch.Generator, got Generator"),
         ((torch.ones(2),), {"mask": torch.ones(2)}, TypeError, "mask must be a Mask"),

@@ -931,3 +931,9 @@ def test_installing_fuses_nothing(calls: list[str]) -> None:
 def test_bad_arguments_are_named(arguments: Any, options: Any, message: str) -> None:
     with pytest.raises(TypeError, match=message):
         ft.fuse(*arguments, **options)
+
+
+@pytest.mark.parametrize("change", [ft.replace, ft.restore])
+def test_only_models_are_replaced_and_restored(change: Any) -> None:
+    with pytest.raises(TypeError, match=r"model must be a Module, got \[1\]"):
+        change([1])

@@ -630,7 +630,11 @@ def test_a_bad_tensor_is_named(row: Member, change: Any, error: Any, message: st
         ({"key": 3}, TypeError, "key must be a Key or a tensor of 2 int64, got 3"),
         ({"generator": 3}, TypeError, "generator must be a torch.Generator, got 3"),
         ({"mask": 3}, TypeError, "mask must be a .*, got"),
-        ({"key": KEY_, "generator": torch.Generator()}, ValueError, "only one of key, generator"),
+        (
+            {"key": KEY_, "generator": torch.Generator()},
+            ValueError,
+            "at most one of key, generator",
+        ),
     ],
 )
 @every_row

@@ -333,5 +333,5 @@ def test_wrappers_are_taken_off_and_lazy_models_refused() -> None:
     assert [one.name for one in ft.report(model, X).found] == ["1"]
     with pytest.raises(TypeError, match="model must be a Module, got"):
         ft.report(len)
-    with pytest.raises(ValueError, match="model must have all its parameters, got lazy ones"):
+    with pytest.raises(ValueError, match="model must have no lazy parameters: call it once"):
         ft.report(nn.LazyLinear(3), X)

@@ -86,7 +86,11 @@ _RECIPES: dict[type, tuple[type, ...]] = {Mask: (Mask, BlockMask), BlockMask: (M
 def checked(request: Request, prefix: str = "", recipe: type = Mask) -> tuple[float, Source]:
     """Check the arguments that functions share, and return p and the source of the mask."""
     p, _, _, key, generator, mask, _ = request
-    if not 0.0 <= p <= 1.0:
+    try:
+        inside = 0.0 <= p <= 1.0
+    except TypeError:
+        raise TypeError(f"{prefix}p must be a number in [0, 1], got {shown(p)}") from None
+    if not inside:
         raise ValueError(f"{prefix}p must be a number in [0, 1], got {p!r}")
     if type(p) is not float and isinstance(p, Tensor) and p.requires_grad:
         raise TypeError(
@@ -94,7 +98,7 @@ def checked(request: Request, prefix: str = "", recipe: type = Mask) -> tuple[fl
         )
     if (key is not None) + (generator is not None) + (mask is not None) > 1:
         names = f"{prefix}key, generator and {prefix}mask"
-        raise ValueError(f"only one of {names} must be given")
+        raise ValueError(f"at most one of {names} must be given, got several")
     if (
         key is not None
         and type(key) not in (Key, CallKeys, SharedKey)

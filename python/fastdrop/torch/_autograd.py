@@ -183,7 +183,7 @@ def _tells(how: How, words: Tensor | None) -> bool:
 def _steeper(how: How) -> How:
     """Return the settings of the derivative of relaxed decisions with respect to the logit."""
     if how.numbers.fill == 2.0:
-        raise RuntimeError("concrete dropout must be differentiated by its logit at most twice")
+        raise RuntimeError("logit must be differentiated at most twice in concrete_dropout")
     return how._replace(numbers=how.numbers._replace(fill=how.numbers.fill + 1.0))
 
 

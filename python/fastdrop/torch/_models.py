@@ -62,6 +62,12 @@ class _Keyed(functools.partial[Any]):
     """The `forward` of a module that was not replaced, but has keys."""
 
 
+def check_model(model: object) -> None:
+    """Raise TypeError unless `model` is a Module."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a Module, got {shown(model)}")
+
+
 def replace(model: Model) -> Model:
     """Let fastdrop compute torch's dropout modules in a model, in place, and return the model.
 
@@ -75,6 +81,7 @@ def replace(model: Model) -> Model:
     True
     >>> _ = fastdrop.torch.restore(model)
     """
+    check_model(model)
     for module in model.modules():
         if type(module) in _FUNCTIONS and _can_be_given_forward(module):
             vars(module)["forward"] = _Replaced(_forward, _FUNCTIONS[type(module)], module)
@@ -83,6 +90,7 @@ def replace(model: Model) -> Model:
 
 def restore(model: Model) -> Model:
     """Undo `replace`, `fuse` and `set_keys`, and return the model."""
+    check_model(model)
     for module in model.modules():
         if isinstance(vars(module).get("forward"), (_Replaced, _Keyed)):
             del module.forward
@@ -174,8 +182,7 @@ def set_keys(
     >>> torch.equal(*results)
     True
     """
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model must be a Module, got {shown(model)}")
+    check_model(model)
     if key is not None and type(key) is not Key:
         raise TypeError(f"key must be a Key or None, got {shown(key)}")
     part, counts = as_share(Share(rank, world_size, interleaved)), as_flag(numbered, "numbered")

@@ -116,7 +116,9 @@ class Module(_DropoutNd):
 
     def __enter__(self) -> Self:
         if self._fastdrop_keys is None or not self._fastdrop_keys.held:
-            raise RuntimeError("a module must be held in a with statement: with module.hold():")
+            raise RuntimeError(
+                "a module must be held in a with statement: use `with module.hold():`"
+            )
         return self
 
     def __exit__(self, *exception: object) -> None:

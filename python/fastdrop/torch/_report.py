@@ -18,12 +18,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from fastdrop._base.arguments import shown
 from fastdrop._base.layers import put_back
 from fastdrop.torch import _install
 from fastdrop.torch._call import is_distributed
 from fastdrop.torch._draws import ATTENTION, Found, eagerly, kernels, ran, read
-from fastdrop.torch._models import KEYS, _Keyed, _Replaced
+from fastdrop.torch._models import KEYS, _Keyed, _Replaced, check_model
 
 
 class Times(NamedTuple):
@@ -124,13 +123,12 @@ def report(model: nn.Module, *inputs: Any, **named: Any) -> Report:
     >>> fastdrop.torch.report(model, torch.ones(3, 4)).found[0].call
     'dropout'
     """
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model must be a Module, got {shown(model)}")
+    check_model(model)
     model = _unwrapped(model)
     if not inputs and not named:
         return Report(read(model), None, ran=False)
     if any(nn.parameter.is_lazy(x) for x in (*model.parameters(), *model.buffers())):
-        raise ValueError("model must have all its parameters, got lazy ones: call it once before")
+        raise ValueError("model must have no lazy parameters: call it once on a batch before")
     inputs, named = tree_map_only(Tensor, _copy, (inputs, named))
     with _as_installed_now(), _copied_scripts(model) as model, _untouched(model) as untouched:
         found = ran(model, inputs, named, untouched.keep)

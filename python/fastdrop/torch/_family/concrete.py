@@ -54,7 +54,7 @@ def concrete_dropout(
     if isinstance(logit, Tensor):
         if logit.numel() != 1 or not takes(logit):
             raise ValueError(
-                "logit must be a float or a tensor of one, got one of shape "
+                "logit must be a number or a dense CPU tensor of one float, got a tensor of shape "
                 f"{tuple(logit.shape)} and {logit.dtype} on {logit.device}"
             )
     else:
