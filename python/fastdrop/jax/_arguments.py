@@ -11,7 +11,7 @@ from jax import numpy as jnp
 from jax.export import is_symbolic_dim
 
 import fastdrop as fd
-from fastdrop._base.arguments import MOST_AXES, as_shape, probability
+from fastdrop._base.arguments import MOST_AXES, as_shape, probability, shown
 from fastdrop.jax._keys import is_ours, words_of
 from fastdrop.jax._partition import UNKNOWN
 
@@ -26,7 +26,8 @@ def as_rate(p: Any, name: str = "p") -> tuple[Array | None, float | None]:
 def as_scalar(number: Array, name: str) -> Array:
     """Return an array of one number in float32 or float64."""
     if number.shape != () or not jnp.issubdtype(number.dtype, jnp.floating):
-        raise TypeError(f"{name} must be a number or an array of shape () of float, got {number}")
+        got = shown(number)
+        raise TypeError(f"{name} must be a number or a float array of shape (), got {got}")
     return number if number.dtype == jnp.float64 else number.astype(jnp.float32)
 
 
@@ -36,7 +37,7 @@ def as_place(
     """Return the shape of the whole, and the position of a part of this shape in it."""
     checked = shape if whole is None else _as_lengths(whole, "whole")
     if len(checked) != len(shape) or any(map(_exceeds, shape, checked)):
-        raise ValueError(f"whole must be a shape that contains {name}, {shape}, got {checked}")
+        raise ValueError(f"whole must contain {name} of shape {shape}, got shape {checked}")
     if math.prod(n for n in checked if not is_symbolic_dim(n)) >= 2**63:
         raise ValueError(f"whole must have at most 2**63 - 1 elements, got {checked}")
     return checked, None if start is None else _as_start(start, shape, checked, name)
@@ -91,7 +92,7 @@ def _as_start(start: Any, shape: tuple[Any, ...], whole: tuple[Any, ...], name: 
     """Return the position of the first element, checked if it is known."""
     if isinstance(start, Array):
         if start.shape != (len(shape),) or not jnp.issubdtype(start.dtype, jnp.integer):
-            raise TypeError(f"start must be {len(shape)} integers, got {start}")
+            raise TypeError(f"start must be {len(shape)} integers, got {shown(start)}")
         return start if start.dtype in (jnp.int32, jnp.int64) else start.astype(int)
     several = list(itertools.islice(start, MOST_AXES + 1)) if hasattr(start, "__iter__") else start
     if isinstance(several, list) and any(
@@ -102,7 +103,9 @@ def _as_start(start: Any, shape: tuple[Any, ...], whole: tuple[Any, ...], name: 
     if len(first) != len(shape) or any(
         _exceeds(at + n, most) for at, n, most in zip(first, shape, whole, strict=True)
     ):
-        raise ValueError(f"start must place {name}, {shape}, inside {whole}, got {first}")
+        raise ValueError(
+            f"start must place {name} of shape {shape} inside shape {whole}, got {first}"
+        )
     most = jnp.iinfo(jax.dtypes.canonicalize_dtype(int)).max
     if any(at > most for at in first):
         raise ValueError(f"start must be at most {most} without jax_enable_x64, got {first}")
@@ -116,4 +119,6 @@ def _check_key(key: Any, name: str) -> None:
     except (TypeError, ValueError):
         raise TypeError(f"{name} must be a fastdrop.Key or a JAX key, got {key!r}") from None
     if data.ndim != 1:
-        raise TypeError(f"{name} must be one key, got {data.shape[:-1]} keys")
+        raise TypeError(
+            f"{name} must be one key, got an array of shape {data.shape[:-1]}: use vmap"
+        )

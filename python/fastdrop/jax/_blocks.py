@@ -127,7 +127,7 @@ def _drop_blocks(
     maps = x.shape if request.whole is None else tuple(request.whole)
     for axis in axes:
         if not isinstance(x.shape[axis], int) or maps[axis] != x.shape[axis]:
-            raise ValueError(f"x must have known maps, those of the whole, got {x.shape}")
+            raise ValueError(f"x must have maps of known shape, and all of each map, got {x.shape}")
     if draw.keeps is not None:
         y: Array = draw(x)
         return y

@@ -46,7 +46,9 @@ def dot_product_attention(
     given = {name: value for name, value in unknown.items() if value is not None}
     if module is not None or given:
         name = "module" if module is not None else next(iter(given))
-        raise TypeError(f"{name} must be None: the weights are never stored, nor products replaced")
+        raise TypeError(
+            f"{name} must be None, because attention is one pass that stores no weights"
+        )
     arrays = [jnp.asarray(x) for x in (query, key, value)]
     dtype = jnp.result_type(*arrays) if dtype is None else dtype
     *batch, queries, heads, _ = arrays[0].shape

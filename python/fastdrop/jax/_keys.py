@@ -131,7 +131,7 @@ def _bytes_of(key: Any) -> bytes | None:
         return None
     words = np.asarray(jax.random.key_data(key))
     if words.shape != (4,):
-        raise TypeError(f"rng must be one key, got {words.shape[:-1]} keys")
+        raise TypeError(f"rng must be one key, got an array of shape {words.shape[:-1]}")
     return words.astype("<u4").tobytes()
 
 

@@ -28,5 +28,5 @@ def checked(
     values = {name: given.get(name, one.default) for name, one in options.items()}
     for name, value in values.items():
         if value is NO_DEFAULT:
-            raise TypeError(f"{owner.__name__} needs {name}, as its function does")
+            raise TypeError(f"{owner.__name__} needs the argument {name}")
     return values
