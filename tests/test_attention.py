@@ -509,8 +509,11 @@ def test_a_mistake_is_named_before_anything_is_drawn_or_written(
 
 
 BACKWARD: list[tuple[dict[str, Any], str]] = [
-    ({"rng": None}, "rng must be the Key of the forward call, or mask its mask, got None"),
-    ({"rng": 3}, "rng must be the Key of the forward call, or mask its mask, got 3"),
+    (
+        {"rng": None},
+        "rng must be the Key of the forward call, or mask the mask it returned, got None",
+    ),
+    ({"rng": 3}, "rng must be the Key of the forward call, or mask the mask it returned, got 3"),
     ({"dy": X[0]}, r"dy must have the shape \(2, 4, 5, 6\), got \(4, 5, 6\)"),
     ({"dy": X.astype(np.float64)}, "dy must have dtype float32, got float64"),
     ({"y": X[:, :, :2]}, r"y must have the shape \(2, 4, 5, 6\), got \(2, 4, 2, 6\)"),

@@ -187,7 +187,7 @@ def test_a_gradient_within_a_run_has_the_mask_of_its_sample(shared: bool) -> Non
     mc = monte_carlo(saliency, drop, shared=shared)
     keep = ref.mask(sample_key(2), 0.5, (1 if shared else 6, 50))
     np.testing.assert_array_equal(mc.sample(np.ones((6, 50)), 2), np.tile(keep * 2.0, (6, 1))[-6:])
-    with pytest.raises(RuntimeError, match="backward needs one sample at a time"):
+    with pytest.raises(RuntimeError, match="backward needs one sample, got a batch"):
         mc.batch(np.ones((6, 50)), 2)
 
 
@@ -402,7 +402,7 @@ DROP = fd.Dropout(0.5)
     ("make", "error", "match"),
     [
         (lambda: fd.MonteCarlo(3, DROP), TypeError, "model must be a function"),
-        (lambda: fd.MonteCarlo(DROP, []), ValueError, "layers must be at least one"),
+        (lambda: fd.MonteCarlo(DROP, []), ValueError, "layers must have at least one"),
         (lambda: fd.MonteCarlo(DROP, [np.tanh]), TypeError, "layers must be layers of fastdrop"),
         (lambda: fd.MonteCarlo(DROP, [DROP, DROP]), ValueError, "layers must not name a layer"),
         (lambda: fd.MonteCarlo(DROP, DROP, shared=1), TypeError, "shared must be True or False"),

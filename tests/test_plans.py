@@ -64,7 +64,7 @@ def test_a_gradient_takes_the_key_or_the_mask_of_the_call(name: str) -> None:
         ({"rng": key, "mask": mask}, "both"),
     ]
     for arguments, got in wrong:
-        must = f"rng must be the Key of the forward call, or mask its mask, got {got}"
+        must = f"rng must be the Key of the forward call, or mask the mask it returned, got {got}"
         with pytest.raises(TypeError, match=must):
             backward(**arguments)
 

@@ -124,7 +124,9 @@ class MonteCarlo:
                     raise TypeError(f"layers must take one array to share masks, got {layer!r}")
         numbers = range(len(given)) if children is None else children
         if not isinstance(numbers, Sequence) or len(numbers) != len(given):
-            raise ValueError(f"layers must have a number each, got {shown(children)}")
+            raise ValueError(
+                f"_children must be {len(given)} numbers, one per layer, got {shown(children)}"
+            )
         self._children = [as_unsigned(number, "number of a layer") for number in numbers]
         self.model, self.layers, self._layers, self.shared = model, given, adapted, bool(shared)
 

@@ -351,7 +351,8 @@ class DropoutMLPClassifier(ClassifierMixin, _DropoutMLP):
         elif classes is not None and not np.array_equal(known, self.classes_):
             raise ValueError(f"classes must be those of the first call, {self.classes_}")
         if multilabel != self._multilabel:
-            raise ValueError("y must be an indicator matrix if, and only if, the first y was one")
+            kind = "an indicator matrix" if self._multilabel else "one label per sample"
+            raise ValueError(f"y must be {kind}, as in the first call")
         if not multilabel:
             unknown = np.setdiff1d(y, self.classes_)
             if unknown.size:

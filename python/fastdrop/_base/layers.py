@@ -257,7 +257,7 @@ class Layer(Generic[Recipe]):
 
     def __enter__(self) -> Self:
         if not self._keys.state[1]:
-            raise RuntimeError("a layer must be held in a with statement: with layer.hold():")
+            raise RuntimeError("a layer must be held in a with statement: use `with layer.hold():`")
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -385,7 +385,7 @@ class Layer(Generic[Recipe]):
     def _last_call(self) -> tuple[Any, tuple[Any, ...]]:
         """Return the plan of the last call, and what it kept of its inputs."""
         if self._samples is not None and len(self._samples.keys) > 1 and not self._of_weights:
-            raise RuntimeError("backward needs one sample at a time, not a batch of them")
+            raise RuntimeError("backward needs one sample, got a batch: use MonteCarlo.samples")
         plan, kept = self._last.plan_and_inputs
         if plan is None:
             raise RuntimeError("backward needs a forward call before it")
@@ -538,7 +538,7 @@ def as_layers(layers: Any) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
     if len(set(map(id, several))) != len(several):
         raise ValueError(f"layers must not name a layer twice, got {shown(several)}")
     if not several:
-        raise ValueError("layers must be at least one layer, got none")
+        raise ValueError("layers must have at least one layer, got none")
     return several, tuple(map(_as_layer, several))
 
 

@@ -62,8 +62,8 @@ class Drawable:
     def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> Array:
         if copy is False:
             raise ValueError(
-                f"a {type(self).__name__} becomes an array only by drawing it, "
-                "so copy must not be False"
+                "copy must be True or None, because the array of a "
+                f"{type(self).__name__} is drawn, got False"
             )
         array: Array = self.to_numpy()  # type: ignore[attr-defined]
         return array if dtype is None else array.astype(dtype, copy=False)

@@ -172,7 +172,9 @@ def check_forward_mask(training: bool, rng: RNG, mask: Any) -> None:
         return
     if as_flag(training, "training") or rng is not None:
         got = shown(rng) if mask is None else "both"
-        raise TypeError(f"rng must be the Key of the forward call, or mask its mask, got {got}")
+        raise TypeError(
+            f"rng must be the Key of the forward call, or mask the mask it returned, got {got}"
+        )
 
 
 # --- Recipes that do the work themselves ----------------------------------------------------------
