@@ -29,7 +29,9 @@ try:
     )
     from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_data
 except ImportError as error:
-    raise ImportError("fastdrop.sklearn needs scikit-learn, which is not installed") from error
+    raise ImportError(
+        "fastdrop.sklearn needs scikit-learn 1.6 or newer, which is not installed"
+    ) from error
 
 __all__ = ["DropoutMLPClassifier", "DropoutMLPRegressor"]
 
