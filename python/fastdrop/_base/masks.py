@@ -71,7 +71,7 @@ class Drawable:
 
 @final
 class Mask(Drawable, _core.Mask):
-    """A recipe of some 50 bytes that tells which elements of an array are kept.
+    """A recipe of 200 bytes that tells which elements of an array are kept.
 
     Whether an element is kept depends on the key, p and the element's C-order index alone. Masks of
     one key are nested: a larger p also drops every element that a smaller p drops.

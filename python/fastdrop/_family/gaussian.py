@@ -19,7 +19,7 @@ from fastdrop._base.states import Checked
 
 @dataclass(frozen=True)
 class Noise(Checked, Drawable):
-    """A recipe of normal factors with mean 1. It has a few dozen bytes for an array of any size.
+    """A recipe of normal factors with mean 1. It has a few hundred bytes for an array of any size.
 
     The mask ``elements`` gives their shape, key and p. Their variance is p / (1 - p); for p = 1
     they are 0.
