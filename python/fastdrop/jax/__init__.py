@@ -10,7 +10,8 @@ Array([[2., 2., 2., 0.],
 A `fastdrop.Key` gives the mask that NumPy's functions draw with it; `key` turns it into a JAX key
 for compiled functions. Any other JAX key works as well. Masks are not kept for the gradient.
 
-`fastdrop.jax.nnx` and `fastdrop.jax.linen` have modules for Flax, `fastdrop.jax.equinox` for Equinox.
+`fastdrop.jax.nnx` and `fastdrop.jax.linen` have modules for Flax, and `fastdrop.jax.equinox` for
+Equinox.
 """
 
 from typing import Any
