@@ -215,7 +215,7 @@ class PatchDropout(_Member, of=fastdrop.jax.patch_dropout):
 class ConcreteDropout(linen.Module):
     """Drop with a probability that is learned; the module of `fastdrop.jax.concrete_dropout`.
 
-    The parameter "logit" is in the beginning that of ``rate``. Others are as for `Dropout`. For the
+    The parameter "logit" starts as that of ``rate``. Others are as for `Dropout`. For the
     loss, see `fastdrop.jax.concrete_regularization`.
     """
 
@@ -237,8 +237,8 @@ class ConcreteDropout(linen.Module):
 class DropConnectLinear(linen.Module):
     """Map linearly, with connections dropped; the module of `fastdrop.jax.drop_connect_linear`.
 
-    The parameters "kernel", of shape (inputs, features), and "bias" are those of ``linen.Dense``,
-    and so are ``use_bias``, ``kernel_init`` and ``bias_init``. Others are as for `Dropout`.
+    The parameters "kernel", of shape (inputs, features), and "bias", and the options ``use_bias``,
+    ``kernel_init`` and ``bias_init`` are those of ``linen.Dense``. Others are as for `Dropout`.
     """
 
     features: int

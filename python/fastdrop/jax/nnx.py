@@ -261,7 +261,7 @@ class PatchDropout(_Member, of=fastdrop.jax.patch_dropout):
 class ConcreteDropout(nnx.Dropout):
     """Drop with a probability that is learned; the module of `fastdrop.jax.concrete_dropout`.
 
-    ``logit`` is an ``nnx.Param``, in the beginning that of ``rate``. Add `regularization` to the
+    ``logit``, an ``nnx.Param``, starts as that of ``rate``. Add `regularization` to the
     loss. Other parameters are as for `Dropout`.
     """
 
