@@ -14,6 +14,7 @@ from types import FunctionType
 from typing import Any, Literal, NamedTuple, overload
 from weakref import WeakKeyDictionary
 
+import torch
 from torch import nn
 from torch.nn.modules.dropout import _DropoutNd
 
