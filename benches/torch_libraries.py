@@ -3,10 +3,10 @@
     python benches/torch_libraries.py
     python benches/torch_libraries.py --models bert vit --rounds 3 --no-compile
 
-The models and data are those of `examples/torch_tasks.py`, and three that are written for torch
-(`torch_step.py`) and for JAX alike. Of each model, the steps take turns in one process on one
-thread; a factor is the median over rounds of the ratio of two times, with quartiles. "none" is
-p = 0. JAX draws dropout as Flax does, with `jax.random.bernoulli`.
+The models and data are those of `examples/torch_tasks.py`, and three of `torch_step.py`;
+`jax_models.py` has them in JAX. Of each model, the steps take turns in one process on one thread; a
+factor is the median over rounds of the ratio of two times, with quartiles. "none" is p = 0. JAX
+draws dropout as Flax does, with `jax.random.bernoulli`, and the LSTM in torch as its authors do.
 """
 
 import argparse
@@ -24,6 +24,8 @@ os.environ.setdefault("TQDM_DISABLE", "1")
 import fastdrop.torch as ft
 import torch
 from fastdrop._bench import Times, machine, ratio, take_turns
+from torch import Tensor, nn
+from torch.nn import functional
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
 import torch_step
@@ -50,7 +52,38 @@ def library_model(name: str, p: float) -> tuple[Any, Callable[[], Any]]:
     """Return a model of `torch_tasks`, and its loss on a batch."""
     task = TASKS[name]
     model, batch = task.build(p), task.batch()
+    if name == "lstm" and not ft.is_installed():
+        use_formulas(model, p)
     return model, lambda: model(**batch)["loss"]
+
+
+class Locked(nn.Module):
+    """Locked dropout by the formula."""
+
+    def __init__(self, p: float) -> None:
+        super().__init__()
+        self.p = p
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Drop the same elements at all time steps."""
+        return x * x.new_empty(1, *x.shape[1:]).bernoulli_(1 - self.p) / (1 - self.p)
+
+
+class Words(Locked):
+    """Embedding dropout by the formula."""
+
+    def forward(self, weight: Tensor, indices: Tensor) -> Tensor:  # type: ignore[override]
+        """Drop rows of the table."""
+        kept = weight.new_empty(len(weight), 1).bernoulli_(1 - self.p)
+        return functional.embedding(indices, weight * kept / (1 - self.p))
+
+
+def use_formulas(model: Any, p: float) -> None:
+    """Let the LSTM drop with the formulas of its authors instead of fastdrop's modules."""
+    if p > 0.0:
+        model.of_words, model.locked = Words(p / 2), Locked(p)
+        for layer in model.layers:
+            layer.parametrizations.weight_hh_l0[0] = nn.Dropout(p)
 
 
 def written_model(name: str, p: float) -> tuple[Any, Callable[[], Any]]:
@@ -64,6 +97,7 @@ def torch_steps(make: Callable[[float], Any], p: float, compiled: bool) -> dict[
     """Return steps by their names; "fastdrop" in a name means that it is installed."""
     steps: dict[str, Step] = {}
     for case, rate in (("torch", p), ("fastdrop", p), ("none", 0.0)):
+        switch(case)
         torch.manual_seed(0)
         model, call = make(rate)
         steps[case] = step_of(model, call, compiled)
@@ -88,84 +122,6 @@ def timed(steps: dict[str, Step], rounds: int, compiled: bool) -> Times:
     return take_turns(
         steps, rounds=rounds, seconds=seconds, clock=torch_step.clock(), before=before
     )
-
-
-# --- JAX -----------------------------------------------------------------------------------------
-
-
-def jax_steps(name: str, p: float) -> dict[str, Step]:
-    """Return compiled steps of a model that is written for JAX as well; none for others."""
-    if name not in ("MLP", "CNN", "encoder"):
-        return {}
-    import fastdrop.jax
-    import jax
-    import jax.numpy as jnp
-
-    def weights(*shapes: tuple[int, ...]) -> list[Any]:
-        keys = jax.random.split(jax.random.key(0), len(shapes))
-        return [
-            jax.random.normal(key, shape) * 0.05 for key, shape in zip(keys, shapes, strict=True)
-        ]
-
-    def bernoulli(x: Any, p: float, key: Any) -> Any:
-        return jnp.where(jax.random.bernoulli(key, 1 - p, x.shape), x / (1 - p), 0) if p else x
-
-    def ours(x: Any, p: float, key: Any) -> Any:
-        return fastdrop.jax.dropout(x, p, key=key) if p else x
-
-    def attend(q: Any, k: Any, v: Any, p: float, key: Any, drop: Any) -> Any:
-        if drop is ours and p:
-            return fastdrop.jax.dot_product_attention(q, k, v, dropout_p=p, dropout_key=key)
-        if not p:
-            return jax.nn.dot_product_attention(q, k, v)
-        scores = jnp.einsum("btnh,bsnh->bnts", q * q.shape[-1] ** -0.5, k)
-        return jnp.einsum("bnts,bsnh->btnh", drop(jax.nn.softmax(scores), p, key), v)
-
-    def mlp(w: Any, x: Any, p: float, keys: Any, drop: Any) -> Any:
-        for n in range(2):
-            x = drop(jax.nn.relu(x @ w[n]), p, keys[n])
-        return x @ w[2]
-
-    def cnn(w: Any, x: Any, p: float, keys: Any, drop: Any) -> Any:
-        for n in range(2):
-            x = drop(jax.nn.relu(jax.lax.conv(x, w[n], (1, 1), "SAME")), p, keys[n])
-        return x.reshape(len(x), 32, 4, 8, 4, 8).mean((3, 5)).reshape(len(x), -1) @ w[2]
-
-    def encoder(w: Any, x: Any, p: float, keys: Any, drop: Any) -> Any:
-        for n in range(4):
-            into, out, wide, narrow = w[4 * n : 4 * n + 4]
-            q, k, v = jnp.split((x @ into).reshape(*x.shape[:2], 12, 64), 3, 2)
-            y = attend(q, k, v, p, keys[4 * n], drop).reshape(x.shape) @ out
-            x = normed(x + drop(y, p, keys[4 * n + 1]))
-            y = drop(jax.nn.relu(x @ wide), p, keys[4 * n + 2])
-            x = normed(x + drop(y @ narrow, p, keys[4 * n + 3]))
-        return x
-
-    def normed(x: Any) -> Any:
-        return jax.nn.standardize(x)
-
-    block = [(256, 768), (256, 256), (256, 1024), (1024, 256)]
-    model, shape, w = {
-        "MLP": (mlp, (128, 784), weights((784, 1024), (1024, 1024), (1024, 10))),
-        "CNN": (cnn, (64, 3, 32, 32), weights((32, 3, 3, 3), (32, 32, 3, 3), (512, 10))),
-        "encoder": (encoder, (16, 128, 256), weights(*block * 4)),
-    }[name]
-    x = jax.random.normal(jax.random.key(1), shape)
-
-    def step(p: float, drop: Any, key: Any) -> Step:
-        @jax.jit
-        def train(w: Any, key: Any) -> Any:
-            keys = jax.random.split(key, 16)
-            loss = lambda w: (model(w, x, p, keys, drop) ** 2).mean()  # noqa: E731
-            return [one - 1e-4 * d for one, d in zip(w, jax.grad(loss)(w), strict=True)]
-
-        return lambda: jax.block_until_ready(train(w, key))
-
-    return {
-        "torch": step(p, bernoulli, jax.random.key(0)),
-        "fastdrop": step(p, ours, jax.random.key(0)),
-        "none": step(0.0, bernoulli, jax.random.key(0)),
-    }
 
 
 def main() -> None:
@@ -199,7 +155,9 @@ def main() -> None:
             taken = name not in ("sentences", "gnn")
             rounds = min(3, options.rounds)
             all_times.append(timed(torch_steps(make, p, True), rounds, True) if taken else {})
-            steps = jax_steps(name, p)
+            import jax_models
+
+            steps = jax_models.steps(name, p)
             all_times.append(timed(steps, options.rounds, False) if steps else {})
         cells = [f"{sorted(all_times[0]['none'])[options.rounds // 2] * 1e3:.3g}"]
         for times in all_times:
