@@ -29,7 +29,6 @@ import fastdrop as fd  # noqa: E402
 import fastdrop.jax as fj  # noqa: E402
 from fastdrop import _core  # noqa: E402
 from jax import export  # noqa: E402
-from jax.test_util import check_grads  # noqa: E402
 
 P = jax.sharding.PartitionSpec
 pytestmark = pytest.mark.once
@@ -50,7 +49,7 @@ def equal(a: Any, b: Any) -> bool:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16", "complex64"])
-@pytest.mark.parametrize("shape", [(), (0,), (5,), (3, 7, 5), (200, 300), (1 << 21,)])
+@pytest.mark.parametrize("shape", [(), (0,), (3, 7, 5), (1 << 21,)])
 def test_values_are_those_of_numpy(dtype: str, shape: tuple[int, ...]) -> None:
     x = (jnp.arange(int(np.prod(shape))) % 99 + 1).reshape(shape).astype(dtype)
     y = fj.dropout(x, 0.3, key=KEY)
@@ -290,8 +289,6 @@ def test_gradients_use_the_mask_again() -> None:
     hessian = jax.hessian(lambda x: (f(x) ** 2).sum())(X[:2, :2])
     mask = fd.Mask((2, 2), 0.3, KEY).to_numpy()
     assert np.allclose(hessian.reshape(4, 4), np.diag(2 * mask.ravel() / 0.49))
-    with jax.enable_x64(True):
-        check_grads(lambda x: jnp.sin(f(x)), (X[:2].astype(float) / 60,), order=2)
 
 
 def test_gradients_keep_only_the_key() -> None:

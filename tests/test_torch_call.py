@@ -12,6 +12,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 
 import fastdrop.torch as ft  # noqa: E402
+from tensors import drawn  # noqa: E402
 from torch.nn import functional as theirs  # noqa: E402
 from torch.utils.checkpoint import checkpoint  # noqa: E402
 
@@ -41,11 +42,6 @@ class Called(torch.nn.Module):
     def __init__(self, function: Any) -> None:
         super().__init__()
         self.forward = function
-
-
-def drawn(function: Any, *arguments: Any) -> Any:
-    torch.manual_seed(0)
-    return function(*arguments)
 
 
 @pytest.mark.parametrize("gradient", [False, True])

@@ -12,13 +12,14 @@ from unittest.mock import Mock
 import fastdrop as fd
 import numpy as np
 import pytest
-from support import BFLOAT16, KEY, as_key, assert_same
+from support import KEY, as_key, assert_same
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 
 import fastdrop.torch as ft  # noqa: E402
 from fastdrop import _core  # noqa: E402
 from fastdrop.torch import _call  # noqa: E402
+from tensors import DTYPES, as_numpy  # noqa: E402
 
 pytestmark = [
     pytest.mark.once,
@@ -26,27 +27,7 @@ pytestmark = [
 ]
 
 F = ft.functional
-DTYPES = {
-    torch.float32: np.dtype(np.float32),
-    torch.float64: np.dtype(np.float64),
-    torch.float16: np.dtype(np.float16),
-    torch.bfloat16: BFLOAT16,
-}
 KEY_ = as_key(KEY)
-
-
-def as_numpy(x: Any) -> Any:
-    """Return a tensor as an array in C order; bfloat16, too."""
-    x = x.detach().contiguous()
-    return x.view(torch.int16).numpy().view(BFLOAT16) if x.dtype == torch.bfloat16 else x.numpy()
-
-
-def as_tensor(x: Any) -> Any:
-    return (
-        torch.from_numpy(x.view(np.int16)).view(torch.bfloat16)
-        if x.dtype == BFLOAT16
-        else (torch.from_numpy(x))
-    )
 
 
 def layouts(x: Any) -> dict[str, Any]:
@@ -451,29 +432,14 @@ def test_a_generator_of_a_subclass_is_a_generator() -> None:
     assert torch.equal(F.dropout(x, generator=own), F.dropout(x, generator=plain))
 
 
-def test_only_calls_that_drop_advance_the_generator() -> None:
-    x = torch.ones(100)
-    before = torch.get_rng_state()
-    assert F.dropout(x, 0.5, training=False) is x
-    assert F.dropout(x, 0.0) is x
-    with pytest.raises(TypeError):
-        F.dropout(x.int(), 0.5)
-    with pytest.raises(RuntimeError):
-        F.dropout(torch.ones(4, requires_grad=True), 0.5, inplace=True)
-    assert torch.equal(before, torch.get_rng_state())
-
-
 @pytest.mark.parametrize("reentrant", [True, False])
-@pytest.mark.parametrize("installed", [True, False])
-def test_checkpoints_draw_the_same_mask_again(reentrant: bool, installed: bool) -> None:
-    """A layer that counted its calls would return wrong gradients here."""
-    from contextlib import nullcontext
-
+def test_checkpoints_of_installed_dropout_draw_the_same_masks_again(reentrant: bool) -> None:
+    """Dropout that counted its calls would have wrong gradients here."""
     from torch.utils.checkpoint import checkpoint
 
-    module = torch.nn.Dropout(0.5) if installed else ft.Dropout(0.5)
+    module = torch.nn.Dropout(0.5)
     x = torch.ones(1000, requires_grad=True)
-    with ft.installed() if installed else nullcontext():
+    with ft.installed():
         module(x)  # another draw before
         y = checkpoint(lambda x: module(module(x) * x), x, use_reentrant=reentrant)
         y.sum().backward()
@@ -555,18 +521,10 @@ def test_what_only_claims_to_be_a_tensor_is_refused() -> None:
 @pytest.mark.parametrize(
     ("arguments", "options", "error", "message"),
     [
-        ((torch.ones(2), 1.5), {}, ValueError, r"p must be a number in \[0, 1\], got 1.5"),
-        ((torch.ones(2), float("nan")), {}, ValueError, r"p must be a number in \[0, 1\], got nan"),
         ((torch.ones(2), "0.5"), {}, TypeError, r"p must be a number in \[0, 1\], got '0.5'"),
         ((torch.ones(2), None), {}, TypeError, r"p must be a number in \[0, 1\], got None"),
-        ((np.ones(2),), {}, TypeError, "input must be a tensor, got ndarray"),
-        ((torch.ones(2).int(),), {}, TypeError, "input must have dtype .*, got torch.int32"),
         ((torch.ones(2, dtype=torch.complex64),), {}, TypeError, "got torch.complex64"),
-        ((torch.ones(2).to_sparse(),), {}, ValueError, "input must be dense, got .*sparse_coo"),
-        ((torch.ones(2),), {"key": 3}, TypeError, "key must be a Key or a tensor of 2 int64"),
         ((torch.ones(2),), {"key": torch.ones(2)}, TypeError, "2 int64 on the CPU, got one of"),
-        ((torch.ones(2),), {"key": fd.Key(0), "generator": torch.Generator()}, ValueError,
-         "at most one of key, generator and mask must be given"),
         ((torch.ones(2),), {"generator": np.random.default_rng(0)}, TypeError,
          "generator must be a torch.Generator, got Generator"),
         ((torch.ones(2),), {"mask": torch.ones(2)}, TypeError, "mask must be a Mask"),

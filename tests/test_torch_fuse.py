@@ -87,23 +87,27 @@ def check(fused: Any, unfused: Any, *inputs: Any, **options: Any) -> None:
         torch.testing.assert_close(ours, theirs, rtol=2e-5, atol=2e-5)
 
 
-@pytest.mark.parametrize("installed", [False, True])
-@pytest.mark.parametrize("dropout", [nn.Dropout, ft.Dropout])
+PAIRS = [(one, installed) for one in (nn.Dropout, ft.Dropout) for installed in (False, True)]
+FORMS = [
+    (nn.ReLU(), "relu_dropout"),
+    (nn.ReLU(inplace=True), "relu_dropout"),
+    (nn.GELU(), "gelu_dropout"),
+    (nn.GELU("tanh"), "gelu_dropout"),
+    (nn.SiLU(), "silu_dropout"),
+    (nn.LeakyReLU(0.2, inplace=True), "activation_dropout"),
+    (nn.ELU(0.7), "activation_dropout"),
+    (nn.Tanh(), "activation_dropout"),
+    (nn.Sigmoid(), "activation_dropout"),
+    (nn.ReLU6(inplace=True), "activation_dropout"),
+    (nn.Hardswish(), "activation_dropout"),
+]
+"""Modules, and the functions that compute them together with dropout."""
+
+
 @pytest.mark.parametrize(
-    ("activation", "name"),
-    [
-        (nn.ReLU(), "relu_dropout"),
-        (nn.ReLU(inplace=True), "relu_dropout"),
-        (nn.GELU(), "gelu_dropout"),
-        (nn.GELU("tanh"), "gelu_dropout"),
-        (nn.SiLU(), "silu_dropout"),
-        (nn.LeakyReLU(0.2, inplace=True), "activation_dropout"),
-        (nn.ELU(0.7), "activation_dropout"),
-        (nn.Tanh(), "activation_dropout"),
-        (nn.Sigmoid(), "activation_dropout"),
-        (nn.ReLU6(inplace=True), "activation_dropout"),
-        (nn.Hardswish(), "activation_dropout"),
-    ],
+    ("activation", "name", "dropout", "installed"),
+    [(*FORMS[0], *pair) for pair in PAIRS]
+    + [(*form, *PAIRS[n % 4]) for n, form in enumerate(FORMS) if n],
 )
 def test_a_fused_pair_draws_and_learns_as_its_modules_do(
     activation: Any, name: str, dropout: Any, installed: bool, calls: list[str]

@@ -13,6 +13,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 
 import fastdrop.torch as ft  # noqa: E402
+from tensors import drawn  # noqa: E402
 from torch import nn  # noqa: E402
 from torch.nn import functional as theirs  # noqa: E402
 
@@ -28,12 +29,6 @@ F = ft.functional
 def installed() -> Iterator[None]:
     with ft.installed():
         yield
-
-
-def drawn(function: Any, *arguments: Any, seed: int = 0, **options: Any) -> Any:
-    """Call a function after seeding torch."""
-    torch.manual_seed(seed)
-    return function(*arguments, **options)
 
 
 X = torch.randn(4, 6, 5, 3)

@@ -14,6 +14,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 
 import fastdrop.torch as ft  # noqa: E402
+from tensors import drawn  # noqa: E402
 from torch import nn  # noqa: E402
 
 pytestmark = [
@@ -22,12 +23,6 @@ pytestmark = [
 ]
 
 F = ft.functional
-
-
-def drawn(function: Any, *arguments: Any, seed: int = 0, **options: Any) -> Any:
-    """Call a function after seeding torch."""
-    torch.manual_seed(seed)
-    return function(*arguments, **options)
 
 
 @pytest.mark.filterwarnings("ignore:.*nested tensors")
