@@ -38,7 +38,10 @@ KEY = fd.Key(3)
 def _fresh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     torch._dynamo.reset()
-    yield
+    # In a new folder, inductor would first compile its headers, and a program for each CPU level.
+    quick = {"cpp.vec_isa_ok": False, "cpp_cache_precompile_headers": False}
+    with torch._inductor.config.patch(quick):
+        yield
     ft.uninstall()
 
 
@@ -79,7 +82,10 @@ def test_caches_on_disk_serve_no_process_what_another_installed(tmp_path: Path) 
     The second process finds code of the first; the third first finds code of the second, and then
     its own.
     """
-    environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}
+    environment = {
+        **os.environ, "TORCHINDUCTOR_CACHE_DIR": str(tmp_path), "TORCHINDUCTOR_VEC_ISA_OK": "0",
+        "TORCHINDUCTOR_CPP_CACHE_PRECOMPILE_HEADERS": "0",
+    }  # fmt: skip
     masks: dict[bool, set[str]] = {True: set(), False: set()}
     for steps in (["plain"], ["install", "tag"], ["tag", "install", "uninstall"]):
         done = subprocess.run(
