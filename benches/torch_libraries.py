@@ -151,7 +151,7 @@ def main() -> None:
         torch_step.progress(name)
         all_times = [timed(torch_steps(make, p, False), options.rounds, False)]
         if not options.no_compile:
-            # torch.compile takes neither strings nor a graph whose number of edges changes.
+            # Tokenizers and a changing number of edges split the graph, which compiles for minutes.
             taken = name not in ("sentences", "gnn")
             rounds = min(3, options.rounds)
             all_times.append(timed(torch_steps(make, p, True), rounds, True) if taken else {})
