@@ -111,7 +111,15 @@ def is_distributed(x: Tensor) -> bool:
 
 def leaves_process() -> bool:
     """Return whether torch records a call for a program that leaves this process."""
-    return torch.compiler.is_exporting() or _tracing() is not None
+    return _is_exporting() or _tracing() is not None
+
+
+def _is_exporting() -> bool:
+    return torch.compiler._is_exporting_flag if _BY_FLAG else torch.compiler.is_exporting()
+
+
+_BY_FLAG = torch.__version__ < "2.12"
+"""Whether what Dynamo compiles takes `is_exporting()` for true."""
 
 
 def is_plain(inputs: tuple[Tensor, ...]) -> bool:
