@@ -13,7 +13,7 @@ from support import KEY, as_key
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 
 import fastdrop.torch as ft  # noqa: E402
-from test_torch_functional import DTYPES, as_numpy, as_tensor  # noqa: E402
+from tensors import DTYPES, as_numpy, as_tensor  # noqa: E402
 from torch import nn  # noqa: E402
 from torch.autograd import forward_ad  # noqa: E402
 from torch.nn import functional as theirs  # noqa: E402
