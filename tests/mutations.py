@@ -435,7 +435,7 @@ MUTATIONS = [
         "python/fastdrop/torch/_random.py",
         "torch.broadcast_tensors(*tensors)[0].shape",
         "torch.broadcast_shapes(*(x.shape for x in tensors))",
-        (TORCH_RANDOM + "errors_are_torchs_and_draw_nothing[shapes of normal]",),
+        (TORCH_RANDOM + "errors_are_torchs_and_draw_nothing[Python-shapes of normal]",),
         modules=("torch",),
     ),
     Mutation(
