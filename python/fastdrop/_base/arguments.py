@@ -343,7 +343,7 @@ def as_axis_numbers(axes: Axes, name: str) -> tuple[int, ...]:
     """Return axes as a tuple of ints, before the array is known."""
     if type(axes) is tuple and not axes:
         return axes
-    if not isinstance(axes, np.ndarray | bool):
+    if not isinstance(axes, np.ndarray | bool | tuple | list):
         try:
             return (operator.index(axes),)  # type: ignore[arg-type]
         except TypeError:
