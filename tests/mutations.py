@@ -1337,7 +1337,7 @@ MUTATIONS = [
         ("tests/test_arguments.py::test_long_arguments_are_cut_in_messages",),
     ),
     Mutation(
-        "a function of tensors lets Python compare a p that is no number",
+        "a p that is no number gets Python's error in PyTorch",
         "python/fastdrop/torch/_arguments.py",
         '    except TypeError:\n        raise TypeError(f"{prefix}p',
         '    except ZeroDivisionError:\n        raise TypeError(f"{prefix}p',

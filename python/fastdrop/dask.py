@@ -152,7 +152,7 @@ def _lazy(member: Member) -> Callable[..., Any]:
         rate = probability(p)
         training, return_mask = as_flag(training, "training"), as_flag(return_mask, "return_mask")
         like = float_array(np.empty((0,) * x.ndim, x.dtype), "x")
-        for unknown in options.keys() - defaults.keys():
+        for unknown in sorted(options.keys() - defaults.keys()):
             refuse_name(unknown, list(defaults), member.name)
         function(like, rate, training=False, **options)  # checks the options
         if mask is None:

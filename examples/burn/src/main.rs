@@ -71,7 +71,7 @@ fn normals(shape: [usize; 2], key: Key, device: &Device) -> Tensor<2> {
     Tensor::from_data(TensorData::new(numbers, shape), device)
 }
 
-/// Mean cross-entropy of two arms of a spiral, after each of the steps, and the share of points that are told apart.
+/// Trains on two arms of a spiral. Returns the mean cross-entropy after each step, and the share of points it gets right.
 fn train(key: Key, steps: u64) -> (Vec<f32>, f32) {
     const POINTS: usize = 512;
     const HIDDEN: usize = 256;
